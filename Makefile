@@ -1,0 +1,54 @@
+# Two commands do all the set-up: `make demo` and `make test`. Each makes the virtual environment
+# itself, in .venv, and says what it does.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEV_EXTRAS := dev,fast,static,sentence
+
+.PHONY: demo test check format docs bench sandbox clean
+
+demo: $(VENV)/.installed
+	$(BIN)/routewright demo $(if $(ONCE),--once)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python dev/check_docs.py
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.installed-dev  ## write the parts of docs/ that are generated
+	$(BIN)/python dev/check_docs.py --write
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m bench
+
+sandbox: $(VENV)/.installed-dev  ## train the three tiny models of the demo again (needs torch)
+	$(BIN)/python -m pip install --quiet 'torch>=2.6,<3'
+	$(BIN)/python -m routewright.sandbox.train
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache routewright-demo
+
+$(VENV)/bin/python:
+	@echo "making the virtual environment $(VENV) with $(PYTHON)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "routewright needs Python 3.11 or newer")'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	@echo "installing routewright into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fast]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	@echo "installing routewright and its development tools into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(DEV_EXTRAS)]'
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,276 @@
+"""Contracts that every strategy, predictor and encoder keeps, yours included.
+
+Each check takes a member and raises AssertionError with a sentence. The test suite runs them
+over everything that the registry finds; run them over a member of your own in the same way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from routewright.drive import Record, replay
+from routewright.encoders import Encoder
+from routewright.errors import NotAdmissible, UpstreamError
+from routewright.experts import recorded
+from routewright.predictors import Predictor, means
+from routewright.registry import find
+from routewright.strategies import OneShot, build
+from routewright.types import Answer, Array, Ask, Committee, Prediction, Query
+
+EXPERTS = ("small", "middle", "large")
+TEXTS = (
+    "What is 2 + 2?",
+    "",
+    "Write a function that reverses a list.\n```python\ndef f(x):\n```",
+    "Wie heißt die Hauptstadt von Österreich? 首都は？ 🙂",
+    "word " * 5_000,
+    "\x00\ud800 odd characters",
+)
+
+
+# --- strategies ----------------------------------------------------------------------------
+
+
+class Believer:
+    """A router stand-in whose belief follows the query's text; enough for any strategy."""
+
+    experts = EXPERTS
+
+    def predict(self, queries: Sequence[Query]) -> Prediction:
+        quality = np.array([[query.lot, (query.lot * 7) % 1, 0.8] for query in queries])
+        shape = (len(queries), len(EXPERTS))
+        return Prediction(
+            EXPERTS,
+            quality.reshape(shape),
+            np.full(shape, 0.1),
+            np.broadcast_to(np.array([0.01, 0.03, 0.2]), shape),
+            np.full(shape, np.nan),
+        )
+
+
+def example(name: str) -> Any:
+    """A strategy of that name over EXPERTS; its fields are filled in by their names."""
+    fixed = [{"strategy": "fixed", "expert": expert} for expert in EXPERTS]
+    options: dict[str, Any] = {
+        "expert": EXPERTS[0],
+        "ladder": list(EXPERTS),
+        "then": list(EXPERTS[1:]),
+        "experts": list(EXPERTS),
+        "first": fixed[0],
+        "second": fixed[2],
+        "strategy": fixed[0],
+        "share": 0.5,
+        "price": 1.0,
+    }
+    fields = [field.name for field in dataclasses.fields(find("strategies", name))]
+    spec = {key: options[key] for key in fields if key in options and key != "strategy"}
+    if "strategy" in fields:  # a strategy that wraps another
+        return find("strategies", name)(strategy=build(fixed[0]), **_tuples(spec))
+    return build({"strategy": name, **spec}, Believer())
+
+
+def _tuples(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in spec.items()}
+
+
+def queries(n: int = 12) -> list[Query]:
+    return [Query.of(f"question {i}: {i} + {i * i}", id=str(i)) for i in range(n)]
+
+
+def record(query: Query) -> Record:
+    """Answers and verifications of every expert, different from query to query."""
+    known: dict[str | tuple[str, str], Answer] = {}
+    for m, expert in enumerate(EXPERTS):
+        score = float((query.lot * 97 + m * 0.3) % 1 > 0.4)
+        known[expert] = Answer(expert, f"{expert} says {query.id}", cost=0.1 * (m + 1), score=score)
+        known[expert, "verify"] = Answer(
+            expert, kind="verify", confidence=(query.lot * 13 + m * 0.2) % 1, cost=0.01
+        )
+    return known
+
+
+def check_strategy(strategy: Any) -> None:
+    """Runs every check below."""
+    for check in STRATEGY_CHECKS:
+        check(strategy)
+
+
+def it_returns_an_answer_that_it_asked_for(strategy: Any) -> None:
+    for query in queries():
+        decision = replay(strategy, query, record(query))
+        assert decision.answer in decision.spent, "the answer must be one of those asked for"
+        assert decision.answer.kind == "answer", "a verification is not an answer"
+        assert decision.because, "a decision must say why"
+
+
+def it_decides_the_same_twice(strategy: Any) -> None:
+    for query in queries():
+        first, second = (replay(strategy, query, record(query)) for _ in range(2))
+        assert first.path == second.path, "the same query must take the same path"
+
+
+def it_never_asks_whom_the_query_forbids(strategy: Any) -> None:
+    for query in queries():
+        for expert in EXPERTS:
+            barred = [e for e in EXPERTS if e != expert]
+            experts = [
+                dataclasses.replace(recorded(e), data_classes=frozenset({"public"})) for e in barred
+            ]
+            secret = dataclasses.replace(query, data_class="restricted")
+            try:
+                decision = replay(strategy, secret, record(query), [*experts, recorded(expert)])
+            except NotAdmissible:
+                continue
+            asked = {answer.expert for answer in decision.spent}
+            assert asked == {expert}, f"a restricted query reached {asked - {expert}}"
+
+
+def it_keeps_its_word_on_final_asks(strategy: Any) -> None:
+    for query in queries():
+        known = record(query)
+        plan = strategy.plan(query)
+        final: Answer | None = None
+        try:
+            wanted = next(plan)
+            while True:
+                assert final is None, "nothing may be asked after a final ask succeeded"
+                if isinstance(wanted, Ask):
+                    key = wanted.expert if wanted.kind == "answer" else (wanted.expert, wanted.kind)
+                    reply: Any = known[key]
+                    final = reply if wanted.final else None
+                else:
+                    reply = tuple(
+                        known[a.expert if a.kind == "answer" else (a.expert, a.kind)]
+                        for a in wanted
+                    )
+                wanted = plan.send(reply)
+        except StopIteration as stop:
+            assert final is None or stop.value.answer is final, "a final answer must be the one"
+
+
+def it_reports_failure_when_everybody_fails(strategy: Any) -> None:
+    dead: Record = {expert: Answer(expert, failed="is down") for expert in EXPERTS}
+    for query in queries(3):
+        try:
+            replay(strategy, query, dead)
+        except UpstreamError:
+            continue
+        raise AssertionError("with every expert down a strategy must raise UpstreamError")
+
+
+def it_chooses_over_arrays_as_it_plans(strategy: Any) -> None:
+    if not isinstance(strategy, OneShot):
+        return
+    many = queries(40)
+    choice = strategy.choose(many, Believer().predict(many))
+    planned = [replay(strategy, query, record(query)).spent[0].expert for query in many]
+    assert [EXPERTS[m] for m in choice] == planned, "choose and plan must agree"
+
+
+STRATEGY_CHECKS: tuple[Callable[[Any], None], ...] = (
+    it_returns_an_answer_that_it_asked_for,
+    it_decides_the_same_twice,
+    it_never_asks_whom_the_query_forbids,
+    it_keeps_its_word_on_final_asks,
+    it_reports_failure_when_everybody_fails,
+    it_chooses_over_arrays_as_it_plans,
+)
+
+
+# --- encoders ------------------------------------------------------------------------------
+
+
+def check_encoder(make: Callable[[], Encoder], folder: Path) -> None:
+    """A fitted encoder gives finite rows that do not depend on their neighbours, and reloads."""
+    texts = [*TEXTS, *(query.text for query in queries(30))]
+    many = [Query.of(t, domain="maths" if i % 2 else "code") for i, t in enumerate(texts)]
+    encoder = make().fit(many, seed=1)
+    x = encoder.encode(many)
+    assert x.shape == (len(many), max((b.stop for b in encoder.blocks.values()), default=0))
+    assert np.isfinite(x).all(), "every value must be finite"
+    for i in (0, 3, len(many) - 1):
+        alone = encoder.encode([many[i]])[0]
+        assert np.array_equal(alone, x[i]), "a query must not depend on its batch"
+    again = make().fit(many, seed=1).encode(many)
+    assert np.allclose(again, x, atol=1e-6), "the same seed must give the same vectors"
+    loaded = type(encoder).load(*stored(encoder, folder))
+    assert np.array_equal(loaded.encode(many), x), "a loaded encoder must repeat the saved one"
+    assert encoder.encode([]).shape[0] == 0
+
+
+def stored(member: Any, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options and arrays after a trip through JSON and safetensors."""
+    import json
+
+    from safetensors.numpy import load_file, save_file
+
+    path = folder / "member.safetensors"
+    save_file({k: np.ascontiguousarray(v) for k, v in member.arrays().items()}, path)
+    return json.loads(json.dumps(member.options())), load_file(path)
+
+
+# --- predictors ----------------------------------------------------------------------------
+
+
+def taught(n: int = 300, seed: int = 0) -> tuple[Array, Array, dict[str, slice]]:
+    """Vectors and scores of three experts: each good on one topic, some scores unknown."""
+    rng = np.random.default_rng(seed)
+    topic = rng.integers(0, 2, n)
+    x = np.hstack([np.eye(2)[topic] + rng.normal(0, 0.2, (n, 2)), rng.normal(0, 0.3, (n, 4))])
+    chance = np.column_stack(
+        [np.where(topic == 0, 0.9, 0.2), np.where(topic == 1, 0.8, 0.3), np.full(n, 0.7)]
+    )
+    scores = (rng.random((n, 3)) < chance).astype(np.float64)
+    scores[rng.random((n, 3)) < 0.1] = np.nan
+    return x, scores, {"topic": slice(0, 2), "noise": slice(2, 6)}
+
+
+def check_predictor(make: Callable[[], Predictor], folder: Path) -> None:
+    """Beliefs are probabilities, independent of batch and order, and survive saving."""
+    x, scores, blocks = taught()
+    model = make().fit(x, scores, blocks=blocks, seed=1)
+    mean, spread = model.predict(x)
+    assert mean.shape == spread.shape == scores.shape
+    assert (mean >= 0).all(), "a quality below 0"
+    assert (mean <= 1).all(), "a quality above 1"
+    assert (spread >= 0).all(), "a negative spread"
+    alone = np.vstack([model.predict(row[None])[0] for row in x[:20]])
+    assert np.allclose(alone, mean[:20], atol=1e-12), "a query must not depend on its batch"
+    swapped = make().fit(x, scores[:, ::-1], blocks=blocks, seed=1).predict(x)
+    assert np.allclose(swapped.mean[:, ::-1], mean, atol=0.02), "experts must be interchangeable"
+    loaded = type(model).load(*stored(model, folder))
+    assert np.array_equal(loaded.predict(x).mean, mean), "a loaded predictor must repeat itself"
+    _check_gaps(make, x, scores, blocks)
+
+
+def _check_gaps(
+    make: Callable[[], Predictor], x: Array, scores: Array, blocks: Mapping[str, slice]
+) -> None:
+    hidden = scores.copy()
+    hidden[:, 1] = np.nan
+    belief = make().fit(x, hidden, blocks=blocks).predict(x)
+    assert np.isnan(belief.mean[:, 1]).all(), "an expert never scored must stay unknown"
+    assert np.isfinite(belief.mean[:, [0, 2]]).all(), "the others must not suffer from it"
+    same = np.tile(means(scores)[None] * 0 + 1.0, (len(x), 1))
+    sure = make().fit(x, same, blocks=blocks).predict(x)
+    assert np.allclose(sure.mean, 1.0, atol=0.05), "constant scores must be predicted"
+
+
+def it_learns_topics(make: Callable[[], Predictor]) -> float:
+    """How much squared error falls against the means, on rows not seen (a share)."""
+    x, scores, blocks = taught(600)
+    half = len(x) // 2
+    model = make().fit(x[:half], scores[:half], blocks=blocks)
+    error = np.nanmean((model.predict(x[half:]).mean - scores[half:]) ** 2)
+    base = np.nanmean((means(scores[:half]) - scores[half:]) ** 2)
+    return float(1 - error / base)
+
+
+def committee_of(experts: Sequence[str], needed: int) -> Committee:
+    """Asks everybody at once and is content with `needed` answers."""
+    return Committee((Ask(e) for e in experts), enough=lambda answers: len(answers) >= needed)

@@ -1,0 +1,84 @@
+"""`routewright evaluate`: what would this router have done on recorded outcomes?"""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from routewright.cli.fit import Tables
+
+
+def evaluate(
+    router: Annotated[Path, typer.Argument(help="Folder of a router.")],
+    tables: Tables,
+    split: Annotated[str, typer.Option(help="Rows to evaluate on; `all` takes every row.")] = "dev",
+    json: Annotated[Path | None, typer.Option(help="Write the figures to this file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a report to this file.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+) -> None:
+    """Measure a router on recorded outcomes against every reference."""
+    from routewright import evaluation, outcomes
+    from routewright.router import Router
+
+    loaded = Router.load(router)
+    rows = outcomes.read(tables, split=split)
+    with Console(stderr=True).status("evaluating"):
+        measured = evaluation.evaluate(loaded, rows, seed=seed)
+        figures = measured.to_json()
+    if json is not None:
+        json.write_text(json_module.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if html is not None:
+        from routewright.report import render
+
+        html.write_text(render(measured, figures), encoding="utf-8")
+    show(figures, Console())
+
+
+def show(figures: dict[str, Any], console: Console) -> None:
+    """Prints the cost–quality table of `evaluate --json` figures."""
+    table = Table(title=f"{figures['n']} rows", title_justify="left")
+    for heading in ("", "US$/query", "quality", "95 % interval", "over the zero router"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, expert in figures["experts"].items():
+        table.add_row(name, dollars(expert["cost"]), f"{expert['quality']:.4f}", "", "")
+    oracle = figures["references"]["oracle"]
+    table.add_row("oracle", dollars(oracle["cost"]), f"{oracle['quality']:.4f}", "", "")
+    table.add_section()
+    dearest = max((e["cost"] or 0.0 for e in figures["experts"].values()), default=0.0)
+    for fraction, at in figures["at_cost_fraction"].items():
+        table.add_row(
+            f"router at {float(fraction):.0%} of the dearest",
+            dollars(float(fraction) * dearest),
+            f"{at['quality']:.4f}",
+            _interval(at["quality_ci"]),
+            f"{at['gain_over_zero_router']:+.4f} {_interval(at['gain_ci'], sign=True)}",
+        )
+    best = min(figures["curve"], key=lambda point: point["lambda"])
+    table.add_row(
+        "router at λ = 0",
+        dollars(best["cost"]),
+        f"{best['quality']:.4f}",
+        _interval(best["quality_ci"]),
+        "",
+    )
+    console.print(table)
+    if figures["aiq"] is not None:
+        console.print(
+            f"AIQ {figures['aiq']:.4f} (straight lines {figures['aiq_no_hull']:.4f},"
+            f" zero router {figures['aiq_zero_router']:.4f})"
+        )
+
+
+def dollars(amount: float | None) -> str:
+    return "unknown" if amount is None else f"{amount:.3g}"
+
+
+def _interval(pair: list[float], sign: bool = False) -> str:
+    low, high = pair
+    text = f"{low:+.4f} … {high:+.4f}" if sign else f"{low:.4f} … {high:.4f}"
+    return f"({text})"

@@ -1,0 +1,71 @@
+"""`routewright`: all verbs. Errors become one message and an exit code; never a traceback."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from routewright import __version__
+from routewright.cli.calibrate import calibrate
+from routewright.cli.check import check
+from routewright.cli.demo import demo
+from routewright.cli.evaluate import evaluate
+from routewright.cli.fit import fit
+from routewright.cli.route import route
+from routewright.cli.serve import serve
+from routewright.errors import RoutewrightError
+
+app = typer.Typer(
+    name="routewright",
+    help="Picks, for every query, which language model should answer it, and proves that it pays.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Options that stand before the verb."""
+
+
+for verb in (demo, serve, check, fit, evaluate, calibrate, route):
+    app.command()(verb)
+
+
+def run() -> None:
+    """The entry point: exit code 2 for what the user can mend, 130 after Ctrl-C."""
+    try:
+        app()
+    except RoutewrightError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {_plain(error)}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Interrupted.")
+        sys.exit(130)
+
+
+def _plain(error: RoutewrightError) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))
+
+
+if __name__ == "__main__":
+    run()

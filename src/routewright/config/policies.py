@@ -1,0 +1,210 @@
+"""What can be wrong with the policies: strategies, their options, routers and operating points.
+
+Rules are generators over the document, as in `rules.py`, which runs them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from routewright import registry
+from routewright.config import options as config_options
+from routewright.config.document import NAME, Document, Loc, Problem
+from routewright.config.shape import choose, mistake
+from routewright.errors import BadInput
+
+OPERATING_POINTS = ("price", "max_cost", "max_cost_fraction", "min_quality")
+EXPERT_OPTIONS = ("expert", "experts", "ladder", "then")  # strategy fields that hold experts
+
+
+def expert_names(document: Document) -> list[str]:
+    """Every name that is text, once, in the order of the file."""
+    named = (document.get(*loc, "name") for loc, _ in document.items("experts"))
+    return list(dict.fromkeys(name for name in named if isinstance(name, str)))
+
+
+def _known_experts(document: Document, loc: Loc, *, needed: bool = False) -> Iterator[Problem]:
+    value, known = document.get(*loc), expert_names(document)
+    if needed and value == []:
+        yield document.problem(loc, "names no expert", choose("", known))
+    named = [(loc, value)] if isinstance(value, str) else document.items(*loc)
+    for at, name in named:
+        if isinstance(name, str) and name not in known:
+            yield document.problem(at, "is no expert of this file", choose(name, known))
+
+
+def some_policies(document: Document) -> Iterator[Problem]:
+    policies = document.get("policies")
+    if policies or not (policies is None or isinstance(policies, dict)):
+        return
+    expert = next(iter(expert_names(document)), "NAME")
+    example = f"policies: {{default: {{strategy: fixed, options: {{expert: {expert}}}}}}}"
+    yield document.problem(("policies",), "names no policy", f"the simplest is `{example}`")
+
+
+def policy_names(document: Document) -> Iterator[Problem]:
+    for loc, _ in document.items("policies"):
+        if not NAME.fullmatch(str(loc[-1])):
+            mend = "use visible ASCII characters, without space and `>`"
+            yield document.problem(loc, "cannot travel in an HTTP header", mend, key=True)
+
+
+def default_policy(document: Document) -> Iterator[Problem]:
+    name, policies = document.get("default_policy"), document.get("policies")
+    if isinstance(name, str) and isinstance(policies, dict) and name not in policies:
+        yield document.problem(("default_policy",), "is no policy", choose(name, policies))
+
+
+def fallbacks(document: Document) -> Iterator[Problem]:
+    for loc, _ in document.items("policies"):
+        yield from _known_experts(document, (*loc, "fallback"))
+
+
+def one_operating_point(document: Document) -> Iterator[Problem]:
+    for loc, policy in document.items("policies"):
+        given = [
+            key
+            for key in OPERATING_POINTS
+            if isinstance(policy, dict) and policy.get(key) is not None
+        ]
+        if len(given) > 1:
+            what = f"{' and '.join(given)} exclude each other"
+            yield document.problem((*loc, given[1]), what, "keep one", key=True)
+
+
+def strategies(document: Document) -> Iterator[Problem]:
+    for loc, policy in document.items("policies"):
+        name = document.get(*loc, "strategy")
+        if not isinstance(policy, dict) or not isinstance(name, str):
+            continue
+        strategy = _found(document, (*loc, "strategy"))
+        if isinstance(strategy, Problem):
+            yield strategy
+            continue
+        fields = config_options.fields(strategy)
+        yield from _router(document, loc, needed="router" in fields)
+        yield from _price(document, loc, fields)
+        options = document.get(*loc, "options") or {}
+        if isinstance(options, dict):
+            yield from _options(document, (*loc, "options"), strategy, options)
+
+
+def _found(document: Document, loc: Loc) -> Any:
+    """The class behind the strategy named there, or the Problem with it."""
+    name = document.get(*loc)
+    try:
+        return registry.find("strategies", name)
+    except BadInput:
+        mend = choose(name, registry.names("strategies"))
+        return document.problem(loc, "is no known strategy", mend)
+    except (ImportError, AttributeError) as error:
+        return document.problem(loc, f"cannot be loaded: {error}", "install what it needs")
+
+
+def _price(document: Document, loc: Loc, fields: Mapping[str, Any]) -> Iterator[Problem]:
+    name, policy = document.get(*loc, "strategy"), document.get(*loc)
+    options = policy.get("options")
+    if "price" in policy and "price" not in fields:
+        mend = "remove it, or use a strategy that predicts, like `single`"
+        unused = f"strategy '{name}' weighs no price"
+        yield document.problem((*loc, "price"), unused, mend)
+    elif "price" in policy and isinstance(options, dict) and "price" in options:
+        mend = "keep `price:` beside `strategy:`"
+        yield document.problem((*loc, "options", "price"), "price is given twice", mend)
+
+
+# -- routers -----------------------------------------------------------------------------------
+
+
+def _router(document: Document, loc: Loc, *, needed: bool) -> Iterator[Problem]:
+    policy = document.get(*loc)
+    point = next((key for key in OPERATING_POINTS[1:] if policy.get(key) is not None), None)
+    fit = "`router: FOLDER` (`routewright fit OUTCOMES.parquet --out FOLDER` trains one)"
+    if policy.get("router") is not None:
+        yield from _router_folder(document, (*loc, "router"))
+    elif needed:
+        missing = f"strategy '{policy['strategy']}' needs a router"
+        yield document.problem((*loc, "router"), missing, f"add {fit}")
+    elif point:
+        missing = f"{point} chooses a point of a router, and there is none"
+        yield document.problem((*loc, point), missing, f"add {fit}, or remove it")
+
+
+def _router_folder(document: Document, loc: Loc) -> Iterator[Problem]:
+    folder = document.get(*loc)
+    if not isinstance(folder, str):
+        return
+    file = document.path.parent / folder / "router.json"
+    fit = f"`routewright fit OUTCOMES.parquet --out {document.written(loc)}` trains one"
+    try:
+        experts = json.loads(file.read_text(encoding="utf-8"))["experts"]
+        names = [expert if isinstance(expert, str) else expert["name"] for expert in experts]
+    except OSError:
+        mend = f"{fit}; the path counts from the folder of {document.path.name}"
+        yield document.problem(loc, "is no router: there is no router.json in it", mend)
+        return
+    except (ValueError, TypeError, KeyError):
+        yield document.problem(loc, "holds a router.json that lists no experts", fit)
+        return
+    if absent := [name for name in names if name not in expert_names(document)]:
+        what = f"was trained on experts that are not here: {', '.join(absent)}"
+        mend = f"add them to `experts:`, or fit with --experts {','.join(expert_names(document))}"
+        yield document.problem(loc, what, mend)
+
+
+# -- the options of a strategy -----------------------------------------------------------------
+
+
+def _options(
+    document: Document, at: Loc, strategy: Any, options: Mapping[str, Any]
+) -> Iterator[Problem]:
+    for field in config_options.required(strategy):
+        if field not in options:
+            what = f"{strategy.__name__} needs `{field}`"
+            yield document.problem((*at, field), what, f"add `{field}: …` to the options")
+    for option, value in options.items():
+        yield from _option(document, (*at, option), strategy, value)
+
+
+def _option(document: Document, loc: Loc, strategy: Any, value: Any) -> Iterator[Problem]:
+    option, settable = str(loc[-1]), config_options.settable(strategy)
+    if option == "router":
+        mend = "write `router:` beside the policy's `strategy:`"
+        yield document.problem(loc, "the router is no option", mend, key=True)
+        return
+    if settable and option not in settable:
+        what = f"is no option of {strategy.__name__}"
+        yield document.problem(loc, what, choose(option, settable), key=True)
+        return
+    if config_options.takes_strategy(strategy, option):
+        yield from _part(document, loc, value)
+        return
+    try:
+        config_options.fit(strategy, option, value)
+    except ValidationError as error:
+        for detail in error.errors(include_input=False):
+            yield document.problem((*loc, *detail["loc"]), *mistake(detail))
+        return
+    if option in EXPERT_OPTIONS:
+        yield from _known_experts(document, loc, needed=True)
+
+
+def _part(document: Document, loc: Loc, value: Any) -> Iterator[Problem]:
+    """A strategy inside another one's options: its name, and its own options beside it."""
+    if not isinstance(value, dict) or not isinstance(value.get("strategy"), str):
+        mend = "write {strategy: fixed, expert: NAME}, or another strategy with its options"
+        yield document.problem(loc, "must be a strategy", mend)
+        return
+    strategy = _found(document, (*loc, "strategy"))
+    if isinstance(strategy, Problem):
+        yield strategy
+        return
+    if "router" in config_options.fields(strategy) and not document.get(*loc[:2], "router"):
+        mend = "add `router: FOLDER` to the policy"
+        yield document.problem(loc, f"{strategy.__name__} needs a router", mend)
+    options = {key: child for key, child in value.items() if key != "strategy"}
+    yield from _options(document, loc, strategy, options)

@@ -1,0 +1,46 @@
+"""From queries to vectors, on this machine: one file per encoder, found by the file's name.
+
+An encoder gives float64 arrays of shape (n, width). `blocks` names parts of the width, so
+that a predictor can look at one of them alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Self
+
+from routewright.registry import find
+from routewright.types import Array, Query
+
+
+class Encoder(Protocol):
+    """Turns queries into vectors; learns from texts alone, never from scores."""
+
+    @property
+    def blocks(self) -> Mapping[str, slice]: ...
+
+    def fit(self, queries: Sequence[Query], *, seed: int = 0) -> Self: ...
+
+    def encode(self, queries: Sequence[Query]) -> Array: ...
+
+    def options(self) -> dict[str, Any]: ...
+
+    def arrays(self) -> dict[str, Any]: ...
+
+    @classmethod
+    def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self: ...
+
+
+def build(name: str) -> Encoder:
+    """An unfitted encoder from its name on the command line.
+
+    `lexical`, `static=FOLDER`, and sums such as `lexical+surface+domain` for `concat`.
+    """
+    if "+" in name:
+        parts = [build(part) for part in name.split("+")]
+        encoder: Encoder = find("encoders", "concat")(parts)
+        return encoder
+    kind, _, source = name.partition("=")
+    cls = find("encoders", kind)
+    built: Encoder = cls(source) if source else cls()
+    return built

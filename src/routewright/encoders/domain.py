@@ -1,0 +1,53 @@
+"""One column per domain and tag that the training queries carry."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from routewright.types import Array, Query
+
+
+@dataclass
+class Domain:
+    """1 where a query carries the label; a query without known labels is all zeros.
+
+    A query of the gateway seldom names its domain: predictors must do without.
+    """
+
+    labels: tuple[str, ...] = ()
+    min_count: int = 5
+
+    @property
+    def blocks(self) -> Mapping[str, slice]:
+        return {"domain": slice(0, len(self.labels))}
+
+    def fit(self, queries: Sequence[Query], *, seed: int = 0) -> Self:
+        counts = Counter(label for query in queries for label in _labels(query))
+        self.labels = tuple(sorted(k for k, n in counts.items() if n >= self.min_count))
+        return self
+
+    def encode(self, queries: Sequence[Query]) -> Array:
+        column = {label: i for i, label in enumerate(self.labels)}
+        table = np.zeros((len(queries), len(self.labels)))
+        for row, query in zip(table, queries, strict=True):
+            row[[column[label] for label in _labels(query) if label in column]] = 1
+        return table
+
+    def options(self) -> dict[str, Any]:
+        return {"labels": list(self.labels), "min_count": self.min_count}
+
+    def arrays(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
+        return cls(tuple(options["labels"]), options["min_count"])
+
+
+def _labels(query: Query) -> set[str]:
+    return {*query.tags, *([query.domain] if query.domain else [])}

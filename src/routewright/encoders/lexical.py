@@ -1,0 +1,155 @@
+"""Word and character n-grams, weighted by tf-idf and reduced by SVD. Needs no download.
+
+N-grams are hashed with arithmetic on byte arrays, so there is no vocabulary to store and the
+code that fits is the code that serves.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routewright.types import Array, Query
+
+WORD = re.compile(r"\w+|[^\w\s]")
+MIXER = np.uint32(2654435761)  # Knuth's multiplicative hash
+
+
+@dataclass
+class Lexical:
+    """tf-idf of hashed n-grams ▶ truncated SVD, rows of unit length.
+
+    `bits` sets the number of hash buckets per kind of n-gram (words, characters); of these the
+    `features` that occur in most texts, at least in `min_df`, are kept. Texts longer than
+    `max_chars` are read from both ends.
+    """
+
+    width: int = 192
+    bits: int = 18
+    features: int = 40_000
+    min_df: int = 2
+    max_chars: int = 6_000
+    seen: int = 0  # texts it was fitted on
+    slots: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32), repr=False)
+    idf: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32), repr=False)
+    basis: NDArray[np.float32] = field(
+        default_factory=lambda: np.empty((0, 0), np.float32), repr=False
+    )
+
+    @property
+    def blocks(self) -> Mapping[str, slice]:
+        return {"lexical": slice(0, self.basis.shape[1])}
+
+    def fit(self, queries: Sequence[Query], *, seed: int = 0) -> Self:
+        from scipy.sparse import csr_matrix
+        from sklearn.decomposition import TruncatedSVD
+
+        grams = [self._grams(query.text) for query in queries]
+        self._choose_features(grams)
+        rows = [self._weigh(*gram) for gram in grams]
+        starts = np.cumsum([0, *(len(slot) for slot, _ in rows)])
+        slots = np.concatenate([slot for slot, _ in rows])
+        weights = np.concatenate([weight for _, weight in rows])
+        table = csr_matrix((weights, slots, starts), shape=(len(rows), len(self.idf)))
+        width = min(self.width, len(rows) - 1, len(self.idf) - 1)
+        if width < 1:
+            self.basis = np.zeros((len(self.idf), 1), np.float32)
+        else:
+            svd = TruncatedSVD(width, n_iter=3, random_state=seed).fit(table)
+            self.basis = np.ascontiguousarray(svd.components_.T, dtype=np.float32)
+        # Stored as float16; rounding now keeps what is evaluated equal to what is loaded.
+        self.basis = self.basis.astype(np.float16).astype(np.float32)
+        return self
+
+    def encode(self, queries: Sequence[Query]) -> Array:
+        vectors = np.zeros((len(queries), self.basis.shape[1]))
+        for row, query in zip(vectors, queries, strict=True):
+            slots, weights = self._weigh(*self._grams(query.text))
+            row[:] = weights @ self.basis[slots]
+            row /= max(float(np.linalg.norm(row)), 1e-9)
+        return vectors
+
+    def options(self) -> dict[str, Any]:
+        names = ("width", "bits", "features", "min_df", "max_chars", "seen")
+        return {name: getattr(self, name) for name in names}
+
+    def arrays(self) -> dict[str, Any]:
+        kept = np.flatnonzero(self.slots >= 0).astype(np.int32)
+        order = np.argsort(self.slots[kept])
+        return {"kept": kept[order], "idf": self.idf, "basis": self.basis.astype(np.float16)}
+
+    @classmethod
+    def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
+        encoder = cls(**options)
+        encoder.slots = _slots(arrays["kept"], 2 << encoder.bits)
+        encoder.idf = np.asarray(arrays["idf"], np.float32)
+        encoder.basis = np.asarray(arrays["basis"]).astype(np.float32)
+        return encoder
+
+    def _choose_features(self, grams: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> None:
+        found = np.bincount(np.concatenate([gram for gram, _ in grams]), minlength=2 << self.bits)
+        kept = np.flatnonzero(found >= min(self.min_df, len(grams)))
+        if not len(kept):
+            kept = np.flatnonzero(found)
+        kept = kept[np.argsort(-found[kept], kind="stable")[: self.features]].astype(np.int32)
+        self.seen = len(grams)
+        self.slots = _slots(kept, 2 << self.bits)
+        self.idf = (np.log((1 + self.seen) / (1 + found[kept])) + 1).astype(np.float32)
+
+    def _weigh(
+        self, buckets: NDArray[np.int64], counts: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Feature slots and tf-idf weights; words and characters each have unit length."""
+        slots = self.slots[buckets]
+        known = slots >= 0
+        slots = slots[known]
+        weights = (1 + np.log(counts[known].astype(np.float32))) * self.idf[slots]
+        is_char = buckets[known] >= 1 << self.bits
+        for part in (is_char, ~is_char):
+            weights[part] /= max(float(np.linalg.norm(weights[part])), 1e-9)
+        return slots, weights
+
+    def _grams(self, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Buckets and how often each occurs; characters live in the upper half."""
+        if len(text) > self.max_chars:
+            text = text[: self.max_chars // 2] + " " + text[-(self.max_chars // 2) :]
+        text = text.lower()
+        words = [self._bucket(grams) for grams in _word_grams(text)]
+        chars = [self._bucket(grams) + (1 << self.bits) for grams in _char_grams(text)]
+        return np.unique(np.concatenate([*words, *chars]), return_counts=True)
+
+    def _bucket(self, grams: NDArray[np.uint32]) -> NDArray[np.int64]:
+        return ((grams * MIXER) >> np.uint32(32 - self.bits)).astype(np.int64)
+
+
+def _slots(kept: NDArray[np.signedinteger[Any]], buckets: int) -> NDArray[np.int32]:
+    slots = np.full(buckets, -1, np.int32)
+    slots[kept] = np.arange(len(kept), dtype=np.int32)
+    return slots
+
+
+@lru_cache(maxsize=100_000)
+def _word_code(word: str) -> int:
+    return zlib.crc32(word.encode(errors="replace"))
+
+
+def _word_grams(text: str) -> Iterator[NDArray[np.uint32]]:
+    codes = np.array([_word_code(word) for word in WORD.findall(text)], dtype=np.uint32)
+    yield codes
+    yield codes[:-1] * np.uint32(31) + codes[1:]
+
+
+def _char_grams(text: str) -> Iterator[NDArray[np.uint32]]:
+    codes = np.frombuffer(f" {text} ".encode(errors="replace"), np.uint8).astype(np.uint32)
+    grams = codes
+    for n in range(2, 6):
+        grams = grams[:-1] * np.uint32(0x01000193) + codes[n - 1 :]
+        if n >= 3:
+            yield grams ^ np.uint32(n)

@@ -1,0 +1,104 @@
+"""What can go wrong, for whom.
+
+    RoutewrightError                the message is for a person and says the way out
+    ├── BadInput                    a file, option or request that cannot be used (exit 2, HTTP 400)
+    │   ├── BadConfig               routewright.yaml
+    │   ├── BadTable                an outcome table
+    │   └── BadRouter               a router folder
+    ├── NotAdmissible               an ask that the query's limits forbid (HTTP 422)
+    │   └── NoAdmissibleExpert      the limits leave nobody to ask
+    └── UpstreamError               an expert failed before its first byte (HTTP 502/503)
+        ├── UpstreamTimeout         it took too long (HTTP 504)
+        ├── UpstreamRefused         it said no to the request itself; a retry is useless (4xx)
+        └── StreamBroken            it failed after its first byte; nobody may take over
+    DeadlineExceeded                the query's own deadline passed (RoutewrightError, HTTP 504)
+
+Errors of libraries are translated once, at the edge, with `from exc`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class RoutewrightError(Exception):
+    """Base of everything that Routewright raises on purpose.
+
+    One that leaves `drive.live` carries in `spent` the answers that were paid for before it.
+    """
+
+    spent: tuple[Any, ...] = ()
+
+
+class BadInput(RoutewrightError):
+    """The caller's file, option or request cannot be used."""
+
+
+class BadConfig(BadInput):
+    """`routewright.yaml` has mistakes; the message lists them all."""
+
+
+class BadTable(BadInput):
+    """An outcome table is broken or does not hold what was asked of it."""
+
+
+class BadRouter(BadInput):
+    """A folder is not a router that this version can load."""
+
+
+class NotAdmissible(RoutewrightError):
+    """The query's limits do not let it reach this expert."""
+
+    def __init__(self, expert: str, reason: str) -> None:
+        super().__init__(f"expert '{expert}' may not be asked: {reason}")
+        self.rejected: Mapping[str, str] = {expert: reason}
+
+
+class NoAdmissibleExpert(NotAdmissible):
+    """The query's limits leave nobody to ask; `rejected` says what removed each expert."""
+
+    def __init__(self, rejected: Mapping[str, str]) -> None:
+        reasons = "; ".join(f"{expert}: {reason}" for expert, reason in rejected.items())
+        Exception.__init__(self, f"no expert may answer this query ({reasons})")
+        self.rejected = dict(rejected)
+
+
+class UpstreamError(RoutewrightError):
+    """An expert failed before its first byte: a retry or another expert may answer.
+
+    `cost` is what the failed tries cost, in US$; `retry_after` what the upstream asked for, in
+    seconds.
+    """
+
+    def __init__(
+        self,
+        expert: str,
+        reason: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        cost: float = 0.0,
+    ) -> None:
+        super().__init__(f"expert '{expert}' failed: {reason}")
+        self.expert = expert
+        self.reason = reason
+        self.status = status
+        self.retry_after = retry_after
+        self.cost = cost
+
+
+class UpstreamTimeout(UpstreamError):
+    """An expert did not answer in time."""
+
+
+class UpstreamRefused(UpstreamError):
+    """An expert said no to the request itself (4xx): asking it again is useless."""
+
+
+class StreamBroken(UpstreamError):
+    """An expert failed after its first byte had reached the client."""
+
+
+class DeadlineExceeded(RoutewrightError):
+    """The query's own deadline passed before an answer was complete."""

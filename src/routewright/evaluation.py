@@ -1,0 +1,241 @@
+"""What would a router have done on recorded outcomes, and was it worth it?
+
+The strategies that are evaluated are those that are served: one-shot ones over arrays, all
+others by replay. Costs include everything that a strategy asked on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from routewright import metrics, policies
+from routewright.drive import replay
+from routewright.errors import BadTable
+from routewright.frontier import OperatingPoint, known_costs
+from routewright.outcomes import Outcomes
+from routewright.router import Router
+from routewright.strategies import OneShot
+from routewright.types import Array, Prediction, Strategy
+
+FRACTIONS = (0.1, 0.25, 0.5, 0.75)
+REPLICATES = 1000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A router's operating points measured on n rows; scores and costs are (k, n)."""
+
+    router: Router
+    outcomes: Outcomes
+    prediction: Prediction
+    points: tuple[OperatingPoint, ...]
+    scores: Array
+    costs: Array  # US$
+    weights: Array  # bootstrap weights (b, n)
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract of `evaluate --json`."""
+        return summary(self)
+
+
+def evaluate(
+    router: Router, outcomes: Outcomes, *, replicates: int = REPLICATES, seed: int = 0
+) -> Evaluation:
+    """Runs every operating point of the router on every row.
+
+    Raises BadTable if the table lacks one of the router's experts.
+    """
+    if missing := [name for name in router.experts if name not in outcomes.experts]:
+        raise BadTable(
+            f"the router knows {', '.join(missing)}, the table does not;"
+            f" it has {', '.join(outcomes.experts)}"
+        )
+    outcomes = outcomes.pool(router.experts)
+    prediction = router.predict(outcomes.queries)
+    rows = [run(router.strategy_at(point), outcomes, prediction) for point in router.frontier]
+    return Evaluation(
+        router=router,
+        outcomes=outcomes,
+        prediction=prediction,
+        points=router.frontier,
+        scores=np.array([score for score, _ in rows]),
+        costs=np.array([cost for _, cost in rows]),
+        weights=metrics.resample(len(outcomes), replicates, seed),
+    )
+
+
+def run(strategy: Strategy, outcomes: Outcomes, prediction: Prediction) -> tuple[Array, Array]:
+    """Score and cost (US$) of a strategy on every row, each (n,)."""
+    cost = known_costs(outcomes.cost)
+    if isinstance(strategy, OneShot):
+        choice = strategy.choose(outcomes.queries, prediction)
+        return policies.take(outcomes.score, choice), policies.take(cost, choice)
+    return replay_all(strategy, outcomes)
+
+
+def replay_all(
+    strategy: Strategy, outcomes: Outcomes, rows: Sequence[int] | None = None
+) -> tuple[Array, Array]:
+    """The same by running the plan on each row's record."""
+    decisions = [
+        replay(strategy, outcomes.queries[row], outcomes.record(row))
+        for row in (range(len(outcomes)) if rows is None else rows)
+    ]
+    scores = [d.answer.score for d in decisions]
+    return (
+        np.array([np.nan if score is None else score for score in scores]),
+        np.array([decision.cost for decision in decisions]),
+    )
+
+
+# --- the summary ---------------------------------------------------------------------------
+
+
+def summary(e: Evaluation) -> dict[str, Any]:
+    """Everything of design section 5: experts, references, curve, gains, AIQ, forecasts."""
+    score, cost = e.outcomes.score, known_costs(e.outcomes.cost)
+    quality, price = metrics.mean(score), metrics.mean(cost)
+    priced = bool(np.isfinite(e.outcomes.cost).any())
+    cheap, dear = int(np.nanargmin(price)), int(np.nanargmax(price))
+    curve_cost, curve_quality = metrics.mean(e.costs.T), metrics.mean(e.scores.T)
+    hull = policies.zero_router(quality, price)
+    zero = np.array([[v.cost, v.quality] for v in hull]).T
+    span = (float(price[cheap]), float(price[dear]))
+
+    def dollars(amount: float) -> float | None:
+        return float(amount) if priced else None
+
+    return {
+        "experts": {
+            name: {"quality": float(quality[m]), "cost": dollars(price[m])}
+            for m, name in enumerate(e.router.experts)
+        },
+        "references": _references(e, quality, price, dollars),
+        "curve": _curve(e, curve_cost, curve_quality, span[1] if priced else None),
+        "at_cost_fraction": _at_fractions(e, span[1]) if priced else {},
+        "aiq": metrics.aiq(curve_cost, curve_quality, *span) if priced else None,
+        "aiq_no_hull": (
+            metrics.aiq(curve_cost, curve_quality, *span, with_hull=False) if priced else None
+        ),
+        "aiq_zero_router": metrics.aiq(zero[0], zero[1], *span) if priced else None,
+        "apgr": (
+            _number(
+                metrics.apgr(
+                    curve_cost,
+                    curve_quality,
+                    (span[0], float(quality[cheap])),
+                    (span[1], float(quality[dear])),
+                )
+            )
+            if priced
+            else None
+        ),
+        "predictor": {
+            name: {
+                "auc": _number(metrics.auc(e.prediction.quality[:, m], score[:, m])),
+                "ece": _number(metrics.ece(e.prediction.quality[:, m], score[:, m])),
+            }
+            for m, name in enumerate(e.router.experts)
+        },
+        "domains": _domains(e),
+        "n": len(e.outcomes),
+    }
+
+
+def _references(e: Evaluation, quality: Array, price: Array, dollars: Any) -> dict[str, Any]:
+    score, cost = e.outcomes.score, known_costs(e.outcomes.cost)
+    best, cheap = int(np.nanargmax(quality)), int(np.nanargmin(price))
+    ideal = metrics.oracle(score, cost)
+
+    def expert(m: int) -> dict[str, Any]:
+        name = e.router.experts[m]
+        return {"name": name, "quality": float(quality[m]), "cost": dollars(price[m])}
+
+    return {
+        "best_single": expert(best),
+        "cheapest": expert(cheap),
+        "oracle": {
+            "quality": float(metrics.mean(policies.take(score, ideal))),
+            "cost": dollars(float(metrics.mean(policies.take(cost, ideal)))),
+        },
+        "zero_router": [[dollars(v.cost), v.quality] for v in policies.zero_router(quality, price)],
+    }
+
+
+def _curve(
+    e: Evaluation, costs: Array, qualities: Array, dearest: float | None
+) -> list[dict[str, Any]]:
+    replicates = metrics.mean(e.scores.T, e.weights)  # (b, k)
+    return [
+        {
+            "lambda": point.price,
+            "cost": float(costs[k]) if dearest is not None else None,
+            "cost_fraction": float(costs[k]) / dearest if dearest else None,
+            "quality": float(qualities[k]),
+            "quality_ci": list(metrics.interval(replicates[:, k])),
+            "strategy": point.strategy,
+        }
+        for k, point in enumerate(e.points)
+    ]
+
+
+def _at_fractions(e: Evaluation, dearest: float) -> dict[str, Any]:
+    """Quality at shares of the dearest expert's cost, and the paired gain over the zero router.
+
+    Both the curve and the zero router are measured anew in every bootstrap replicate.
+    """
+    everything = np.vstack([np.ones(len(e.outcomes)), e.weights])
+    fractions = np.array(FRACTIONS)
+    reached, gained = curve_replicates(e, everything, fractions)
+    return {
+        f"{fraction:g}": {
+            "quality": float(reached[0, f]),
+            "quality_ci": list(metrics.interval(reached[1:, f])),
+            "gain_over_zero_router": float(gained[0, f]),
+            "gain_ci": list(metrics.interval(gained[1:, f])),
+        }
+        for f, fraction in enumerate(FRACTIONS)
+    }
+
+
+def curve_replicates(e: Evaluation, weights: Array, fractions: Array) -> tuple[Array, Array]:
+    """Quality of the router and its gain over the zero router at fractions of the dearest
+    expert's cost, per replicate: two arrays (b, fractions)."""
+    costs, scores = metrics.mean(e.costs.T, weights), metrics.mean(e.scores.T, weights)
+    price = metrics.mean(known_costs(e.outcomes.cost), weights)
+    quality = metrics.mean(e.outcomes.score, weights)
+    reached = np.empty((len(weights), len(fractions)))
+    zero = np.empty_like(reached)
+    for b in range(len(weights)):
+        at = fractions * np.nanmax(price[b])
+        order = np.lexsort((scores[b], costs[b]))
+        reached[b] = np.interp(at, costs[b][order], scores[b][order])
+        zero[b] = policies.hull_quality(policies.zero_router(quality[b], price[b]), at)
+    return reached, reached - zero
+
+
+def _domains(e: Evaluation) -> dict[str, Any]:
+    best = int(np.argmin([point.price for point in e.points]))
+    names = np.array([domain or "" for domain in e.outcomes.domains])
+    return {
+        str(name): {
+            "n": int((names == name).sum()),
+            "router": float(metrics.mean(e.scores[best][names == name])),
+            "experts": {
+                expert: _number(float(q))
+                for expert, q in zip(
+                    e.router.experts, metrics.mean(e.outcomes.score[names == name]), strict=True
+                )
+            },
+        }
+        for name in np.unique(names)
+        if name
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

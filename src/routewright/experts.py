@@ -1,0 +1,66 @@
+"""Which experts a query's limits allow. Every ask, live or replayed, passes this one door."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from routewright.errors import NoAdmissibleExpert, NotAdmissible
+from routewright.types import DATA_CLASSES, Ask, Expert, Query
+
+EVERYTHING = frozenset({"tools", "vision", "json"})
+
+
+def recorded(name: str) -> Expert:
+    """An expert known only from an outcome table: its answers exist, so every query is allowed."""
+    return Expert(name, capabilities=EVERYTHING, data_classes=frozenset(DATA_CLASSES))
+
+
+def objection(expert: Expert, query: Query) -> str | None:
+    """Why this query may not reach this expert; None if it may. Unknown limits fail closed.
+
+    >>> objection(Expert("cloud"), Query.of("my diagnosis", data_class="restricted"))
+    'serves data class public, not restricted'
+    """
+    if query.data_class not in expert.data_classes:
+        serves = ", ".join(sorted(expert.data_classes)) or "nothing"
+        return f"serves data class {serves}, not {query.data_class}"
+    if query.region is not None and query.region != expert.region:
+        return f"runs in region {expert.region or 'unknown'}, not {query.region}"
+    if missing := query.needs - expert.capabilities:
+        return f"lacks {', '.join(sorted(missing))}"
+    if expert.context_window is not None and query.input_tokens > expert.context_window:
+        return f"takes {expert.context_window} tokens, the query has about {query.input_tokens}"
+    if query.max_cost is not None and expert.price(query.input_tokens, 1) > query.max_cost:
+        least = expert.price(query.input_tokens, 1)
+        return f"costs at least ${least:.2g}, more than max_cost ${query.max_cost:.2g}"
+    if query.allowed is not None and expert.name not in query.allowed:
+        return "is outside the experts this query may use"
+    return None
+
+
+def admit(query: Query, experts: Iterable[Expert]) -> tuple[Query, dict[str, str]]:
+    """The query with `allowed` filled in, and expert ▶ reason for everyone rejected.
+
+    Raises NoAdmissibleExpert if that leaves nobody.
+    """
+    verdicts = {expert.name: objection(expert, query) for expert in experts}
+    rejected = {name: reason for name, reason in verdicts.items() if reason is not None}
+    allowed = frozenset(verdicts) - frozenset(rejected)
+    if not allowed:
+        raise NoAdmissibleExpert(rejected)
+    return replace(query, allowed=allowed), rejected
+
+
+def guard(ask: Ask, query: Query, experts: Mapping[str, Expert], spent: float = 0.0) -> None:
+    """Raises NotAdmissible unless the query's limits let this ask happen.
+
+    `spent` is what the query has cost so far in US$: `max_cost` bounds the sum.
+    """
+    expert = experts.get(ask.expert)
+    if expert is None:
+        raise NotAdmissible(ask.expert, f"unknown; the experts are {', '.join(experts)}")
+    if query.max_cost is not None:
+        query = replace(query, max_cost=query.max_cost - spent)
+    if (reason := objection(expert, query)) is not None:
+        raise NotAdmissible(ask.expert, reason)

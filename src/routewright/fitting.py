@@ -1,0 +1,200 @@
+"""From an outcome table to a router, judged only by rows that its predictors did not see."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from routewright import frontier, metrics
+from routewright.costs import CostModel
+from routewright.encoders import build as build_encoder
+from routewright.errors import BadInput, BadTable
+from routewright.outcomes import Outcomes
+from routewright.predictors import Belief, Predictor, folds, means
+from routewright.registry import find
+from routewright.router import Router
+from routewright.types import Array, Prediction
+
+FOLDS = 5
+SIGNALS = (0.0, 0.25, 0.5, 0.75, 1.0)
+AUTO_ENCODER = "lexical+surface+domain"
+AUTO_PREDICTORS = ("linear", "knn")
+MIN_ROWS = 20
+
+Progress = Callable[[str, float], None]  # what is being done, share of the whole done before it
+
+
+def fit(
+    outcomes: Outcomes,
+    *,
+    encoder: str = "auto",
+    predictor: str = "auto",
+    strategy: str = "auto",
+    seed: int = 0,
+    progress: Progress = lambda doing, share: None,
+) -> Router:
+    """Learns a router; every choice in it is made by cross-validated decision value.
+
+    `strategy` `single` keeps to one call per query. Raises BadTable for tables that are too
+    small or have costs for some experts only, BadInput for names that do not exist.
+    """
+    began = time.monotonic()
+    _check(outcomes, strategy)
+    candidates = AUTO_PREDICTORS if predictor == "auto" else (predictor,)
+    for name in candidates:
+        find("predictors", name)
+    progress("reading the queries", 0.0)
+    name = AUTO_ENCODER if encoder == "auto" else encoder
+    reader = build_encoder(name).fit(outcomes.queries, seed=seed)
+    x = reader.encode(outcomes.queries)
+    fold = folds(len(outcomes), FOLDS, seed, outcomes.groups)
+
+    held_out: dict[str, Belief] = {}
+    for i, candidate in enumerate(candidates):
+        progress(f"cross-validating {candidate}", 0.2 + 0.5 * i / len(candidates))
+        held_out[candidate] = cross_fit(candidate, x, outcomes.score, reader.blocks, fold, seed)
+    costs = _cross_fit_costs(outcomes, fold)
+
+    progress("choosing", 0.75)
+    trials = [
+        (_prediction(outcomes, held_out[candidate], costs, signal, fold), candidate, signal)
+        for candidate in candidates
+        for signal in SIGNALS
+    ]
+    worths = [frontier.worth(trial, outcomes) for trial, _, _ in trials]
+    best, chosen, signal = trials[int(np.argmax(worths))]
+
+    progress("tracing the frontier", 0.85)
+    points = frontier.trace(best, outcomes, seed=seed)
+    progress(f"fitting {chosen} on every row", 0.95)
+    final: Predictor = find("predictors", chosen)()
+    final.fit(x, outcomes.score, blocks=reader.blocks, seed=seed)
+    return Router(
+        experts=outcomes.experts,
+        encoder=reader,
+        predictor=final,
+        costs=CostModel().fit(outcomes.queries, outcomes.cost),
+        mean=means(outcomes.score),
+        signal=signal,
+        latency=_latency(outcomes),
+        frontier=points,
+        card=_card(outcomes, name, chosen, best, max(worths), seed, time.monotonic() - began),
+    )
+
+
+def cross_fit(
+    predictor: str,
+    x: Array,
+    scores: Array,
+    blocks: Any,
+    fold: np.ndarray[Any, Any],
+    seed: int,
+) -> Belief:
+    """Beliefs about every row from a predictor that was fitted without the row's fold."""
+    mean, spread = np.empty_like(scores), np.empty_like(scores)
+    for k in np.unique(fold):
+        inside, outside = fold != k, fold == k
+        model = find("predictors", predictor)()
+        belief = model.fit(x[inside], scores[inside], blocks=blocks, seed=seed).predict(x[outside])
+        mean[outside], spread[outside] = belief
+    return Belief(mean, spread)
+
+
+def _cross_fit_costs(outcomes: Outcomes, fold: np.ndarray[Any, Any]) -> Array:
+    predicted = np.zeros_like(outcomes.cost)
+    for k in np.unique(fold):
+        inside, outside = outcomes.rows(fold != k), fold == k
+        model = CostModel().fit(inside.queries, inside.cost)
+        predicted[outside] = model.predict(outcomes.rows(outside).queries)
+    return predicted
+
+
+def _prediction(
+    outcomes: Outcomes,
+    belief: Belief,
+    costs: Array,
+    signal: float,
+    fold: np.ndarray[Any, Any],
+) -> Prediction:
+    """Held-out predictions as the router would make them, each row with its own fold's means."""
+    mean = np.empty_like(belief.mean)
+    for k in np.unique(fold):
+        mean[fold == k] = means(outcomes.score[fold != k])
+    drawn = np.clip(mean + signal * (belief.mean - mean), 0.0, 1.0)
+    return Prediction(
+        experts=outcomes.experts,
+        quality=np.nan_to_num(drawn, nan=-1.0),
+        spread=belief.spread,
+        cost=costs,
+        latency=np.full_like(costs, np.nan),
+    )
+
+
+def _check(outcomes: Outcomes, strategy: str) -> None:
+    if strategy not in ("auto", "single"):
+        raise BadInput(f"strategy '{strategy}' cannot be fitted: choose auto or single")
+    if len(outcomes) < MIN_ROWS:
+        raise BadTable(f"{len(outcomes)} rows are too few to fit on: at least {MIN_ROWS}")
+    scored = known_experts(outcomes)
+    unknown = [name for name in outcomes.experts if name not in scored]
+    if unknown:
+        raise BadTable(
+            f"no score is known for {', '.join(unknown)} in split '{outcomes.split}':"
+            " name the others with --experts, or fit on another --split"
+        )
+    price = means(outcomes.cost)
+    without = [n for n, cost in zip(outcomes.experts, price, strict=True) if np.isnan(cost)]
+    if 0 < len(without) < len(outcomes.experts):
+        raise BadTable(
+            f"no cost is known for {', '.join(without)}: add cost::NAME columns, or leave them"
+            " out with --experts"
+        )
+
+
+def _latency(outcomes: Outcomes) -> Array:
+    table = outcomes.measures.get("latency")
+    return np.full(len(outcomes.experts), np.nan) if table is None else means(table)
+
+
+def _card(
+    outcomes: Outcomes,
+    encoder: str,
+    predictor: str,
+    prediction: Prediction,
+    worth: float,
+    seed: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """What a reader of router.json wants to know about the data and the fit."""
+    return {
+        "data": {
+            "sources": list(outcomes.sources),
+            "sha256": outcomes.digest,
+            "split": outcomes.split,
+            "rows": len(outcomes),
+        },
+        "encoder": encoder,
+        "predictor": predictor,
+        "seed": seed,
+        "fit_seconds": round(seconds, 1),
+        "experts": {
+            name: {
+                "quality": float(metrics.mean(outcomes.score[:, m])),
+                "cost": float(metrics.mean(outcomes.cost[:, m])),
+                "auc": metrics.auc(prediction.quality[:, m], outcomes.score[:, m]),
+                "brier": metrics.brier(prediction.quality[:, m], outcomes.score[:, m]),
+                "ece": metrics.ece(prediction.quality[:, m], outcomes.score[:, m]),
+            }
+            for m, name in enumerate(outcomes.experts)
+        },
+        "gain_over_zero_router": worth,
+    }
+
+
+def known_experts(outcomes: Outcomes) -> Sequence[str]:
+    """The experts that have a score in this table at all."""
+    quality = means(outcomes.score)
+    return [name for name, q in zip(outcomes.experts, quality, strict=True) if np.isfinite(q)]

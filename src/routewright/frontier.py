@@ -1,0 +1,199 @@
+"""The frontier: the operating points between the cheapest and the best that a router can do.
+
+Do no harm: a learned point is kept only where its paired gain over mixing fixed experts at equal
+cost (the zero router) is above zero with confidence; elsewhere the fixed mix itself is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from routewright import metrics, policies
+from routewright.types import Array, Prediction
+
+if TYPE_CHECKING:  # reading tables needs Polars, serving a router does not
+    from routewright.outcomes import Outcomes
+
+POINTS = 41
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A setting of the router: λ, what it is expected to cost and reach, and how.
+
+    `cost` is US$ per query, `cost_fraction` relative to always asking the dearest expert;
+    `gain` is over the zero router at equal cost. `spec` is what `strategies.build` takes.
+    """
+
+    price: float  # λ, quality per US$
+    cost: float
+    cost_fraction: float
+    quality: float
+    quality_ci: tuple[float, float]
+    gain: float
+    gain_ci: tuple[float, float]
+    spec: dict[str, Any]
+    plan: str  # the same in words
+
+    @property
+    def strategy(self) -> str:
+        """The name of the strategy; of what is mixed, if it is a mix."""
+        part = self.spec
+        while "first" in part:
+            part = part["first"]
+        return str(part["strategy"])
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> OperatingPoint:
+        known: dict[str, Any] = {
+            name: float("nan") if value is None else value for name, value in stored.items()
+        }
+        pairs = {name: tuple(stored[name]) for name in ("quality_ci", "gain_ci")}
+        return cls(**{**known, **pairs})
+
+
+def trace(
+    prediction: Prediction,
+    outcomes: Outcomes,
+    *,
+    points: int = POINTS,
+    replicates: int = 400,
+    seed: int = 0,
+) -> tuple[OperatingPoint, ...]:
+    """Operating points at evenly spaced budgets, dearest first (λ = 0).
+
+    `prediction` must be held out from `outcomes`: made by predictors that did not see a row's
+    own scores.
+    """
+    cost = known_costs(outcomes.cost)
+    weights = metrics.resample(len(outcomes), replicates, seed)
+    weights = np.vstack([np.ones(len(outcomes)), weights])  # the first row is the sample itself
+    fixed_quality = metrics.mean(outcomes.score, weights)  # (b, e)
+    fixed_cost = metrics.mean(cost, weights)
+    hulls = [policies.zero_router(q, c) for q, c in zip(fixed_quality, fixed_cost, strict=True)]
+    dearest = float(np.nanmax(fixed_cost[0]))
+    found = []
+    for mixture in _mixtures(prediction, points):
+        quality, spent = _replicates(mixture, prediction, outcomes.score, cost, weights)
+        zero = np.array(
+            [float(policies.hull_quality(h, c)) for h, c in zip(hulls, spent, strict=True)]
+        )
+        gain = quality - zero
+        low, high = metrics.interval(gain[1:])
+        learned = low > 0
+        if not learned:
+            quality, gain, low, high = zero, gain * 0, 0.0, 0.0
+        spec, plan = (
+            _learned_plan(mixture)
+            if learned
+            else _fixed_plan(policies.mix_at_cost(hulls[0], float(spent[0])), prediction.experts)
+        )
+        found.append(
+            OperatingPoint(
+                price=mixture.price,
+                cost=float(spent[0]),
+                cost_fraction=float(spent[0]) / dearest if dearest > 0 else float("nan"),
+                quality=float(quality[0]),
+                quality_ci=metrics.interval(quality[1:]),
+                gain=float(gain[0]),
+                gain_ci=(low, high),
+                spec=spec,
+                plan=plan,
+            )
+        )
+    return tuple(found)
+
+
+def known_costs(cost: Array) -> Array:
+    """Costs as they are; zero throughout where a table has none at all."""
+    return cost if np.isfinite(cost).any() else np.zeros_like(cost)
+
+
+def worth(prediction: Prediction, outcomes: Outcomes, points: int = 21) -> float:
+    """Mean gain in quality over the zero router along evenly spaced budgets (decision value)."""
+    cost = known_costs(outcomes.cost)
+    weights = np.ones((1, len(outcomes)))
+    fixed = metrics.mean(outcomes.score), metrics.mean(cost)
+    hull = policies.zero_router(*fixed)
+    costs, qualities = [], []
+    for mixture in _mixtures(prediction, points):
+        quality, spent = _replicates(mixture, prediction, outcomes.score, cost, weights)
+        qualities.append(float(quality[0]))
+        costs.append(float(spent[0]))
+    low, high = hull[0].cost, max(hull[-1].cost, float(np.nanmax(fixed[1])))
+    curve, line = np.array(costs), np.array(qualities)
+    zero = np.array([[v.cost, v.quality] for v in hull]).T
+    return metrics.aiq(curve, line, low, high, with_hull=False) - metrics.aiq(
+        zero[0], zero[1], low, high, with_hull=False
+    )
+
+
+def _mixtures(prediction: Prediction, points: int) -> list[policies.Mixture]:
+    """Prices of quality whose predicted costs are evenly spaced, the gentlest first."""
+    dear = _mean_cost(prediction, 0.0)
+    cheap = _mean_cost(prediction, policies.STEEPEST)
+    if dear <= cheap:
+        return [policies.Mixture(0.0, 0.0, 0.0)]
+    budgets = np.linspace(dear, cheap, points)
+    found = [policies.meet_budget(prediction, float(budget)) for budget in budgets]
+    return [_simpler(mixture, prediction, (dear - cheap) / points) for mixture in found]
+
+
+def _simpler(mixture: policies.Mixture, prediction: Prediction, step: float) -> policies.Mixture:
+    """One price where mixing two would move the cost by less than a tenth of a step."""
+    if mixture.share <= 0:
+        return mixture
+    extra = _mean_cost(prediction, mixture.lower_price) - _mean_cost(prediction, mixture.price)
+    return mixture if extra > step / 10 else mixture._replace(share=0.0)
+
+
+def _mean_cost(prediction: Prediction, price: float) -> float:
+    return float(policies.take(prediction.cost, policies.choose(prediction, price)).mean())
+
+
+def _replicates(
+    mixture: policies.Mixture,
+    prediction: Prediction,
+    score: Array,
+    cost: Array,
+    weights: Array,
+) -> tuple[Array, Array]:
+    """Mean quality and cost (US$) of a mixture per bootstrap replicate, each (b,)."""
+    columns = []
+    for price, share in ((mixture.price, 1 - mixture.share), (mixture.lower_price, mixture.share)):
+        choice = policies.choose(prediction, price)
+        columns.append((policies.take(score, choice), policies.take(cost, choice), share))
+    (s1, c1, w1), (s2, c2, w2) = columns
+    rows = np.column_stack([s1 * w1 + s2 * w2 if w2 else s1, c1 * w1 + c2 * w2 if w2 else c1])
+    both = metrics.mean(rows, weights)
+    return both[:, 0], both[:, 1]
+
+
+def _learned_plan(mixture: policies.Mixture) -> tuple[dict[str, Any], str]:
+    first = {"strategy": "single", "price": mixture.price}
+    words = f"ask the expert with the best predicted quality − {mixture.price:.4g}/$ × cost"
+    if mixture.share <= 0:
+        return first, words
+    second = {"strategy": "single", "price": mixture.lower_price}
+    return (
+        {"strategy": "mix", "first": first, "second": second, "share": mixture.share},
+        f"{words}; {mixture.share:.0%} of queries at {mixture.lower_price:.4g}/$",
+    )
+
+
+def _fixed_plan(mix: policies.FixedMix, experts: Sequence[str]) -> tuple[dict[str, Any], str]:
+    first = {"strategy": "fixed", "expert": experts[mix.cheap]}
+    if mix.share <= 0:
+        return first, f"always {experts[mix.cheap]}"
+    second = {"strategy": "fixed", "expert": experts[mix.dear]}
+    return (
+        {"strategy": "mix", "first": first, "second": second, "share": mix.share},
+        f"{experts[mix.dear]} for {mix.share:.0%} of queries, else {experts[mix.cheap]}",
+    )

@@ -1,0 +1,363 @@
+"""The outcome table: one row per query, for each expert `m` its `score::m`, `cost::m` and more.
+
+Wide Parquet is the format; long JSONL (one line per query and expert) is converted. Several
+files are joined on `id`: experts may be interviewed at different times. Missing cells are NaN.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from routewright.errors import BadTable
+from routewright.types import Answer, Array, Query
+
+MEASURES = ("score", "cost", "verify", "verify_cost", "reward", "latency", "out_tokens")
+UNIT_RANGE = ("score", "verify")
+NOT_NEGATIVE = ("cost", "verify_cost", "latency", "out_tokens")
+ALL = "all"
+LONG_NAMES = {  # how other tools call our columns
+    "query_id": "id",
+    "query": "prompt",
+    "response": "answer",
+    "model": "expert",
+    "task": "domain",
+    "completion_tokens": "out_tokens",
+    "latency_s": "latency",
+}
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """n queries and what e experts made of them; arrays are (n, e), NaN where unknown."""
+
+    experts: tuple[str, ...]
+    queries: tuple[Query, ...]
+    measures: dict[str, Array]  # score (0..1), cost (US$), and whatever else was recorded
+    answers: np.ndarray[Any, np.dtype[Any]] | None = None  # (n, e) of str or None
+    sources: tuple[str, ...] = ()
+    split: str = ALL
+    groups: tuple[str, ...] = field(default=())  # rows that must stay on one side of a fold
+
+    @property
+    def score(self) -> Array:
+        return self.measures["score"]
+
+    @property
+    def cost(self) -> Array:
+        return self.measures["cost"]
+
+    @property
+    def domains(self) -> tuple[str | None, ...]:
+        return tuple(query.domain for query in self.queries)
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over ids, prompts, scores and costs: says which data a router was fitted on."""
+        sha = hashlib.sha256("\0".join(self.experts).encode())
+        for query in self.queries:
+            sha.update(f"{query.id}\0{query.full_text}\0".encode())
+        for name in ("score", "cost"):
+            sha.update(np.ascontiguousarray(self.measures[name]).tobytes())
+        return sha.hexdigest()
+
+    def rows(self, index: Any) -> Outcomes:
+        """Some rows, by positions or a mask."""
+        picked = np.arange(len(self))[index]
+        return replace(
+            self,
+            queries=tuple(self.queries[i] for i in picked),
+            measures={name: table[picked] for name, table in self.measures.items()},
+            answers=None if self.answers is None else self.answers[picked],
+            groups=tuple(self.groups[i] for i in picked) if self.groups else (),
+        )
+
+    def pool(self, experts: Sequence[str]) -> Outcomes:
+        """Some experts, in the given order; raises BadTable for unknown or repeated names."""
+        check_names(experts, self.experts)
+        columns = [self.experts.index(name) for name in experts]
+        return replace(
+            self,
+            experts=tuple(experts),
+            measures={name: table[:, columns] for name, table in self.measures.items()},
+            answers=None if self.answers is None else self.answers[:, columns],
+        )
+
+    def record(self, row: int) -> dict[str | tuple[str, str], Answer]:
+        """What every expert said to one query, as `drive.replay` reads it.
+
+        A verification is counted at `verify_cost::m`; where the table has no such column it
+        costs as much as the answer did, as AutoMix counts it (arXiv 2310.12963, section 4).
+        """
+        known: dict[str | tuple[str, str], Answer] = {}
+        for m, expert in enumerate(self.experts):
+            score = self._cell("score", row, m)
+            if score is None:
+                continue
+            cost = self._cell("cost", row, m) or 0.0
+            text = None if self.answers is None else self.answers[row, m]
+            known[expert] = Answer(
+                expert,
+                text=text or "",
+                cost=cost,
+                score=score,
+                latency=self._cell("latency", row, m) or float("nan"),
+                output_tokens=int(self._cell("out_tokens", row, m) or 0),
+            )
+            if (sure := self._cell("verify", row, m)) is not None:
+                checked = self._cell("verify_cost", row, m)
+                known[expert, "verify"] = Answer(
+                    expert,
+                    kind="verify",
+                    confidence=sure,
+                    cost=cost if checked is None else checked,
+                )
+        return known
+
+    def _cell(self, measure: str, row: int, m: int) -> float | None:
+        table = self.measures.get(measure)
+        if table is None or np.isnan(table[row, m]):
+            return None
+        return float(table[row, m])
+
+
+# --- reading -------------------------------------------------------------------------------
+
+
+def read(
+    paths: Path | str | Sequence[Path | str],
+    *,
+    experts: Sequence[str] | None = None,
+    split: str = ALL,
+) -> Outcomes:
+    """Reads, joins and checks outcome tables.
+
+    `split` keeps the rows whose `split` column says so; a table without that column is used
+    whole, and `all` takes every row. Raises BadTable for anything that cannot be used.
+    """
+    files = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    if not files:
+        raise BadTable("no outcome table was named")
+    frames = [_typed(_frame(path), path) for path in files]
+    frame = frames[0] if len(frames) == 1 else reduce(_join, frames)
+    frame = _keep_split(frame, split, files)
+    found = _experts(frame, files)
+    if experts is not None:
+        check_names(experts, found)
+        found = tuple(experts)
+    outcomes = _outcomes(frame, found, files, split)
+    if not np.isfinite(outcomes.score).any():
+        raise BadTable(f"{_named(files)}: no score is known for {', '.join(found)}")
+    return outcomes
+
+
+def check_names(wanted: Sequence[str], known: Sequence[str]) -> None:
+    """Raises BadTable if a wanted expert is not known, or is named twice."""
+    for name in wanted:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean '{close[0]}'? " if close else ""
+            raise BadTable(f"no expert '{name}': {hint}the table has {', '.join(known)}")
+    if twice := _repeated(wanted):
+        raise BadTable(f"expert '{twice[0]}' is named twice")
+
+
+def _frame(path: Path) -> pl.DataFrame:
+    if not path.exists():
+        raise BadTable(f"no file '{path}'")
+    try:
+        if path.suffix in (".jsonl", ".ndjson"):
+            return _wide(pl.read_ndjson(path, infer_schema_length=None), path)
+        return pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise BadTable(f"'{path}' is not a readable outcome table: {first}") from error
+
+
+def _wide(long: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """One line per query and expert ▶ one row per query; already wide lines pass through."""
+    if any("::" in column for column in long.columns):
+        return long
+    names = {old: new for old, new in LONG_NAMES.items() if new not in long.columns}
+    long = long.rename(names, strict=False)
+    if missing := {"id", "expert", "score"} - set(long.columns):
+        raise BadTable(f"'{path}': long outcomes need the fields {', '.join(sorted(missing))}")
+    doubles = long.filter(pl.struct("id", "expert").is_duplicated())
+    if len(doubles):
+        twice = doubles.row(0, named=True)
+        raise BadTable(f"'{path}': query '{twice['id']}' has two rows for '{twice['expert']}'")
+    cells = [c for c in (*MEASURES, "answer") if c in long.columns]
+    facts = [c for c in long.columns if c not in (*cells, "expert", "id")]
+    wide = long.group_by("id", maintain_order=True).agg(pl.col(c).first() for c in facts)
+    for cell in cells:
+        spread = long.pivot("expert", index="id", values=cell)
+        spread = spread.rename({c: f"{cell}::{c}" for c in spread.columns if c != "id"})
+        wide = wide.join(spread, on="id", how="left")
+    return wide
+
+
+def _typed(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """Checks one file by itself: columns, ids, ranges."""
+    if not len(frame):
+        raise BadTable(f"'{path}' has no rows")
+    for need in ("id", "prompt"):
+        if need not in frame.columns and not (need == "prompt" and "messages" in frame.columns):
+            raise BadTable(f"'{path}' has no column '{need}'; it has {_some(frame.columns)}")
+    frame = frame.with_columns(pl.col("id").cast(pl.String))
+    if frame["id"].null_count():
+        raise BadTable(f"'{path}': a row has no id")
+    if doubles := _repeated(frame["id"].to_list()):
+        raise BadTable(f"'{path}': id '{doubles[0]}' stands in more than one row")
+    cells = [c for c in frame.columns if c.split("::", 1)[0] in MEASURES and "::" in c]
+    try:
+        frame = frame.with_columns(pl.col(cells).cast(pl.Float64))
+    except pl.exceptions.PolarsError as error:
+        first = str(error).splitlines()[0]
+        raise BadTable(f"'{path}': scores and costs must be numbers: {first}") from error
+    for column in cells:
+        _check_range(frame, column, path)
+    return frame
+
+
+def _check_range(frame: pl.DataFrame, column: str, path: Path) -> None:
+    measure = column.split("::", 1)[0]
+    cell = pl.col(column)
+    wrong = cell.is_infinite()
+    if measure in UNIT_RANGE:
+        wrong = wrong | (cell < 0) | (cell > 1)
+    elif measure in NOT_NEGATIVE:
+        wrong = wrong | (cell < 0)
+    bad = frame.filter(wrong & cell.is_not_nan())
+    if len(bad):
+        bounds = "in 0..1" if measure in UNIT_RANGE else "finite and not negative"
+        row = bad.row(0, named=True)
+        raise BadTable(
+            f"'{path}': {column} is {row[column]:g} in row '{row['id']}' and must be {bounds}"
+            f" ({len(bad)} such rows)"
+        )
+
+
+def _join(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
+    """Rows of the same id become one row; a cell known twice must agree."""
+    shared = [c for c in right.columns if c in left.columns and c != "id"]
+    joined = left.join(right, on="id", how="full", coalesce=True, suffix="\0")
+    for column in shared:
+        mine, theirs = pl.col(column), pl.col(f"{column}\0")
+        if "::" in column:
+            clash = joined.filter(mine.is_not_null() & theirs.is_not_null() & (mine != theirs))
+            if len(clash):
+                raise BadTable(
+                    f"the tables disagree on {column} of row '{clash['id'][0]}':"
+                    f" {clash[column][0]} and {clash[f'{column}' + chr(0)][0]}"
+                )
+        joined = joined.with_columns(pl.coalesce(mine, theirs).alias(column)).drop(f"{column}\0")
+    return joined
+
+
+def _keep_split(frame: pl.DataFrame, split: str, files: Sequence[Path]) -> pl.DataFrame:
+    if split == ALL or "split" not in frame.columns:
+        return frame
+    kept = frame.filter(pl.col("split") == split)
+    if not len(kept):
+        there = ", ".join(sorted(str(s) for s in frame["split"].unique().to_list()))
+        raise BadTable(f"{_named(files)}: no row has split '{split}'; there are {there} (or all)")
+    return kept
+
+
+def _experts(frame: pl.DataFrame, files: Sequence[Path]) -> tuple[str, ...]:
+    found = tuple(c.removeprefix("score::") for c in frame.columns if c.startswith("score::"))
+    if not found:
+        raise BadTable(
+            f"{_named(files)}: no column is called score::EXPERT; there are {_some(frame.columns)}"
+        )
+    return found
+
+
+def _outcomes(
+    frame: pl.DataFrame, experts: tuple[str, ...], files: Sequence[Path], split: str
+) -> Outcomes:
+    present = {c.split("::", 1)[0] for c in frame.columns if "::" in c}
+    measures = {m: _cells(frame, m, experts) for m in MEASURES if m in present}
+    measures.setdefault("cost", np.full((len(frame), len(experts)), np.nan))
+    answers = None
+    if "answer" in present:
+        columns = [_column(frame, "answer", expert).to_list() for expert in experts]
+        answers = np.array(columns, dtype=object).T.reshape(len(frame), len(experts))
+    stems = "stem_sha" if "stem_sha" in frame.columns else "id"
+    return Outcomes(
+        experts=experts,
+        queries=tuple(_queries(frame)),
+        measures=measures,
+        answers=answers,
+        sources=tuple(str(path) for path in files),
+        split=split if "split" in frame.columns else ALL,
+        groups=tuple(frame[stems].cast(pl.String).fill_null("").to_list()),
+    )
+
+
+def _cells(frame: pl.DataFrame, measure: str, experts: Sequence[str]) -> Array:
+    columns = [_column(frame, measure, expert) for expert in experts]
+    numbers = [column.cast(pl.Float64).fill_null(float("nan")).to_numpy() for column in columns]
+    return np.column_stack(numbers).astype(np.float64)
+
+
+def _column(frame: pl.DataFrame, measure: str, expert: str) -> pl.Series:
+    name = f"{measure}::{expert}"
+    if name in frame.columns:
+        return frame[name]
+    return pl.Series(name, [None] * len(frame))
+
+
+def _queries(frame: pl.DataFrame) -> list[Query]:
+    def column(name: str) -> list[Any]:
+        return frame[name].to_list() if name in frame.columns else [None] * len(frame)
+
+    rows = zip(
+        column("id"),
+        column("prompt"),
+        column("messages"),
+        column("domain"),
+        column("tags"),
+        strict=True,
+    )
+    return [
+        Query(
+            messages=_messages(prompt, messages),
+            id=id,
+            domain=domain,
+            tags=tuple(tags or ()),
+        )
+        for id, prompt, messages, domain, tags in rows
+    ]
+
+
+def _messages(prompt: str | None, messages: Any) -> tuple[dict[str, Any], ...]:
+    if prompt is not None or messages is None:
+        return ({"role": "user", "content": prompt or ""},)
+    return tuple(json.loads(messages) if isinstance(messages, str) else messages)
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    seen: set[str] = set()
+    return [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+
+
+def _named(files: Sequence[Path]) -> str:
+    return ", ".join(f"'{path}'" for path in files)
+
+
+def _some(columns: Sequence[str]) -> str:
+    shown = ", ".join(columns[:8])
+    return shown + (f" and {len(columns) - 8} more" if len(columns) > 8 else "")

@@ -1,0 +1,159 @@
+"""From predictions to a choice under a price of quality; pure functions over arrays.
+
+Shapes: n queries, e experts. λ (`price`) is in quality (0..1) per US$, μ (`latency_price`) in
+quality per second. The Lagrangian rule is argmax_e q − λ c − μ t over the admissible experts,
+which is optimal for the linear relaxation of the budgeted assignment problem
+(arXiv 2401.13979, section 3, with the order-dependent greedy rule replaced).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routewright.types import Array, Indices, Prediction
+
+TIE = 1e-12  # values closer than this are a tie, which the cheaper expert wins
+STEEPEST = 1e12  # the largest price of quality that bisection considers
+
+
+def values(prediction: Prediction, price: float, latency_price: float = 0.0) -> Array:
+    """Expected quality minus λ times cost minus μ times latency, shaped like `quality`.
+
+    Where μ counts, an unknown latency is taken to be the worst one known.
+    """
+    value: Array = prediction.quality - price * prediction.cost
+    if latency_price:
+        known = prediction.latency[np.isfinite(prediction.latency)]
+        worst = float(known.max()) if known.size else 0.0
+        value = value - latency_price * np.nan_to_num(prediction.latency, nan=worst)
+    return value
+
+
+def choose(
+    prediction: Prediction,
+    price: float,
+    *,
+    latency_price: float = 0.0,
+    admissible: NDArray[np.bool_] | None = None,
+) -> Indices:
+    """The index of the best expert per query; ties go to the cheaper one.
+
+    `admissible` (broadcast to the predictions' shape) is a hard constraint.
+
+    >>> p = Prediction(("s", "l"), np.array([[.6, .9], [.8, .81]]), np.zeros((2, 2)),
+    ...                np.array([[.1, 1.], [.1, 1.]]), np.full((2, 2), np.nan))
+    >>> choose(p, price=0.2).tolist()
+    [1, 0]
+    """
+    value = values(prediction, price, latency_price)
+    if admissible is not None:
+        value = np.where(admissible, value, -np.inf)
+    best = value.max(axis=-1, keepdims=True)
+    cost_of_best = np.where(value >= best - TIE, prediction.cost, np.inf)
+    return np.asarray(cost_of_best.argmin(axis=-1))
+
+
+def take(table: Array, choice: Indices) -> Array:
+    """The chosen expert's cell of every row: (n, e) and (n,) give (n,)."""
+    return np.asarray(np.take_along_axis(table, choice[..., None], axis=-1)[..., 0])
+
+
+class Mixture(NamedTuple):
+    """Two prices of quality and the share of queries that is decided at the lower one."""
+
+    price: float  # the steeper λ: cheaper choices
+    lower_price: float  # the gentler λ: dearer choices
+    share: float  # in [0, 1), of queries decided at `lower_price`
+
+
+def meet_budget(prediction: Prediction, budget: float, latency_price: float = 0.0) -> Mixture:
+    """The λ at which the mean predicted cost meets `budget` (US$ per query), by bisection.
+
+    Cost falls in steps as λ grows; the two sides of the step at the critical λ are mixed so
+    that the budget is met in expectation. A budget above what λ = 0 spends gives λ = 0; one
+    below the cheapest choice gives the steepest λ (check the cost that comes out).
+    """
+
+    def spends(price: float) -> float:
+        choice = choose(prediction, price, latency_price=latency_price)
+        return float(take(prediction.cost, choice).mean())
+
+    if spends(0.0) <= budget:
+        return Mixture(0.0, 0.0, 0.0)
+    dear, cheap = 0.0, STEEPEST
+    if spends(cheap) >= budget:
+        return Mixture(cheap, cheap, 0.0)
+    for _ in range(100):
+        middle = cheap / 1e6 if dear == 0.0 else float(np.sqrt(dear * cheap))
+        if spends(middle) > budget:
+            dear = middle
+        else:
+            cheap = middle
+        if cheap - dear <= 1e-12 * cheap or cheap < 1e-12:
+            break
+    over, under = spends(dear), spends(cheap)
+    share = (budget - under) / (over - under) if over > under else 0.0
+    return Mixture(cheap, dear, share)
+
+
+class Vertex(NamedTuple):
+    """A corner of the zero router: always asking one expert."""
+
+    expert: int
+    cost: float  # US$ per query
+    quality: float
+
+
+def zero_router(quality: Array, cost: Array) -> list[Vertex]:
+    """The non-decreasing upper convex hull of single experts in the cost–quality plane.
+
+    Mixing two neighbours reaches every point on it without looking at a query: the reference
+    that a router has to beat (RouterBench, arXiv 2403.12031, section 3). `quality` and `cost`
+    are means per expert, shape (e,).
+
+    >>> [v.expert for v in zero_router(np.array([.5, .4, .9]), np.array([1., 2., 3.]))]
+    [0, 2]
+    """
+    known = [m for m in range(len(quality)) if np.isfinite(quality[m]) and np.isfinite(cost[m])]
+    hull: list[Vertex] = []
+    for m in sorted(known, key=lambda m: (cost[m], -quality[m])):
+        vertex = Vertex(m, float(cost[m]), float(quality[m]))
+        if hull and vertex.quality <= hull[-1].quality:
+            continue
+        while len(hull) >= 2 and _slope(hull[-2], vertex) >= _slope(hull[-2], hull[-1]):
+            hull.pop()
+        hull.append(vertex)
+    return hull
+
+
+def _slope(a: Vertex, b: Vertex) -> float:
+    return (b.quality - a.quality) / max(b.cost - a.cost, 1e-300)
+
+
+class FixedMix(NamedTuple):
+    """Two experts and the share of queries that goes to the dearer one."""
+
+    cheap: int
+    dear: int
+    share: float
+
+
+def mix_at_cost(hull: list[Vertex], cost: float) -> FixedMix:
+    """The point of the zero router that spends `cost` US$ per query on average."""
+    if cost <= hull[0].cost:
+        return FixedMix(hull[0].expert, hull[0].expert, 0.0)
+    for left, right in pairwise(hull):
+        if cost < right.cost:
+            return FixedMix(
+                left.expert, right.expert, (cost - left.cost) / (right.cost - left.cost)
+            )
+    return FixedMix(hull[-1].expert, hull[-1].expert, 0.0)
+
+
+def hull_quality(hull: list[Vertex], cost: Array | float) -> Array:
+    """Quality of the zero router at the given costs (US$); flat beyond its ends."""
+    return np.asarray(np.interp(cost, [v.cost for v in hull], [v.quality for v in hull]))

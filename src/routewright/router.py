@@ -1,0 +1,245 @@
+"""A trained router: encoder, predictor, cost model and frontier, saved as a plain folder.
+
+`router.json` holds everything that a person would ask about it, `router.safetensors` the
+arrays. There is no pickle anywhere: a router from a stranger is safe to load.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from routewright import __version__
+from routewright.costs import CostModel
+from routewright.encoders import Encoder
+from routewright.errors import BadInput, BadRouter, RoutewrightError
+from routewright.frontier import OperatingPoint
+from routewright.predictors import Predictor
+from routewright.registry import find
+from routewright.strategies import build
+from routewright.types import Array, Prediction, Query, Strategy
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Router:
+    """Believes something about every query and knows its operating points.
+
+    `signal` (0..1) is how far query-level predictions may leave each expert's mean score.
+    """
+
+    experts: tuple[str, ...]
+    encoder: Encoder
+    predictor: Predictor
+    costs: CostModel
+    mean: Array  # (e,) mean known score per expert
+    signal: float = 1.0
+    latency: Array = field(default_factory=lambda: np.empty(0))  # (e,) seconds, NaN unknown
+    frontier: tuple[OperatingPoint, ...] = ()
+    card: Mapping[str, Any] = field(default_factory=dict)  # data hash, split, seed, metrics, …
+
+    def predict(self, queries: Sequence[Query]) -> Prediction:
+        """Quality, spread, cost (US$) and latency (s) per query and expert, (n, e)."""
+        belief = self.predictor.predict(self.encoder.encode(queries))
+        return self.believe(belief.mean, belief.spread, self.costs.predict(queries))
+
+    def believe(self, quality: Array, spread: Array, cost: Array) -> Prediction:
+        """Draws forecasts towards each expert's mean; an expert never scored is never chosen."""
+        drawn = self.mean + self.signal * (quality - self.mean)
+        latency = self.latency if self.latency.size else np.full(len(self.experts), np.nan)
+        return Prediction(
+            experts=self.experts,
+            quality=np.nan_to_num(np.clip(drawn, 0.0, 1.0), nan=-1.0),
+            spread=spread,
+            cost=cost,
+            latency=np.broadcast_to(latency, drawn.shape),
+        )
+
+    def strategy(self, price: float | None = None) -> Strategy:
+        """What to do at a price of quality λ (None: 0, the best there is).
+
+        Where the frontier says that learning does not pay, that is a fixed mix.
+        """
+        wanted = 0.0 if price is None else price
+        return self.strategy_at(self.nearest(wanted))
+
+    def nearest(self, price: float) -> OperatingPoint:
+        """The operating point whose λ is closest (as a ratio)."""
+        if not self.frontier:
+            raise BadRouter("the router has no operating points; fit it again")
+        return min(self.frontier, key=lambda point: abs(_log(point.price) - _log(price)))
+
+    def strategy_at(self, point: OperatingPoint) -> Strategy:
+        return build(point.spec, self)
+
+    def at(
+        self,
+        *,
+        max_cost: float | None = None,
+        max_cost_fraction: float | None = None,
+        min_quality: float | None = None,
+    ) -> OperatingPoint:
+        """The best point within a cost, or the cheapest that reaches a quality.
+
+        Costs are US$ per query or a fraction of always asking the dearest expert. Raises
+        BadInput saying what can be reached.
+        """
+        goals = [goal for goal in (max_cost, max_cost_fraction, min_quality) if goal is not None]
+        if len(goals) != 1:
+            raise BadInput("give exactly one of max_cost, max_cost_fraction and min_quality")
+        if min_quality is not None:
+            good = [p for p in self.frontier if p.quality >= min_quality]
+            if not good:
+                best = max(p.quality for p in self.frontier)
+                raise BadInput(f"quality {min_quality:g} is out of reach: at most {best:.4f}")
+            return min(good, key=lambda p: p.cost)
+        name = "cost" if max_cost is not None else "cost_fraction"
+        limit = goals[0]
+        within = [p for p in self.frontier if getattr(p, name) <= limit * (1 + 1e-9)]
+        if not within:
+            least = min(getattr(p, name) for p in self.frontier)
+            raise BadInput(f"{name} {limit:g} is out of reach: at least {least:.4g}")
+        return max(within, key=lambda p: (p.quality, -p.cost))
+
+    # --- the folder ------------------------------------------------------------------------
+
+    def save(self, folder: Path | str) -> None:
+        """Writes the folder; an older router there is replaced only once the new one is whole."""
+        from safetensors.numpy import save_file
+
+        target = Path(folder)
+        if target.exists() and any(target.iterdir()) and not (target / "router.json").exists():
+            raise BadInput(f"'{target}' exists and is not a router: choose another folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=".router-"))
+        try:
+            arrays = {k: np.ascontiguousarray(v) for k, v in self._arrays().items()}
+            save_file(arrays, fresh / "router.safetensors")
+            described = json.dumps(self.summary(), indent=1, ensure_ascii=False)
+            (fresh / "router.json").write_text(described + "\n", encoding="utf-8")
+            fresh.chmod(0o755)
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(fresh, target)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+    def describe(self) -> dict[str, Any]:
+        """What stands in router.json."""
+        return {
+            "format": FORMAT,
+            "routewright": __version__,
+            "experts": list(self.experts),
+            "encoder": {"name": _file_of(self.encoder), "options": self.encoder.options()},
+            "predictor": {"name": _file_of(self.predictor), "options": self.predictor.options()},
+            "signal": self.signal,
+            "card": dict(self.card),
+            "frontier": [point.to_json() for point in self.frontier],
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """`describe` in numbers that JSON knows: unknown ones are None."""
+        finite: dict[str, Any] = _finite(self.describe())
+        return finite
+
+    def _arrays(self) -> dict[str, Any]:
+        parts = {
+            "encoder": self.encoder.arrays(),
+            "predictor": self.predictor.arrays(),
+            "costs": self.costs.arrays(),
+            "router": {"mean": self.mean, "latency": self.latency},
+        }
+        return {f"{part}/{k}": v for part, arrays in parts.items() for k, v in arrays.items()}
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """Reads a folder; raises BadRouter if it is missing, foreign, corrupt or too new."""
+        path = Path(folder)
+        described = _read_json(path / "router.json")
+        if described.get("format") != FORMAT:
+            raise BadRouter(
+                f"'{path}' has router format {described.get('format')!r}; this version of"
+                f" routewright reads format {FORMAT}: fit it again, or upgrade"
+            )
+        arrays = _read_arrays(path / "router.safetensors")
+        try:
+            return cls(
+                experts=tuple(described["experts"]),
+                encoder=_load_part("encoders", described["encoder"], arrays, "encoder"),
+                predictor=_load_part("predictors", described["predictor"], arrays, "predictor"),
+                costs=CostModel.load(_under(arrays, "costs")),
+                mean=arrays["router/mean"],
+                signal=float(described["signal"]),
+                latency=arrays["router/latency"],
+                frontier=tuple(OperatingPoint.from_json(p) for p in described["frontier"]),
+                card=described["card"],
+            )
+        except RoutewrightError as error:
+            raise BadRouter(f"'{path}' cannot be loaded: {error}") from error
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise BadRouter(
+                f"'{path}' is not a whole router ({type(error).__name__}: {error}); fit it again"
+            ) from error
+
+
+def _load_part(
+    family: str, described: Mapping[str, Any], arrays: Mapping[str, Any], part: str
+) -> Any:
+    return find(family, described["name"]).load(described["options"], _under(arrays, part))
+
+
+def _under(arrays: Mapping[str, Any], part: str) -> dict[str, Any]:
+    return {k.removeprefix(f"{part}/"): v for k, v in arrays.items() if k.startswith(f"{part}/")}
+
+
+def _file_of(member: object) -> str:
+    return type(member).__module__.rsplit(".", 1)[-1]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadRouter(f"'{path.parent}' is not a router: it has no router.json") from error
+    except (ValueError, OSError) as error:
+        raise BadRouter(f"'{path}' cannot be read: {error}") from error
+    if not isinstance(described, dict):
+        raise BadRouter(f"'{path}' does not describe a router")
+    return described
+
+
+def _read_arrays(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BadRouter(
+            f"'{path}' is damaged or missing ({error}); fit the router again"
+        ) from error
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: unknown numbers are null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _log(price: float) -> float:
+    return math.log10(max(price, 1e-9))

@@ -1,0 +1,50 @@
+"""Ask the cheapest expert first; climb while its own check doubts the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from routewright.errors import NotAdmissible, UpstreamError
+from routewright.types import Answer, Ask, Decision, Plan, Query
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Climbs `ladder` until an expert's verification of its own answer reaches `trust`.
+
+    Rungs that the query may not use, or that fail, are skipped; the last one that may be asked
+    is the top and its answer is not verified. A failed verification counts as doubt. If every
+    rung above fails, the last answer that was doubted is better than none.
+    """
+
+    ladder: tuple[str, ...]
+    trust: float = 0.7  # 0..1
+
+    def plan(self, query: Query) -> Plan:
+        rungs = [expert for expert in self.ladder if query.permits(expert)] or [self.ladder[-1]]
+        doubted: Answer | None = None
+        failure: UpstreamError | NotAdmissible | None = None
+        for expert in rungs[:-1]:
+            try:
+                answer = yield Ask(expert)
+            except (UpstreamError, NotAdmissible) as error:
+                failure = error
+                continue
+            doubted = answer
+            sure = yield from self._verify(answer)
+            if sure >= self.trust:
+                return Decision(answer, because=f"{expert} was {sure:.0%} sure")
+        try:
+            answer = yield Ask(rungs[-1], final=True)
+        except (UpstreamError, NotAdmissible) as error:
+            if doubted is None:
+                raise (failure or error) from error
+            return Decision(doubted, because=f"{rungs[-1]} could not be asked; best effort")
+        return Decision(answer, because="top of the ladder")
+
+    def _verify(self, answer: Answer):  # type: ignore[no-untyped-def]
+        try:
+            check = yield Ask(answer.expert, "verify", of=answer)
+        except (UpstreamError, NotAdmissible):
+            return 0.0
+        return check.confidence or 0.0

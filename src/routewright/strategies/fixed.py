@@ -1,0 +1,24 @@
+"""Always ask the same expert."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from routewright.types import Ask, Decision, Indices, Plan, Prediction, Query
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Always ask the same expert."""
+
+    expert: str
+
+    def plan(self, query: Query) -> Plan:
+        answer = yield Ask(self.expert, final=True)
+        return Decision(answer, because=f"always {self.expert}")
+
+    def choose(self, queries: Sequence[Query], prediction: Prediction) -> Indices:
+        return np.full(len(queries), prediction.experts.index(self.expert))

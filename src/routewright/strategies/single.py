@@ -1,0 +1,87 @@
+"""Predict, then ask the one expert whose quality is worth its cost most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routewright.errors import NoAdmissibleExpert
+from routewright.policies import choose
+from routewright.strategies import Predicts
+from routewright.types import Ask, Decision, Indices, Plan, Prediction, Query
+
+
+@dataclass(frozen=True)
+class Single:
+    """One call per query: argmax of predicted quality − λ cost − μ latency.
+
+    `price` is λ in quality per US$; a query's own price takes precedence. `latency_price` is μ
+    in quality per second. A query with `min_quality` gets the cheapest expert that is expected
+    to reach it, or the best there is.
+    """
+
+    router: Predicts
+    price: float = 0.0
+    latency_price: float = 0.0
+
+    def plan(self, query: Query) -> Plan:
+        prediction = self.router.predict([query])
+        best = int(self.choose([query], prediction)[0])
+        expert, belief = prediction.experts[best], prediction.take(0)
+        answer = yield Ask(expert, final=True)
+        because = (
+            f"{expert} is expected to score {belief.quality[best]:.2f} for ${belief.cost[best]:.2g}"
+        )
+        return Decision(answer, because=because, prediction=belief)
+
+    def choose(self, queries: Sequence[Query], prediction: Prediction) -> Indices:
+        prices = {query.price for query in queries} | {None}
+        if len(prices) == 1 and not any(_limited(query) for query in queries):
+            return choose(prediction, self.price, latency_price=self.latency_price)
+        return np.array(
+            [self._choose_one(query, prediction.take(i)) for i, query in enumerate(queries)]
+        )
+
+    def _choose_one(self, query: Query, prediction: Prediction) -> int:
+        admissible = within_limits(query, prediction)
+        price = self.price if query.price is None else query.price
+        if query.min_quality is not None:
+            good = admissible & (prediction.quality >= query.min_quality)
+            price, admissible = (np.inf, good) if good.any() else (0.0, admissible)
+        if np.isinf(price):
+            prediction, price = replace(prediction, quality=prediction.quality * 0), 1.0
+        return int(
+            choose(
+                prediction,
+                price,
+                latency_price=self.latency_price,
+                admissible=admissible,
+            )
+        )
+
+
+def _limited(query: Query) -> bool:
+    limits = (query.min_quality, query.max_cost, query.max_latency, query.allowed)
+    return any(limit is not None for limit in limits)
+
+
+def within_limits(query: Query, prediction: Prediction) -> NDArray[np.bool_]:
+    """Which experts are allowed and predicted to stay within cost and latency; shape (e,).
+
+    Raises NoAdmissibleExpert saying what removed each one.
+    """
+    rejected: dict[str, str] = {}
+    for m, name in enumerate(prediction.experts):
+        cost, latency = prediction.cost[m], prediction.latency[m]
+        if not query.permits(name):
+            rejected[name] = "is not admissible for this query"
+        elif query.max_cost is not None and cost > query.max_cost:
+            rejected[name] = f"is expected to cost ${cost:.2g}, over ${query.max_cost:.2g}"
+        elif query.max_latency is not None and latency > query.max_latency:
+            rejected[name] = f"is expected to take {latency:.1f} s, over {query.max_latency:g} s"
+    if len(rejected) == len(prediction.experts):
+        raise NoAdmissibleExpert(rejected)
+    return np.array([name not in rejected for name in prediction.experts])

@@ -1,0 +1,291 @@
+"""The nouns: Query ▶ Prediction ▶ Ask ▶ Answer ▶ Decision ▶ Outcome, and the Expert asked.
+
+Every value here is frozen and does no I/O. Money is in US$, time in seconds, text is counted
+in tokens. Unknown numbers are NaN (arrays) or None (fields), never a plausible guess.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[np.float64]
+Indices: TypeAlias = NDArray[np.intp]
+Json: TypeAlias = Any  # what json.dumps takes; spelling the recursion out helps nobody
+Message: TypeAlias = Mapping[str, Any]  # one OpenAI chat message
+
+DataClass = Literal["public", "internal", "restricted"]
+DATA_CLASSES: tuple[DataClass, ...] = ("public", "internal", "restricted")
+AskKind = Literal["answer", "verify", "judge"]
+
+
+@dataclass(frozen=True)
+class Expert:
+    """A model we can ask: where it lives, what it costs, what it can do, what it may see.
+
+    Prices are US$ per million tokens. `data_classes` names every class of text that may reach
+    it; an expert without an entry for a class never sees such a query.
+    """
+
+    name: str
+    model: str = ""  # the upstream's own name for it; empty: `name`
+    provider: str = "openai"
+    base_url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    input_per_mtok: float = 0.0
+    cached_input_per_mtok: float | None = None  # None: as input_per_mtok
+    output_per_mtok: float = 0.0
+    context_window: int | None = None  # tokens; None: unknown, never a reason to reject
+    capabilities: frozenset[str] = frozenset()
+    data_classes: frozenset[str] = frozenset({"public"})
+    region: str | None = None
+    latency: float | None = None  # seconds a typical answer takes
+    timeout: float = 60.0  # seconds until an answer must be complete
+    retries: int = 2  # further tries after a failure before the first byte
+    verify_prompt: str | None = None  # overrides prompts.VERIFY for this expert
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # sent every time
+
+    def price(self, input_tokens: float, output_tokens: float, cached_tokens: float = 0) -> float:
+        """US$ for a call; `cached_tokens` is the part of `input_tokens` read from a cache."""
+        cached = self.cached_input_per_mtok
+        cached = self.input_per_mtok if cached is None else cached
+        fresh = input_tokens - cached_tokens
+        dollars = (
+            fresh * self.input_per_mtok
+            + cached_tokens * cached
+            + output_tokens * self.output_per_mtok
+        )
+        return dollars / 1e6
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked, and within which limits it may be answered.
+
+    `price` is λ, the price of quality: how much expected quality (0..1) one US$ must buy.
+    0 asks for the best answer whatever it costs. None leaves λ to the policy.
+    """
+
+    messages: tuple[Message, ...]
+    id: str = ""
+    domain: str | None = None
+    tags: tuple[str, ...] = ()
+    data_class: DataClass = "public"
+    needs: frozenset[str] = frozenset()  # capabilities: tools, vision, json
+    region: str | None = None
+    max_cost: float | None = None  # US$, everything spent on the way included
+    min_quality: float | None = None  # 0..1, as predicted
+    max_latency: float | None = None  # seconds until the answer is complete
+    price: float | None = None
+    allowed: frozenset[str] | None = None  # admissible experts, set by the two loops; None: all
+    options: Mapping[str, Any] = field(default_factory=dict)  # temperature, max_tokens, tools, …
+
+    @classmethod
+    def of(cls, text: str, **limits: Any) -> Query:
+        """A query with one user message.
+
+        >>> Query.of("What is 2 + 2?", domain="maths").text
+        'What is 2 + 2?'
+        """
+        return cls(messages=({"role": "user", "content": text},), **limits)
+
+    @cached_property
+    def text(self) -> str:
+        """What an encoder reads: the last user turn."""
+        for message in reversed(self.messages):
+            if message.get("role") == "user":
+                return content_text(message)
+        return "\n".join(content_text(message) for message in self.messages)
+
+    @cached_property
+    def full_text(self) -> str:
+        """Everything that is sent, for counting tokens."""
+        return "\n".join(content_text(message) for message in self.messages)
+
+    @cached_property
+    def input_tokens(self) -> int:
+        """Tokens of the whole conversation, estimated at four characters each."""
+        return math.ceil(len(self.full_text) / 4)
+
+    @cached_property
+    def lot(self) -> float:
+        """A number in [0, 1) drawn from the text: mixing is random over queries, yet repeatable."""
+        digest = hashlib.blake2b(self.full_text.encode(errors="replace"), digest_size=8).digest()
+        return (int.from_bytes(digest, "big") >> 11) / 2**53
+
+    def permits(self, expert: str) -> bool:
+        return self.allowed is None or expert in self.allowed
+
+
+def content_text(message: Message) -> str:
+    """The text of a chat message, whose content may be a string, a list of parts, or absent."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "\n".join(str(part["text"]) for part in parts if part.get("text"))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Believed quality, cost and latency of every expert; arrays shaped (..., experts)."""
+
+    experts: tuple[str, ...]
+    quality: Array  # mean, 0..1
+    spread: Array  # standard deviation of our belief about that mean
+    cost: Array  # US$
+    latency: Array  # seconds, NaN where nothing is known
+
+    def take(self, rows: Any) -> Prediction:
+        """The rows of a batch, in the same way as NumPy indexing."""
+        return replace(
+            self,
+            quality=self.quality[rows],
+            spread=self.spread[rows],
+            cost=self.cost[rows],
+            latency=self.latency[rows],
+        )
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Ask this expert this kind of thing.
+
+    `final` promises that the answer is the one the client gets, so its text may be streamed.
+    `of` is the answer that a verification or a judgement is about.
+    """
+
+    expert: str
+    kind: AskKind = "answer"
+    of: Answer | None = None
+    final: bool = False
+    sample: int = 0  # tells k samples of the same ask apart
+
+
+class Committee(tuple[Ask, ...]):
+    """Asks that run side by side until `enough` of their answers are in.
+
+    `enough` sees the answers that have arrived, in order of arrival. Once it is true the
+    latecomers are cancelled; what they had cost by then is still counted. A plain tuple of
+    asks is a committee that waits for everyone.
+    """
+
+    enough: Callable[[tuple[Answer, ...]], bool] | None
+
+    def __new__(
+        cls,
+        asks: Iterable[Ask],
+        enough: Callable[[tuple[Answer, ...]], bool] | None = None,
+    ) -> Committee:
+        committee = super().__new__(cls, tuple(asks))
+        committee.enough = enough
+        return committee
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one expert said, and what saying it took.
+
+    A member of a committee that could not answer has `failed` set to the reason; one that was
+    cancelled has `cancelled` set. `score` is known only for recorded outcomes.
+    """
+
+    expert: str
+    text: str = ""
+    kind: AskKind = "answer"
+    cost: float = 0.0  # US$
+    latency: float = math.nan  # seconds
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    confidence: float | None = None  # 0..1, of a verification
+    score: float | None = None  # 0..1
+    finish_reason: str = "stop"
+    message: Message | None = None  # the upstream's whole assistant message, tool calls included
+    logprobs: tuple[float, ...] | None = None
+    failed: str | None = None
+    cancelled: bool = False
+    estimated: bool = False  # tokens were counted by us: the upstream did not say
+
+    @property
+    def arrived(self) -> bool:
+        return self.failed is None and not self.cancelled
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A piece of a streamed answer; `message` is the upstream's own delta object."""
+
+    expert: str
+    text: str
+    message: Message
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which answer the client gets, why, and everything that was paid for on the way.
+
+    A strategy returns `Decision(answer, because=...)`; the loops fill in the rest.
+    """
+
+    answer: Answer
+    because: str = ""
+    spent: tuple[Answer, ...] = ()  # every answer paid for, in order, the chosen one included
+    rejected: Mapping[str, str] = field(default_factory=dict)  # expert ▶ reason
+    prediction: Prediction | None = None
+
+    @property
+    def cost(self) -> float:
+        """US$ for everything asked: failed tries, verification and committee members too."""
+        return math.fsum(answer.cost for answer in self.spent)
+
+    @property
+    def path(self) -> str:
+        """The way taken, as in `small>verify:0.31>large`."""
+        return ">".join(_step(answer) for answer in self.spent)
+
+
+def _step(answer: Answer) -> str:
+    if answer.failed is not None:
+        return f"{answer.expert}:failed"
+    if answer.cancelled:
+        return f"{answer.expert}:cancelled"
+    if answer.kind == "answer":
+        return answer.expert
+    sure = "?" if answer.confidence is None else f"{answer.confidence:.2f}"
+    return f"{answer.kind}:{sure}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A scored answer: one (query, expert) cell of the table we train on and evaluate with."""
+
+    id: str
+    expert: str
+    prompt: str
+    score: float  # 0..1, NaN if unknown
+    cost: float = math.nan  # US$
+    domain: str | None = None
+    split: str | None = None
+    answer: str | None = None
+    verify: float | None = None  # 0..1
+    reward: float | None = None
+    latency: float | None = None  # seconds
+    out_tokens: float | None = None
+
+
+Plan: TypeAlias = Generator[Ask | tuple[Ask, ...], Any, Decision]  # Any: Answer, or a tuple of them
+
+
+class Strategy(Protocol):
+    """Decides, step by step, whom to ask; does no I/O of its own."""
+
+    def plan(self, query: Query) -> Plan: ...

@@ -1,0 +1,43 @@
+"""What several test files share: a fitted router, and where the real tables lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tables import table, write
+
+from routewright import fitting, outcomes
+from routewright.router import Router
+
+REAL = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def outcome_table(tmp_path_factory) -> Path:
+    return write(tmp_path_factory.mktemp("table"), table())
+
+
+@pytest.fixture(scope="session")
+def router_folder(tmp_path_factory, outcome_table) -> Path:
+    folder = tmp_path_factory.mktemp("router") / "router"
+    fitting.fit(outcomes.read(outcome_table, split="train")).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def router(router_folder) -> Router:
+    return Router.load(router_folder)
+
+
+@pytest.fixture
+def real_table():
+    """The path of a real outcome table, or a skip that says why."""
+
+    def find(name: str) -> Path:
+        path = REAL / f"{name}.parquet"
+        if not path.exists():
+            pytest.skip(f"the real outcome table {path} is not here")
+        return path
+
+    return find

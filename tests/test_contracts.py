@@ -1,0 +1,54 @@
+"""Every strategy, encoder and predictor in the tree keeps its contract, without being listed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from models import tiny_sentence_model, tiny_static_model
+
+from routewright import checks
+from routewright.encoders import build
+from routewright.registry import find, names
+
+NEEDS_MODEL = {"static": tiny_static_model, "sentence": tiny_sentence_model}
+
+
+@pytest.mark.parametrize("check", checks.STRATEGY_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", names("strategies"))
+def test_strategy(name, check):
+    check(checks.example(name))
+
+
+@pytest.mark.parametrize("name", names("encoders"))
+def test_encoder(name, tmp_path: Path):
+    if name in NEEDS_MODEL:
+        source = NEEDS_MODEL[name](tmp_path / "model")
+        checks.check_encoder(lambda: build(f"{name}={source}"), tmp_path)
+    elif name == "concat":
+        checks.check_encoder(lambda: build("lexical+surface+domain"), tmp_path)
+    else:
+        checks.check_encoder(lambda: build(name), tmp_path)
+
+
+@pytest.mark.parametrize("name", names("predictors"))
+def test_predictor(name, tmp_path: Path):
+    checks.check_predictor(find("predictors", name), tmp_path)
+
+
+@pytest.mark.parametrize("name", [n for n in names("predictors") if n != "prior"])
+def test_predictor_learns_which_expert_is_good_at_what(name):
+    assert checks.it_learns_topics(find("predictors", name)) > 0.15
+
+
+def test_a_strategy_that_asks_after_its_final_answer_is_caught():
+    from routewright.types import Ask, Decision
+
+    class Greedy:
+        def plan(self, query):
+            yield Ask("small", final=True)
+            answer = yield Ask("large")
+            return Decision(answer, because="wanted more")
+
+    with pytest.raises(AssertionError, match="after a final ask"):
+        checks.it_keeps_its_word_on_final_asks(Greedy())

@@ -1,0 +1,141 @@
+"""Outcome tables: what is read, what is refused, and how the refusal helps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from tables import table, write
+
+from routewright import outcomes
+from routewright.errors import BadTable
+
+
+def test_a_wide_table_is_read_whole(tmp_path: Path):
+    o = outcomes.read(write(tmp_path, table(40)))
+    assert o.experts == ("adder", "speller", "sage")
+    assert o.score.shape == o.cost.shape == (40, 3)
+    assert o.queries[0].id == "q0"
+    assert o.queries[0].domain in ("sums", "words")
+
+
+def test_long_lines_become_the_same_table(tmp_path: Path):
+    frame = table(30)
+    lines = [
+        {
+            "query_id": row["id"],
+            "query": row["prompt"],
+            "task": row["domain"],
+            "split": row["split"],
+            "model": m,
+            "score": row[f"score::{m}"],
+            "cost": row[f"cost::{m}"],
+        }
+        for row in frame.to_dicts()
+        for m in ("adder", "speller", "sage")
+    ]
+    path = tmp_path / "long.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    wide = outcomes.read(write(tmp_path, frame.select(pl.exclude("^verify::.*$"))))
+    long = outcomes.read(path)
+    assert long.experts == wide.experts
+    assert np.allclose(long.score, wide.score)
+    assert np.allclose(long.cost, wide.cost)
+    assert [q.text for q in long.queries] == [q.text for q in wide.queries]
+
+
+def test_experts_interviewed_later_are_joined_by_id(tmp_path: Path):
+    frame = table(30)
+    early = write(tmp_path, frame.select(pl.exclude("^.*::sage$")), "early.parquet")
+    late = frame.filter(pl.int_range(30) >= 10).select("id", "prompt", "score::sage", "cost::sage")
+    o = outcomes.read([early, write(tmp_path, late, "late.parquet")])
+    assert o.experts == ("adder", "speller", "sage")
+    assert np.isnan(o.score[:, 2]).sum() == 10
+
+
+def test_tables_that_disagree_are_refused(tmp_path: Path):
+    frame = table(30)
+    other = frame.with_columns(pl.lit(0.5).alias("score::sage"))
+    with pytest.raises(BadTable, match="disagree on score::sage of row 'q0'"):
+        outcomes.read([write(tmp_path, frame, "a.parquet"), write(tmp_path, other, "b.parquet")])
+
+
+def test_splits(tmp_path: Path):
+    path = write(tmp_path, table(40))
+    assert len(outcomes.read(path, split="train")) == 30
+    assert len(outcomes.read(path, split="all")) == 40
+    with pytest.raises(BadTable, match="no row has split 'test'; there are dev, train"):
+        outcomes.read(path, split="test")
+    whole = write(tmp_path, table(40).drop("split"), "whole.parquet")
+    assert len(outcomes.read(whole, split="train")) == 40
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (pl.lit(1.5).alias("score::sage"), r"score::sage is 1.5 in row 'q0' and must be in 0..1"),
+        (pl.lit(-1.0).alias("cost::sage"), r"cost::sage is -1 in row 'q0'"),
+        (pl.lit(float("inf")).alias("cost::sage"), r"cost::sage is inf"),
+        (pl.lit("q7").alias("id"), r"id 'q7' stands in more than one row"),
+        (pl.lit(None, pl.String).alias("id"), r"a row has no id"),
+        (pl.lit("good").alias("score::sage"), r"scores and costs must be numbers"),
+    ],
+)
+def test_bad_cells_are_named(tmp_path: Path, change, message):
+    with pytest.raises(BadTable, match=message):
+        outcomes.read(write(tmp_path, table(20).with_columns(change)))
+
+
+def test_unknown_experts_get_a_hint(tmp_path: Path):
+    path = write(tmp_path, table(20))
+    with pytest.raises(BadTable, match="no expert 'speler': did you mean 'speller'"):
+        outcomes.read(path, experts=["speler"])
+    with pytest.raises(BadTable, match="'sage' is named twice"):
+        outcomes.read(path, experts=["sage", "sage"])
+
+
+def test_files_that_are_not_tables_are_refused(tmp_path: Path):
+    whole = write(tmp_path, table(20))
+    cut = tmp_path / "cut.parquet"
+    cut.write_bytes(whole.read_bytes()[:-200])
+    with pytest.raises(BadTable, match=r"cut.parquet' is not a readable outcome table"):
+        outcomes.read(cut)
+    with pytest.raises(BadTable, match="no file"):
+        outcomes.read(tmp_path / "absent.parquet")
+    with pytest.raises(BadTable, match="has no rows"):
+        outcomes.read(write(tmp_path, table(20).clear(), "empty.parquet"))
+    with pytest.raises(BadTable, match=r"no column is called score::EXPERT; there are id, prompt"):
+        outcomes.read(write(tmp_path, table(20).select("id", "prompt"), "bare.parquet"))
+    nothing = table(20).with_columns(
+        pl.lit(None, pl.Float64).alias(f"score::{m}") for m in ("adder", "speller", "sage")
+    )
+    with pytest.raises(BadTable, match="no score is known"):
+        outcomes.read(write(tmp_path, nothing, "null.parquet"))
+
+
+def test_a_row_is_replayed_with_its_verification_at_the_answers_cost(tmp_path: Path):
+    o = outcomes.read(write(tmp_path, table(20)))
+    record = o.record(3)
+    assert record["sage"].score == o.score[3, 2]
+    assert record["sage", "verify"].cost == record["sage"].cost > 0
+
+
+def test_missing_scores_are_missing_answers(tmp_path: Path):
+    frame = table(20).with_columns(
+        pl.when(pl.col("id") == "q2")
+        .then(None)
+        .otherwise(pl.col("score::sage"))
+        .alias("score::sage")
+    )
+    o = outcomes.read(write(tmp_path, frame))
+    assert "sage" not in o.record(2)
+    assert "sage" in o.record(3)
+
+
+def test_the_digest_names_the_data(tmp_path: Path):
+    a, b = (outcomes.read(write(tmp_path, table(20, seed=s))) for s in (0, 1))
+    again = outcomes.read(write(tmp_path, table(20, seed=0)))
+    assert a.digest == again.digest != b.digest

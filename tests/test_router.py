@@ -1,0 +1,205 @@
+"""Fitting, saving, loading and evaluating: what a router promises."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from tables import table, write
+
+from routewright import evaluation, fitting, metrics, outcomes
+from routewright.errors import BadInput, BadRouter, BadTable
+from routewright.router import Router
+from routewright.strategies import build
+from routewright.types import Query
+
+
+def rows(folder: Path, **options):
+    return outcomes.read(write(folder, table(**options)), split="train")
+
+
+def test_a_router_beats_every_fixed_expert_where_prompts_tell(router, outcome_table):
+    e = evaluation.evaluate(router, outcomes.read(outcome_table, split="dev")).to_json()
+    half = e["at_cost_fraction"]["0.5"]
+    assert half["gain_ci"][0] > 0
+    assert half["quality"] > max(expert["quality"] for expert in e["experts"].values())
+
+
+def test_a_router_does_no_harm_where_prompts_say_nothing(tmp_path: Path):
+    o = rows(tmp_path, n=600, signal=0.0)
+    router = fitting.fit(o)
+    assert sum(point.strategy == "fixed" for point in router.frontier) > len(router.frontier) * 0.8
+    fresh = outcomes.read(write(tmp_path, table(600, seed=9, signal=0.0), "fresh.parquet"))
+    e = evaluation.evaluate(router, fresh).to_json()
+    assert e["at_cost_fraction"]["0.5"]["gain_over_zero_router"] > -0.01
+
+
+def test_replay_equals_arrays_exactly(router, outcome_table):
+    o = outcomes.read(outcome_table, split="dev").pool(router.experts)
+    prediction = router.predict(o.queries)
+    for point in router.frontier[::5]:
+        strategy = router.strategy_at(point)
+        scores, costs = evaluation.run(strategy, o, prediction)
+        replayed = evaluation.replay_all(strategy, o)
+        assert np.array_equal(scores, replayed[0])
+        assert np.array_equal(costs, replayed[1])
+
+
+def test_a_loaded_router_repeats_the_saved_one(tmp_path: Path, outcome_table):
+    o = outcomes.read(outcome_table, split="train")
+    router = fitting.fit(o)
+    router.save(tmp_path / "r")
+    loaded = Router.load(tmp_path / "r")
+    assert np.array_equal(loaded.predict(o.queries).quality, router.predict(o.queries).quality)
+    assert loaded.frontier == router.frontier
+
+
+def test_the_same_seed_gives_the_same_router(outcome_table):
+    o = outcomes.read(outcome_table, split="train")
+    first, second = (fitting.fit(o, seed=3).summary() for _ in range(2))
+    for described in (first, second):
+        del described["card"]["fit_seconds"]
+    assert first == second
+
+
+@pytest.mark.parametrize("predictor", ["prior", "knn", "linear"])
+@pytest.mark.parametrize("encoder", ["lexical", "surface+domain"])
+def test_every_named_part_can_be_fitted(tmp_path: Path, predictor, encoder):
+    router = fitting.fit(rows(tmp_path, n=120), predictor=predictor, encoder=encoder)
+    assert 0 <= router.predict([Query.of("add the digits")]).quality.max() <= 1
+
+
+def test_missing_scores_and_costs_are_lived_with(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    frame = table(400)
+    for column in [c for c in frame.columns if "::" in c]:
+        holes = pl.Series(rng.random(400) < 0.2)
+        frame = frame.with_columns(
+            pl.when(holes).then(None).otherwise(pl.col(column)).alias(column)
+        )
+    path = write(tmp_path, frame)
+    router = fitting.fit(outcomes.read(path, split="train"))
+    e = evaluation.evaluate(router, outcomes.read(path, split="dev")).to_json()
+    assert e["at_cost_fraction"]["0.5"]["gain_over_zero_router"] > 0
+    assert json.loads(json.dumps(e, allow_nan=False)) == e
+
+
+def test_a_table_without_costs_is_routed_by_quality_alone(tmp_path: Path):
+    path = write(tmp_path, table(costs=False))
+    router = fitting.fit(outcomes.read(path, split="train"))
+    e = evaluation.evaluate(router, outcomes.read(path, split="dev")).to_json()
+    assert e["aiq"] is None
+    assert e["experts"]["sage"]["cost"] is None
+    assert e["curve"][0]["quality"] > 0.85
+    json.dumps(e, allow_nan=False)
+
+
+def test_what_cannot_be_fitted_says_why(tmp_path: Path):
+    with pytest.raises(BadTable, match="15 rows are too few"):
+        fitting.fit(rows(tmp_path, n=20))
+    o = rows(tmp_path, n=100)
+    with pytest.raises(BadInput, match="no predictor is called 'magic': choose one of"):
+        fitting.fit(o, predictor="magic")
+    with pytest.raises(BadInput, match="no encoder is called 'bert'"):
+        fitting.fit(o, encoder="bert")
+    half_priced = {**o.measures, "cost": np.where([True, True, False], o.cost, np.nan)}
+    with pytest.raises(BadTable, match="no cost is known for sage"):
+        fitting.fit(replace(o, measures=half_priced))
+
+
+def test_targets_in_the_users_units(router):
+    cheap, dear = router.at(max_cost_fraction=0.2), router.at(max_cost_fraction=0.8)
+    assert cheap.cost < dear.cost
+    assert cheap.cost_fraction <= 0.2 * (1 + 1e-9)
+    good = router.at(min_quality=dear.quality)
+    assert good.cost <= dear.cost
+    assert router.at(max_cost=dear.cost).quality >= dear.quality
+    with pytest.raises(BadInput, match="out of reach: at least"):
+        router.at(max_cost=1e-12)
+    with pytest.raises(BadInput, match="out of reach: at most"):
+        router.at(min_quality=0.9999)
+    with pytest.raises(BadInput, match="exactly one"):
+        router.at(max_cost=1.0, min_quality=0.5)
+
+
+def test_the_frontier_forecasts_what_unseen_rows_show(router, outcome_table):
+    fresh = outcomes.read(outcome_table, split="dev")
+    e = evaluation.evaluate(router, fresh)
+    for k in range(0, len(router.frontier), 8):
+        measured = metrics.mean(e.scores[k])
+        low, high = metrics.interval(metrics.mean(e.scores[k], e.weights), 0.999)
+        assert low - 0.03 <= router.frontier[k].quality <= high + 0.03, measured
+
+
+def test_a_price_of_quality_moves_the_choice(router):
+    query = Query.of("add subtract total digits 12 please")
+    dear = router.strategy(0.0)
+    cheap = router.strategy(1e9)
+    spent = [
+        evaluation.policies.take(p.cost, s.choose([query], p))
+        for s in (dear, cheap)
+        for p in [router.predict([query])]
+    ]
+    assert spent[1] <= spent[0]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "router.json").unlink(), "is not a router: it has no router.json"),
+        (lambda f: (f / "router.json").write_text("{"), "cannot be read"),
+        (lambda f: (f / "router.json").write_text("[]"), "does not describe a router"),
+        (lambda f: (f / "router.safetensors").write_bytes(b"junk"), "damaged or missing"),
+        (lambda f: (f / "router.safetensors").unlink(), "damaged or missing"),
+        (lambda f: edit(f, format=99), "router format 99; this version"),
+        (lambda f: edit(f, predictor={"name": "os", "options": {}}), "no predictor is called 'os'"),
+        (lambda f: edit(f, encoder={}), "not a whole router"),
+        (lambda f: edit(f, frontier=[{"price": 1}]), "not a whole router"),
+    ],
+)
+def test_damaged_and_foreign_folders_are_refused(tmp_path: Path, router, damage, message):
+    folder = tmp_path / "router"
+    router.save(folder)
+    damage(folder)
+    with pytest.raises(BadRouter, match=message):
+        Router.load(folder)
+
+
+def edit(folder: Path, **changes) -> None:
+    path = folder / "router.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_saving_never_destroys_something_that_is_not_a_router(tmp_path: Path, router):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(BadInput, match="is not a router"):
+        router.save(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_serving_imports_no_training_code(router_folder):
+    """Loading and deciding need neither scikit-learn, Polars nor torch."""
+    script = (
+        "import sys; from routewright.router import Router; from routewright.types import Query;"
+        f"r = Router.load({str(router_folder)!r}); r.predict([Query.of('hello')]);"
+        "print([m for m in ('sklearn', 'polars', 'torch', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_strategy_from_data_says_what_is_wrong():
+    with pytest.raises(BadInput, match="strategy 'cascade' has no option rungs; it has ladder"):
+        build({"strategy": "cascade", "rungs": ["a"]})
+    with pytest.raises(BadInput, match="strategy 'fixed' needs the option expert"):
+        build({"strategy": "fixed"})
+    with pytest.raises(BadInput, match="strategy 'single' needs a router"):
+        build({"strategy": "single"})

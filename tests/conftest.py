@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tables import table, write
 
 from routewright import fitting, outcomes
 from routewright.router import Router
+from tables import table, write
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "data"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from models import tiny_sentence_model, tiny_static_model
 
+from models import tiny_sentence_model, tiny_static_model
 from routewright import checks
 from routewright.encoders import build
 from routewright.registry import find, names

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from tables import table, write
 
 from routewright import outcomes
 from routewright.errors import BadTable
+from tables import table, write
 
 
 def test_a_wide_table_is_read_whole(tmp_path: Path):

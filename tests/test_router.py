@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from tables import table, write
 
 from routewright import evaluation, fitting, metrics, outcomes
 from routewright.errors import BadInput, BadRouter, BadTable
 from routewright.router import Router
 from routewright.strategies import build
 from routewright.types import Query
+from tables import table, write
 
 
 def rows(folder: Path, **options):

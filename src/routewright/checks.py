@@ -150,7 +150,8 @@ def it_keeps_its_word_on_final_asks(strategy: Any) -> None:
                     )
                 wanted = plan.send(reply)
         except StopIteration as stop:
-            assert final is None or stop.value.answer is final, "a final answer must be the one"
+            decision = stop.value
+        assert final is None or decision.answer is final, "a final answer must be the one"
 
 
 def it_reports_failure_when_everybody_fails(strategy: Any) -> None:
@@ -221,13 +222,14 @@ def taught(n: int = 300, seed: int = 0) -> tuple[Array, Array, dict[str, slice]]
     """Vectors and scores of three experts: each good on one topic, some scores unknown."""
     rng = np.random.default_rng(seed)
     topic = rng.integers(0, 2, n)
-    x = np.hstack([np.eye(2)[topic] + rng.normal(0, 0.2, (n, 2)), rng.normal(0, 0.3, (n, 4))])
+    text = np.hstack([np.eye(2)[topic] + rng.normal(0, 0.2, (n, 2)), rng.normal(0, 0.3, (n, 4))])
+    x = np.hstack([text, np.eye(2)[topic]])
     chance = np.column_stack(
         [np.where(topic == 0, 0.9, 0.2), np.where(topic == 1, 0.8, 0.3), np.full(n, 0.7)]
     )
     scores = (rng.random((n, 3)) < chance).astype(np.float64)
     scores[rng.random((n, 3)) < 0.1] = np.nan
-    return x, scores, {"topic": slice(0, 2), "noise": slice(2, 6)}
+    return x, scores, {"lexical": slice(0, 6), "domain": slice(6, 8)}
 
 
 def check_predictor(make: Callable[[], Predictor], folder: Path) -> None:

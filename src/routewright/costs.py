@@ -1,7 +1,7 @@
 """What an answer will cost, per expert and query: the length of the input is known beforehand.
 
-cost ≈ a_m + b_m · tokens(query) + the part that follows from the query's vector, fitted by
-ridge regression per expert on the recorded costs (US$).
+Cost is fitted by ridge regression on the query's length and vector, per expert, in US$. It is
+worth as much as a better forecast of quality: a dear expert is best asked where it is cheap.
 """
 
 from __future__ import annotations
@@ -12,57 +12,66 @@ from typing import Any, Self
 
 import numpy as np
 
-from routewright.predictors import means
+from routewright.predictors import NOTHING, View, means, view
 from routewright.types import Array, Query
+
+PENALTY = 10.0
 
 
 @dataclass
 class CostModel:
-    """Expected US$ per answer; zero where no cost was ever recorded (`known` says which)."""
+    """Expected US$ per answer; zero where no cost was ever recorded.
 
+    cost ≈ mean + w · (x − x̄), never below the least cost that was seen.
+    """
+
+    view: View = NOTHING
+    unit: float = 1.0  # input tokens that weigh as much as one column
+    centre: Array = field(default_factory=lambda: np.empty(0))
+    weights: Array = field(default_factory=lambda: np.empty((0, 0)))  # (width, e)
     mean: Array = field(default_factory=lambda: np.empty(0))
-    slope: Array = field(default_factory=lambda: np.empty(0))  # US$ per input token above mean
-    tokens: float = 0.0  # mean input tokens of the training queries
-    floor: Array = field(default_factory=lambda: np.empty(0))  # the least cost ever seen
+    floor: Array = field(default_factory=lambda: np.empty(0))
 
-    @property
-    def known(self) -> bool:
-        return bool(np.isfinite(self.mean).any())
-
-    def fit(self, queries: Sequence[Query], costs: Array) -> Self:
-        tokens = input_tokens(queries)
-        self.tokens = float(tokens.mean())
+    def fit(
+        self, x: Array, blocks: Mapping[str, slice], queries: Sequence[Query], costs: Array
+    ) -> Self:
+        self.view = view(blocks, text=10**0.5, domain=2.0, surface=0.3, width=64)
+        self.unit = float(_tokens(queries).std()) / 10 + 1e-9
+        columns = self._columns(x, queries)
+        self.centre = columns.mean(axis=0)
         self.mean = means(costs)
-        self.slope = np.zeros(costs.shape[1])
-        self.floor = np.zeros(costs.shape[1])
-        for m in range(costs.shape[1]):
-            rows = np.isfinite(costs[:, m])
-            if rows.sum() >= 10 and tokens[rows].std() > 0:
-                centred = tokens[rows] - self.tokens
-                self.slope[m] = max(0.0, float(centred @ costs[rows, m] / (centred @ centred)))
-            if rows.any():
-                self.floor[m] = costs[rows, m].min()
+        self.weights = np.zeros((columns.shape[1], costs.shape[1]))
+        known = np.isfinite(costs)
+        self.floor = np.where(known, costs, np.inf).min(axis=0, initial=np.inf)
+        self.floor[~np.isfinite(self.floor)] = 0.0
+        for pattern in np.unique(known, axis=1).T:
+            experts = np.flatnonzero((known == pattern[:, None]).all(axis=0))
+            if pattern.sum() >= 10:
+                rows = columns[pattern] - self.centre
+                gram = rows.T @ rows + PENALTY * np.eye(rows.shape[1])
+                targets = costs[np.ix_(pattern, experts)] - self.mean[experts]
+                self.weights[:, experts] = np.linalg.solve(gram, rows.T @ targets)
         return self
 
-    def predict(self, queries: Sequence[Query]) -> Array:
+    def predict(self, x: Array, queries: Sequence[Query]) -> Array:
         """US$ per query and expert, (n, e)."""
-        tokens = input_tokens(queries)
-        mean = np.nan_to_num(self.mean)
-        return np.maximum(mean + (tokens - self.tokens)[:, None] * self.slope, self.floor)
+        moved = (self._columns(x, queries) - self.centre) @ self.weights
+        return np.maximum(np.nan_to_num(self.mean) + moved, self.floor)
+
+    def options(self) -> dict[str, Any]:
+        return {"view": self.view.to_json(), "unit": self.unit}
 
     def arrays(self) -> dict[str, Any]:
-        return {
-            "mean": self.mean,
-            "slope": self.slope,
-            "floor": self.floor,
-            "tokens": np.array([self.tokens]),
-        }
+        names = ("centre", "weights", "mean", "floor")
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
-    def load(cls, arrays: Mapping[str, Any]) -> Self:
-        tokens = float(arrays["tokens"][0])
-        return cls(arrays["mean"], arrays["slope"], tokens, arrays["floor"])
+    def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
+        return cls(View.from_json(options["view"]), float(options["unit"]), **arrays)
+
+    def _columns(self, x: Array, queries: Sequence[Query]) -> Array:
+        return np.column_stack([self.view(x), _tokens(queries) / self.unit])
 
 
-def input_tokens(queries: Sequence[Query]) -> Array:
+def _tokens(queries: Sequence[Query]) -> Array:
     return np.array([query.input_tokens for query in queries], dtype=np.float64)

@@ -92,8 +92,10 @@ def _recorded(
 ) -> Answer | tuple[Answer, ...]:
     if isinstance(wanted, Ask):
         _allow((wanted,), query, experts, spent)
-        answer = _look_up(wanted, record)
+        answer = _look_up_member(wanted, record)
         spent.append(answer)
+        if answer.failed is not None:
+            raise UpstreamError(wanted.expert, answer.failed, cost=answer.cost)
         return answer
     _allow(wanted, query, experts, spent)
     answers = tuple(_look_up_member(ask, record) for ask in wanted)

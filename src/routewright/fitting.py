@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,16 @@ from routewright.costs import CostModel
 from routewright.encoders import build as build_encoder
 from routewright.errors import BadInput, BadTable
 from routewright.outcomes import Outcomes
-from routewright.predictors import Belief, Predictor, folds, means
+from routewright.predictors import Belief, Folds, fit_held_out, folds, means
 from routewright.registry import find
-from routewright.router import Router
+from routewright.router import Router, scale_differences
 from routewright.types import Array, Prediction
 
 FOLDS = 5
-SIGNALS = (0.0, 0.25, 0.5, 0.75, 1.0)
+SIGNALS = (0.85, 0.0, 0.3, 0.5, 0.7, 1.0, 1.15, 1.3)  # the first wins at near ties
+NEAR_TIE = 5e-4  # of decision value
 AUTO_ENCODER = "lexical+surface+domain"
-AUTO_PREDICTORS = ("linear", "knn")
+AUTO_PREDICTORS = ("stack",)
 MIN_ROWS = 20
 
 Progress = Callable[[str, float], None]  # what is being done, share of the whole done before it
@@ -52,81 +53,60 @@ def fit(
     x = reader.encode(outcomes.queries)
     fold = folds(len(outcomes), FOLDS, seed, outcomes.groups)
 
-    held_out: dict[str, Belief] = {}
+    trials = []
     for i, candidate in enumerate(candidates):
-        progress(f"cross-validating {candidate}", 0.2 + 0.5 * i / len(candidates))
-        held_out[candidate] = cross_fit(candidate, x, outcomes.score, reader.blocks, fold, seed)
-    costs = _cross_fit_costs(outcomes, fold)
+        progress(f"fitting and cross-validating {candidate}", 0.2 + 0.5 * i / len(candidates))
+        model, belief = fit_held_out(
+            find("predictors", candidate),
+            x,
+            outcomes.score,
+            blocks=reader.blocks,
+            fold=fold,
+            seed=seed,
+        )
+        trials += [(candidate, model, belief, signal) for signal in SIGNALS]
+    costs = _cross_fit_costs(outcomes, x, reader.blocks, fold)
 
     progress("choosing", 0.75)
-    trials = [
-        (_prediction(outcomes, held_out[candidate], costs, signal, fold), candidate, signal)
-        for candidate in candidates
-        for signal in SIGNALS
-    ]
-    worths = [frontier.worth(trial, outcomes) for trial, _, _ in trials]
-    best, chosen, signal = trials[int(np.argmax(worths))]
+    held_out = [_prediction(outcomes, belief, costs, signal) for _, _, belief, signal in trials]
+    worths = np.array([frontier.worth(prediction, outcomes) for prediction in held_out])
+    best = int(np.argmax(worths >= worths.max() - NEAR_TIE))
+    chosen, model, _, signal = trials[best]
 
     progress("tracing the frontier", 0.85)
-    points = frontier.trace(best, outcomes, seed=seed)
-    progress(f"fitting {chosen} on every row", 0.95)
-    final: Predictor = find("predictors", chosen)()
-    final.fit(x, outcomes.score, blocks=reader.blocks, seed=seed)
+    points = frontier.trace(held_out[best], outcomes, seed=seed)
+    card = _card(outcomes, name, chosen, held_out[best], float(worths[best]), seed)
     return Router(
         experts=outcomes.experts,
         encoder=reader,
-        predictor=final,
-        costs=CostModel().fit(outcomes.queries, outcomes.cost),
+        predictor=model,
+        costs=CostModel().fit(x, reader.blocks, outcomes.queries, outcomes.cost),
         mean=means(outcomes.score),
         signal=signal,
         latency=_latency(outcomes),
         frontier=points,
-        card=_card(outcomes, name, chosen, best, max(worths), seed, time.monotonic() - began),
+        card={**card, "fit_seconds": round(time.monotonic() - began, 1)},
     )
 
 
-def cross_fit(
-    predictor: str,
-    x: Array,
-    scores: Array,
-    blocks: Any,
-    fold: np.ndarray[Any, Any],
-    seed: int,
-) -> Belief:
-    """Beliefs about every row from a predictor that was fitted without the row's fold."""
-    mean, spread = np.empty_like(scores), np.empty_like(scores)
-    for k in np.unique(fold):
-        inside, outside = fold != k, fold == k
-        model = find("predictors", predictor)()
-        belief = model.fit(x[inside], scores[inside], blocks=blocks, seed=seed).predict(x[outside])
-        mean[outside], spread[outside] = belief
-    return Belief(mean, spread)
-
-
-def _cross_fit_costs(outcomes: Outcomes, fold: np.ndarray[Any, Any]) -> Array:
+def _cross_fit_costs(
+    outcomes: Outcomes, x: Array, blocks: Mapping[str, slice], fold: Folds
+) -> Array:
     predicted = np.zeros_like(outcomes.cost)
     for k in np.unique(fold):
-        inside, outside = outcomes.rows(fold != k), fold == k
-        model = CostModel().fit(inside.queries, inside.cost)
-        predicted[outside] = model.predict(outcomes.rows(outside).queries)
+        inside, outside = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+        queries = outcomes.rows(inside).queries
+        model = CostModel().fit(x[inside], blocks, queries, outcomes.cost[inside])
+        predicted[outside] = model.predict(x[outside], outcomes.rows(outside).queries)
     return predicted
 
 
-def _prediction(
-    outcomes: Outcomes,
-    belief: Belief,
-    costs: Array,
-    signal: float,
-    fold: np.ndarray[Any, Any],
-) -> Prediction:
-    """Held-out predictions as the router would make them, each row with its own fold's means."""
-    mean = np.empty_like(belief.mean)
-    for k in np.unique(fold):
-        mean[fold == k] = means(outcomes.score[fold != k])
-    drawn = np.clip(mean + signal * (belief.mean - mean), 0.0, 1.0)
+def _prediction(outcomes: Outcomes, belief: Belief, costs: Array, signal: float) -> Prediction:
+    """Held-out predictions as the router would make them."""
+    drawn = scale_differences(belief.mean, means(outcomes.score), signal)
     return Prediction(
         experts=outcomes.experts,
-        quality=np.nan_to_num(drawn, nan=-1.0),
+        quality=np.nan_to_num(np.clip(drawn, 0.0, 1.0), nan=-1.0),
         spread=belief.spread,
         cost=costs,
         latency=np.full_like(costs, np.nan),
@@ -166,7 +146,6 @@ def _card(
     prediction: Prediction,
     worth: float,
     seed: int,
-    seconds: float,
 ) -> dict[str, Any]:
     """What a reader of router.json wants to know about the data and the fit."""
     return {
@@ -179,7 +158,6 @@ def _card(
         "encoder": encoder,
         "predictor": predictor,
         "seed": seed,
-        "fit_seconds": round(seconds, 1),
         "experts": {
             name: {
                 "quality": float(metrics.mean(outcomes.score[:, m])),

@@ -116,19 +116,18 @@ def known_costs(cost: Array) -> Array:
     return cost if np.isfinite(cost).any() else np.zeros_like(cost)
 
 
-def worth(prediction: Prediction, outcomes: Outcomes, points: int = 21) -> float:
-    """Mean gain in quality over the zero router along evenly spaced budgets (decision value)."""
+def worth(prediction: Prediction, outcomes: Outcomes, prices: int = 60) -> float:
+    """Mean gain in quality over the zero router between the cheapest and the dearest expert's
+    cost, by straight lines between operating points (decision value, without luck's hull)."""
     cost = known_costs(outcomes.cost)
-    weights = np.ones((1, len(outcomes)))
     fixed = metrics.mean(outcomes.score), metrics.mean(cost)
     hull = policies.zero_router(*fixed)
-    costs, qualities = [], []
-    for mixture in _mixtures(prediction, points):
-        quality, spent = _replicates(mixture, prediction, outcomes.score, cost, weights)
-        qualities.append(float(quality[0]))
-        costs.append(float(spent[0]))
+    dearest = max(float(np.nanmax(fixed[1])), 1e-300)
+    grid = [0.0, *(np.geomspace(1e-3, 1e4, prices) / dearest), policies.STEEPEST]
+    choices = [policies.choose(prediction, float(price)) for price in grid]
+    line = np.array([float(metrics.mean(policies.take(outcomes.score, c))) for c in choices])
+    curve = np.array([float(metrics.mean(policies.take(cost, c))) for c in choices])
     low, high = hull[0].cost, max(hull[-1].cost, float(np.nanmax(fixed[1])))
-    curve, line = np.array(costs), np.array(qualities)
     zero = np.array([[v.cost, v.quality] for v in hull]).T
     return metrics.aiq(curve, line, low, high, with_hull=False) - metrics.aiq(
         zero[0], zero[1], low, high, with_hull=False

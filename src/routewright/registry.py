@@ -7,7 +7,7 @@ packages add members with an entry point in the group `routewright.strategies` (
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module, metadata
+from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
@@ -17,22 +17,20 @@ from routewright.errors import BadInput
 @cache
 def names(family: str) -> tuple[str, ...]:
     """The members of a family, e.g. of `strategies`, in alphabetical order."""
-    package = import_module(f"routewright.{family}")
-    here = {module.name for module in iter_modules(package.__path__)}
-    return tuple(sorted(name for name in here | set(_plugins(family)) if not name.startswith("_")))
+    found = _files(family) | set(_plugins(family))
+    return tuple(sorted(name for name in found if not name.startswith("_")))
 
 
 @cache
 def find(family: str, name: str) -> Any:
     """The class that a name stands for; raises BadInput naming the members that exist."""
-    if name not in names(family):
-        raise BadInput(
-            f"no {family.rstrip('s')} is called '{name}': choose one of {', '.join(names(family))}"
-        )
+    if name in _files(family) and not name.startswith("_"):
+        module = import_module(f"routewright.{family}.{name}")
+        return getattr(module, class_name(name))
     if name in _plugins(family):
         return _plugins(family)[name].load()
-    module = import_module(f"routewright.{family}.{name}")
-    return getattr(module, class_name(name))
+    kind = "strategy" if family == "strategies" else family.removesuffix("s")
+    raise BadInput(f"no {kind} is called '{name}': choose one of {', '.join(names(family))}")
 
 
 def class_name(name: str) -> str:
@@ -44,6 +42,14 @@ def class_name(name: str) -> str:
 
 
 @cache
-def _plugins(family: str) -> dict[str, metadata.EntryPoint]:
+def _files(family: str) -> frozenset[str]:
+    package = import_module(f"routewright.{family}")
+    return frozenset(module.name for module in iter_modules(package.__path__))
+
+
+@cache
+def _plugins(family: str) -> dict[str, Any]:
+    from importlib import metadata  # slow to import, and most names stand in the tree
+
     found = metadata.entry_points(group=f"routewright.{family}")
     return {point.name: point for point in found}

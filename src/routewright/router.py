@@ -35,7 +35,8 @@ FORMAT = 1
 class Router:
     """Believes something about every query and knows its operating points.
 
-    `signal` (0..1) is how far query-level predictions may leave each expert's mean score.
+    `signal` scales how far the predicted *differences* between experts may leave the
+    differences of their means: 0 ranks experts alike for every query.
     """
 
     experts: tuple[str, ...]
@@ -50,12 +51,13 @@ class Router:
 
     def predict(self, queries: Sequence[Query]) -> Prediction:
         """Quality, spread, cost (US$) and latency (s) per query and expert, (n, e)."""
-        belief = self.predictor.predict(self.encoder.encode(queries))
-        return self.believe(belief.mean, belief.spread, self.costs.predict(queries))
+        x = self.encoder.encode(queries)
+        belief = self.predictor.predict(x)
+        return self.believe(belief.mean, belief.spread, self.costs.predict(x, queries))
 
     def believe(self, quality: Array, spread: Array, cost: Array) -> Prediction:
-        """Draws forecasts towards each expert's mean; an expert never scored is never chosen."""
-        drawn = self.mean + self.signal * (quality - self.mean)
+        """Scales predicted differences; an expert that was never scored is never chosen."""
+        drawn = scale_differences(quality, self.mean, self.signal)
         latency = self.latency if self.latency.size else np.full(len(self.experts), np.nan)
         return Prediction(
             experts=self.experts,
@@ -118,6 +120,8 @@ class Router:
         from safetensors.numpy import save_file
 
         target = Path(folder)
+        if target.is_file():
+            raise BadInput(f"'{target}' is a file: name a folder for the router")
         if target.exists() and any(target.iterdir()) and not (target / "router.json").exists():
             raise BadInput(f"'{target}' exists and is not a router: choose another folder")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -142,6 +146,7 @@ class Router:
             "experts": list(self.experts),
             "encoder": {"name": _file_of(self.encoder), "options": self.encoder.options()},
             "predictor": {"name": _file_of(self.predictor), "options": self.predictor.options()},
+            "costs": self.costs.options(),
             "signal": self.signal,
             "card": dict(self.card),
             "frontier": [point.to_json() for point in self.frontier],
@@ -177,7 +182,7 @@ class Router:
                 experts=tuple(described["experts"]),
                 encoder=_load_part("encoders", described["encoder"], arrays, "encoder"),
                 predictor=_load_part("predictors", described["predictor"], arrays, "predictor"),
-                costs=CostModel.load(_under(arrays, "costs")),
+                costs=CostModel.load(described["costs"], _under(arrays, "costs")),
                 mean=arrays["router/mean"],
                 signal=float(described["signal"]),
                 latency=arrays["router/latency"],
@@ -190,6 +195,17 @@ class Router:
             raise BadRouter(
                 f"'{path}' is not a whole router ({type(error).__name__}: {error}); fit it again"
             ) from error
+
+
+def scale_differences(quality: Array, mean: Array, signal: float) -> Array:
+    """Forecasts whose differences between experts are drawn towards those of the means.
+
+    What all experts have in common (how hard the query is) stays: only differences decide, and
+    the argmax over noisy ones has a winner's curse.
+    """
+    moved = quality - mean
+    level = np.nanmean(moved, axis=-1, keepdims=True)
+    return np.asarray(mean + level + signal * (moved - level))
 
 
 def _load_part(

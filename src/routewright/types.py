@@ -101,13 +101,13 @@ class Query:
         """What an encoder reads: the last user turn."""
         for message in reversed(self.messages):
             if message.get("role") == "user":
-                return content_text(message)
-        return "\n".join(content_text(message) for message in self.messages)
+                return _whole(content_text(message))
+        return self.full_text
 
     @cached_property
     def full_text(self) -> str:
         """Everything that is sent, for counting tokens."""
-        return "\n".join(content_text(message) for message in self.messages)
+        return _whole("\n".join(content_text(message) for message in self.messages))
 
     @cached_property
     def input_tokens(self) -> int:
@@ -117,11 +117,16 @@ class Query:
     @cached_property
     def lot(self) -> float:
         """A number in [0, 1) drawn from the text: mixing is random over queries, yet repeatable."""
-        digest = hashlib.blake2b(self.full_text.encode(errors="replace"), digest_size=8).digest()
+        digest = hashlib.blake2b(self.full_text.encode(), digest_size=8).digest()
         return (int.from_bytes(digest, "big") >> 11) / 2**53
 
     def permits(self, expert: str) -> bool:
         return self.allowed is None or expert in self.allowed
+
+
+def _whole(text: str) -> str:
+    """JSON may carry half a surrogate pair; no encoder can read one."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def content_text(message: Message) -> str:

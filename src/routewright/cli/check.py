@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from routewright.config import Config, Examination, examine
-from routewright.config.document import Problem
-from routewright.types import DATA_CLASSES
+if TYPE_CHECKING:
+    from routewright.config import Config, Examination
+    from routewright.config.document import Problem
 
 
 def check(
@@ -24,6 +24,8 @@ def check(
 
     Every mistake is told at once. Exit code 0 if there is none, else 2; warnings do not count.
     """
+    from routewright.config import examine
+
     found = examine(config)
     if json:
         problems = [_row(problem) for problem in found.problems]
@@ -56,6 +58,8 @@ def _count(n: int, noun: str) -> str:
 
 
 def _experts(config: Config, found: Examination) -> Table:
+    from routewright.types import DATA_CLASSES
+
     table = Table("expert", "endpoint", "US$ in/out per Mtok", "data classes")
     for i, entry in enumerate(config.experts):
         # As written: what a variable held may be a secret.

@@ -42,28 +42,27 @@ def evaluate(
 def show(figures: dict[str, Any], console: Console) -> None:
     """Prints the cost–quality table of `evaluate --json` figures."""
     table = Table(title=f"{figures['n']} rows", title_justify="left")
-    for heading in ("", "US$/query", "quality", "95 % interval", "over the zero router"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    table.add_column("")
+    for heading in ("US$/query", "quality (95 %)", "over zero router (95 %)"):
+        table.add_column(heading, justify="right")
     for name, expert in figures["experts"].items():
-        table.add_row(name, dollars(expert["cost"]), f"{expert['quality']:.4f}", "", "")
+        table.add_row(name, dollars(expert["cost"]), f"{expert['quality']:.3f}", "")
     oracle = figures["references"]["oracle"]
-    table.add_row("oracle", dollars(oracle["cost"]), f"{oracle['quality']:.4f}", "", "")
+    table.add_row("oracle", dollars(oracle["cost"]), f"{oracle['quality']:.3f}", "")
     table.add_section()
     dearest = max((e["cost"] or 0.0 for e in figures["experts"].values()), default=0.0)
     for fraction, at in figures["at_cost_fraction"].items():
         table.add_row(
-            f"router at {float(fraction):.0%} of the dearest",
+            f"router at {float(fraction):.0%} cost",
             dollars(float(fraction) * dearest),
-            f"{at['quality']:.4f}",
-            _interval(at["quality_ci"]),
-            f"{at['gain_over_zero_router']:+.4f} {_interval(at['gain_ci'], sign=True)}",
+            f"{at['quality']:.3f} {_interval(at['quality_ci'])}",
+            f"{at['gain_over_zero_router']:+.3f} {_interval(at['gain_ci'], '+')}",
         )
     best = min(figures["curve"], key=lambda point: point["lambda"])
     table.add_row(
         "router at λ = 0",
         dollars(best["cost"]),
-        f"{best['quality']:.4f}",
-        _interval(best["quality_ci"]),
+        f"{best['quality']:.3f} {_interval(best['quality_ci'])}",
         "",
     )
     console.print(table)
@@ -78,7 +77,6 @@ def dollars(amount: float | None) -> str:
     return "unknown" if amount is None else f"{amount:.3g}"
 
 
-def _interval(pair: list[float], sign: bool = False) -> str:
+def _interval(pair: list[float], sign: str = "") -> str:
     low, high = pair
-    text = f"{low:+.4f} … {high:+.4f}" if sign else f"{low:.4f} … {high:.4f}"
-    return f"({text})"
+    return f"({low:{sign}.3f} … {high:{sign}.3f})"

@@ -24,14 +24,14 @@ MIXER = np.uint32(2654435761)  # Knuth's multiplicative hash
 
 @dataclass
 class Lexical:
-    """tf-idf of hashed n-grams ▶ truncated SVD, rows of unit length.
+    """tf-idf of hashed n-grams ▶ truncated SVD; a row is as long as what it knows of the text.
 
     `bits` sets the number of hash buckets per kind of n-gram (words, characters); of these the
     `features` that occur in most texts, at least in `min_df`, are kept. Texts longer than
     `max_chars` are read from both ends.
     """
 
-    width: int = 192
+    width: int = 256
     bits: int = 18
     features: int = 40_000
     min_df: int = 2
@@ -73,7 +73,6 @@ class Lexical:
         for row, query in zip(vectors, queries, strict=True):
             slots, weights = self._weigh(*self._grams(query.text))
             row[:] = weights @ self.basis[slots]
-            row /= max(float(np.linalg.norm(row)), 1e-9)
         return vectors
 
     def options(self) -> dict[str, Any]:
@@ -137,7 +136,7 @@ def _slots(kept: NDArray[np.signedinteger[Any]], buckets: int) -> NDArray[np.int
 
 @lru_cache(maxsize=100_000)
 def _word_code(word: str) -> int:
-    return zlib.crc32(word.encode(errors="replace"))
+    return zlib.crc32(word.encode())
 
 
 def _word_grams(text: str) -> Iterator[NDArray[np.uint32]]:
@@ -147,7 +146,7 @@ def _word_grams(text: str) -> Iterator[NDArray[np.uint32]]:
 
 
 def _char_grams(text: str) -> Iterator[NDArray[np.uint32]]:
-    codes = np.frombuffer(f" {text} ".encode(errors="replace"), np.uint8).astype(np.uint32)
+    codes = np.frombuffer(f" {text} ".encode(), np.uint8).astype(np.uint32)
     grams = codes
     for n in range(2, 6):
         grams = grams[:-1] * np.uint32(0x01000193) + codes[n - 1 :]

@@ -7,12 +7,15 @@ mean and spread NaN.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from routewright.types import Array
+
+Folds = NDArray[np.intp]  # a fold number per row
 
 
 class Belief(NamedTuple):
@@ -39,6 +42,31 @@ class Predictor(Protocol):
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self: ...
 
 
+def fit_held_out(
+    make: Callable[[], Predictor],
+    x: Array,
+    scores: Array,
+    *,
+    blocks: Mapping[str, slice],
+    fold: Folds,
+    seed: int = 0,
+) -> tuple[Predictor, Belief]:
+    """A predictor fitted on every row, and beliefs about each row without its own fold.
+
+    A predictor that gets these on the way to its own fit has a method of this name.
+    """
+    model: Any = make()
+    if hasattr(model, "fit_held_out"):
+        belief: Belief = model.fit_held_out(x, scores, blocks=blocks, fold=fold, seed=seed)
+        return model, belief
+    mean, spread = np.empty_like(scores), np.empty_like(scores)
+    for k in np.unique(fold):
+        inside, outside = fold != k, fold == k
+        part = make().fit(x[inside], scores[inside], blocks=blocks, seed=seed)
+        mean[outside], spread[outside] = part.predict(x[outside])
+    return model.fit(x, scores, blocks=blocks, seed=seed), Belief(mean, spread)
+
+
 def means(scores: Array) -> Array:
     """Mean known score per expert, NaN where there is none; (n, e) gives (e,)."""
     known = np.isfinite(scores)
@@ -47,11 +75,99 @@ def means(scores: Array) -> Array:
     return np.asarray(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan))
 
 
-def folds(n: int, k: int, seed: int, groups: tuple[str, ...] = ()) -> np.ndarray[Any, Any]:
+def folds(n: int, k: int, seed: int, groups: tuple[str, ...] = ()) -> Folds:
     """A fold number 0..k-1 per row; rows of the same group stay together."""
     rng = np.random.default_rng(seed)
     if not groups:
-        return rng.permutation(np.arange(n) % k)
+        return np.asarray(rng.permutation(np.arange(n) % k))
     _, member = np.unique(np.asarray(groups), return_inverse=True)
     count = int(member.max()) + 1
     return np.asarray(rng.permutation(np.arange(count) % k)[member])
+
+
+# --- what several predictors share ---------------------------------------------------------
+
+
+def deviations(scores: Array) -> tuple[Array, Array]:
+    """Means per expert (e,) and the scores' differences from them (n, e), gaps filled.
+
+    An unknown score deviates as the row's known ones do on average, drawn towards zero as if
+    one more expert had scored its mean; an expert never scored does not deviate.
+    """
+    mean = means(scores)
+    table = scores - mean
+    known = np.isfinite(table)
+    row = np.where(known, table, 0.0).sum(axis=1) / (known.sum(axis=1) + 1)
+    return mean, np.where(known, table, np.where(np.isfinite(mean), row[:, None], 0.0))
+
+
+def components(deviation: Array) -> Array:
+    """An orthonormal basis of expert space, (e, e): the common level first, then the principal
+    components of the differences between experts.
+
+    Routing depends on the differences alone; the level says how hard a query is. They deserve
+    different amounts of shrinkage.
+    """
+    e = deviation.shape[1]
+    level = np.full(e, 1 / np.sqrt(e))
+    differences = deviation - np.outer(deviation @ level, level)
+    _, vectors = np.linalg.eigh(differences.T @ differences)
+    # The smallest eigenvector is the level itself; signs are fixed for repeatability.
+    principal = vectors[:, ::-1][:, : e - 1]
+    signs = np.sign(principal[np.abs(principal).argmax(axis=0), np.arange(e - 1)])
+    return np.column_stack([level, principal * signs])
+
+
+class View(NamedTuple):
+    """How a predictor sees the encoder's blocks: which, how many columns, how heavy."""
+
+    slices: tuple[slice, ...]
+    weights: tuple[float, ...]
+    units: tuple[bool, ...]  # rows scaled to length one before weighing
+
+    def __call__(self, x: Array) -> Array:
+        parts = []
+        for part, weight, unit in zip(*self, strict=True):
+            block = x[:, part]
+            if unit:
+                length = np.sqrt(np.einsum("ij,ij->i", block, block))
+                block = block / np.maximum(length, 1e-9)[:, None]
+            parts.append(block * weight)
+        return np.hstack(parts) if parts else np.zeros((len(x), 0))
+
+    def to_json(self) -> list[list[Any]]:
+        return [[s.start, s.stop, w, u] for s, w, u in zip(*self, strict=True)]
+
+    @classmethod
+    def from_json(cls, stored: list[list[Any]]) -> View:
+        return cls(
+            tuple(slice(a, b) for a, b, _, _ in stored),
+            tuple(float(w) for _, _, w, _ in stored),
+            tuple(bool(u) for _, _, _, u in stored),
+        )
+
+
+NOTHING = View((), (), ())  # before a predictor is fitted
+
+
+def view(
+    blocks: Mapping[str, slice],
+    *,
+    text: float = 1.0,
+    domain: float = 1.0,
+    surface: float = 1.0,
+    width: int | None = None,
+    unit: bool = False,
+) -> View:
+    """Weights for the blocks by what they are: embeddings of the text, labels, surface features.
+
+    `width` keeps the first columns of each text block (SVD sorts them by importance).
+    """
+    slices, weights, units = [], [], []
+    for name, block in blocks.items():
+        is_text = name not in ("domain", "surface")
+        stop = min(block.stop, block.start + width) if is_text and width else block.stop
+        slices.append(slice(block.start, stop))
+        weights.append({"domain": domain, "surface": surface}.get(name, text))
+        units.append(unit and is_text)
+    return View(tuple(slices), tuple(weights), tuple(units))

@@ -1,84 +1,107 @@
-"""Ridge regression of each expert's score on the query's vector."""
+"""Ridge regression of the experts' level and differences on the query's vector."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from routewright.predictors import Belief, means
+from routewright.predictors import NOTHING, Belief, View, components, deviations, view
 from routewright.types import Array
 
-PENALTIES = tuple(10.0**p for p in np.arange(-1, 4.01, 0.5))
+PENALTIES = np.geomspace(3, 3e4, 17)
 
 
 @dataclass
 class Linear:
-    """score ≈ mean + (x − x̄) w, the penalty chosen per expert by leave-one-out error.
+    """score ≈ mean + (x − x̄) W, one penalty per component of expert space.
 
-    Columns are centred, not scaled: rare directions of the encoder stay small. The spread is
-    the leave-one-out residual's share that the coefficients leave uncertain (Bayesian ridge
-    with the penalty as prior precision).
+    The components are the experts' common level and the principal differences between them;
+    each penalty is chosen by exact leave-one-out error. `width` bounds the columns taken from
+    a text block, `domain` and `surface` weigh those blocks. The spread is the standard
+    deviation of the signal that leave-one-out could not confirm.
     """
 
-    penalty: float | None = None  # None: chosen
-    centre: Array = field(default_factory=lambda: np.empty(0), repr=False)
-    weights: Array = field(default_factory=lambda: np.empty((0, 0)), repr=False)  # (width, e)
-    mean: Array = field(default_factory=lambda: np.empty(0), repr=False)
-    noise: Array = field(default_factory=lambda: np.empty(0), repr=False)  # residual sd per expert
+    width: int = 128
+    domain: float = 2.0
+    surface: float = 0.3
+    view: View = NOTHING
+    ridge: Ridge | None = field(default=None, repr=False)
 
     def fit(self, x: Array, scores: Array, *, blocks: Mapping[str, slice], seed: int = 0) -> Self:
-        self.centre = x.mean(axis=0) if len(x) else np.zeros(x.shape[1])
-        self.mean = means(scores)
-        self.weights = np.zeros((x.shape[1], scores.shape[1]))
-        self.noise = np.full(scores.shape[1], np.nan)
-        known = np.isfinite(scores)
-        for pattern in np.unique(known, axis=1).T:
-            experts = np.flatnonzero((known == pattern[:, None]).all(axis=0))
-            if pattern.any():
-                self._fit_group(x[pattern] - self.centre, scores[pattern], experts)
+        self.view = view(
+            blocks,
+            text=10**0.5,
+            domain=self.domain,
+            surface=self.surface,
+            width=self.width,
+        )
+        self.ridge = fit_ridge(self.view(x), scores)
         return self
 
     def predict(self, x: Array) -> Belief:
-        centred = x - self.centre
-        # Row by row: one query alone must give what it gives within a batch.
-        mean = np.array([self.mean + row @ self.weights for row in centred])
-        mean = mean.reshape(len(x), len(self.mean))
-        spread = np.broadcast_to(self.noise, mean.shape).copy()
-        return Belief(np.clip(mean, 0.0, 1.0), spread)
+        assert self.ridge is not None, "fit first"
+        return self.ridge.predict(self.view(x))
 
     def options(self) -> dict[str, Any]:
-        return {"penalty": self.penalty}
+        return {
+            "width": self.width,
+            "domain": self.domain,
+            "surface": self.surface,
+            "view": self.view.to_json(),
+        }
 
     def arrays(self) -> dict[str, Any]:
-        names = ("centre", "weights", "mean", "noise")
-        return {name: getattr(self, name) for name in names}
+        assert self.ridge is not None, "fit first"
+        return self.ridge._asdict()
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        return cls(**options, **arrays)
+        chosen = {**options, "view": View.from_json(options["view"])}
+        return cls(**chosen, ridge=Ridge(**arrays))
 
-    def _fit_group(self, x: Array, scores: Array, experts: Any) -> None:
-        """Experts that are known on the same rows share one eigendecomposition."""
-        y = scores[:, experts] - self.mean[experts]
-        values, vectors = np.linalg.eigh(x.T @ x)
-        values = np.maximum(values, 0.0)
-        rotated = x @ vectors
-        projected = rotated.T @ y
-        penalties = PENALTIES if self.penalty is None else (self.penalty,)
-        errors, fits = [], []
-        for penalty in penalties:
-            inverse = 1 / (values + penalty)
-            leverage = (rotated**2) @ inverse
-            residual = (y - rotated @ (projected * inverse[:, None])) / (
-                1 - np.minimum(leverage, 0.99)[:, None]
-            )
-            errors.append((residual**2).mean(axis=0))
-            fits.append(projected * inverse[:, None])
-        best = np.argmin(np.array(errors), axis=0)
-        for column, expert in enumerate(experts):
-            self.weights[:, expert] = vectors @ fits[best[column]][:, column]
-            gain = (y[:, column] ** 2).mean() - errors[best[column]][column]
-            self.noise[expert] = np.sqrt(max(float(gain), 0.0) + 1e-6)
+
+class Ridge(NamedTuple):
+    """A fitted ridge regression of e scores on `width` columns."""
+
+    centre: Array  # (width,)
+    weights: Array  # (width, e)
+    mean: Array  # (e,)
+    noise: Array  # (e,)
+
+    def predict(self, columns: Array) -> Belief:
+        mean = np.clip(self.mean + (columns - self.centre) @ self.weights, 0.0, 1.0)
+        return Belief(mean, np.broadcast_to(self.noise, mean.shape).copy())
+
+
+def fit_ridge(columns: Array, scores: Array) -> Ridge:
+    """Ridge in component space, (n, width) and (n, e); one eigendecomposition for everything.
+
+    Leave-one-out residuals are exact: r / (1 − h) with the leverage h (Allen's PRESS).
+    """
+    mean, deviation = deviations(scores)
+    basis = components(deviation)
+    centre = columns.mean(axis=0)
+    a, targets = columns - centre, deviation @ basis
+    values, vectors = np.linalg.eigh(a.T @ a)
+    kept = values > 1e-8 * max(float(values[-1]) if len(values) else 0.0, 1e-12)
+    values, vectors = values[kept], vectors[:, kept]
+    rotated = a @ vectors
+    projected = rotated.T @ targets
+    errors = np.array([_press(rotated, projected, targets, values, p) for p in PENALTIES])
+    best = PENALTIES[errors.argmin(axis=0)]
+    weights = vectors @ (projected / (values[:, None] + best)) @ basis.T
+    signal = np.maximum((targets**2).mean(axis=0) - errors.min(axis=0), 0.0)
+    noise = np.sqrt(np.maximum(basis**2 @ signal, 1e-6))
+    return Ridge(centre, weights, mean, np.where(np.isfinite(mean), noise, np.nan))
+
+
+def _press(
+    rotated: Array, projected: Array, targets: Array, values: Array, penalty: float
+) -> Array:
+    leverage = rotated**2 @ (1 / (values + penalty)) + 1 / len(rotated)
+    fitted = rotated @ (projected / (values[:, None] + penalty))
+    residual = (targets - fitted) / (1 - np.minimum(leverage, 0.99))[:, None]
+    return np.asarray((residual**2).mean(axis=0))

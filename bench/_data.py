@@ -1,0 +1,35 @@
+"""Where the real outcome tables lie, and the pools that the documents speak of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from routewright import outcomes
+from routewright.outcomes import Outcomes
+
+REAL = Path(__file__).parent.parent.parent / "shared" / "data"
+P1 = (
+    "Phi-3-mini-4k-instruct",
+    "mathstral-7B",
+    "Meta-Llama-3_1-8B-Instruct",
+    "Meta-Llama-3-8B-Instruct",
+    "Mixtral-8x7B-Instruct-v0.1",
+    "Yi-34B",
+    "gpt-4o-2024-05-13",
+)
+POOLS: dict[str, tuple[str, tuple[str, ...] | None]] = {
+    "mmlu_experts": ("mmlu_experts", None),
+    "mmlu_pro P1": ("mmlu_pro", P1),
+    "llmrouter_mix": ("llmrouter_mix", None),
+    "routerbench_subset": ("routerbench_subset", None),
+}
+
+
+def read(pool: str, split: str) -> Outcomes | None:
+    """The rows of a pool, or None (and a word about it) where the tables are not here."""
+    table, experts = POOLS[pool]
+    path = REAL / f"{table}.parquet"
+    if not path.exists():
+        print(f"{pool}: skipped, {path} is not here")
+        return None
+    return outcomes.read(path, experts=experts, split=split)

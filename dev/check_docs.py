@@ -1,0 +1,99 @@
+"""Keeps the generated parts of the documentation in step with the code.
+
+Between `<!-- generated: NAME -->` and `<!-- end -->` stands what the function of that name
+prints. `python dev/check_docs.py` says which are stale, `--write` mends them. It also checks
+that every relative link in the documents leads somewhere.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import typer.main
+from typer.core import TyperGroup
+
+from routewright.cli.main import app
+from routewright.registry import class_name, names
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\((?!https?:|#|mailto:)([^)#\s]+)")
+
+
+def commands() -> str:
+    """Every verb with its arguments and options."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    parts = []
+    for name, command in group.commands.items():
+        parts.append(f"## routewright {name}\n\n{_first(command.help)}\n")
+        rows = [_parameter(parameter) for parameter in command.params]
+        parts.append("| | default | |\n|---|---|---|\n" + "\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def _parameter(parameter) -> str:  # type: ignore[no-untyped-def]
+    if parameter.param_type_name == "argument":
+        name = f"`{str(parameter.name).upper()}`"
+    else:
+        name = ", ".join(f"`{option}`" for option in parameter.opts)
+    default = "" if parameter.required or parameter.default is None else f"`{parameter.default}`"
+    default = "" if default in ("`False`", "`None`") else default
+    return f"| {name} | {default} | {getattr(parameter, 'help', '') or ''} |"
+
+
+def strategies() -> str:
+    return _family("strategies")
+
+
+def encoders() -> str:
+    return _family("encoders")
+
+
+def predictors() -> str:
+    return _family("predictors")
+
+
+def _family(family: str) -> str:
+    rows = []
+    for name in names(family):
+        module = import_module(f"routewright.{family}.{name}")
+        member = getattr(module, class_name(name))
+        rows.append(f"| `{name}` | {_first(module.__doc__)} {_second(member.__doc__)} |")
+    return "| name | |\n|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def _first(text: str | None) -> str:
+    return " ".join((text or "").strip().split("\n\n")[0].split())
+
+
+def _second(text: str | None) -> str:
+    """The paragraph after a class's first line: its options and limits."""
+    parts = (text or "").strip().split("\n\n")
+    return " ".join(parts[1].split()) if len(parts) > 1 else ""
+
+
+GENERATORS = {f.__name__: f for f in (commands, strategies, encoders, predictors)}
+
+
+def main() -> int:
+    write, problems = "--write" in sys.argv[1:], []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        text = path.read_text(encoding="utf-8")
+        fresh = BLOCK.sub(lambda m: m[1] + GENERATORS[m[2]]() + m[3], text)
+        if fresh != text and write:
+            path.write_text(fresh, encoding="utf-8")
+        elif fresh != text:
+            problems.append(f"{path.relative_to(ROOT)}: a generated part is stale: make docs")
+        for target in LINK.findall(text):
+            if not (path.parent / target).exists():
+                problems.append(f"{path.relative_to(ROOT)}: the link to {target} leads nowhere")
+    print("\n".join(problems) or "docs are in sync")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""`routewright demo`: a working gateway in a minute, with no key and no network."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import urllib.request
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+def demo(
+    once: Annotated[bool, typer.Option(help="Exit after the questions; also with ONCE=1.")] = False,
+    folder: Annotated[Path, typer.Option(help="Where to keep what it makes.")] = Path(
+        "routewright-demo"
+    ),
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of the gateway; 0 takes a free one.")
+    ] = 4100,
+    seed: Annotated[int, typer.Option(help="Other questions, other router.")] = 0,
+) -> None:
+    """Three tiny language models, interviewed, routed and served on this machine."""
+    from routewright import demo as story
+    from routewright.cli.evaluate import show
+
+    console = Console(soft_wrap=True)
+    place = story.Folder(folder)
+    place.prepare()
+
+    console.rule("1. Ask three tiny language models the same questions")
+    _interview(place, seed, console)
+
+    console.rule("2. Learn who is good at what; judge on questions not learnt from")
+    with console.status("fitting"):
+        figures = story.learn(place, seed, lambda doing, share: None).to_json()
+    show(figures, console)
+    console.print(_verdict(figures))
+
+    console.rule("3. Serve the router to any OpenAI client")
+    with story.gateway(place, 0 if once or os.environ.get("ONCE") else port) as (url, config):
+        _ask_over_http(url, story.show_questions(seed), console)
+        if once or os.environ.get("ONCE"):
+            return
+        from routewright.cli.serve import welcome
+
+        console.print(welcome(config, url), markup=False, highlight=False)
+        console.print(f"The config, table and router are in {folder}/. Ctrl-C stops.")
+        _wait()
+
+
+def _interview(place: Any, seed: int, console: Console) -> None:
+    from routewright import demo as story
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+        TextColumn("${task.fields[dollars]:.6f}"),
+    )
+    total = (story.LEARN + story.CHECK) * len(story.sandbox_experts())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("answers", total=total, dollars=0.0)
+        spent: list[float] = []
+
+        def count(outcome: Any) -> None:
+            spent.append(outcome.cost)
+            bar.update(task, advance=1, dollars=math.fsum(spent))
+
+        story.ask_everybody(place, seed, count)
+
+
+def _verdict(figures: dict[str, Any]) -> str:
+    from routewright import demo as story
+
+    half = figures["at_cost_fraction"][story.HALF]
+    best = figures["references"]["best_single"]
+    yes = story.pays(figures)
+    return (
+        f"At half of the dearest model's cost the router scores [bold]{half['quality']:.3f}[/]; the"
+        f" best single model, {best['name']}, {best['quality']:.3f}:"
+        f" {'routing pays' if yes else 'routing does NOT pay here'}."
+    )
+
+
+def _ask_over_http(url: str, questions: list[Any], console: Console) -> None:
+    from routewright.sandbox.skills import grade
+
+    table = Table()
+    for heading in ("question", "answer", "right?", "expert", "US$", "why"):
+        table.add_column(heading)
+    for question in questions:
+        reply, headers = _post(f"{url}/v1/chat/completions", question.text)
+        text = reply["choices"][0]["message"]["content"]
+        why = _because(url, question.text)
+        right = "yes" if grade(question, text) == 1 else f"no: {question.answer}"
+        expert, cost = headers["x-routewright-expert"], headers["x-routewright-cost"]
+        table.add_row(question.text, text, right, expert, cost, why)
+    console.print(table)
+
+
+def _because(url: str, text: str) -> str:
+    """Each expert's forecast, as the gateway's `/v1/route` tells it."""
+    explained, _ = _post(f"{url}/v1/route", text)
+    forecasts = sorted(explained["experts"], key=lambda row: -(row.get("quality") or 0))
+    return ", ".join(f"{row['name']} {row['quality']:.2f}" for row in forecasts)
+
+
+def _post(url: str, text: str) -> tuple[dict[str, Any], Any]:
+    body = {"model": "auto", "messages": [{"role": "user", "content": text}]}
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.load(response), response.headers
+
+
+def _wait() -> None:
+    import threading
+
+    threading.Event().wait()

@@ -1,0 +1,165 @@
+"""The demo: three tiny language models, interviewed, routed and served on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from routewright import interview, outcomes
+from routewright.client import Client
+from routewright.config import Config, load
+from routewright.evaluation import Evaluation, evaluate
+from routewright.fitting import fit
+from routewright.router import Router
+from routewright.sandbox.skills import Question, grade, questions
+from routewright.types import Answer, Outcome, Query
+
+LEARN, CHECK = 400, 300  # questions to learn from, and to be judged by
+ENCODER = "lexical+surface"  # the gateway's queries will not name their domain
+HALF = "0.5"
+
+CONFIG = """\
+# Three tiny language models that run in this process, and a router that chooses among them.
+version: 1
+experts:
+  - name: abacus   # a specialist: sums and units
+    provider: sandbox
+    input_per_mtok: 0.1
+    output_per_mtok: 0.1
+    data_classes: [public, internal, restricted]
+  - name: lexis    # a specialist: words and dates
+    provider: sandbox
+    input_per_mtok: 0.1
+    output_per_mtok: 0.1
+    data_classes: [public, internal, restricted]
+  - name: sage     # a generalist at ten times the price; its host sees no restricted text
+    provider: sandbox
+    input_per_mtok: 1.0
+    output_per_mtok: 1.0
+    data_classes: [public, internal]
+policies:
+  thrifty:
+    strategy: single
+    router: router
+    max_cost_fraction: 0.5
+    fallback: [sage]
+  best:
+    strategy: single
+    router: router
+    price: 0
+    fallback: [sage]
+default_policy: thrifty
+"""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where the demo keeps what it makes."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "routewright.yaml"
+
+    @property
+    def table(self) -> Path:
+        return self.path / "outcomes.parquet"
+
+    @property
+    def router(self) -> Path:
+        return self.path / "router"
+
+    def prepare(self) -> None:
+        """Writes the config; `check` wants the router too, which comes later."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.config.write_text(CONFIG, encoding="utf-8")
+
+
+def ask_everybody(
+    folder: Folder, seed: int, on_outcome: Callable[[Outcome], None]
+) -> outcomes.Outcomes:
+    """Interviews the three models on fresh questions and writes the outcome table."""
+    asked = questions(LEARN + CHECK, seed=seed)
+    answers = {question.id: question for question in asked}
+    check = {question.id for question in asked[LEARN:]}
+    experts = sandbox_experts()
+
+    def judge(query: Query, answer: Answer) -> float:
+        return grade(answers[query.id], answer.text)
+
+    async def run() -> list[Outcome]:
+        async with Client(experts) as client:
+            return await interview.interview(
+                [_query(question) for question in asked],
+                experts,
+                client,
+                judge,
+                split=lambda query: "dev" if query.id in check else "train",
+                on_outcome=on_outcome,
+            )
+
+    interview.write(asyncio.run(run()), folder.table)
+    return outcomes.read(folder.table)
+
+
+def _query(question: Question) -> Query:
+    return Query.of(question.text, id=question.id, domain=question.skill)
+
+
+def sandbox_experts() -> list[Any]:
+    """The experts of the demo's config, before there is a router for its policies."""
+    import yaml
+
+    from routewright.config import ExpertConfig
+
+    entries = yaml.safe_load(CONFIG)["experts"]
+    return [ExpertConfig.model_validate(entry).expert() for entry in entries]
+
+
+def learn(folder: Folder, seed: int, progress: Callable[[str, float], None]) -> Evaluation:
+    """Fits a router on the training questions, saves it and measures it on the others."""
+    rows = outcomes.read(folder.table, split="train")
+    fit(rows, encoder=ENCODER, seed=seed, progress=progress).save(folder.router)
+    return evaluate(Router.load(folder.router), outcomes.read(folder.table, split="dev"))
+
+
+def pays(figures: dict[str, Any]) -> bool:
+    """Is the router, at half of the generalist's cost, better than every single expert?"""
+    best = max(expert["quality"] for expert in figures["experts"].values())
+    return bool(figures["at_cost_fraction"][HALF]["quality"] > best)
+
+
+@contextmanager
+def gateway(folder: Folder, port: int) -> Iterator[tuple[str, Config]]:
+    """The gateway over real HTTP, in a thread of this process; gives its URL."""
+    import uvicorn
+
+    from routewright.gateway.app import build
+    from routewright.gateway.server import listen, url_of
+
+    config = load(folder.config)
+    with listen("127.0.0.1", port) as listener:
+        server = uvicorn.Server(
+            uvicorn.Config(build(config), log_level="warning", access_log=False)
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        try:
+            yield url_of(listener), config
+        finally:
+            server.should_exit = True
+            thread.join(timeout=10)
+
+
+def show_questions(seed: int) -> list[Question]:
+    """A few questions that nobody has seen, one of each kind."""
+    seen: dict[str, Question] = {}
+    for question in questions(200, seed=seed + 1):
+        seen.setdefault(question.domain, question)
+    return list(seen.values())

@@ -1,0 +1,87 @@
+"""The gateway as an ASGI app: its addresses and what stands before them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from routewright import __version__
+from routewright.client import Client
+from routewright.config import Config
+from routewright.errors import RoutewrightError
+from routewright.gateway.chat import Desk, chat
+from routewright.gateway.errors import http_error, routewright_error, unforeseen
+from routewright.gateway.explain import explain
+from routewright.gateway.menu import Menu
+from routewright.gateway.middleware import BearerKeys, CancelOnDisconnect, RequestId
+
+
+def build(config: Config) -> Starlette:
+    """The gateway for a config; raises BadConfig or BadRouter before anything is served."""
+    menu = Menu(config)
+    experts = config.experts_by_name()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with Client(experts.values()) as client:
+            app.state.desk = Desk(config, menu, experts, client)
+            yield
+
+    keys = [key.get_secret_value() for key in config.server.api_keys]
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/route", route, methods=["POST"]),
+            Route("/v1/models", models),
+            Route("/v1/models/{name:path}", model),
+            Route("/health", health),
+        ],
+        middleware=[
+            Middleware(RequestId),
+            Middleware(BearerKeys, keys=keys),
+            Middleware(CancelOnDisconnect),
+        ],
+        exception_handlers={
+            RoutewrightError: routewright_error,
+            HTTPException: http_error,
+            Exception: unforeseen,
+        },
+        lifespan=lifespan,
+    )
+
+
+async def models(request: Request) -> Response:
+    """Policies first: they are what most clients should pick."""
+    desk: Desk = request.app.state.desk
+    return JSONResponse({"object": "list", "data": [_model(name) for name in desk.menu.names()]})
+
+
+async def model(request: Request) -> Response:
+    desk: Desk = request.app.state.desk
+    name = request.path_params["name"]
+    desk.menu.find(name)
+    return JSONResponse(_model(name))
+
+
+async def route(request: Request) -> Response:
+    """Explains a decision without making it."""
+    desk: Desk = request.app.state.desk
+    wanted = await desk.understand(request)
+    choice = desk.menu.find(wanted.model)
+    return JSONResponse(explain(choice, wanted.query, desk.experts))
+
+
+async def health(request: Request) -> Response:
+    return JSONResponse({"status": "ok", "version": __version__})
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "routewright"}

@@ -1,0 +1,205 @@
+"""`POST /v1/chat/completions`: one decision, whole or as a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from routewright import drive
+from routewright.client import Client
+from routewright.config import Config
+from routewright.errors import RoutewrightError
+from routewright.gateway.body import Wanted, read, understand
+from routewright.gateway.errors import body_of, error_object, headers_of, status_of
+from routewright.gateway.explain import table
+from routewright.gateway.menu import Choice, Menu
+from routewright.gateway.replies import DONE, Voice, account, event
+from routewright.gateway.stopwatch import Stopwatch
+from routewright.types import Answer, Decision, Delta, Expert, Strategy
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What every request needs; made once, at the start."""
+
+    config: Config
+    menu: Menu
+    experts: dict[str, Expert]
+    client: Client
+
+    async def understand(self, request: Request) -> Wanted:
+        server = self.config.server
+        return understand(await read(request, server.max_body_bytes), server.default_data_class)
+
+
+async def chat(request: Request) -> Response:
+    began = time.perf_counter()
+    desk: Desk = request.app.state.desk
+    wanted = await desk.understand(request)
+    choice = desk.menu.find(wanted.model)
+    run = Run(
+        desk,
+        wanted,
+        choice,
+        choice.strategy_for(wanted.query),
+        began=began,
+        request_id=request.state.request_id,
+        debug=request.headers.get("x-routewright-debug", "").lower() == "true",
+    )
+    return await (run.streamed() if wanted.stream else run.whole())
+
+
+@dataclass
+class Run:
+    """One request on its way, and what its log line will say."""
+
+    desk: Desk
+    wanted: Wanted
+    choice: Choice
+    strategy: Strategy
+    began: float
+    request_id: str
+    debug: bool
+    spent: list[Answer] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.watch = Stopwatch(self.desk.client)
+        self.voice = Voice(uuid.uuid4().hex, self.choice.policy)
+
+    async def whole(self) -> Response:
+        try:
+            async with aclosing(self._events()) as events:
+                decision = await anext(events)
+        except BaseException as error:
+            return self._failed(error)
+        assert isinstance(decision, Decision)
+        headers = {**self.voice.headers(decision.answer.expert), **self._overhead()}
+        headers |= account(decision.spent)
+        self._log("ok", decision)
+        completion = self.voice.completion(decision, self._explanation(decision))
+        # Escaped throughout: an expert may write half a surrogate pair, which UTF-8 cannot carry.
+        return Response(json.dumps(completion), media_type="application/json", headers=headers)
+
+    async def streamed(self) -> Response:
+        """Waits for the first piece: until then the reply can still be a proper error."""
+        events = self._events()
+        try:
+            first = await anext(events)
+        except BaseException as error:
+            return self._failed(error)
+        assert isinstance(first, Delta)
+        headers = {**self.voice.headers(first.expert), **self._overhead()}
+        headers["cache-control"] = "no-cache"
+        return StreamingResponse(
+            self._sse(first, events), media_type="text/event-stream", headers=headers
+        )
+
+    def _events(self) -> AsyncGenerator[Delta | Decision, None]:
+        return drive.live(
+            self.strategy,
+            self.wanted.query,
+            self.desk.experts.values(),
+            self.watch,
+            stream=self.wanted.stream,
+            spent=self.spent,
+        )
+
+    async def _sse(
+        self, piece: Delta | Decision, events: AsyncGenerator[Delta | Decision, None]
+    ) -> AsyncGenerator[bytes, None]:
+        last: Delta | None = None  # held back: what is known only at the end goes with it
+        try:
+            async with aclosing(events):
+                while isinstance(piece, Delta):
+                    if piece.finish_reason is None:
+                        yield event(self.voice.chunk(piece))
+                    else:
+                        last = piece
+                    piece = await anext(events)
+        except RoutewrightError as error:
+            self._log(type(error).__name__)
+            yield event(body_of(error))
+            return
+        except Exception:
+            self._log("internal")
+            log.exception("a stream failed")
+            yield event(error_object("the gateway failed", "server_error", "internal"))
+            return
+        except (asyncio.CancelledError, GeneratorExit):
+            self._log("cancelled")
+            raise
+        self._log("ok", piece)
+        if last is not None:
+            explanation = self._explanation(piece)
+            yield event({**self.voice.chunk(last), "routewright": explanation})
+        if self.wanted.include_usage:
+            yield event(self.voice.usage_chunk(piece))
+        yield DONE
+
+    def _failed(self, error: BaseException) -> Response:
+        if not isinstance(error, RoutewrightError):
+            self._log("cancelled" if isinstance(error, asyncio.CancelledError) else "internal")
+            raise error
+        self._log(type(error).__name__)
+        headers = {"x-routewright-decision-id": self.voice.decision_id, **headers_of(error)}
+        headers |= account(tuple(self.spent))
+        return JSONResponse(body_of(error), status_of(error), headers)
+
+    def _overhead(self) -> dict[str, str]:
+        return {"x-routewright-overhead-ms": f"{self._own_seconds() * 1000:.1f}"}
+
+    def _own_seconds(self) -> float:
+        return time.perf_counter() - self.began - self.watch.waited
+
+    def _explanation(self, decision: Decision) -> dict[str, Any]:
+        """The namespaced key of the body: what the headers say, and the table on request."""
+        said: dict[str, Any] = {
+            "decision_id": self.voice.decision_id,
+            "policy": self.choice.policy,
+            "because": decision.because,
+            "path": decision.path,
+            "cost": decision.cost,
+            "overhead_ms": round(self._own_seconds() * 1000, 1),
+        }
+        if self.debug:
+            said["experts"] = table(
+                self.wanted.query,
+                self.desk.experts.values(),
+                decision.prediction,
+                decision.rejected,
+            )
+        return said
+
+    def _log(self, status: str, decision: Decision | None = None) -> None:
+        """One line per decision. No text of the query or the answer ever goes in here."""
+        answer = decision.answer if decision else None
+        paid = Decision(answer or Answer(""), spent=tuple(self.spent))
+        line = {
+            "event": "decision",
+            "id": self.voice.decision_id,
+            "request_id": self.request_id,
+            "status": status,
+            "policy": self.choice.policy,
+            "expert": answer.expert if answer else None,
+            "path": paid.path,
+            "cost": paid.cost,
+            "input_tokens": answer.input_tokens if answer else None,
+            "output_tokens": answer.output_tokens if answer else None,
+            "data_class": self.wanted.query.data_class,
+            "stream": self.wanted.stream,
+            "seconds": round(time.perf_counter() - self.began, 4),
+            "overhead_ms": round(self._own_seconds() * 1000, 1),
+        }
+        log.info(json.dumps(line))

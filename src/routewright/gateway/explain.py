@@ -1,0 +1,73 @@
+"""Why a query goes where it goes: beliefs, limits and the first step of the plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from routewright.experts import admit, guard, objection
+from routewright.frontier import OperatingPoint
+from routewright.gateway.menu import Choice
+from routewright.types import Ask, Expert, Prediction, Query
+
+BELIEFS = ("quality", "spread", "cost", "latency")
+
+
+def explain(choice: Choice, query: Query, experts: Mapping[str, Expert]) -> dict[str, Any]:
+    """The decision that would be made now, without asking anybody.
+
+    Raises NotAdmissible where no decision could be made.
+    """
+    strategy = choice.strategy_for(query)
+    allowed, _ = admit(query, experts.values())
+    plan = strategy.plan(allowed)
+    try:
+        asks = next(plan)
+    finally:
+        plan.close()
+    asks = (asks,) if isinstance(asks, Ask) else asks
+    for ask in asks:
+        guard(ask, allowed, experts)
+    belief = choice.router.predict([query]).take(0) if choice.router else None
+    return {
+        "object": "routewright.route",
+        "policy": choice.policy,
+        "strategy": type(choice.strategy).__name__.lower(),
+        "first_asks": [{"expert": a.expert, "kind": a.kind, "final": a.final} for a in asks],
+        "operating_point": _point(choice.point) if choice.point else None,
+        "fallback": list(choice.fallback),
+        "experts": table(query, experts.values(), belief),
+    }
+
+
+def table(
+    query: Query,
+    experts: Iterable[Expert],
+    belief: Prediction | None = None,
+    rejected: Mapping[str, str] | None = None,
+) -> list[dict[str, Any]]:
+    """Every expert: whether the limits allow it, why not, and what is believed of it."""
+    return [_row(expert, query, belief, rejected or {}) for expert in experts]
+
+
+def _row(
+    expert: Expert, query: Query, belief: Prediction | None, rejected: Mapping[str, str]
+) -> dict[str, Any]:
+    reason = objection(expert, query) or rejected.get(expert.name)
+    row: dict[str, Any] = {"name": expert.name, "admissible": reason is None, "reason": reason}
+    if belief is not None and expert.name in belief.experts:
+        place = belief.experts.index(expert.name)
+        row |= {name: _known(float(getattr(belief, name)[place])) for name in BELIEFS}
+    return row
+
+
+def _known(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def _point(point: OperatingPoint) -> dict[str, Any]:
+    values = dataclasses.asdict(point)
+    shown = ("price", "cost", "cost_fraction", "quality", "quality_ci", "plan")
+    return {"strategy": point.strategy, **{name: values[name] for name in shown}}

@@ -1,0 +1,152 @@
+"""The model names that clients may ask for, and the strategy behind each."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from routewright.config import Config, PolicyConfig
+from routewright.errors import BadConfig, BadInput, NotAdmissible
+from routewright.frontier import OperatingPoint
+from routewright.gateway.errors import BadRequest
+from routewright.registry import find
+from routewright.router import Router
+from routewright.strategies import build
+from routewright.strategies.fallback import with_fallback
+from routewright.strategies.fixed import Fixed
+from routewright.strategies.single import Single
+from routewright.types import Plan, Query, Strategy
+
+PREFIX = "routewright/"
+AUTO = ("", "auto", f"{PREFIX}auto")
+DIRECT = "direct"  # the policy of a request that names an expert
+ROUTELLM = re.compile(r"router-(?P<name>.+)-(?P<threshold>\d*\.?\d+)")
+ROUTELLM_NAMES = ("mf", "sw_ranking", "bert", "causal_llm", "random")
+GOALS = ("max_cost", "max_cost_fraction", "min_quality")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a request is going to be decided."""
+
+    policy: str
+    strategy: Strategy
+    fallback: tuple[str, ...] = ()
+    router: Router | None = None
+    point: OperatingPoint | None = None
+
+    def strategy_for(self, query: Query) -> Strategy:
+        """The strategy under this query's own λ and limits."""
+        if query.min_quality is not None and self.router is None:
+            raise BadRequest(
+                f"policy '{self.policy}' predicts no quality, so it cannot keep "
+                f"min_quality {query.min_quality:g}: ask a policy with a router",
+                "min_quality",
+            )
+        return with_fallback(self._strategy_for(query), self.fallback)
+
+    def _strategy_for(self, query: Query) -> Strategy:
+        if self.point is None or self.router is None:
+            return self.strategy
+        best_admissible = Single(self.router, price=self.point.price)
+        if query.min_quality is not None:
+            return best_admissible
+        wanted = self.strategy if query.price is None else self.router.strategy(query.price)
+        return WithinLimits(wanted, best_admissible)
+
+
+@dataclass(frozen=True)
+class WithinLimits:
+    """Follows `wanted`; where the query's limits forbid its expert, `otherwise`."""
+
+    wanted: Strategy
+    otherwise: Strategy
+
+    def plan(self, query: Query) -> Plan:
+        try:
+            decision = yield from self.wanted.plan(query)
+        except NotAdmissible:
+            decision = yield from self.otherwise.plan(query)
+        return decision
+
+
+class Menu:
+    """Every name of a config; raises BadConfig where a policy cannot be built."""
+
+    def __init__(self, config: Config) -> None:
+        if not config.policies:
+            raise BadConfig("there is no policy to serve: add one under `policies:`")
+        self._routers: dict[Path, Router] = {}
+        self.experts = tuple(entry.name for entry in config.experts)
+        self.policies = {
+            name: self._build(name, policy, config.folder)
+            for name, policy in config.policies.items()
+        }
+        self.default = config.default_policy or next(iter(self.policies))
+
+    def names(self) -> list[str]:
+        """What `/v1/models` lists: policies first."""
+        return ["auto", *(f"{PREFIX}{policy}" for policy in self.policies), *self.experts]
+
+    def find(self, model: str | None) -> Choice:
+        """The choice behind a name; raises BadRequest (404) naming those that exist."""
+        name = model or ""
+        if name in AUTO:
+            return self.policies[self.default]
+        if name.removeprefix(PREFIX) in self.policies:
+            return self.policies[name.removeprefix(PREFIX)]
+        if name in self.experts:
+            return Choice(DIRECT, Fixed(name))
+        if like_routellm := ROUTELLM.fullmatch(name):
+            return self._at_threshold(name, like_routellm["name"], like_routellm["threshold"])
+        raise self._unknown(name)
+
+    def _at_threshold(self, model: str, name: str, written: str) -> Choice:
+        """RouteLLM's names: threshold t spends at most the share 1 − t of the dearest expert.
+
+        There, too, 0 asks the strong model always and 1 never. Where 1 − t is less than the
+        cheapest point of the frontier spends, that point is it.
+        """
+        choice = self.policies.get(self.default if name in ROUTELLM_NAMES else name)
+        if choice is None or choice.router is None:
+            raise self._unknown(model)
+        threshold = float(written)
+        if threshold > 1:
+            raise BadRequest(f"threshold {written} of '{model}' is not within 0 and 1", "model")
+        router = choice.router
+        least = min(point.cost_fraction for point in router.frontier)
+        point = router.at(max_cost_fraction=max(1 - threshold, least))
+        return Choice(
+            choice.policy, router.strategy_at(point), choice.fallback, router=router, point=point
+        )
+
+    def _unknown(self, model: str) -> BadRequest:
+        known = ", ".join(self.names())
+        message = f"model '{model[:100]}' does not exist here: ask for one of {known}"
+        return BadRequest(message, "model", status=404, code="model_not_found")
+
+    def _build(self, name: str, policy: PolicyConfig, folder: Path) -> Choice:
+        try:
+            router = self._router(folder / policy.router) if policy.router else None
+            goal = {key: getattr(policy, key) for key in GOALS if getattr(policy, key) is not None}
+            point = router.at(**goal) if router and goal else None
+            strategy = router.strategy_at(point) if router and point else _strategy(policy, router)
+        except BadInput as error:
+            raise BadConfig(f"policy '{name}': {error}") from error
+        return Choice(name, strategy, tuple(policy.fallback), router, point)
+
+    def _router(self, folder: Path) -> Router:
+        """Policies that name the same folder share one router."""
+        if folder not in self._routers:
+            self._routers[folder] = Router.load(folder)
+        return self._routers[folder]
+
+
+def _strategy(policy: PolicyConfig, router: Router | None) -> Strategy:
+    spec: dict[str, Any] = {"strategy": policy.strategy, **policy.arguments()}
+    takes = {field.name for field in fields(find("strategies", policy.strategy))}
+    if policy.price is not None and "price" in takes:
+        spec["price"] = policy.price
+    return build(spec, router)

@@ -1,0 +1,117 @@
+"""Decisions as OpenAI chat completions, chunks and headers; pure."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from routewright.providers import without_logprobs
+from routewright.types import Answer, Decision, Delta, Message
+
+LONGEST_HEADER = 500  # characters
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True)
+class Voice:
+    """What every piece of one reply has in common."""
+
+    decision_id: str
+    policy: str
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def completion(self, decision: Decision, explanation: Mapping[str, Any]) -> dict[str, Any]:
+        answer = decision.answer
+        message, logprobs = without_logprobs(answer.message or _message(answer))
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", **message},
+            "logprobs": logprobs,
+            "finish_reason": answer.finish_reason,
+        }
+        return {
+            **self._frame(answer.expert, "chat.completion", [choice]),
+            "usage": usage(decision),
+            "routewright": explanation,
+        }
+
+    def chunk(self, delta: Delta) -> dict[str, Any]:
+        message, logprobs = without_logprobs(delta.message)
+        choice: dict[str, Any] = {
+            "index": 0,
+            "delta": _with_indices(message),
+            "finish_reason": delta.finish_reason,
+        }
+        if logprobs:
+            choice["logprobs"] = logprobs
+        return self._frame(delta.expert, "chat.completion.chunk", [choice])
+
+    def usage_chunk(self, decision: Decision) -> dict[str, Any]:
+        frame = self._frame(decision.answer.expert, "chat.completion.chunk", [])
+        return {**frame, "usage": usage(decision)}
+
+    def headers(self, expert: str) -> dict[str, str]:
+        """What is known as soon as somebody answers."""
+        return {
+            "x-routewright-decision-id": self.decision_id,
+            "x-routewright-policy": header(self.policy),
+            "x-routewright-expert": header(expert),
+        }
+
+    def _frame(self, expert: str, kind: str, choices: list[Any]) -> dict[str, Any]:
+        return {
+            "id": f"chatcmpl-{self.decision_id}",
+            "object": kind,
+            "created": self.created,
+            "model": expert,
+            "choices": choices,
+        }
+
+
+def usage(decision: Decision) -> dict[str, Any]:
+    """Tokens of the answer itself; `cost` is US$ for everything that was asked on the way."""
+    answer = decision.answer
+    return {
+        "prompt_tokens": answer.input_tokens,
+        "completion_tokens": answer.output_tokens,
+        "total_tokens": answer.input_tokens + answer.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": answer.cached_tokens},
+        "cost": decision.cost,
+    }
+
+
+def account(spent: tuple[Answer, ...]) -> dict[str, str]:
+    """Headers that say what was asked and paid, whether or not there was an answer."""
+    if not spent:
+        return {}
+    paid = Decision(spent[-1], spent=spent)
+    return {
+        "x-routewright-path": header(paid.path),
+        "x-routewright-cost": f"{paid.cost:.10f}",
+    }
+
+
+def header(value: str) -> str:
+    """A value that HTTP can carry: ASCII, one line, of bounded length."""
+    return quote(value, safe=" !#$&'()*+,/:;<=>?@[]^`{|}~")[:LONGEST_HEADER]
+
+
+def event(value: Any) -> bytes:
+    """One server-sent event."""
+    return b"data: " + json.dumps(value).encode() + b"\n\n"
+
+
+def _message(answer: Answer) -> Message:
+    return {"role": "assistant", "content": answer.text}
+
+
+def _with_indices(message: Message) -> Message:
+    """Tool calls of a whole message have no index; those of a delta need one."""
+    if not message.get("tool_calls"):
+        return message
+    calls = [{"index": place, **call} for place, call in enumerate(message["tool_calls"])]
+    return {**message, "tool_calls": calls}

@@ -1,0 +1,138 @@
+"""The command line as a user meets it: what it prints, what it writes, how it fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from routewright.cli.main import run
+from tables import table, write
+
+SHAPE = {
+    "experts": {"quality", "cost"},
+    "at_cost_fraction": {"quality", "quality_ci", "gain_over_zero_router", "gain_ci"},
+    "predictor": {"auc", "ece"},
+    "domains": {"n", "router", "experts"},
+}
+
+
+@pytest.fixture
+def routewright(monkeypatch, capsys):
+    """Runs a command line; returns its exit code and what it printed."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["routewright", *map(str, words)])
+        with pytest.raises(SystemExit) as exit:
+            run()
+        printed = capsys.readouterr()
+        return exit.value.code or 0, printed.out, printed.err
+
+    return call
+
+
+def test_fit_then_evaluate_writes_the_agreed_figures(routewright, outcome_table, tmp_path: Path):
+    router, figures, page = tmp_path / "R", tmp_path / "out.json", tmp_path / "out.html"
+    assert routewright("fit", outcome_table, "--out", router)[0] == 0
+    code, shown, _ = routewright(
+        "evaluate", router, outcome_table, "--json", figures, "--html", page
+    )
+    assert code == 0
+    assert "router at 50% cost" in shown
+    e = json.loads(figures.read_text())
+    assert set(e) == {
+        *("experts", "references", "curve", "at_cost_fraction", "aiq", "aiq_no_hull"),
+        *("aiq_zero_router", "apgr", "predictor", "domains", "n"),
+    }
+    assert set(e["references"]) == {"best_single", "cheapest", "oracle", "zero_router"}
+    assert set(e["at_cost_fraction"]) == {"0.1", "0.25", "0.5", "0.75"}
+    for part, keys in SHAPE.items():
+        assert all(set(row) == keys for row in e[part].values())
+    keys = {"lambda", "cost", "cost_fraction", "quality", "quality_ci", "strategy"}
+    assert all(set(point) == keys for point in e["curve"])
+    assert e["n"] == 100
+    HTMLParser().feed(page.read_text())
+
+
+def test_splits_default_to_train_and_dev_and_can_be_chosen(routewright, outcome_table, tmp_path):
+    router = tmp_path / "R"
+    code, described, _ = routewright(
+        "fit", outcome_table, "--out", router, "--split", "all", "--experts", "adder,sage", "--json"
+    )
+    assert code == 0
+    card = json.loads(described)
+    assert card["experts"] == ["adder", "sage"]
+    assert card["card"]["data"]["rows"] == 400
+    code, _, error = routewright("evaluate", router, outcome_table, "--split", "test")
+    assert code == 2
+    assert "no row has split 'test'" in error
+
+
+def test_calibrate_answers_in_dollars_and_in_json(routewright, router_folder):
+    code, shown, _ = routewright("calibrate", router_folder, "--max-cost-fraction", "0.5")
+    assert code == 0
+    assert "expected cost" in shown
+    point = json.loads(
+        routewright("calibrate", router_folder, "--max-cost-fraction", 0.5, "--json")[1]
+    )
+    assert point["cost_fraction"] <= 0.5 + 1e-9
+
+
+def test_route_names_an_expert_and_explains(routewright, router_folder):
+    code, plain, _ = routewright("route", router_folder, "add subtract digits", "--lambda", 1)
+    assert code == 0
+    assert plain.strip() in ("adder", "speller", "sage")
+    told = json.loads(routewright("route", router_folder, "spell a word", "--json")[1])
+    assert {row["expert"] for row in told["experts"]} == {"adder", "speller", "sage"}
+    assert told["expert"] in told["asks"]
+    shown = routewright("route", router_folder, "spell a word", "--explain")[1]
+    assert "plan" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("evaluate", "nowhere", "TABLE"), "'nowhere' is not a router"),
+        (("fit", "nowhere.parquet", "--out", "R"), "no file 'nowhere.parquet'"),
+        (("fit", "TABLE", "--out", "R", "--experts", "sagee"), "did you mean 'sage'"),
+        (("fit", "TABLE", "--out", "R", "--predictor", "magic"), "no predictor is called 'magic'"),
+        (("fit", "TABLE", "--out", "TABLE"), "is a file"),
+        (("calibrate", "ROUTER"), "exactly one"),
+        (("route", "ROUTER", "x", "--lambda", "1", "--max-cost-fraction", ".5"), "not both"),
+        (("serve", "nowhere.yaml"), "nowhere.yaml"),
+        (("check", "nowhere.yaml"), "nowhere.yaml"),
+    ],
+)
+def test_mistakes_get_one_message_and_exit_code_2(
+    routewright, outcome_table, router_folder, tmp_path, monkeypatch, words, message
+):
+    monkeypatch.chdir(tmp_path)
+    places = {"TABLE": outcome_table, "ROUTER": router_folder}
+    code, out, error = routewright(*(places.get(word, word) for word in words))
+    assert code == 2
+    assert message in " ".join((out + error).split())
+    assert "Traceback" not in error
+
+
+def test_a_table_that_lacks_one_of_the_routers_experts_is_refused(
+    routewright, router_folder, tmp_path: Path
+):
+    path = write(tmp_path, table(60).select("id", "prompt", "score::sage", "cost::sage"))
+    code, _, error = routewright("evaluate", router_folder, path)
+    assert code == 2
+    assert "the router knows adder, speller, the table does not" in " ".join(error.split())
+
+
+def test_help_starts_without_heavy_imports():
+    heavy = ("numpy", "polars", "sklearn", "torch", "starlette", "aiohttp", "matplotlib")
+    script = (
+        "import sys; from typer.testing import CliRunner; from routewright.cli.main import app;"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0;"
+        f"print([m for m in {heavy!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

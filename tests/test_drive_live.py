@@ -1,0 +1,185 @@
+"""The live loop, with the real client and real servers: the same plans that `replay` runs."""
+
+import asyncio
+import time
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import pytest
+
+from routewright import drive
+from routewright.client import Client
+from routewright.errors import (
+    DeadlineExceeded,
+    NotAdmissible,
+    StreamBroken,
+    UpstreamError,
+)
+from routewright.experts import recorded
+from routewright.strategies.cascade import Cascade
+from routewright.strategies.fallback import Fallback
+from routewright.strategies.fixed import Fixed
+from routewright.types import Ask, Committee, Decision, Query
+from upstream import Upstream, break_off, drop, expert, hang, running, status
+
+HI = Query.of("hi there my friend")
+NAMES = ("a", "b", "c")
+
+
+def live(strategy, *upstreams, query=HI, stream=False, spent=None, stop_after=None, **traits):
+    """The deltas' texts and the decision."""
+
+    async def run():
+        async with running(*upstreams):
+            experts = [
+                expert(upstream.expert(name, **{"retries": 0, **traits}))
+                for name, upstream in zip(NAMES, upstreams, strict=False)
+            ]
+            async with Client(experts) as client:
+                found = drive.live(strategy, query, experts, client, stream=stream, spent=spent)
+                async with aclosing(found) as events:
+                    said = []
+                    async for event in events:
+                        said.append(event)
+                        if len(said) == stop_after:
+                            break
+                    return said
+
+    *pieces, decision = asyncio.run(run())
+    return [piece.text for piece in pieces], decision
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Asks everybody at once and takes the first that arrives."""
+
+    experts: tuple[str, ...] = NAMES
+    enough: int | None = None
+
+    def plan(self, query):
+        stop = None if self.enough is None else (lambda seen: len(seen) >= self.enough)
+        answers = yield Committee([Ask(name) for name in self.experts], enough=stop)
+        return Decision(next(answer for answer in answers if answer.arrived))
+
+
+def test_asks_of_a_committee_run_side_by_side():
+    began = time.monotonic()
+    _, decision = live(Panel(), *(Upstream(delay=0.3) for _ in NAMES))
+    assert time.monotonic() - began < 0.6
+    assert decision.path == "a>b>c"
+
+
+def test_latecomers_are_cancelled_and_their_cost_is_counted():
+    slow = Upstream(delay=5)
+    began = time.monotonic()
+    _, decision = live(Panel(enough=2), Upstream(), slow, Upstream(), timeout=9)
+    assert time.monotonic() - began < 1
+    assert decision.path == "a>b:cancelled>c"
+    assert decision.spent[1].cost >= 5 / 1e6  # its whole input
+    assert decision.cost == pytest.approx(sum(answer.cost for answer in decision.spent))
+    assert slow.cancelled == 1
+
+
+def test_a_member_that_fails_does_not_stop_the_others():
+    _, decision = live(Panel(), Upstream(faults=[drop]), Upstream(), Upstream())
+    assert decision.path == "a:failed>b>c"
+
+
+def test_a_committee_shares_the_money_of_its_query():
+    query = Query.of("hi", max_cost=1e-3)
+    _, decision = live(Panel(), *(Upstream(says="word " * 2000) for _ in NAMES), query=query)
+    assert 5e-4 < decision.cost <= 1e-3
+
+
+def test_a_cascade_never_spends_more_than_its_query_allows():
+    query = Query.of("hi", max_cost=2e-3)
+    wordy = [Upstream(says="incorrect " * 2000) for _ in NAMES]
+    _, decision = live(Cascade(NAMES), *wordy, query=query)
+    assert decision.cost <= 2e-3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("strategy", [Fixed("a"), Panel(("a", "b")), Cascade(("a", "b"))])
+def test_the_deadline_cancels_what_is_under_way(strategy, stream):
+    slow = Upstream(delay=5)
+    query = Query.of("hi", max_latency=0.2)
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match=r"0\.2 s") as late:
+        live(strategy, slow, Upstream(delay=5), query=query, stream=stream, timeout=9)
+    assert time.monotonic() - began < 1
+    assert slow.cancelled == 1
+    assert late.value.spent[0].cancelled
+    assert late.value.spent[0].cost > 0
+
+
+def test_a_final_ask_is_streamed():
+    texts, decision = live(Fixed("a"), Upstream(says="one two three"), stream=True)
+    assert "".join(texts) == decision.answer.text == "one two three"
+    assert len(texts) > 2
+
+
+def test_an_answer_that_was_looked_at_comes_as_one_piece():
+    wanted = Cascade(("a", "b"), trust=0.5)
+    texts, decision = live(wanted, Upstream(says="correct"), Upstream(), stream=True)
+    assert texts == ["correct"]
+    assert decision.path == "a>verify:1.00"
+
+
+def test_a_client_that_stops_reading_cancels_the_expert_and_is_accounted_for():
+    spent = []
+    upstream = Upstream(says="word " * 50, delay=0.02)
+    live(Fixed("a"), upstream, stream=True, spent=spent, stop_after=5)
+    assert spent[0].cancelled
+    assert (spent[0].input_tokens, spent[0].output_tokens > 0) == (5, True)
+    assert upstream.finished == 0
+
+
+def test_a_fallback_steps_in_before_the_first_byte():
+    wanted = Fallback(Fixed("a"), ("b",))
+    texts, decision = live(wanted, Upstream(faults=[drop]), Upstream(says="hi"), stream=True)
+    assert "".join(texts) == "hi"
+    assert decision.path == "a:failed>b"
+
+
+def test_nobody_steps_in_after_the_first_byte():
+    second = Upstream()
+    with pytest.raises(StreamBroken) as broken:
+        live(Fallback(Fixed("a"), ("b",)), Upstream(faults=[break_off]), second, stream=True)
+    assert second.requests == 0
+    assert broken.value.spent[0].cost > 0
+
+
+def test_an_inadmissible_ask_is_never_sent():
+    upstream = Upstream()
+    with pytest.raises(NotAdmissible):
+        live(Panel(("a", "b")), upstream, Upstream(), query=Query.of("hi", data_class="internal"))
+    assert upstream.requests == 0
+
+
+def doubting(body):
+    """Answers; as a verifier it doubts answers to odd questions."""
+    prompt = body["messages"][0]["content"]
+    if "Verdict:" not in prompt:
+        return f"an answer to {prompt}"
+    return "incorrect" if "odd" in prompt.rsplit("Question:", 1)[1] else "correct"
+
+
+STRATEGIES = [Cascade(("a", "b")), Fixed("b"), Panel(("a", "b")), Fallback(Fixed("c"), ("a",))]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("text", ["an even question", "an odd question"])
+def test_replaying_what_was_recorded_decides_as_live_did(strategy, text):
+    query = Query.of(text)
+    upstreams = Upstream(says=doubting), Upstream(says="wise"), Upstream(faults=[status(500)])
+    _, was = live(strategy, *upstreams, query=query)
+    record = {(answer.expert, answer.kind): answer for answer in was.spent}
+    again = drive.replay(strategy, query, record, [recorded(name) for name in NAMES])
+    assert (again.answer, again.path, again.because) == (was.answer, was.path, was.because)
+    assert again.cost == was.cost
+
+
+def test_without_an_answer_what_was_paid_is_still_told():
+    with pytest.raises(UpstreamError) as failure:
+        live(Fixed("a"), Upstream(faults=[hang]), timeout=0.2)
+    assert [answer.failed for answer in failure.value.spent] == ["it took too long or fell silent"]

@@ -1,0 +1,147 @@
+"""What clients of the gateway see when experts fail."""
+
+import asyncio
+import json
+import logging
+import time
+
+import openai
+import pytest
+
+from test_gateway import create, pieces, raw, served
+from upstream import Upstream, asked, break_off, config_of, drop, front, hang, running, status
+
+BACKED = {
+    "default": {"strategy": "fixed", "options": {"expert": "small"}, "fallback": ["large", "third"]}
+}
+ONE_TRY = ({"retries": 0, "timeout": 0.5},)
+
+
+@pytest.mark.parametrize("how", [create, pieces])
+@pytest.mark.parametrize("fault", [status(500), status(429), drop])
+def test_a_failure_before_the_first_byte_is_retried(how, fault):
+    upstream = Upstream(faults=[fault])
+    served(how(), upstream)
+    assert upstream.requests == 2
+
+
+@pytest.mark.parametrize("how", [create, pieces])
+@pytest.mark.parametrize("fault", [status(500), status(401), drop, hang])
+def test_an_expert_that_stays_down_is_replaced(how, fault):
+    broken, healthy = Upstream(faults=[fault]), Upstream(says="from large")
+    said = served(how(), broken, healthy, traits=ONE_TRY, policies=BACKED)
+    assert (said[0] if isinstance(said, list) else said).model == "large"
+    assert (broken.requests, healthy.requests) == (1, 1)
+
+
+def test_the_path_tells_of_the_replacement():
+    reply = served(
+        raw(), Upstream(faults=[status(500)]), Upstream(), traits=ONE_TRY, policies=BACKED
+    )
+    assert reply.headers["x-routewright-path"] == "small:failed>large"
+
+
+def test_an_expert_that_nobody_serves_is_replaced():
+    traits = ({"base_url": "http://127.0.0.1:9/v1", "retries": 0},)
+    assert served(create(), Upstream(), Upstream(), traits=traits, policies=BACKED).model == "large"
+
+
+def test_a_stream_that_breaks_ends_with_an_error_and_no_second_answer():
+    broken, second = Upstream(faults=[break_off]), Upstream(says="from large")
+    texts = []
+
+    async def work(client):
+        stream = await client.chat.completions.create(model="auto", messages=asked(), stream=True)
+        async for piece in stream:
+            texts.append(piece.choices[0].delta.content)
+
+    with pytest.raises(openai.APIError, match=r"ended before|connection"):
+        served(work, broken, second, policies=BACKED)
+    assert "".join(texts) == "half"
+    assert (broken.requests, second.requests) == (1, 0)
+
+
+def test_a_broken_stream_has_no_done():
+    async def work(client):
+        url = f"{client.base_url}chat/completions"
+        body = {"messages": asked(), "stream": True}
+        return (await client._client.post(url, json=body)).text
+
+    events = served(work, Upstream(faults=[break_off])).strip().split("\n\n")
+    assert json.loads(events[-1].removeprefix("data: ")).keys() == {"error"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (status(500), 502),
+        (status(503), 503),
+        (status(429), 429),
+        (status(401), 502),
+        (status(404), 502),
+        (status(400), 400),
+        (drop, 502),
+        (hang, 504),
+    ],
+)
+@pytest.mark.parametrize("how", [create, pieces])
+def test_when_everybody_fails_the_status_says_how(how, fault, code):
+    with pytest.raises(openai.APIStatusError) as error:
+        served(how(), Upstream(faults=[fault]), traits=ONE_TRY)
+    assert error.value.status_code == code
+    assert error.value.message
+
+
+def test_retry_after_is_passed_on():
+    upstream = Upstream(faults=[status(429, Retry_After="7")] * 3)
+    with pytest.raises(openai.RateLimitError) as error:
+        served(create(), upstream)
+    assert error.value.response.headers["retry-after"] == "7"
+    assert upstream.requests == 1
+
+
+@pytest.mark.parametrize("how", [create, pieces])
+def test_the_deadline_holds(how):
+    upstream = Upstream(faults=[hang])
+    began = time.monotonic()
+    with pytest.raises(openai.APIStatusError, match="max_latency") as error:
+        served(how(extra_body={"routewright": {"max_latency_ms": 200}}), upstream)
+    assert error.value.status_code == 504
+    assert time.monotonic() - began < 2
+    assert upstream.cancelled == 1
+
+
+def test_an_error_never_shows_a_key():
+    upstream = Upstream(faults=[status(401, "bad key my-secret-key")])
+    traits = ({"api_key": "my-secret-key"},)
+    with pytest.raises(openai.APIStatusError) as error:
+        served(create(), upstream, traits=traits)
+    assert "my-secret-key" not in error.value.response.text
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("fault", [hang, None])
+def test_a_client_that_goes_away_cancels_the_work(stream, fault, caplog):
+    caplog.set_level(logging.INFO, "routewright")
+    upstream = Upstream(says="word " * 200, delay=0.05 if stream else 5, faults=[fault])
+
+    async def run():
+        async with running(upstream), front(config_of(upstream.expert("small"))) as client:
+            work = client.chat.completions.create(model="auto", messages=asked(), stream=stream)
+            task = asyncio.ensure_future(work)
+            await asyncio.wait({task}, timeout=0.3)
+            if task.done():
+                await task.result().close()
+            task.cancel()
+            await asyncio.wait({task})
+            for _ in range(100):
+                if upstream.cancelled:
+                    break
+                await asyncio.sleep(0.02)
+
+    asyncio.run(run())
+    assert (upstream.requests, upstream.cancelled, upstream.finished) == (1, 1, 0)
+    lines = [r.getMessage() for r in caplog.records if r.name.startswith("routewright")]
+    told = json.loads(lines[-1])
+    assert (told["status"], told["path"]) == ("cancelled", "small:cancelled")
+    assert told["cost"] > 0

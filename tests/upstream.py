@@ -1,0 +1,235 @@
+"""A real OpenAI-compatible server on the loopback, with faults, and a gateway in front of it.
+
+Tests put it where a provider would be. It speaks scripted texts or runs a sandbox model, counts
+what reaches it, and goes wrong in the ways that providers do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from aiohttp import web
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+from routewright.config import Config
+from routewright.gateway.app import build
+from routewright.gateway.server import listen, url_of
+from routewright.types import Expert
+
+Fault = Callable[["Upstream", web.Request], Any]
+
+
+@dataclass
+class Upstream:
+    """One provider. `says` is its text (or a function of the request body that gives one).
+
+    `faults` are used up in order, one per request; then it answers properly.
+    """
+
+    says: str | Callable[[dict[str, Any]], str] = "hello there"
+    message: dict[str, Any] | None = None  # a whole assistant message instead
+    delay: float = 0.0  # seconds before an answer, and between the words of a stream
+    usage: bool = True
+    faults: list[Any] = field(default_factory=list)
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[Any] = field(default_factory=list)
+    finished: int = 0  # answers that were sent to their end
+    cancelled: int = 0  # requests whose client went away
+    url: str = ""
+
+    @property
+    def requests(self) -> int:
+        return len(self.bodies)
+
+    def expert(self, name: str, **traits: Any) -> dict[str, Any]:
+        """The config entry of an expert that lives here; a price that is easy to reckon with."""
+        prices = {"input_per_mtok": 1.0, "output_per_mtok": 2.0}
+        return {"name": name, "base_url": self.url, "timeout": 5, **prices, **traits}
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.bodies.append(body)
+        self.headers.append(request.headers)
+        try:
+            if self.faults and (fault := self.faults.pop(0)) is not None:
+                return await fault(self, request, body)
+            await asyncio.sleep(self.delay)
+            reply = await (self._stream(request, body) if body.get("stream") else self._whole(body))
+        except (asyncio.CancelledError, ConnectionResetError):
+            self.cancelled += 1
+            raise
+        self.finished += 1
+        return reply
+
+    def text(self, body: dict[str, Any]) -> str:
+        text = self.says(body) if callable(self.says) else self.says
+        room = body.get("max_tokens") or body.get("max_completion_tokens")
+        return " ".join(text.split(" ")[:room])  # a word is a token here
+
+    def count(self, body: dict[str, Any], text: str) -> dict[str, int]:
+        sent = sum(len(str(message.get("content")).split()) for message in body["messages"])
+        return {"prompt_tokens": sent, "completion_tokens": len(text.split())}
+
+    async def _whole(self, body: dict[str, Any]) -> web.Response:
+        text = self.text(body)
+        message = self.message or {"role": "assistant", "content": text}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        reply: dict[str, Any] = {"id": "up", "object": "chat.completion", "choices": [choice]}
+        if self.usage:
+            reply["usage"] = self.count(body, text)
+        return web.json_response(reply)
+
+    async def _stream(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        text = self.text(body)
+        reply = await begin(request)
+        for word in words(text):
+            await send(reply, {"content": word})
+            await asyncio.sleep(self.delay)
+        for call in (self.message or {}).get("tool_calls", []):
+            await send(reply, {"tool_calls": [{"index": 0, **call}]})
+        await send(reply, {}, finish_reason="stop")
+        if self.usage:
+            await event(reply, {"choices": [], "usage": self.count(body, text)})
+        await reply.write(b"data: [DONE]\n\n")
+        return reply
+
+
+def words(text: str) -> list[str]:
+    return [word if place == 0 else f" {word}" for place, word in enumerate(text.split(" "))]
+
+
+async def begin(request: web.Request) -> web.StreamResponse:
+    reply = web.StreamResponse(headers={"content-type": "text/event-stream"})
+    await reply.prepare(request)
+    await send(reply, {"role": "assistant", "content": ""})
+    return reply
+
+
+async def send(
+    reply: web.StreamResponse, delta: dict[str, Any], finish_reason: str | None = None
+) -> None:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    await event(reply, {"object": "chat.completion.chunk", "choices": [choice]})
+
+
+async def event(reply: web.StreamResponse, value: dict[str, Any]) -> None:
+    await reply.write(b"data: " + json.dumps(value).encode() + b"\n\n")
+
+
+# --- faults --------------------------------------------------------------------------------
+
+
+def status(code: int, message: str = "no", **headers: str) -> Any:
+    """Answers with an error object."""
+
+    async def fault(upstream: Upstream, request: web.Request, body: Any) -> web.Response:
+        named = {key.replace("_", "-"): value for key, value in headers.items()}
+        return web.json_response({"error": {"message": message}}, status=code, headers=named)
+
+    return fault
+
+
+async def hang(upstream: Upstream, request: web.Request, body: Any) -> web.Response:
+    """Accepts the request and says nothing."""
+    await asyncio.sleep(60)
+    raise AssertionError("the client waited a minute")
+
+
+async def drop(upstream: Upstream, request: web.Request, body: Any) -> web.Response:
+    """Closes the connection without a word."""
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+async def break_off(upstream: Upstream, request: web.Request, body: Any) -> web.StreamResponse:
+    """Streams one word, then closes the connection."""
+    reply = await begin(request)
+    await send(reply, {"content": "half"})
+    assert request.transport is not None
+    request.transport.close()
+    return reply
+
+
+async def stall(upstream: Upstream, request: web.Request, body: Any) -> web.StreamResponse:
+    """Streams one word, then says nothing more."""
+    reply = await begin(request)
+    await send(reply, {"content": "half"})
+    await asyncio.sleep(60)
+    return reply
+
+
+# --- servers -------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def running(*upstreams: Upstream) -> AsyncIterator[None]:
+    """Upstreams listening, each on a port of its own."""
+    runners = []
+    for upstream in upstreams:
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", upstream.handle)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        upstream.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        runners.append(runner)
+    try:
+        yield
+    finally:
+        for runner in runners:
+            await runner.cleanup()
+
+
+@asynccontextmanager
+async def gateway(config: Config) -> AsyncIterator[str]:
+    """The gateway for a config, on a socket; gives its URL."""
+    listener = listen("127.0.0.1", 0)
+    settings = uvicorn.Config(
+        build(config), log_level="error", lifespan="on", timeout_graceful_shutdown=1
+    )
+    settings.load()
+    server = uvicorn.Server(settings)
+    server.lifespan = settings.lifespan_class(settings)
+    await server.startup([listener])  # not serve(), which looks for its end ten times a second
+    try:
+        yield url_of(listener)
+    finally:
+        await server.shutdown([listener])
+
+
+def config_of(*experts: dict[str, Any], **sections: Any) -> Config:
+    """A config with these experts; the first is the policy unless `policies` says otherwise."""
+    first = {"strategy": "fixed", "options": {"expert": experts[0]["name"]}}
+    policies = sections.pop("policies", {"default": first})
+    return Config.model_validate(
+        {"version": 1, "experts": list(experts), "policies": policies, **sections}
+    )
+
+
+@asynccontextmanager
+async def front(config: Config, api_key: str = "none") -> AsyncIterator[AsyncOpenAI]:
+    """The official client, without retries of its own, in front of a gateway."""
+    http = DefaultAsyncHttpxClient(verify=False)  # reading certificates takes long
+    async with (
+        gateway(config) as url,
+        AsyncOpenAI(
+            base_url=f"{url}/v1", api_key=api_key, max_retries=0, http_client=http
+        ) as client,
+    ):
+        yield client
+
+
+def asked(text: str = "What is two and two?") -> list[dict[str, Any]]:
+    return [{"role": "user", "content": text}]
+
+
+def expert(config_entry: dict[str, Any]) -> Expert:
+    """The noun behind a config entry."""
+    return config_of(config_entry).experts[0].expert()

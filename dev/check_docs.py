@@ -16,6 +16,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from routewright.cli.main import app
+from routewright.metrics import METRICS
 from routewright.registry import class_name, names
 
 ROOT = Path(__file__).parent.parent
@@ -76,7 +77,12 @@ def _second(text: str | None) -> str:
     return " ".join(parts[1].split()) if len(parts) > 1 else ""
 
 
-GENERATORS = {f.__name__: f for f in (commands, strategies, encoders, predictors)}
+def metrics() -> str:
+    rows = [f"| {name} | {_first(f.__doc__)} |" for name, f in METRICS.items()]
+    return "| metric | |\n|---|---|\n" + "\n".join(rows) + "\n"
+
+
+GENERATORS = {f.__name__: f for f in (commands, strategies, encoders, predictors, metrics)}
 
 
 def main() -> int:

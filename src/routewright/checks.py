@@ -63,19 +63,13 @@ def example(name: str) -> Any:
         "experts": list(EXPERTS),
         "first": fixed[0],
         "second": fixed[2],
-        "strategy": fixed[0],
+        "wanted": fixed[0],
         "share": 0.5,
         "price": 1.0,
     }
     fields = [field.name for field in dataclasses.fields(find("strategies", name))]
-    spec = {key: options[key] for key in fields if key in options and key != "strategy"}
-    if "strategy" in fields:  # a strategy that wraps another
-        return find("strategies", name)(strategy=build(fixed[0]), **_tuples(spec))
+    spec = {key: options[key] for key in fields if key in options}
     return build({"strategy": name, **spec}, Believer())
-
-
-def _tuples(spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in spec.items()}
 
 
 def queries(n: int = 12) -> list[Query]:

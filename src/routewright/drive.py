@@ -92,33 +92,24 @@ def _recorded(
 ) -> Answer | tuple[Answer, ...]:
     if isinstance(wanted, Ask):
         _allow((wanted,), query, experts, spent)
-        answer = _look_up_member(wanted, record)
+        answer = _look_up(wanted, record)
         spent.append(answer)
         if answer.failed is not None:
             raise UpstreamError(wanted.expert, answer.failed, cost=answer.cost)
         return answer
     _allow(wanted, query, experts, spent)
-    answers = tuple(_look_up_member(ask, record) for ask in wanted)
+    answers = _first_enough(wanted, tuple(_look_up(ask, record) for ask in wanted))
     spent.extend(answers)
-    return _first_enough(wanted, answers)
+    return answers
 
 
 def _look_up(ask: Ask, record: Record) -> Answer:
+    """What is recorded; an answer that is missing counts as one that failed."""
     answer = record.get((ask.expert, ask.kind))
     if answer is None and ask.kind == "answer":
         answer = record.get(ask.expert)
-    if answer is None:
-        raise UpstreamError(ask.expert, f"no recorded {ask.kind}")
-    if answer.failed is not None:
-        raise UpstreamError(ask.expert, answer.failed, cost=answer.cost)
-    return answer
-
-
-def _look_up_member(ask: Ask, record: Record) -> Answer:
-    try:
-        return _look_up(ask, record)
-    except UpstreamError as error:
-        return Answer(ask.expert, kind=ask.kind, failed=error.reason, cost=error.cost)
+    missing = Answer(ask.expert, kind=ask.kind, failed=f"no recorded {ask.kind}")
+    return missing if answer is None else answer
 
 
 def _first_enough(wanted: tuple[Ask, ...], answers: tuple[Answer, ...]) -> tuple[Answer, ...]:

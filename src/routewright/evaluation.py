@@ -18,7 +18,7 @@ from routewright.errors import BadTable
 from routewright.frontier import OperatingPoint, known_costs
 from routewright.outcomes import Outcomes
 from routewright.router import Router
-from routewright.strategies import OneShot
+from routewright.strategies import one_shot
 from routewright.types import Array, Prediction, Strategy
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.75)
@@ -71,7 +71,7 @@ def evaluate(
 def run(strategy: Strategy, outcomes: Outcomes, prediction: Prediction) -> tuple[Array, Array]:
     """Score and cost (US$) of a strategy on every row, each (n,)."""
     cost = known_costs(outcomes.cost)
-    if isinstance(strategy, OneShot):
+    if one_shot(strategy):
         choice = strategy.choose(outcomes.queries, prediction)
         return policies.take(outcomes.score, choice), policies.take(cost, choice)
     return replay_all(strategy, outcomes)
@@ -100,7 +100,7 @@ def summary(e: Evaluation) -> dict[str, Any]:
     score, cost = e.outcomes.score, known_costs(e.outcomes.cost)
     quality, price = metrics.mean(score), metrics.mean(cost)
     priced = bool(np.isfinite(e.outcomes.cost).any())
-    cheap, dear = int(np.nanargmin(price)), int(np.nanargmax(price))
+    cheap, dear = _extremes(quality, price)
     curve_cost, curve_quality = metrics.mean(e.costs.T), metrics.mean(e.scores.T)
     hull = policies.zero_router(quality, price)
     zero = np.array([[v.cost, v.quality] for v in hull]).T
@@ -111,7 +111,7 @@ def summary(e: Evaluation) -> dict[str, Any]:
 
     return {
         "experts": {
-            name: {"quality": float(quality[m]), "cost": dollars(price[m])}
+            name: {"quality": _number(quality[m]), "cost": dollars(price[m])}
             for m, name in enumerate(e.router.experts)
         },
         "references": _references(e, quality, price, dollars),
@@ -146,9 +146,16 @@ def summary(e: Evaluation) -> dict[str, Any]:
     }
 
 
+def _extremes(quality: Array, price: Array) -> tuple[int, int]:
+    """The cheapest and the dearest expert, the better one at ties."""
+    known = [m for m in range(len(price)) if np.isfinite(price[m]) and np.isfinite(quality[m])]
+    cheap = min(known, key=lambda m: (price[m], -quality[m]))
+    return cheap, max(known, key=lambda m: (price[m], quality[m]))
+
+
 def _references(e: Evaluation, quality: Array, price: Array, dollars: Any) -> dict[str, Any]:
     score, cost = e.outcomes.score, known_costs(e.outcomes.cost)
-    best, cheap = int(np.nanargmax(quality)), int(np.nanargmin(price))
+    best, (cheap, _) = int(np.nanargmax(quality)), _extremes(quality, price)
     ideal = metrics.oracle(score, cost)
 
     def expert(m: int) -> dict[str, Any]:
@@ -184,22 +191,24 @@ def _curve(
 
 
 def _at_fractions(e: Evaluation, dearest: float) -> dict[str, Any]:
-    """Quality at shares of the dearest expert's cost, and the paired gain over the zero router.
+    """Quality at shares of the dearest expert's cost, and the paired gain over the zero router;
+    None where even the cheapest operating point costs more.
 
     Both the curve and the zero router are measured anew in every bootstrap replicate.
     """
     everything = np.vstack([np.ones(len(e.outcomes)), e.weights])
     fractions = np.array(FRACTIONS)
     reached, gained = curve_replicates(e, everything, fractions)
-    return {
-        f"{fraction:g}": {
-            "quality": float(reached[0, f]),
-            "quality_ci": list(metrics.interval(reached[1:, f])),
-            "gain_over_zero_router": float(gained[0, f]),
-            "gain_ci": list(metrics.interval(gained[1:, f])),
+    found: dict[str, Any] = {}
+    for f, fraction in enumerate(FRACTIONS):
+        reachable = bool(np.isfinite(reached[0, f]))
+        found[f"{fraction:g}"] = {
+            "quality": _number(reached[0, f]),
+            "quality_ci": list(metrics.interval(reached[1:, f])) if reachable else None,
+            "gain_over_zero_router": _number(gained[0, f]),
+            "gain_ci": list(metrics.interval(gained[1:, f])) if reachable else None,
         }
-        for f, fraction in enumerate(FRACTIONS)
-    }
+    return found
 
 
 def curve_replicates(e: Evaluation, weights: Array, fractions: Array) -> tuple[Array, Array]:
@@ -213,7 +222,8 @@ def curve_replicates(e: Evaluation, weights: Array, fractions: Array) -> tuple[A
     for b in range(len(weights)):
         at = fractions * np.nanmax(price[b])
         order = np.lexsort((scores[b], costs[b]))
-        reached[b] = np.interp(at, costs[b][order], scores[b][order])
+        # Below its cheapest point the router cannot go: unknown, not free.
+        reached[b] = np.interp(at, costs[b][order], scores[b][order], left=np.nan)
         zero[b] = policies.hull_quality(policies.zero_router(quality[b], price[b]), at)
     return reached, reached - zero
 

@@ -7,8 +7,8 @@ cost (the zero router) is above zero with confidence; elsewhere the fixed mix it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,7 @@ class OperatingPoint:
     gain_ci: tuple[float, float]
     spec: dict[str, Any]
     plan: str  # the same in words
+    shares: dict[str, float] = field(default_factory=dict)  # of queries that ask an expert
 
     @property
     def strategy(self) -> str:
@@ -75,26 +76,22 @@ def trace(
     cost = known_costs(outcomes.cost)
     weights = metrics.resample(len(outcomes), replicates, seed)
     weights = np.vstack([np.ones(len(outcomes)), weights])  # the first row is the sample itself
-    fixed_quality = metrics.mean(outcomes.score, weights)  # (b, e)
-    fixed_cost = metrics.mean(cost, weights)
-    hulls = [policies.zero_router(q, c) for q, c in zip(fixed_quality, fixed_cost, strict=True)]
+    fixed_cost = metrics.mean(cost, weights)  # (b, e)
+    hulls = [
+        policies.zero_router(q, c)
+        for q, c in zip(metrics.mean(outcomes.score, weights), fixed_cost, strict=True)
+    ]
     dearest = float(np.nanmax(fixed_cost[0]))
     found = []
     for mixture in _mixtures(prediction, points):
         quality, spent = _replicates(mixture, prediction, outcomes.score, cost, weights)
-        zero = np.array(
-            [float(policies.hull_quality(h, c)) for h, c in zip(hulls, spent, strict=True)]
-        )
-        gain = quality - zero
-        low, high = metrics.interval(gain[1:])
-        learned = low > 0
-        if not learned:
-            quality, gain, low, high = zero, gain * 0, 0.0, 0.0
-        spec, plan = (
-            _learned_plan(mixture)
-            if learned
-            else _fixed_plan(policies.mix_at_cost(hulls[0], float(spent[0])), prediction.experts)
-        )
+        zero = [float(policies.hull_quality(h, c)) for h, c in zip(hulls, spent, strict=True)]
+        gain = quality - np.array(zero)
+        if metrics.interval(gain[1:])[0] > 0:
+            how = _learned(mixture, prediction)
+        else:
+            quality, gain = np.array(zero), np.zeros_like(gain)
+            how = _fixed(policies.mix_at_cost(hulls[0], float(spent[0])), prediction.experts)
         found.append(
             OperatingPoint(
                 price=mixture.price,
@@ -103,9 +100,8 @@ def trace(
                 quality=float(quality[0]),
                 quality_ci=metrics.interval(quality[1:]),
                 gain=float(gain[0]),
-                gain_ci=(low, high),
-                spec=spec,
-                plan=plan,
+                gain_ci=metrics.interval(gain[1:]),
+                **how._asdict(),
             )
         )
     return tuple(found)
@@ -175,24 +171,47 @@ def _replicates(
     return both[:, 0], both[:, 1]
 
 
-def _learned_plan(mixture: policies.Mixture) -> tuple[dict[str, Any], str]:
+class _How(NamedTuple):
+    """What a point does, for the machine and in words, and whom that asks how often."""
+
+    spec: dict[str, Any]
+    plan: str
+    shares: dict[str, float]
+
+
+def _learned(mixture: policies.Mixture, prediction: Prediction) -> _How:
     first = {"strategy": "single", "price": mixture.price}
     words = f"ask the expert with the best predicted quality − {mixture.price:.4g}/$ × cost"
+    often = _asked(prediction, mixture.price)
     if mixture.share <= 0:
-        return first, words
+        return _How(first, words, _named(often, prediction.experts))
     second = {"strategy": "single", "price": mixture.lower_price}
-    return (
+    often = (1 - mixture.share) * often + mixture.share * _asked(prediction, mixture.lower_price)
+    return _How(
         {"strategy": "mix", "first": first, "second": second, "share": mixture.share},
         f"{words}; {mixture.share:.0%} of queries at {mixture.lower_price:.4g}/$",
+        _named(often, prediction.experts),
     )
 
 
-def _fixed_plan(mix: policies.FixedMix, experts: Sequence[str]) -> tuple[dict[str, Any], str]:
-    first = {"strategy": "fixed", "expert": experts[mix.cheap]}
+def _asked(prediction: Prediction, price: float) -> Array:
+    """The share of queries for which each expert is asked, (e,)."""
+    choice = policies.choose(prediction, price)
+    return np.bincount(choice, minlength=len(prediction.experts)) / max(len(choice), 1)
+
+
+def _named(often: Array, experts: Sequence[str]) -> dict[str, float]:
+    return {name: float(share) for name, share in zip(experts, often, strict=True) if share > 0}
+
+
+def _fixed(mix: policies.FixedMix, experts: Sequence[str]) -> _How:
+    cheap, dear = experts[mix.cheap], experts[mix.dear]
+    first = {"strategy": "fixed", "expert": cheap}
     if mix.share <= 0:
-        return first, f"always {experts[mix.cheap]}"
-    second = {"strategy": "fixed", "expert": experts[mix.dear]}
-    return (
+        return _How(first, f"always {cheap}", {cheap: 1.0})
+    second = {"strategy": "fixed", "expert": dear}
+    return _How(
         {"strategy": "mix", "first": first, "second": second, "share": mix.share},
-        f"{experts[mix.dear]} for {mix.share:.0%} of queries, else {experts[mix.cheap]}",
+        f"{dear} for {mix.share:.0%} of queries, else {cheap}",
+        {cheap: 1 - mix.share, dear: mix.share},
     )

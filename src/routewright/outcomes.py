@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from routewright.errors import BadTable
 from routewright.types import Answer, Array, Query
@@ -34,6 +36,9 @@ LONG_NAMES = {  # how other tools call our columns
     "completion_tokens": "out_tokens",
     "latency_s": "latency",
 }
+
+
+Fingerprints = NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,21 @@ class Outcomes:
         return float(table[row, m])
 
 
+def fingerprints(queries: Sequence[Query]) -> Fingerprints:
+    """64-bit hashes of the prompts, sorted; case, width and spacing do not count.
+
+    >>> fingerprints([Query.of(" What is\\n2 + 2?")]) == fingerprints([Query.of("what is 2 + 2?")])
+    array([ True])
+    """
+    hashed = [int.from_bytes(_hash(query.full_text), "big") for query in queries]
+    return np.sort(np.array(hashed, dtype=np.uint64))
+
+
+def _hash(text: str) -> bytes:
+    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return hashlib.blake2b(plain.encode(), digest_size=8).digest()
+
+
 # --- reading -------------------------------------------------------------------------------
 
 
@@ -151,7 +171,7 @@ def read(
     if not files:
         raise BadTable("no outcome table was named")
     frames = [_typed(_frame(path), path) for path in files]
-    frame = frames[0] if len(frames) == 1 else reduce(_join, frames)
+    frame = frames[0] if len(frames) == 1 else reduce(join, frames)
     frame = _keep_split(frame, split, files)
     found = _experts(frame, files)
     if experts is not None:
@@ -249,10 +269,12 @@ def _check_range(frame: pl.DataFrame, column: str, path: Path) -> None:
         )
 
 
-def _join(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
+def join(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
     """Rows of the same id become one row; a cell known twice must agree."""
     shared = [c for c in right.columns if c in left.columns and c != "id"]
-    joined = left.join(right, on="id", how="full", coalesce=True, suffix="\0")
+    joined = left.join(
+        right, on="id", how="full", coalesce=True, suffix="\0", maintain_order="left_right"
+    )
     for column in shared:
         mine, theirs = pl.col(column), pl.col(f"{column}\0")
         if "::" in column:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from routewright import __version__
 from routewright.costs import CostModel
@@ -36,7 +37,8 @@ class Router:
     """Believes something about every query and knows its operating points.
 
     `signal` scales how far the predicted *differences* between experts may leave the
-    differences of their means: 0 ranks experts alike for every query.
+    differences of their means: 0 ranks experts alike for every query. `seen` holds fingerprints
+    of the prompts that it was fitted on, so that an evaluation can tell an overlap.
     """
 
     experts: tuple[str, ...]
@@ -47,6 +49,7 @@ class Router:
     signal: float = 1.0
     latency: Array = field(default_factory=lambda: np.empty(0))  # (e,) seconds, NaN unknown
     frontier: tuple[OperatingPoint, ...] = ()
+    seen: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     card: Mapping[str, Any] = field(default_factory=dict)  # data hash, split, seed, metrics, …
 
     def predict(self, queries: Sequence[Query]) -> Prediction:
@@ -162,7 +165,7 @@ class Router:
             "encoder": self.encoder.arrays(),
             "predictor": self.predictor.arrays(),
             "costs": self.costs.arrays(),
-            "router": {"mean": self.mean, "latency": self.latency},
+            "router": {"mean": self.mean, "latency": self.latency, "seen": self.seen},
         }
         return {f"{part}/{k}": v for part, arrays in parts.items() for k, v in arrays.items()}
 
@@ -186,6 +189,7 @@ class Router:
                 mean=arrays["router/mean"],
                 signal=float(described["signal"]),
                 latency=arrays["router/latency"],
+                seen=arrays["router/seen"],
                 frontier=tuple(OperatingPoint.from_json(p) for p in described["frontier"]),
                 card=described["card"],
             )

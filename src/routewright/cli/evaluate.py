@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +36,10 @@ def evaluate(
     if html is not None:
         from routewright.report import render
 
-        html.write_text(render(measured, figures), encoding="utf-8")
+        words = [str(router), *map(str, tables), "--split", split, "--seed", str(seed)]
+        command = shlex.join(["routewright", "evaluate", *words, "--html", str(html)])
+        seen = loaded.seen if loaded.seen.size else None
+        html.write_text(render(measured, figures, command, seen=seen), encoding="utf-8")
     show(figures, Console())
 
 
@@ -46,7 +50,7 @@ def show(figures: dict[str, Any], console: Console) -> None:
     for heading in ("US$/query", "quality (95 %)", "over zero router (95 %)"):
         table.add_column(heading, justify="right")
     for name, expert in figures["experts"].items():
-        table.add_row(name, dollars(expert["cost"]), f"{expert['quality']:.3f}", "")
+        table.add_row(name, dollars(expert["cost"]), _known(expert["quality"]), "")
     oracle = figures["references"]["oracle"]
     table.add_row("oracle", dollars(oracle["cost"]), f"{oracle['quality']:.3f}", "")
     table.add_section()
@@ -55,14 +59,14 @@ def show(figures: dict[str, Any], console: Console) -> None:
         table.add_row(
             f"router at {float(fraction):.0%} cost",
             dollars(float(fraction) * dearest),
-            f"{at['quality']:.3f} {_interval(at['quality_ci'])}",
-            f"{at['gain_over_zero_router']:+.3f} {_interval(at['gain_ci'], '+')}",
+            _with_interval(at["quality"], at["quality_ci"]),
+            _with_interval(at["gain_over_zero_router"], at["gain_ci"], "+"),
         )
     best = min(figures["curve"], key=lambda point: point["lambda"])
     table.add_row(
         "router at λ = 0",
         dollars(best["cost"]),
-        f"{best['quality']:.3f} {_interval(best['quality_ci'])}",
+        _with_interval(best["quality"], best["quality_ci"]),
         "",
     )
     console.print(table)
@@ -73,10 +77,16 @@ def show(figures: dict[str, Any], console: Console) -> None:
         )
 
 
+def _known(quality: float | None) -> str:
+    return "unknown" if quality is None else f"{quality:.3f}"
+
+
 def dollars(amount: float | None) -> str:
     return "unknown" if amount is None else f"{amount:.3g}"
 
 
-def _interval(pair: list[float], sign: str = "") -> str:
+def _with_interval(value: float | None, pair: list[float] | None, sign: str = "") -> str:
+    if value is None or pair is None:
+        return "out of reach"
     low, high = pair
-    return f"({low:{sign}.3f} … {high:{sign}.3f})"
+    return f"{value:{sign}.3f} ({low:{sign}.3f} … {high:{sign}.3f})"

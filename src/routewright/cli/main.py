@@ -11,10 +11,12 @@ from rich.console import Console
 from routewright import __version__
 from routewright.cli.calibrate import calibrate
 from routewright.cli.check import check
+from routewright.cli.convert import convert
 from routewright.cli.demo import demo
 from routewright.cli.evaluate import evaluate
 from routewright.cli.fit import fit
 from routewright.cli.route import route
+from routewright.cli.select import select
 from routewright.cli.serve import serve
 from routewright.errors import RoutewrightError
 
@@ -45,7 +47,7 @@ def options(
     """Options that stand before the verb."""
 
 
-for verb in (demo, serve, check, fit, evaluate, calibrate, route):
+for verb in (demo, serve, check, convert, fit, evaluate, calibrate, route, select):
     app.command()(verb)
 
 

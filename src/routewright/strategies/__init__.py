@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from routewright.errors import BadInput
 from routewright.registry import find
@@ -29,6 +29,12 @@ class OneShot(Protocol):
     def plan(self, query: Query) -> Plan: ...
 
     def choose(self, queries: Sequence[Query], prediction: Prediction) -> Indices: ...
+
+
+def one_shot(strategy: Strategy) -> TypeGuard[OneShot]:
+    """Whether the strategy, and every strategy that it is made of, asks exactly one expert."""
+    inner = [part for part in vars(strategy).values() if hasattr(part, "plan")]
+    return isinstance(strategy, OneShot) and all(one_shot(part) for part in inner)
 
 
 def build(spec: Mapping[str, Any], router: Predicts | None = None) -> Strategy:

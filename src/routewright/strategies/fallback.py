@@ -10,32 +10,32 @@ from routewright.types import Ask, Decision, Plan, Query, Strategy
 
 @dataclass(frozen=True)
 class Fallback:
-    """Runs `strategy`; on failure asks `then` in order, leaving out who failed already.
+    """Runs `wanted`; on failure asks `then` in order, leaving out who failed already.
 
     Only failures before the first byte get here. The query's limits hold for the substitutes
     too. If everybody fails, the first failure is raised: it names the expert that was wanted.
     """
 
-    strategy: Strategy
+    wanted: Strategy
     then: tuple[str, ...]
 
     def plan(self, query: Query) -> Plan:
         try:
-            decision = yield from self.strategy.plan(query)
+            decision = yield from self.wanted.plan(query)
         except UpstreamError as failure:
-            wanted = failure
+            first = failure
         else:
             return decision
         for expert in self.then:
-            if expert == wanted.expert or not query.permits(expert):
+            if expert == first.expert or not query.permits(expert):
                 continue
             try:
                 answer = yield Ask(expert, final=True)
             except (UpstreamError, NotAdmissible):
                 continue
-            because = f"{wanted.expert} failed, {expert} stepped in"
+            because = f"{first.expert} failed, {expert} stepped in"
             return Decision(answer, because=because)
-        raise wanted
+        raise first
 
 
 def with_fallback(strategy: Strategy, experts: tuple[str, ...]) -> Strategy:

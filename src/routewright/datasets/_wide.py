@@ -1,0 +1,53 @@
+"""From one cell per query and expert to the wide outcome table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import polars as pl
+
+from routewright.errors import BadTable
+from routewright.types import Outcome
+
+FACTS = ("prompt", "domain", "split")  # of the query
+CELLS = ("score", "cost", "answer", "latency", "in_tokens", "out_tokens")  # of query and expert
+TEXT = ("id", "expert", "prompt", "domain", "split", "answer")
+
+
+@dataclass(frozen=True)
+class Cell(Outcome):
+    """An outcome with the tokens that were read, from which a cost can be told."""
+
+    in_tokens: float | None = None
+
+
+def long(cells: Sequence[Cell]) -> pl.DataFrame:
+    """The cells as a table, one row each; NaN becomes null."""
+    names = [f.name for f in fields(Cell) if f.name in (*TEXT, *CELLS)]
+    schema = {name: pl.String if name in TEXT else pl.Float64 for name in names}
+    columns = {name: [getattr(cell, name) for cell in cells] for name in names}
+    return pl.DataFrame(columns, schema=schema).with_columns(pl.col(pl.Float64).fill_nan(None))
+
+
+def wide(rows: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """One row per query; raises BadTable if two rows tell of the same query and expert."""
+    if not len(rows):
+        raise BadTable(f"'{path}' has no rows")
+    _refuse_doubles(rows, path)
+    known = [c for c in rows.columns if c == "score" or rows[c].null_count() < len(rows)]
+    facts = [pl.col(c).drop_nulls().first() for c in FACTS if c in known]
+    table = rows.group_by("id", maintain_order=True).agg(facts)
+    for cell in (c for c in CELLS if c in known):
+        spread = rows.pivot("expert", index="id", values=cell)
+        spread = spread.rename({c: f"{cell}::{c}" for c in spread.columns if c != "id"})
+        table = table.join(spread, on="id", how="left", maintain_order="left")
+    return table
+
+
+def _refuse_doubles(rows: pl.DataFrame, path: Path) -> None:
+    doubles = rows.filter(pl.struct("id", "expert").is_duplicated())
+    if len(doubles):
+        twice = doubles.row(0, named=True)
+        raise BadTable(f"'{path}': query '{twice['id']}' has two rows for '{twice['expert']}'")

@@ -1,0 +1,48 @@
+"""What a cascade of a small and a large model buys per dollar: AutoMix (arXiv 2310.12963).
+
+`small` and `large` are (US$ per query, quality) of always asking one; the cascade's own cost
+includes its verification.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from routewright.metrics.curves import quality_at
+from routewright.metrics.sampling import mean
+from routewright.types import Array
+
+Point = tuple[float, float]  # US$ per query, quality
+
+
+def ibc_lift(cost: float, quality: float, small: Point, large: Point) -> float:
+    """ΔIBC in percent: by how much each dollar over the small model's buys more than on the
+    straight line from small to large.
+
+    IBC = (P − P_S) / (C − C_S), ΔIBC = 100 (IBC_M − IBC_BASE) / IBC_BASE (AutoMix).
+    NaN where it means nothing: the line does not rise, or nothing over the small model is spent.
+    Unstable close to that: report it with cost and quality beside it.
+    """
+    base = _ibc(*large, small)
+    found = _ibc(cost, quality, small)
+    return 100 * (found - base) / base if base > 0 else float("nan")
+
+
+def _ibc(cost: float, quality: float, small: Point) -> float:
+    """Incremental benefit per cost, quality per US$."""
+    spent = cost - small[0]
+    return (quality - small[1]) / spent if spent > 0 else float("nan")
+
+
+def mean_ibc_lift(
+    costs: Array, qualities: Array, small: Point, large: Point, regions: int = 5
+) -> float:
+    """ΔIBC averaged over equal cost regions between small and large, in percent.
+
+    Each region is judged at its middle, by straight lines between the operating points (k,), so
+    no region profits from its luckiest point; one that the curve begins beyond is left out.
+    """
+    middles = small[0] + (np.arange(regions) + 0.5) / regions * (large[0] - small[0])
+    reached = middles[middles >= np.min(costs)]
+    lifts = [ibc_lift(c, quality_at(costs, qualities, c), small, large) for c in reached.tolist()]
+    return float(mean(np.array(lifts, dtype=np.float64))) if lifts else float("nan")

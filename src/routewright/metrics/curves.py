@@ -1,0 +1,133 @@
+"""What a router's operating points reach at every cost: hulls, areas, gaps recovered."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from routewright.types import Array
+
+
+def hull(costs: Array, qualities: Array) -> tuple[Array, Array]:
+    """The non-decreasing upper convex hull of points: what mixing settings can reach.
+
+    RouterBench (arXiv 2403.12031), section 3.
+    """
+    points: list[tuple[float, float]] = []
+    for cost, quality in sorted(zip(costs.tolist(), qualities.tolist(), strict=True)):
+        if points and quality <= points[-1][1]:
+            continue
+        if points and cost <= points[-1][0]:
+            points.pop()
+        while len(points) >= 2 and _slope(points[-2], (cost, quality)) >= _slope(*points[-2:]):
+            points.pop()
+        points.append((cost, quality))
+    x, y = np.array(points).T
+    return x, y
+
+
+def _slope(a: tuple[float, float], b: tuple[float, float]) -> float:
+    return (b[1] - a[1]) / max(b[0] - a[0], 1e-300)
+
+
+def aiq(
+    costs: Array, qualities: Array, cheapest: float, dearest: float, *, with_hull: bool = True
+) -> float:
+    """Average improvement in quality: the area under the curve over [cheapest, dearest] US$,
+    divided by that range (RouterBench, arXiv 2403.12031, equation 2; the paper's variant, whose
+    range is that of the single experts).
+
+    Without the hull the points are joined by straight lines in order of cost, which luck
+    cannot lift. Costs above the dearest point count its quality, costs below the cheapest
+    point count zero: a router that cannot be cheap loses that area.
+    """
+    if not dearest > cheapest:
+        return float(qualities.max())
+    if with_hull:
+        costs, qualities = hull(costs, qualities)
+    else:
+        order = np.lexsort((qualities, costs))
+        costs, qualities = costs[order], qualities[order]
+    return _area(costs, qualities, cheapest, dearest) / (dearest - cheapest)
+
+
+def _area(x: Array, y: Array, low: float, high: float) -> float:
+    """The integral of the piecewise linear curve over [low, high]; zero left of it, flat right."""
+    low = max(low, float(x[0]))
+    if high <= low:
+        return 0.0
+    inside = (x > low) & (x < high)
+    ends = np.interp([low, high], x, y)
+    grid = np.concatenate([[low], x[inside], [high]])
+    heights = np.concatenate([ends[:1], y[inside], ends[1:]])
+    return float(np.sum(np.diff(grid) * (heights[1:] + heights[:-1]) / 2))
+
+
+def quality_at(costs: Array, qualities: Array, cost: float) -> float:
+    """Quality at a cost (US$), straight lines between operating points: mixing two neighbours.
+
+    The dearest point that costs no more than `cost` counts if the curve ends before it.
+    """
+    order = np.lexsort((qualities, costs))
+    return float(np.interp(cost, costs[order], qualities[order]))
+
+
+def apgr(
+    costs: Array, qualities: Array, weak: tuple[float, float], strong: tuple[float, float]
+) -> float:
+    """Average performance gap recovered: 0 is always the weak expert, 1 always the strong one.
+
+    RouteLLM (arXiv 2406.18665), equation 4, with cost in place of the share of strong calls, so
+    that it holds for any number of experts. `weak` and `strong` are (US$, quality) of the
+    cheapest and of the dearest expert. NaN if they do not differ.
+    """
+    (low, floor), (high, ceiling) = weak, strong
+    if high <= low or ceiling == floor:
+        return float("nan")
+    return (aiq(costs, qualities, low, high, with_hull=False) - floor) / (ceiling - floor)
+
+
+def pgr(quality: float, weak: float, strong: float) -> float:
+    """Performance gap recovered: 0 at the weak expert's quality, 1 at the strong one's.
+
+    RouteLLM (arXiv 2406.18665). NaN if the two do not differ.
+    """
+    return float("nan") if strong == weak else (quality - weak) / (strong - weak)
+
+
+def cpt(
+    costs: Array,
+    qualities: Array,
+    share: float,
+    weak: tuple[float, float],
+    strong: tuple[float, float],
+) -> float:
+    """Call-performance threshold: the least cost at which `share` of the gap is recovered.
+
+    RouteLLM (arXiv 2406.18665), with cost in place of the share of strong calls:
+    0 is what the weak expert costs, 1 what the strong one does. `weak` and `strong` are (US$,
+    quality); pass shares of strong calls as costs, with (0, quality) and (1, quality), for the
+    published figure. The curve need not rise everywhere: its first crossing counts, which is
+    also that of its running maximum. NaN if it never crosses or there is no gap.
+    """
+    (low, floor), (high, ceiling) = weak, strong
+    if high <= low or ceiling <= floor:
+        return float("nan")
+    return (_first_crossing(costs, qualities, floor + share * (ceiling - floor)) - low) / (
+        high - low
+    )
+
+
+def _first_crossing(costs: Array, qualities: Array, goal: float) -> float:
+    """The least cost at which straight lines between the points reach `goal`; NaN if never."""
+    known = np.isfinite(costs) & np.isfinite(qualities)
+    x, y = costs[known], qualities[known]
+    order = np.lexsort((y, x))
+    x, y = x[order], y[order]
+    there = np.flatnonzero(y >= goal - 1e-12)
+    if not len(there):
+        return float("nan")
+    k = int(there[0])
+    if k == 0:
+        return float(x[0])
+    way = (goal - y[k - 1]) / (y[k] - y[k - 1])
+    return float(x[k - 1] + min(way, 1.0) * (x[k] - x[k - 1]))

@@ -1,0 +1,173 @@
+"""Targets in the user's units, and the sentences that answer them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from routewright import targets
+from routewright.cli.calibrate import calibrate, dearest, find_point, in_words
+from routewright.errors import BadInput
+from routewright.frontier import OperatingPoint
+
+EXPERTS = {"gpt-4o": 0.8, "mixtral 8x7b": 0.6, "new": float("nan")}
+
+
+# --- reading -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0.0003",
+        ".0003",
+        "3e-4",
+        "$0.0003",
+        "0.30/1000",
+        "$0.30 per 1000",
+        "$0.30 per 1,000 queries",
+        " 0.3 USD / 1k ",
+        "$300 per 1M",
+        "0.0003 per query",
+    ],
+)
+def test_every_way_to_write_a_cost_is_dollars_per_query(text):
+    assert targets.dollars(text) == pytest.approx(0.0003)
+
+
+@pytest.mark.parametrize("text", ["", "cheap", "-1", "0.3/0", "0.3/", "nan", "inf", "1 2", "0.3%"])
+def test_a_cost_that_is_none_names_itself_and_the_accepted_forms(text):
+    with pytest.raises(BadInput, match="is not understood: write US") as error:
+        targets.dollars(text)
+    assert f"'{text}'" in str(error.value)
+    assert "0.30/1000" in str(error.value)
+
+
+@pytest.mark.parametrize("n", range(0, 101, 7))
+def test_percentages_and_fractions_mean_the_same(n):
+    assert targets.share(f"{n}%") == targets.share(f"{n / 100}") == n / 100
+    assert targets.share(f" {n} % ") == n / 100
+    assert targets.quality(f"{n}% of gpt-4o", EXPERTS) == pytest.approx(0.8 * n / 100)
+    assert targets.quality(f"{n / 100}", EXPERTS) == n / 100
+
+
+@pytest.mark.parametrize("text", ["20", "101%", "-5%", "half", "", "1.01"])
+def test_a_share_beyond_the_whole_is_refused(text):
+    with pytest.raises(BadInput, match=r"is not understood: write a percentage \(20%\) or 0.2"):
+        targets.share(text)
+
+
+def test_a_quality_relative_to_an_expert_takes_names_with_spaces():
+    assert targets.quality("0.5 of mixtral 8x7b", EXPERTS) == pytest.approx(0.3)
+    assert targets.quality("95 %  OF gpt-4o", EXPERTS) == pytest.approx(0.76)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("95% of gpt-4", "no expert 'gpt-4': did you mean 'gpt-4o'"),
+        ("95% of new", "does not know the quality of 'new'"),
+        ("95%", "of which expert.*'95% of NAME'"),
+        ("80", "'80' is not understood"),
+        ("good", "'good' is not understood"),
+    ],
+)
+def test_a_quality_that_cannot_be_read_says_the_way_out(text, message):
+    with pytest.raises(BadInput, match=message):
+        targets.quality(text, EXPERTS)
+
+
+# --- shares --------------------------------------------------------------------------------
+
+
+class Shared(OperatingPoint):
+    """A point that records whom it asks."""
+
+    shares: dict[str, float]
+
+
+def point(quality: float, **shares: float) -> OperatingPoint:
+    made = Shared(0.0, quality, 0.5, quality, (0.5, 0.6), 0.0, (0.0, 0.0), {}, "always small")
+    object.__setattr__(made, "shares", shares)
+    return made
+
+
+def test_the_best_point_within_a_share_is_found():
+    points = [point(0.9, large=1.0), point(0.8, large=0.2, small=0.8), point(0.6, small=1.0)]
+    assert targets.within_share(points, "large", 1.0) is points[0]
+    assert targets.within_share(points, "large", 0.2) is points[1]
+    assert targets.within_share(points, "large", 0.1) is points[2]
+
+
+def test_a_share_out_of_reach_says_what_can_be_reached():
+    with pytest.raises(BadInput, match=r"large cannot be kept to 5.0% .*: at least 20.0%"):
+        targets.within_share([point(0.8, large=0.2)], "large", 0.05)
+
+
+def test_points_that_do_not_record_whom_they_ask_are_refused():
+    with pytest.raises(BadInput, match=r"does not record which share .* fit it again"):
+        targets.within_share([point(0.9, large=0.1), point(0.9)], "large", 0.5)
+
+
+# --- the door ------------------------------------------------------------------------------
+
+
+def run(*arguments: str):
+    app = typer.Typer()
+    app.command()(calibrate)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_a_cost_per_thousand_is_kept(router, router_folder):
+    limit = router.at(max_cost_fraction=0.5).cost
+    said = json.loads(run(router_folder, "--max-cost", f"{1000 * limit}/1000", "--json").stdout)
+    assert said["cost"] <= limit * (1 + 1e-9)
+    assert said == json.loads(json.dumps(router.at(max_cost=limit).to_json()))
+
+
+def test_a_share_of_an_experts_quality_is_reached_at_the_least_cost(router):
+    goal = 0.95 * router.card["experts"]["sage"]["quality"]
+    found = find_point(router, "--min-quality", "95% of sage")
+    assert found.quality >= goal
+    assert all(p.cost >= found.cost for p in router.frontier if p.quality >= goal)
+
+
+def test_percentages_of_the_dearest_are_taken(router, router_folder):
+    half = run(router_folder, "--max-cost-fraction", "50%", "--json")
+    assert json.loads(half.stdout)["cost"] == router.at(max_cost_fraction=0.5).cost
+
+
+def test_at_most_a_share_to_the_dearest_expert(router):
+    shares = {"sage": 0.4, "adder": 0.6}
+    points = [point(0.7, **shares), point(0.9, sage=0.9, adder=0.1)]
+    shared = replace(router, frontier=tuple(points))
+    assert dearest(shared) == "sage"
+    found = find_point(shared, "--max-share", "50%")
+    assert found is points[0]
+    assert "Who is asked: adder 60%, sage 40%." in in_words(shared, found)
+
+
+def test_the_answer_is_in_words_with_its_interval(router, router_folder):
+    found = router.at(max_cost_fraction=0.5)
+    said = run(router_folder, "--max-cost-fraction", "0.5").output
+    low, high = found.quality_ci
+    assert f"{found.quality:.4f} (95 % interval {low:.4f} to {high:.4f})" in said
+    assert f"${1000 * found.cost:.3g} per 1,000" in said
+    assert "of what" in said
+    assert found.plan in said
+
+
+def test_a_point_where_learning_did_not_pay_says_so(router):
+    fixed = point(0.7, sage=1.0)
+    assert "Learning has not been shown to pay here" in in_words(router, fixed)
+
+
+def test_exactly_one_target_is_wanted(router_folder):
+    both = run(router_folder, "--max-cost", "1", "--max-share", "20%")
+    assert isinstance(both.exception, BadInput)
+    assert "give exactly one of --max-cost" in str(both.exception)
+    assert isinstance(run(router_folder).exception, BadInput)

@@ -1,0 +1,371 @@
+"""The report: whole, self-contained, and honest when there is nothing to be proud of."""
+
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from routewright import evaluation, fitting, outcomes, plots, report
+from routewright.evaluation import Evaluation
+from routewright.outcomes import Outcomes
+from routewright.router import Router
+from routewright.strategies import build
+
+SMALL, LARGE, ODD = "org/small-7b", "large & dear <x>", "$odd_name$"
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order; gathers ids, text and what would be fetched."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.fetched: list[str] = []
+        self.words: list[str] = []
+        self.feed(html)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.ids += [value for key, value in attrs if key == "id"]
+        links = [v for k, v in attrs if k in ("src", "href", "srcset", "data", "action")]
+        self.fetched += [link for link in links if not link.startswith("#")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).replace("\xa0", " ").split())
+
+
+def table(path: Path, n: int = 300, seed: int = 0) -> Path:
+    """Three experts: the small one can do sums, the large one nearly everything."""
+    rng = np.random.default_rng(seed)
+    sums = rng.random(n) < 0.5
+    words = ["<script>alert(1)</script>", "river", "stone", "cloud"]
+    prompts = [
+        f"{seed}.{i}: what is {i} plus {i}?" if s else f"{seed}.{i}: tell of the {words[i % 4]}"
+        for i, s in enumerate(sums)
+    ]
+    chance = {SMALL: np.where(sums, 0.9, 0.1), LARGE: np.full(n, 0.92), ODD: np.full(n, 0.3)}
+    costs = {SMALL: 0.0001, LARGE: 0.002, ODD: 0.0004}
+    columns = {
+        "id": [f"{seed}-{i}" for i in range(n)],
+        "prompt": prompts,
+        "domain": np.where(sums, "sums & more", "tales").tolist(),
+    }
+    for name in (SMALL, LARGE, ODD):
+        columns[f"score::{name}"] = (rng.random(n) < chance[name]).astype(float)
+        columns[f"cost::{name}"] = costs[name] * rng.uniform(0.8, 1.2, n)
+    pl.DataFrame(columns).write_parquet(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory) -> tuple[Router, Outcomes, Outcomes]:
+    folder = tmp_path_factory.mktemp("tables")
+    train = outcomes.read(table(folder / "train.parquet"))
+    dev = outcomes.read(table(folder / "dev.parquet", seed=1))
+    router = fitting.fit(train, encoder="lexical+domain", predictor="linear")
+    return router, train, dev
+
+
+def measured(router: Router, rows: Outcomes, **measures: np.ndarray) -> Evaluation:
+    rows = replace(rows, measures={**rows.measures, **measures})
+    return evaluation.evaluate(router, rows, replicates=200)
+
+
+def page(e: Evaluation, **more) -> Page:
+    return Page(report.render(e, e.to_json(), **more))
+
+
+def study(e: Evaluation) -> report.Study:
+    return report.Study(e, e.to_json())
+
+
+# --- the page ------------------------------------------------------------------------------
+
+
+def test_the_page_is_whole_and_needs_nothing_from_outside(fitted):
+    router, _, dev = fitted
+    e = measured(router, dev)
+    html = report.render(e, e.to_json(), "routewright evaluate router dev.parquet")
+    parsed = Page(html)
+    assert parsed.tags.count("svg") == 3
+    assert "script" not in parsed.tags
+    assert parsed.fetched == []
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert not re.search(r"https?:|//\w|@import|url\((?!#)", html)
+    assert "routewright evaluate router dev.parquet" in parsed.text
+    for section in ("Cost and quality", "Who is asked", "By domain", "Where it is wrong"):
+        assert section in parsed.text
+
+
+def test_names_and_prompts_are_text_and_never_markup(fitted):
+    router, _, dev = fitted
+    e = measured(router, dev)
+    html = report.render(e, e.to_json(), command="evaluate <b>& more")
+    assert "<script" not in html
+    assert "dear <x>" not in html
+    parsed = Page(html)
+    for name in (SMALL, LARGE, ODD, "sums & more", "evaluate <b>& more"):
+        assert name in parsed.text
+
+
+def test_the_same_evaluation_gives_the_same_bytes(fitted):
+    router, _, dev = fitted
+    e = measured(router, dev)
+    figures = e.to_json()
+    assert report.render(e, figures) == report.render(e, figures)
+
+
+# --- the headline --------------------------------------------------------------------------
+
+
+def test_a_router_that_pays_says_by_how_much(fitted):
+    router, _, dev = fitted
+    found = report.headline(study(measured(router, dev)))
+    assert found.verdict == "gain"
+    assert found.lead.startswith(f"At half the cost of always asking {LARGE}, this router reaches")
+    assert re.match(r"\+\d+\.\d points \(\+\d+\.\d to \+\d+\.\d\) over mixing", found.gain)
+
+
+def test_a_gain_whose_interval_includes_zero_is_not_claimed(fitted):
+    router, _, dev = fitted
+    rng = np.random.default_rng(3)
+    e = measured(router, dev, score=rng.permuted(dev.score, axis=0))
+    found = report.headline(study(e))
+    low, high = e.to_json()["at_cost_fraction"]["0.5"]["gain_ci"]
+    assert low <= 0 <= high
+    assert found.verdict == "unproven"
+    assert found.gain.startswith("no proven gain over mixing fixed experts")
+
+
+def test_a_loss_is_called_a_loss(fitted):
+    router, _, dev = fitted
+    score = dev.score.copy()
+    score[:, 0] = 1 - score[:, 0]  # the small expert fails where the router trusts it
+    found = report.headline(study(measured(router, dev, score=score)))
+    assert found.verdict == "loss"
+    assert "points worse" in found.gain
+
+
+def test_a_router_that_cannot_be_cheap_is_judged_at_its_own_cost(fitted):
+    router, _, dev = fitted
+    dearest = replace(router, frontier=router.frontier[:1])
+    found = study(measured(dearest, dev))
+    assert "the least it can spend" in report.headline(found).lead
+    assert not any(row.reachable for row in report.fraction_rows(found) if row.fraction <= 0.5)
+    assert found.where == "at its cheapest"
+
+
+def test_a_router_that_never_spends_half_is_judged_at_its_dearest(fitted):
+    router, _, dev = fitted
+    e = measured(replace(router, frontier=router.frontier[-1:]), dev)
+    assert "the most it can spend" in report.headline(study(e)).lead
+
+
+# --- what may be unknown -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("cost", "words"), [(np.nan, "No costs are known"), (0.0, "is free")])
+def test_without_costs_quality_alone_is_shown(fitted, cost, words):
+    router, _, dev = fitted
+    parsed = page(measured(router, dev, cost=np.full_like(dev.cost, cost)))
+    assert words in parsed.text
+    assert "US$" not in parsed.text
+    assert parsed.tags.count("svg") == 2  # bars and reliability, no shares along a cost
+    assert "nan" not in parsed.text
+
+
+def test_missing_scores_are_left_out_and_not_made_up(fitted):
+    router, _, dev = fitted
+    score = dev.score.copy()
+    score[np.random.default_rng(0).random(score.shape) < 0.4] = np.nan
+    score[:, 2] = np.nan  # never scored at all
+    assert "nan" not in page(measured(router, dev, score=score)).text
+
+
+def test_an_expert_without_known_cost_is_left_out_of_the_curve(fitted):
+    router, _, dev = fitted
+    cost = dev.cost.copy()
+    cost[:, 2] = np.nan
+    assert "nan" not in page(measured(router, dev, cost=cost)).text
+
+
+def test_strategies_that_ask_several_experts_have_no_shuffled_control(fitted):
+    router, _, dev = fitted
+    spec = {"strategy": "cascade", "ladder": [SMALL, LARGE], "trust": 0.5}
+    mixed = {"strategy": "mix", "first": spec, "second": spec, "share": 0.5}
+    assert not report.one_shot(build(mixed, router))
+    assert report.one_shot(router.strategy_at(router.frontier[0]))
+    points = tuple(replace(point, spec=spec) for point in router.frontier[:2])
+    sure = np.random.default_rng(0).random(dev.score.shape)
+    e = measured(replace(router, frontier=points), dev, verify=sure)
+    assert study(e).control is None
+    text = page(e).text
+    assert "choices shuffled" not in text
+    assert "several" in text
+
+
+# --- the numbers ---------------------------------------------------------------------------
+
+
+def test_the_shuffled_control_is_the_mean_over_shuffles(fitted):
+    router, _, dev = fitted
+    score, found = dev.score, study(measured(router, dev))
+    k, rng = found.near_half, np.random.default_rng(0)
+    rows = np.arange(len(dev))
+    dealt = [rng.permutation(found.choices[k]) for _ in range(4000)]
+    assert found.control is not None
+    costs, qualities = found.control
+    assert qualities[0, k] == pytest.approx(
+        np.mean([score[rows, choice].mean() for choice in dealt]), abs=1e-3
+    )
+    assert costs[0, k] == pytest.approx(
+        np.mean([dev.cost[rows, choice].mean() for choice in dealt]), rel=1e-2
+    )
+
+
+def test_shares_add_up_and_domains_agree_with_the_headline(fitted):
+    router, _, dev = fitted
+    found = study(measured(router, dev))
+    assert found.shares.sum(axis=1) == pytest.approx(1.0)
+    rows = report.domain_rows(found)
+    mean = sum(row.n * row.half for row in rows) / sum(row.n for row in rows)
+    assert mean == pytest.approx(found.figures["at_cost_fraction"]["0.5"]["quality"])
+
+
+def test_the_mistakes_shown_are_the_worst_there_are(fitted):
+    router, _, dev = fitted
+    found = study(measured(router, dev))
+    shown = report.mistakes(found)
+    chosen = dev.score[np.arange(len(dev)), found.choices[found.near_half]]
+    lost = dev.score.max(axis=1) - chosen
+    assert len(shown) == min(15, (lost > 0).sum())
+    for row in shown:
+        i = int(row.id.split("-")[1])
+        cheapest_right = min(dev.cost[i, dev.score[i] == dev.score[i].max()])
+        assert row.better_score - row.score == pytest.approx(lost[i])
+        assert row.better_cost == pytest.approx(cheapest_right)
+        assert len(row.text) <= 120
+
+
+def test_intervals_of_reliability_hold_their_shares_within_0_and_1():
+    share = np.array([0.0, 0.3, 1.0])
+    down, up = report._wilson(share, np.array([20, 20, 20]))
+    assert (share - down >= -1e-12).all()
+    assert (share + up <= 1 + 1e-12).all()
+    assert up[0] > 0.1  # twenty failures do not prove that success is impossible
+    assert down[2] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("show", "number", "text"),
+    [
+        (report.dollars, 0.0064796, "6.48"),
+        (report.dollars, 1.2345, "1,234"),
+        (report.dollars, 2.6e-8, "0.000026"),
+        (report.dollars, None, "–"),
+        (report.percent, 0.0004, "<1 %"),
+        (report.percent, 0.5, "50 %"),
+        (report.signed, -0.0312, "−3.1"),
+        (report.signed, 0.0001, "0.0"),
+        (report.points, float("nan"), "–"),
+    ],
+)
+def test_numbers_read_well(show, number, text):
+    assert show(number) == text
+
+
+# --- was it fair? --------------------------------------------------------------------------
+
+
+def test_an_evaluation_on_the_rows_of_the_fit_is_a_loud_warning(fitted):
+    router, train, dev = fitted
+    assert "These numbers are too good" in page(measured(router, train)).text
+    assert "These numbers are too good" not in page(measured(router, dev)).text
+
+
+def test_the_same_split_of_a_table_of_the_same_name_is_suspect(fitted):
+    router, train, dev = fitted
+    renamed = replace(dev, sources=train.sources)
+    assert report.audit(measured(router, renamed)).level == "bad"
+    other = replace(renamed, split="dev")
+    router = replace(
+        router, card={**router.card, "data": {**router.card["data"], "split": "train"}}
+    )
+    assert report.audit(measured(router, other)).level == "open"
+
+
+def test_prompts_seen_in_the_fit_are_counted(fitted):
+    router, train, dev = fitted
+    e = measured(router, dev)
+    assert report.audit(e, report.fingerprints(train.queries)).level == "good"
+    seen = report.fingerprints([*train.queries, *dev.queries[:30]])
+    found = report.audit(e, seen)
+    assert (found.level, found.text[:17]) == ("bad", "30 of the 300 pro")
+    assert "These numbers are too good" in page(e, seen=seen).text
+
+
+# --- the pictures --------------------------------------------------------------------------
+
+
+def test_the_readme_picture_is_an_image_that_follows_the_colour_scheme(fitted, tmp_path):
+    router, _, dev = fitted
+    figures = measured(router, dev).to_json()
+    for name in ("one.svg", "two.svg"):
+        plots.curve(figures, tmp_path / name)
+    svg = (tmp_path / "one.svg").read_text(encoding="utf-8")
+    assert svg == (tmp_path / "two.svg").read_text(encoding="utf-8")
+    root = ET.fromstring(svg)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "prefers-color-scheme: dark" in svg
+    assert "large & dear <x> · best single" in "".join(root.itertext())
+    assert not re.search(r"https?:(?!//www\.w3\.org/2000/svg)", svg)
+
+
+def test_long_names_lose_their_organisation_only_if_that_is_unambiguous():
+    mixtral = "mistralai/Mixtral-8x7B-Instruct-v0.1"
+    assert plots.short(mixtral, [mixtral, "a/b"]) == "Mixtral-8x7B-Instruct-v0.1"
+    assert plots.short("a/model", ["a/model", "b/model"]) == "a/model"
+    assert len(plots.short("x" * 80, ["x" * 80])) == 26
+
+
+def test_many_experts_still_have_a_label_each():
+    names = [f"expert-{i}" for i in range(24)]
+    rng = np.random.default_rng(0)
+    experts = {
+        n: {"quality": rng.uniform(0.3, 0.8), "cost": rng.uniform(1e-4, 1e-2)} for n in names
+    }
+    point = {"lambda": 0.0, "cost": 5e-3, "quality": 0.8, "quality_ci": [0.75, 0.85]}
+    single = {"name": names[0], **experts[names[0]]}
+    references = {
+        "best_single": single,
+        "cheapest": single,
+        "oracle": {"quality": 0.9, "cost": 1e-3},
+    }
+    references["zero_router"] = [[e["cost"], e["quality"]] for e in list(experts.values())[:1]]
+    svg = plots.cost_quality({"experts": experts, "references": references, "curve": [point]})
+    assert all(f">{name}<" in svg or f">{name} · " in svg for name in names)

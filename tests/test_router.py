@@ -203,3 +203,13 @@ def test_a_strategy_from_data_says_what_is_wrong():
         build({"strategy": "fixed"})
     with pytest.raises(BadInput, match="strategy 'single' needs a router"):
         build({"strategy": "single"})
+
+
+def test_far_from_the_training_data_the_means_are_believed(router):
+    known = router.predict([Query.of("add subtract total digits 12 please")])
+    odd = router.predict([Query.of("Ωμέγα παράδοξο ξένο κείμενο χωρίς γνωστές λέξεις")])
+    assert known.trust[0] == 1.0
+    assert odd.trust[0] < 0.5
+    means = router.mean - router.mean.mean()
+    there, far = (np.abs(p.quality[0] - p.quality[0].mean() - means).max() for p in (known, odd))
+    assert far < there / 2

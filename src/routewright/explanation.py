@@ -34,6 +34,7 @@ def explain(router: Router, point: OperatingPoint, query: Query) -> dict[str, An
         "lambda": point.price,
         "strategy": point.strategy,
         "plan": point.plan,
+        "familiarity": 1.0 if prediction.trust is None else float(prediction.trust),
         "expected": {"cost": point.cost, "quality": point.quality, "gain": point.gain},
         "experts": sorted(rows, key=lambda row: -row["value"]),
     }

@@ -12,6 +12,7 @@ from routewright import frontier, metrics
 from routewright.costs import CostModel
 from routewright.encoders import build as build_encoder
 from routewright.errors import BadInput, BadTable
+from routewright.novelty import Novelty
 from routewright.outcomes import Outcomes, fingerprints
 from routewright.predictors import Belief, Folds, fit_held_out, folds, means
 from routewright.registry import find
@@ -97,6 +98,7 @@ def _fit(
         predictor=model,
         costs=CostModel().fit(x, reader.blocks, outcomes.queries, outcomes.cost),
         mean=means(outcomes.score),
+        novelty=Novelty().fit(x, reader.blocks, seed=seed),
         signal=signal,
         latency=_latency(outcomes),
         frontier=points,

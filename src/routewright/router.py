@@ -24,6 +24,7 @@ from routewright.costs import CostModel
 from routewright.encoders import Encoder
 from routewright.errors import BadInput, BadRouter, RoutewrightError
 from routewright.frontier import OperatingPoint
+from routewright.novelty import Novelty
 from routewright.predictors import Predictor
 from routewright.registry import find
 from routewright.strategies import build
@@ -46,6 +47,7 @@ class Router:
     predictor: Predictor
     costs: CostModel
     mean: Array  # (e,) mean known score per expert
+    novelty: Novelty = field(default_factory=Novelty)
     signal: float = 1.0
     latency: Array = field(default_factory=lambda: np.empty(0))  # (e,) seconds, NaN unknown
     frontier: tuple[OperatingPoint, ...] = ()
@@ -56,9 +58,13 @@ class Router:
         """Quality, spread, cost (US$) and latency (s) per query and expert, (n, e)."""
         x = self.encoder.encode(queries)
         belief = self.predictor.predict(x)
-        return self.believe(belief.mean, belief.spread, self.costs.predict(x, queries))
+        trust = self.novelty.trust(x)
+        quality = self.mean + trust[:, None] * (belief.mean - self.mean)
+        # Where the forecast is given up, its own size is what we no longer know.
+        spread = np.hypot(belief.spread, (1 - trust)[:, None] * np.abs(belief.mean - self.mean))
+        return self.believe(quality, spread, self.costs.predict(x, queries), trust)
 
-    def believe(self, quality: Array, spread: Array, cost: Array) -> Prediction:
+    def believe(self, quality: Array, spread: Array, cost: Array, trust: Array) -> Prediction:
         """Scales predicted differences; an expert that was never scored is never chosen."""
         drawn = scale_differences(quality, self.mean, self.signal)
         latency = self.latency if self.latency.size else np.full(len(self.experts), np.nan)
@@ -68,6 +74,7 @@ class Router:
             spread=spread,
             cost=cost,
             latency=np.broadcast_to(latency, drawn.shape),
+            trust=trust,
         )
 
     def strategy(self, price: float | None = None) -> Strategy:
@@ -150,6 +157,7 @@ class Router:
             "encoder": {"name": _file_of(self.encoder), "options": self.encoder.options()},
             "predictor": {"name": _file_of(self.predictor), "options": self.predictor.options()},
             "costs": self.costs.options(),
+            "novelty": self.novelty.options(),
             "signal": self.signal,
             "card": dict(self.card),
             "frontier": [point.to_json() for point in self.frontier],
@@ -165,6 +173,7 @@ class Router:
             "encoder": self.encoder.arrays(),
             "predictor": self.predictor.arrays(),
             "costs": self.costs.arrays(),
+            "novelty": self.novelty.arrays(),
             "router": {"mean": self.mean, "latency": self.latency, "seen": self.seen},
         }
         return {f"{part}/{k}": v for part, arrays in parts.items() for k, v in arrays.items()}
@@ -187,6 +196,7 @@ class Router:
                 predictor=_load_part("predictors", described["predictor"], arrays, "predictor"),
                 costs=CostModel.load(described["costs"], _under(arrays, "costs")),
                 mean=arrays["router/mean"],
+                novelty=Novelty.load(described["novelty"], _under(arrays, "novelty")),
                 signal=float(described["signal"]),
                 latency=arrays["router/latency"],
                 seen=arrays["router/seen"],

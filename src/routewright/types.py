@@ -147,6 +147,7 @@ class Prediction:
     spread: Array  # standard deviation of our belief about that mean
     cost: Array  # US$
     latency: Array  # seconds, NaN where nothing is known
+    trust: Array | None = None  # (...), how familiar the query is: 1, falling to 0 far away
 
     def take(self, rows: Any) -> Prediction:
         """The rows of a batch, in the same way as NumPy indexing."""
@@ -156,6 +157,7 @@ class Prediction:
             spread=self.spread[rows],
             cost=self.cost[rows],
             latency=self.latency[rows],
+            trust=None if self.trust is None else self.trust[rows],
         )
 
 

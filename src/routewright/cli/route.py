@@ -66,3 +66,8 @@ def _show(explained: dict[str, Any]) -> None:
     console.print(f"asks  [bold]{explained['expert']}[/]")
     console.print(f"λ     {explained['lambda']:.6g} per US$ (value = quality − λ × cost)")
     console.print(f"plan  {explained['plan']}")
+    if explained["familiarity"] < 1:
+        console.print(
+            f"note  unlike the queries that were learnt from: {explained['familiarity']:.0%} of each"
+            " forecast is kept, the rest is the expert's mean"
+        )

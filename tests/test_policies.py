@@ -12,6 +12,7 @@ from routewright.policies import (
     hull_quality,
     meet_budget,
     mix_at_cost,
+    ratio_greedy,
     take,
     zero_router,
 )
@@ -115,3 +116,14 @@ def test_a_fixed_mix_costs_what_was_asked():
     quality, cost = np.array([0.4, 0.6, 0.9]), np.array([1.0, 2.0, 9.0])
     mix = mix_at_cost(zero_router(quality, cost), 5.0)
     assert cost[mix.cheap] * (1 - mix.share) + cost[mix.dear] * mix.share == pytest.approx(5.0)
+
+
+def test_the_published_greedy_depends_on_order_and_is_no_better_than_the_lagrangian():
+    p = belief(300, 4)
+    backwards = Prediction(p.experts, p.quality[::-1], p.spread, p.cost[::-1], p.latency)
+    for budget in (0.6, 0.8, 1.0):
+        there, back = ratio_greedy(p, budget * 300), ratio_greedy(backwards, budget * 300)[::-1]
+        assert (there != back).any()
+        spending = float(take(p.cost, there).mean())
+        mine = take(p.quality, choose(p, meet_budget(p, spending).price)).mean()
+        assert mine >= take(p.quality, there).mean()

@@ -100,6 +100,24 @@ def meet_budget(prediction: Prediction, budget: float, latency_price: float = 0.
     return Mixture(cheap, dear, share)
 
 
+def ratio_greedy(prediction: Prediction, budget: float) -> Indices:
+    """The published rule: queries in their order each take the expert with the best ratio of
+    expected score to average cost that still fits the total budget (US$ for all queries);
+    the cheapest expert where none fits (arXiv 2401.13979, section 3).
+
+    Kept for comparison: it depends on the order of the queries and is not optimal.
+    """
+    average = prediction.cost.mean(axis=0)
+    ratio = prediction.quality / np.maximum(average, 1e-300)
+    choice = np.empty(len(ratio), dtype=np.intp)
+    left = budget
+    for i, (worth, cost) in enumerate(zip(ratio, prediction.cost, strict=True)):
+        fits = cost <= left
+        choice[i] = np.where(fits, worth, -np.inf).argmax() if fits.any() else cost.argmin()
+        left -= cost[choice[i]]
+    return choice
+
+
 class Vertex(NamedTuple):
     """A corner of the zero router: always asking one expert."""
 

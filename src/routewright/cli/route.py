@@ -68,6 +68,6 @@ def _show(explained: dict[str, Any]) -> None:
     console.print(f"plan  {explained['plan']}")
     if explained["familiarity"] < 1:
         console.print(
-            f"note  unlike the queries that were learnt from: {explained['familiarity']:.0%} of each"
-            " forecast is kept, the rest is the expert's mean"
+            "note  unlike the queries that were learnt from:"
+            f" {explained['familiarity']:.0%} of each forecast is kept, the rest is the mean"
         )

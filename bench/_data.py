@@ -17,9 +17,21 @@ P1 = (
     "Yi-34B",
     "gpt-4o-2024-05-13",
 )
+OPEN_EIGHT = (
+    "mistralai/Mistral-7B-v0.1",
+    "meta-math/MetaMath-Mistral-7B",
+    "itpossible/Chinese-Mistral-7B-v0.1",
+    "HuggingFaceH4/zephyr-7b-beta",
+    "cognitivecomputations/dolphin-2.6-mistral-7b",
+    "meta-llama/Meta-Llama-3-8B",
+    "cognitivecomputations/dolphin-2.9-llama3-8b",
+    "mistralai/Mixtral-8x7B-Instruct-v0.1",
+)
 POOLS: dict[str, tuple[str, tuple[str, ...] | None]] = {
     "mmlu_experts": ("mmlu_experts", None),
     "mmlu_pro P1": ("mmlu_pro", P1),
+    "mmlu_experts, eight open": ("mmlu_experts", OPEN_EIGHT),
+    "mmlu_experts, seven 7B": ("mmlu_experts", OPEN_EIGHT[:7]),
     "llmrouter_mix": ("llmrouter_mix", None),
     "routerbench_subset": ("routerbench_subset", None),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -11,11 +12,15 @@ from bench._data import POOLS, read
 from routewright.evaluation import evaluate
 from routewright.fitting import fit
 
+HEADS = (
+    *("pool", "fit s", "at 0.1", "at 0.25", "at 0.5", "at 0.75", "gain at 0.5"),
+    *("λ=0 over best single", "AIQ", "no hull", "zero router"),
+)
+
 
 def main() -> None:
     table = Table()
-    heads = "pool,fit s,predictor,at 0.1,at 0.25,at 0.5,at 0.75,gain at 0.5,AIQ,no hull,zero router"
-    for head in heads.split(","):
+    for head in HEADS:
         table.add_column(head)
     for pool in POOLS:
         train, dev = read(pool, "train"), read(pool, "dev")
@@ -26,14 +31,28 @@ def main() -> None:
         seconds = time.perf_counter() - began
         figures = evaluate(router, dev).to_json()
         at = figures["at_cost_fraction"]
-        half = at["0.5"]
         table.add_row(
-            pool,
+            f"{pool} ({len(train):,} + {len(dev)})",
             f"{seconds:.0f}",
-            router.card["predictor"],
-            *(f"{at[f]['quality']:.3f}" for f in ("0.1", "0.25", "0.5", "0.75")),
-            f"{half['gain_over_zero_router']:+.3f}"
-            f" ({half['gain_ci'][0]:+.3f} … {half['gain_ci'][1]:+.3f})",
-            *(f"{figures[k]:.4f}" for k in ("aiq", "aiq_no_hull", "aiq_zero_router")),
+            *(_known(at[f]["quality"], "3f") for f in ("0.1", "0.25", "0.5", "0.75")),
+            _gain(at["0.5"]),
+            f"{_over_best_single(figures):+.3f}",
+            *(_known(figures[k], "4f") for k in ("aiq", "aiq_no_hull", "aiq_zero_router")),
         )
     Console(width=160).print(table)
+
+
+def _gain(at: dict[str, Any]) -> str:
+    if at["gain_ci"] is None:
+        return "–"
+    low, high = at["gain_ci"]
+    return f"{at['gain_over_zero_router']:+.3f} ({low:+.3f} … {high:+.3f})"
+
+
+def _over_best_single(figures: dict[str, Any]) -> float:
+    best = min(figures["curve"], key=lambda point: point["lambda"])
+    return float(best["quality"] - figures["references"]["best_single"]["quality"])
+
+
+def _known(value: float | None, form: str) -> str:
+    return "–" if value is None else f"{value:.{form}}"

@@ -7,7 +7,7 @@ worth as much as a better forecast of quality: a dear expert is best asked where
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -31,6 +31,7 @@ class CostModel:
     weights: Array = field(default_factory=lambda: np.empty((0, 0)))  # (width, e)
     mean: Array = field(default_factory=lambda: np.empty(0))
     floor: Array = field(default_factory=lambda: np.empty(0))
+    joined: Array = field(default_factory=lambda: np.empty((0, 0)))  # (newcomers, width)
 
     def fit(
         self, x: Array, blocks: Mapping[str, slice], queries: Sequence[Query], costs: Array
@@ -54,15 +55,41 @@ class CostModel:
         return self
 
     def predict(self, x: Array, queries: Sequence[Query]) -> Array:
-        """US$ per query and expert, (n, e)."""
-        moved = (self._columns(x, queries) - self.centre) @ self.weights
-        return np.maximum(np.nan_to_num(self.mean) + moved, self.floor)
+        """US$ per query and expert, (n, e); newcomers come last."""
+        columns = self._columns(x, queries) - self.centre
+        # One product each: a wider one would round the old experts' costs differently.
+        moved = np.column_stack([columns @ self.weights, *(columns @ w for w in self.joined)])
+        return np.asarray(np.maximum(np.nan_to_num(self.mean) + moved, self.floor))
+
+    def join(self, x: Array, queries: Sequence[Query], costs: Array) -> CostModel:
+        """One more expert, from a few of its costs (US$, NaN unknown).
+
+        Its costs follow the mean relative cost of the others, α + β g in shares of its own
+        mean, with a prior of α = β = 1 worth one answer that is off by all of g.
+        """
+        priced = np.nan_to_num(self.mean) > 0
+        weights = np.column_stack([self.weights, self.joined.reshape(-1, len(self.weights)).T])
+        common = (weights[:, priced] / self.mean[priced]).sum(axis=1) / max(priced.sum(), 1)
+        known = np.isfinite(costs)
+        relative = ((self._columns(x, queries) - self.centre) @ common)[known]
+        share, slope, unit = 1.0, 1.0, float(means(costs[:, None])[0])
+        if unit > 0:
+            a = np.column_stack([np.ones_like(relative), relative])
+            gram = a.T @ a + np.diag([0.0, 1.0])
+            share, slope = np.linalg.solve(gram, a.T @ costs[known] / unit + [0.0, 1.0])
+        joined = np.nan_to_num(unit * slope) * common
+        return replace(
+            self,
+            mean=np.append(self.mean, share * unit),
+            floor=np.append(self.floor, costs[known].min(initial=np.inf) if known.any() else 0.0),
+            joined=np.vstack([self.joined.reshape(-1, len(common)), joined]),
+        )
 
     def options(self) -> dict[str, Any]:
         return {"view": self.view.to_json(), "unit": self.unit}
 
     def arrays(self) -> dict[str, Any]:
-        names = ("centre", "weights", "mean", "floor")
+        names = ("centre", "weights", "mean", "floor", "joined")
         return {name: getattr(self, name) for name in names}
 
     @classmethod

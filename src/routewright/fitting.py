@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from routewright.costs import CostModel
 from routewright.encoders import build as build_encoder
 from routewright.errors import BadInput, BadTable
 from routewright.novelty import Novelty
-from routewright.outcomes import Outcomes, fingerprints
+from routewright.outcomes import Outcomes, check_names, fingerprints
 from routewright.predictors import Belief, Folds, fit_held_out, folds, means
 from routewright.registry import find
 from routewright.router import Router, scale_differences
@@ -35,19 +36,24 @@ def fit(
     encoder: str = "auto",
     predictor: str = "auto",
     strategy: str = "auto",
+    label: str = "score",
+    assume: Mapping[str, Assumed] | None = None,
     seed: int = 0,
     progress: Progress = lambda doing, share: None,
 ) -> Router:
     """Learns a router; every choice in it is made by cross-validated decision value.
 
-    `strategy` `single` keeps to one call per query. Raises BadTable for tables that are too
-    small or have costs for some experts only, BadInput for names that do not exist.
+    `strategy` `single` keeps to one call per query. `label` `soft` learns from `soft::m` where
+    it is known (the share of several samples that pass, say); decisions are still judged by the
+    score. `assume` says what to take for granted of experts that were never scored. Raises
+    BadTable for tables that are too small or have costs for some experts only, BadInput for
+    names that do not exist.
     """
     from threadpoolctl import threadpool_limits
 
     # Many small matrix products: threads would wait for one another longer than they work.
     with threadpool_limits(1, user_api="blas"):
-        return _fit(outcomes, encoder, predictor, strategy, seed, progress)
+        return _fit(outcomes, encoder, predictor, strategy, label, assume or {}, seed, progress)
 
 
 def _fit(
@@ -55,11 +61,15 @@ def _fit(
     encoder: str,
     predictor: str,
     strategy: str,
+    label: str,
+    assume: Mapping[str, Assumed],
     seed: int,
     progress: Progress,
 ) -> Router:
     began = time.monotonic()
+    outcomes = _assuming(outcomes, assume)
     _check(outcomes, strategy)
+    targets = _targets(outcomes, label)
     candidates = AUTO_PREDICTORS if predictor == "auto" else (predictor,)
     for name in candidates:
         find("predictors", name)
@@ -75,7 +85,7 @@ def _fit(
         model, belief = fit_held_out(
             find("predictors", candidate),
             x,
-            outcomes.score,
+            targets,
             blocks=reader.blocks,
             fold=fold,
             seed=seed,
@@ -84,7 +94,10 @@ def _fit(
     costs = _cross_fit_costs(outcomes, x, reader.blocks, fold)
 
     progress("choosing", 0.75)
-    held_out = [_prediction(outcomes, belief, costs, signal) for _, _, belief, signal in trials]
+    held_out = [
+        _prediction(outcomes, means(targets), belief, costs, signal)
+        for _, _, belief, signal in trials
+    ]
     worths = np.array([frontier.worth(prediction, outcomes) for prediction in held_out])
     best = int(np.argmax(_steadied(worths.reshape(-1, len(SIGNALS))).ravel()))
     chosen, model, _, signal = trials[best]
@@ -97,7 +110,7 @@ def _fit(
         encoder=reader,
         predictor=model,
         costs=CostModel().fit(x, reader.blocks, outcomes.queries, outcomes.cost),
-        mean=means(outcomes.score),
+        mean=means(targets),
         novelty=Novelty().fit(x, reader.blocks, seed=seed),
         signal=signal,
         latency=_latency(outcomes),
@@ -105,6 +118,41 @@ def _fit(
         seen=fingerprints(outcomes.queries),
         card={**card, "fit_seconds": round(time.monotonic() - began, 1)},
     )
+
+
+class Assumed(NamedTuple):
+    """What is taken for granted of an expert whose outcomes are not known."""
+
+    quality: float  # 0..1
+    cost: float | None = None  # US$ per answer
+
+
+def _assuming(outcomes: Outcomes, assume: Mapping[str, Assumed]) -> Outcomes:
+    """Unknown scores and costs of the named experts filled with what is assumed of them."""
+    check_names(list(assume), outcomes.experts)
+    tables = {name: outcomes.measures[name].copy() for name in ("score", "cost")}
+    for name, (quality, cost) in assume.items():
+        if not 0 <= quality <= 1:
+            raise BadInput(f"the quality assumed of '{name}' is {quality:g} and must be in 0..1")
+        if cost is not None and cost < 0:
+            raise BadInput(f"the cost assumed of '{name}' is {cost:g} and must not be negative")
+        m = outcomes.experts.index(name)
+        for table, value in (("score", quality), ("cost", cost)):
+            column = tables[table][:, m]
+            column[np.isnan(column)] = np.nan if value is None else value
+    return replace(outcomes, measures={**outcomes.measures, **tables})
+
+
+def _targets(outcomes: Outcomes, label: str) -> Array:
+    """What predictors learn: scores, or `soft` where it is known."""
+    if label == "score":
+        return outcomes.score
+    if label != "soft":
+        raise BadInput(f"label '{label}' is unknown: choose score or soft")
+    if "soft" not in outcomes.measures:
+        raise BadTable("label 'soft' needs columns soft::EXPERT; the table has none")
+    soft = outcomes.measures["soft"]
+    return np.where(np.isfinite(soft), soft, outcomes.score)
 
 
 def _steadied(worths: Array) -> Array:
@@ -127,9 +175,11 @@ def _cross_fit_costs(
     return predicted
 
 
-def _prediction(outcomes: Outcomes, belief: Belief, costs: Array, signal: float) -> Prediction:
+def _prediction(
+    outcomes: Outcomes, mean: Array, belief: Belief, costs: Array, signal: float
+) -> Prediction:
     """Held-out predictions as the router would make them."""
-    drawn = scale_differences(belief.mean, means(outcomes.score), signal)
+    drawn = scale_differences(belief.mean, mean, signal)
     return Prediction(
         experts=outcomes.experts,
         quality=np.nan_to_num(np.clip(drawn, 0.0, 1.0), nan=-1.0),
@@ -149,7 +199,7 @@ def _check(outcomes: Outcomes, strategy: str) -> None:
     if unknown:
         raise BadTable(
             f"no score is known for {', '.join(unknown)} in split '{outcomes.split}':"
-            " name the others with --experts, or fit on another --split"
+            " name the others with --experts, fit on another --split, or --assume NAME=QUALITY"
         )
     price = means(outcomes.cost)
     without = [n for n, cost in zip(outcomes.experts, price, strict=True) if np.isnan(cost)]

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from routewright.errors import BadTable
 from routewright.types import Answer, Array, Query
 
-MEASURES = ("score", "cost", "verify", "verify_cost", "reward", "latency", "out_tokens")
-UNIT_RANGE = ("score", "verify")
+MEASURES = ("score", "soft", "cost", "verify", "verify_cost", "reward", "latency", "out_tokens")
+UNIT_RANGE = ("score", "soft", "verify")
 NOT_NEGATIVE = ("cost", "verify_cost", "latency", "out_tokens")
 ALL = "all"
 LONG_NAMES = {  # how other tools call our columns

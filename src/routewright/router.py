@@ -39,7 +39,8 @@ class Router:
 
     `signal` scales how far the predicted *differences* between experts may leave the
     differences of their means: 0 ranks experts alike for every query. `seen` holds fingerprints
-    of the prompts that it was fitted on, so that an evaluation can tell an overlap.
+    of the prompts that it was fitted on, so that an evaluation can tell an overlap. The last
+    `newcomers` experts joined later: `signal` leaves their forecasts, and them out of the others'.
     """
 
     experts: tuple[str, ...]
@@ -49,6 +50,7 @@ class Router:
     mean: Array  # (e,) mean known score per expert
     novelty: Novelty = field(default_factory=Novelty)
     signal: float = 1.0
+    newcomers: int = 0
     latency: Array = field(default_factory=lambda: np.empty(0))  # (e,) seconds, NaN unknown
     frontier: tuple[OperatingPoint, ...] = ()
     seen: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
@@ -66,7 +68,9 @@ class Router:
 
     def believe(self, quality: Array, spread: Array, cost: Array, trust: Array) -> Prediction:
         """Scales predicted differences; an expert that was never scored is never chosen."""
-        drawn = scale_differences(quality, self.mean, self.signal)
+        old = len(self.experts) - self.newcomers
+        drawn = quality.copy()
+        drawn[..., :old] = scale_differences(quality[..., :old], self.mean[:old], self.signal)
         latency = self.latency if self.latency.size else np.full(len(self.experts), np.nan)
         return Prediction(
             experts=self.experts,
@@ -159,6 +163,7 @@ class Router:
             "costs": self.costs.options(),
             "novelty": self.novelty.options(),
             "signal": self.signal,
+            "newcomers": self.newcomers,
             "card": dict(self.card),
             "frontier": [point.to_json() for point in self.frontier],
         }
@@ -198,6 +203,7 @@ class Router:
                 mean=arrays["router/mean"],
                 novelty=Novelty.load(described["novelty"], _under(arrays, "novelty")),
                 signal=float(described["signal"]),
+                newcomers=int(described.get("newcomers", 0)),
                 latency=arrays["router/latency"],
                 seen=arrays["router/seen"],
                 frontier=tuple(OperatingPoint.from_json(p) for p in described["frontier"]),

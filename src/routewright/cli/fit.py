@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from routewright.fitting import Assumed
     from routewright.router import Router
 
 Tables = Annotated[
@@ -35,6 +36,13 @@ def fit(
     encoder: Annotated[
         str, typer.Option(help="`auto`, or encoders joined by +, e.g. lexical+surface+domain.")
     ] = "auto",
+    label: Annotated[
+        str, typer.Option(help="`score`, or `soft`: learn from soft::EXPERT where it is known.")
+    ] = "score",
+    assume: Annotated[
+        list[str] | None,
+        typer.Option(help="EXPERT=QUALITY@USD for one that was never scored; may be repeated."),
+    ] = None,
     split: Annotated[str, typer.Option(help="Rows to fit on; `all` takes every row.")] = "train",
     seed: Annotated[int, typer.Option(help="Same seed, same router.")] = 0,
     json: Annotated[bool, typer.Option(help="Print the router's description as JSON.")] = False,
@@ -60,6 +68,8 @@ def fit(
             encoder=encoder,
             predictor=predictor,
             strategy=strategy,
+            label=label,
+            assume=_assumed(assume or []),
             seed=seed,
             progress=show,
         )
@@ -68,6 +78,24 @@ def fit(
         typer.echo(json_module.dumps(router.summary()))
     else:
         _report(router, out)
+
+
+def _assumed(wishes: list[str]) -> dict[str, Assumed]:
+    """`["A=0.9@0.003"]` ▶ {"A": Assumed(0.9, 0.003)}; the cost may be left out."""
+    from routewright.errors import BadInput
+    from routewright.fitting import Assumed
+
+    found = {}
+    for wish in wishes:
+        name, _, facts = wish.rpartition("=")
+        quality, _, cost = facts.partition("@")
+        try:
+            found[name] = Assumed(float(quality), float(cost) if cost else None)
+        except ValueError as error:
+            raise BadInput(
+                f"--assume takes EXPERT=QUALITY or EXPERT=QUALITY@USD, not '{wish}'"
+            ) from error
+    return found
 
 
 def names(listed: str | None) -> list[str] | None:

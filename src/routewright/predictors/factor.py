@@ -11,7 +11,7 @@ import numpy as np
 from routewright.predictors import NOTHING, Belief, View, means, view
 from routewright.types import Array
 
-PENALTIES = (1.0, 3.0, 10.0, 30.0)
+PENALTIES = (3.0, 10.0, 30.0, 100.0)
 HELD_OUT = 5  # one row in so many judges the penalty
 STEPS = 60
 

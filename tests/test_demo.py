@@ -1,0 +1,51 @@
+"""The demo as a newcomer runs it: real models, a real gateway, nothing from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from routewright import demo, evaluation, outcomes
+from routewright.router import Router
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("demo") / "made"
+    command = [sys.executable, "-m", "routewright.cli.main", "demo", "--folder", str(folder)]
+    done = subprocess.run(
+        command, env={**os.environ, "ONCE": "1"}, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_routing_pays_at_half_of_the_generalists_cost(shown):
+    folder, text = shown
+    assert "routing pays" in text
+    router = Router.load(folder / "router")
+    e = evaluation.evaluate(router, outcomes.read(folder / "outcomes.parquet", split="dev"))
+    figures = e.to_json()
+    assert demo.pays(figures)
+    assert figures["at_cost_fraction"]["0.5"]["gain_ci"][0] > 0.05
+
+
+def test_every_question_was_answered_over_http_with_expert_and_cost(shown):
+    _, text = shown
+    answers = text.split("3. Serve the router")[1]
+    assert "0.00000" in answers
+    assert sum(answers.count(expert) for expert in ("abacus", "lexis", "sage")) >= 5
+
+
+def test_the_demos_config_passes_the_check(shown):
+    folder, _ = shown
+    command = [sys.executable, "-m", "routewright.cli.main", "check", "--json"]
+    done = subprocess.run(
+        [*command, str(folder / "routewright.yaml")], capture_output=True, text=True
+    )
+    assert json.loads(done.stdout)["ok"], done.stdout

@@ -18,7 +18,9 @@ from routewright.types import Array, Prediction
 if TYPE_CHECKING:  # reading tables needs Polars, serving a router does not
     from routewright.outcomes import Outcomes
 
-POINTS = 41
+# Where the budgets lie between the cheapest (0) and the best that can be bought (1): evenly, and
+# closer at the cheap end, where a little money buys most.
+BUDGETS = tuple(sorted({*np.linspace(0, 1, 41).tolist(), 0.001, 0.002, 0.005, 0.01, 0.0175}))
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,10 @@ def trace(
     prediction: Prediction,
     outcomes: Outcomes,
     *,
-    points: int = POINTS,
     replicates: int = 400,
     seed: int = 0,
 ) -> tuple[OperatingPoint, ...]:
-    """Operating points at evenly spaced budgets, dearest first (λ = 0).
+    """Operating points at BUDGETS, dearest first (λ = 0).
 
     `prediction` must be held out from `outcomes`: made by predictors that did not see a row's
     own scores.
@@ -83,7 +84,7 @@ def trace(
     ]
     dearest = float(np.nanmax(fixed_cost[0]))
     found = []
-    for mixture in _mixtures(prediction, points):
+    for mixture in _mixtures(prediction):
         quality, spent = _replicates(mixture, prediction, outcomes.score, cost, weights)
         zero = [float(policies.hull_quality(h, c)) for h, c in zip(hulls, spent, strict=True)]
         gain = quality - np.array(zero)
@@ -130,15 +131,15 @@ def worth(prediction: Prediction, outcomes: Outcomes, prices: int = 60) -> float
     )
 
 
-def _mixtures(prediction: Prediction, points: int) -> list[policies.Mixture]:
-    """Prices of quality whose predicted costs are evenly spaced, the gentlest first."""
+def _mixtures(prediction: Prediction) -> list[policies.Mixture]:
+    """Prices of quality whose predicted costs are BUDGETS, the gentlest first."""
     dear = _mean_cost(prediction, 0.0)
     cheap = _mean_cost(prediction, policies.STEEPEST)
     if dear <= cheap:
         return [policies.Mixture(0.0, 0.0, 0.0)]
-    budgets = np.linspace(dear, cheap, points)
-    found = [policies.meet_budget(prediction, float(budget)) for budget in budgets]
-    return [_simpler(mixture, prediction, (dear - cheap) / points) for mixture in found]
+    span = dear - cheap
+    found = [policies.meet_budget(prediction, cheap + share * span) for share in BUDGETS[::-1]]
+    return [_simpler(mixture, prediction, span / len(BUDGETS)) for mixture in found]
 
 
 def _simpler(mixture: policies.Mixture, prediction: Prediction, step: float) -> policies.Mixture:

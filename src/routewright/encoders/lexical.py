@@ -33,7 +33,7 @@ class Lexical:
 
     width: int = 256
     bits: int = 18
-    features: int = 40_000
+    features: int = 20_000
     min_df: int = 2
     max_chars: int = 6_000
     seen: int = 0  # texts it was fitted on
@@ -62,7 +62,7 @@ class Lexical:
         if width < 1:
             self.basis = np.zeros((len(self.idf), 1), np.float32)
         else:
-            svd = TruncatedSVD(width, n_iter=3, random_state=seed).fit(table)
+            svd = TruncatedSVD(width, n_iter=2, random_state=seed).fit(table)
             self.basis = np.ascontiguousarray(svd.components_.T, dtype=np.float32)
         # Stored as float16; rounding now keeps what is evaluated equal to what is loaded.
         self.basis = self.basis.astype(np.float16).astype(np.float32)

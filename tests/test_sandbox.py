@@ -13,7 +13,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from routewright.sandbox.model import MODELS, TinyLM, Tokenizer
+from routewright.sandbox.model import MODELS, ROWS, TinyLM, Tokenizer
 from routewright.sandbox.skills import (
     SKILLS,
     VERIFY_TEMPLATE,
@@ -173,12 +173,14 @@ def test_answers_repeat_at_temperature_zero_and_with_a_seed() -> None:
 
 def test_the_cache_changes_nothing() -> None:
     lm = TinyLM.load("sage")
-    prompt = lm._prompt("What is 1234 + 5678?")
-    tokens = [token for token, _ in lm._steps(prompt, 32, 0.0, None)]
-    whole = prompt + tokens[:-1]
+    prompt = lm._prompt(
+        "Is it true or false: (((true) or 11 > 95) or 77 < 11) and not 4123 < 5678?"
+    )
+    assert len(prompt) > ROWS
+    steps = list(lm._steps(prompt, 32, 0.0, None))
+    whole = prompt + [token for token, _ in steps[:-1]]
     afresh = lm._forward(np.array(whole), 0, lm._empty_cache(len(whole)))
-    cached = [logprobs for _, logprobs in lm._steps(prompt, 32, 0.0, None)]
-    np.testing.assert_allclose(afresh, cached[-1], atol=1e-4)
+    np.testing.assert_allclose(afresh, steps[-1][1], atol=1e-4)
 
 
 def test_a_completion_counts_its_tokens_and_says_why_it_stopped() -> None:

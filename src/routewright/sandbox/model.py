@@ -25,6 +25,11 @@ PAD, UNKNOWN, ANSWER, END = range(4)
 SPECIAL = ("<pad>", "<unknown>", "<answer>", "<end>")
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789 .,?!:;+-*/=<>()'\"%"
 
+# OpenBLAS splits larger products between threads, and on a busy machine waiting for the second
+# thread takes thirty times as long as the product: it stays alone below these two sizes.
+CELLS = 2304 * 4  # numbers in a matrix that multiplies one vector
+ROWS = 65536 * 4 // CELLS  # vectors that such a matrix multiplies at once
+
 Array = NDArray[np.float32]
 
 
@@ -112,7 +117,9 @@ class TinyLM:
         w = {name: np.ascontiguousarray(a, dtype=np.float32) for name, a in weights.items()}
         self._embed, self._head = w["embed"], w["head"]
         parts = ("qkv", "out", "up", "down")
-        self._layers = [[w[f"layers.{i}.{part}"] for part in parts] for i in range(config.layers)]
+        self._layers = [
+            [_blocks(w[f"layers.{i}.{part}"]) for part in parts] for i in range(config.layers)
+        ]
         self._cos, self._sin = rotations(config.context, config.dim // config.heads)
         # Queries are turned and keys with them, so both get the factors of their heads at once.
         self._cos, self._sin = (np.tile(a, (1, 2 * config.heads)) for a in (self._cos, self._sin))
@@ -122,7 +129,7 @@ class TinyLM:
         """The named model of ``MODELS``, read from disk once."""
         if name not in MODELS:
             raise ValueError(f"no sandbox model {name!r}: choose from {', '.join(MODELS)}")
-        return _read(WEIGHTS / f"{name}.safetensors")
+        return _load(WEIGHTS / f"{name}.safetensors")
 
     @classmethod
     def read(cls, path: Path) -> TinyLM:
@@ -201,13 +208,19 @@ class TinyLM:
         cache = self._empty_cache(len(prompt) + room)
         new, start = prompt, 0
         for _ in range(room):
-            logprobs = self._forward(np.array(new), start, cache)
+            logprobs = self._read(new, start, cache)
             token = _pick(logprobs, temperature, rng)
             yield token, logprobs
             if token == END:
                 return
             start += len(new)
             new = [token]
+
+    def _read(self, tokens: list[int], start: int, cache: list[Array]) -> Array:
+        """What ``_forward`` gives, for any number of tokens."""
+        for i in range(0, len(tokens), ROWS):
+            logprobs = self._forward(np.array(tokens[i : i + ROWS]), start + i, cache)
+        return logprobs
 
     def _empty_cache(self, length: int) -> list[Array]:
         heads, size = self.config.heads, self.config.dim // self.config.heads
@@ -221,7 +234,7 @@ class TinyLM:
         future = np.triu(np.full((n, end), -np.inf, np.float32), start + 1) if n > 1 else None
         x = self._embed[tokens]  # (n, dim)
         for (qkv, out, up, down), (keys, values) in zip(self._layers, cache, strict=True):
-            h = _normalise(x) @ qkv  # (n, 3 dim)
+            h = _times(_normalise(x), qkv)  # (n, 3 dim)
             turned = _rotate(h[:, : 2 * dim], cos, sin, size).reshape(n, 2, heads, size)
             keys[:, start:end] = turned[:, 1].swapaxes(0, 1)
             values[:, start:end] = h[:, 2 * dim :].reshape(n, heads, size).swapaxes(0, 1)
@@ -230,9 +243,9 @@ class TinyLM:
             if future is not None:
                 scores += future
             mixed = _softmax(scores) @ values[:, :end]  # (heads, n, size)
-            x = x + mixed.swapaxes(0, 1).reshape(n, dim) @ out
-            x = x + _gelu(_normalise(x) @ up) @ down
-        logits = (_normalise(x[-1:]) @ self._head)[0]
+            x = x + _times(mixed.swapaxes(0, 1).reshape(n, dim), out)
+            x = x + _times(_gelu(_times(_normalise(x), up)), down)
+        logits = np.einsum("j,jk->k", _normalise(x[-1:])[0], self._head)
         logits -= logits.max()
         logprobs: Array = logits - np.log(np.exp(logits).sum())
         return logprobs
@@ -254,8 +267,20 @@ def rotations(context: int, size: int) -> tuple[Array, Array]:
 
 
 @cache
-def _read(path: Path) -> TinyLM:
+def _load(path: Path) -> TinyLM:
     return TinyLM.read(path)
+
+
+def _blocks(matrix: Array) -> Array:
+    """A (rows, columns) matrix as (blocks, rows, width), each of fewer than ``CELLS`` numbers."""
+    rows, columns = matrix.shape
+    width = max(w for w in range(1, columns + 1) if columns % w == 0 and w * rows < CELLS)
+    return np.ascontiguousarray(matrix.reshape(rows, -1, width).swapaxes(0, 1))
+
+
+def _times(x: Array, blocks: Array) -> Array:
+    """The product of (n, rows) and a matrix in blocks, (n, columns)."""
+    return (x @ blocks).swapaxes(0, 1).reshape(len(x), -1)
 
 
 def _rotate(x: Array, cos: Array, sin: Array, size: int) -> Array:

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from routewright import __version__
+from routewright.cli.add_expert import add_expert
 from routewright.cli.calibrate import calibrate
 from routewright.cli.check import check
 from routewright.cli.convert import convert
@@ -47,7 +48,7 @@ def options(
     """Options that stand before the verb."""
 
 
-for verb in (demo, serve, check, convert, fit, evaluate, calibrate, route, select):
+for verb in (demo, serve, check, convert, fit, evaluate, calibrate, route, select, add_expert):
     app.command()(verb)
 
 

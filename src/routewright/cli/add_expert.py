@@ -1,0 +1,140 @@
+"""`routewright add-expert`: a new expert joins a fitted router with a hundred answers."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from routewright.cli.fit import Tables
+from routewright.errors import BadInput
+
+if TYPE_CHECKING:
+    from routewright.newcomer import Joined
+    from routewright.outcomes import Outcomes
+    from routewright.router import Router
+    from routewright.types import Query
+
+
+def add_expert(
+    router: Annotated[Path, typer.Argument(help="Folder of a fitted router.")],
+    tables: Tables,
+    expert: Annotated[str, typer.Option(help="The newcomer, as the tables name it.")],
+    answers: Annotated[
+        int, typer.Option(help="Use so many of its answers at most, the most informative.")
+    ] = 100,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to; default: the router is replaced.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Rows to use; `all` takes every row.")] = "train",
+    choose: Annotated[
+        Path | None,
+        typer.Option(help="Only write the queries to ask it next to this JSONL file, best first."),
+    ] = None,
+    n: Annotated[int, typer.Option("--n", help="How many queries --choose writes.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of the queries drawn at random.")] = 0,
+    json: Annotated[bool, typer.Option(help="Print the figures as JSON.")] = False,
+) -> None:
+    """Add an expert to a router, or choose what to ask it."""
+    from routewright import newcomer, outcomes
+    from routewright.router import Router
+
+    loaded = Router.load(router)
+    newcomer.check_new(loaded, expert)
+    rows = outcomes.read(tables, split=split)
+    console = Console(soft_wrap=True, highlight=False)
+    if choose is not None:
+        figures = _choose(loaded, rows, expert, choose, n, seed)
+        said = f"{figures['chosen']} queries for '{expert}' are in '{choose}', best first."
+    else:
+        joined = _join(loaded, rows, expert, answers, seed)
+        joined.router.save(out or router)
+        figures = joined.to_json()
+        said = _in_words(joined, out or router)
+    if json:
+        typer.echo(json_module.dumps(figures))
+        return
+    console.print(said, markup=False)
+    console.print(_expected(figures))
+
+
+def _choose(
+    router: Router, rows: Outcomes, expert: str, path: Path, n: int, seed: int
+) -> dict[str, Any]:
+    """Writes the queries; returns the figures."""
+    from routewright import newcomer
+
+    column = newcomer.only(rows, expert)
+    with Console(stderr=True).status("choosing"):
+        study = newcomer.study(router, rows, held_out=False)
+        chosen, left, ahead = newcomer.interview(study, column, n, seed)
+    lines = [json_module.dumps(_line(rows.queries[row]), ensure_ascii=False) for row in chosen]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    answered = int((column.score == column.score).sum())
+    return {
+        "expert": expert,
+        "answers": answered,
+        "chosen": len(chosen),
+        **newcomer.errors_json(left, ahead),
+    }
+
+
+def _line(query: Query) -> dict[str, Any]:
+    """A query as `routewright interview` reads it."""
+    facts: dict[str, Any] = {"domain": query.domain, "tags": list(query.tags)}
+    if len(query.messages) > 1:
+        facts["messages"] = list(query.messages)
+    return {"id": query.id, "prompt": query.text, **{k: v for k, v in facts.items() if v}}
+
+
+def _join(router: Router, rows: Outcomes, expert: str, answers: int, seed: int) -> Joined:
+    from routewright import newcomer
+
+    column = rows.pool([expert])
+    newcomer.check(router, column)
+    if answers < newcomer.FEWEST:
+        raise BadInput(f"--answers {answers} is too few: at least {newcomer.FEWEST} are needed")
+    with progress() as show:
+        study = newcomer.study(router, rows, seed=seed, progress=show)
+        return newcomer.join(study, column, answers=answers, seed=seed, progress=show)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, float], None]]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading the queries", total=1.0)
+        yield lambda doing, share: bar.update(task, description=doing, completed=share)
+
+
+def _in_words(joined: Joined, out: Path) -> str:
+    learned = sum(point.gain > 0 for point in joined.router.frontier)
+    facts = joined.router.card["experts"][joined.expert]
+    return (
+        f"{joined.expert} joined the router in '{out}' with {len(joined.asked)} answers:"
+        f" quality {joined.quality:.3f}, {facts['cost']:.3g} US$/query, AUC {facts['auc']:.3f}"
+        f" (leave-one-out). What is believed of the others has not changed. Learned at {learned} of"
+        f" {len(joined.router.frontier)} operating points, the fixed mix elsewhere."
+    )
+
+
+def _expected(figures: Mapping[str, Any]) -> Table:
+    """The errors now and after further answers, as standard deviations of quality."""
+    table = Table(title="How far its quality may be off (one sd)", title_justify="left")
+    table.add_column("answers")
+    for head in ("mean", "of one query"):
+        table.add_column(head, justify="right")
+    now = figures["answers"]
+    steps = [{"answers": 0, **figures["error"]}, *figures["error_after_further"]]
+    for step in steps:
+        told = f"{now + step['answers']}" + ("" if step["answers"] else " (now)")
+        table.add_row(told, f"± {step['mean']:.3f}", f"± {step['query']:.3f}")
+    return table

@@ -1,0 +1,226 @@
+"""A new expert joins a fitted router: what stays, what is learned, what is promised."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from routewright import evaluation, fitting, metrics, newcomer, outcomes
+from routewright.cli.add_expert import add_expert
+from routewright.errors import BadTable, RoutewrightError
+from routewright.router import Router
+from tables import table, write
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory) -> Path:
+    return write(tmp_path_factory.mktemp("newcomer"), table(900))
+
+
+@pytest.fixture(scope="module")
+def rows(path):
+    return outcomes.read(path, split="train")
+
+
+@pytest.fixture(scope="module")
+def old(rows) -> Router:
+    return fitting.fit(rows.pool(["adder", "sage"]), predictor="linear")
+
+
+@pytest.fixture(scope="module")
+def study(old, rows):
+    return newcomer.study(old, rows)
+
+
+@pytest.fixture(scope="module")
+def joined(study, rows):
+    return newcomer.join(study, rows.pool(["speller"]))
+
+
+def same(before: Router, after: Router, queries) -> bool:
+    a, b, e = before.predict(queries), after.predict(queries), len(before.experts)
+    return all(
+        np.array_equal(getattr(a, name), getattr(b, name)[:, :e], equal_nan=True)
+        for name in ("quality", "spread", "cost", "latency")
+    )
+
+
+def test_what_is_believed_of_the_old_experts_stays_bit_for_bit(old, joined, rows, tmp_path):
+    assert joined.router.experts == ("adder", "sage", "speller")
+    assert same(old, joined.router, rows.queries)
+    joined.router.save(tmp_path / "R")
+    assert same(joined.router, Router.load(tmp_path / "R"), rows.queries)
+
+
+def test_a_second_newcomer_leaves_the_first_alone(joined, rows):
+    twin = replace(rows.pool(["sage"]), experts=("twin",))
+    both = newcomer.join(newcomer.study(joined.router, rows), twin)
+    assert both.router.experts == ("adder", "sage", "speller", "twin")
+    assert same(joined.router, both.router, rows.queries)
+
+
+def test_a_hundred_answers_are_worth_most_of_all_labels(old, joined, rows, path):
+    fresh = outcomes.read(path, split="dev")
+    full = fitting.fit(rows.pool(joined.router.experts), predictor="linear")
+    without, few, all_labels = (
+        evaluation.evaluate(router, fresh).to_json()["aiq"] for router in (old, joined.router, full)
+    )
+    assert few - without > 0.8 * (all_labels - without) > 0.05
+
+
+def test_its_forecasts_tell_its_topics(joined, path):
+    fresh = outcomes.read(path, split="dev")
+    forecast = joined.router.predict(fresh.queries).quality[:, 2]
+    assert metrics.auc(forecast, fresh.pool(["speller"]).score[:, 0]) > 0.8
+
+
+def test_fewer_answers_widen_the_operating_points(study, joined, rows):
+    few = newcomer.join(study, rows.pool(["speller"]), answers=25).router.frontier
+
+    def width(points) -> float:
+        asking = [p for p in points if p.shares.get("speller", 0) > 0.3]
+        return float(np.mean([p.quality_ci[1] - p.quality_ci[0] for p in asking]))
+
+    assert width(few) > 1.3 * width(joined.router.frontier)
+
+
+def test_answers_that_were_not_chosen_are_left_unread(study, joined, rows):
+    column = rows.pool(["speller"])
+    unread = np.setdiff1d(np.arange(len(rows)), joined.asked)
+    measures = {name: values.copy() for name, values in column.measures.items()}
+    measures["score"][unread], measures["cost"][unread] = 0.0, 1e3
+    again = newcomer.join(study, replace(column, measures=measures))
+    assert again.router.summary() == joined.router.summary()
+
+
+def test_the_stated_error_is_the_error_made(study, rows):
+    column = rows.pool(["speller"]).score[:, 0]
+    g, off = study.ground, []
+    for seed in range(30):
+        asked = newcomer.choose(g, g.prior, np.isfinite(column), 60, seed)
+        scores = np.full_like(column, np.nan)
+        scores[asked] = column[asked]
+        learned = newcomer.learn(g.prior, g.columns, scores)
+        believed = float((g.forecast @ learned.mean).mean())
+        off.append((believed - column.mean()) / newcomer.errors(g, learned.covariance).mean)
+    assert 0.4 < np.sqrt(np.mean(np.square(off))) < 1.6
+
+
+def test_more_answers_leave_less_error_as_foretold(study, joined):
+    g, free = study.ground, np.ones(len(study.old), dtype=bool)
+    foretold = newcomer.foretell(g, g.prior, free, (25, 50, 100))
+    steps = [newcomer.errors(g, g.prior.covariance), *foretold.values()]
+    for sooner, later in pairwise(steps):
+        assert later.mean < sooner.mean
+        assert later.query < sooner.query
+    assert joined.errors.mean == pytest.approx(foretold[100].mean, rel=0.3)
+
+
+def test_chosen_queries_tell_more_than_random_ones(study):
+    g, free = study.ground, np.ones(len(study.old), dtype=bool)
+    rng = np.random.default_rng(0)
+
+    def left(asked) -> float:
+        x = g.columns[asked]
+        precision = np.linalg.inv(g.prior.covariance) + x.T @ x / g.prior.noise
+        return newcomer.errors(g, np.linalg.inv(precision)).query
+
+    chosen = np.mean([left(newcomer.choose(g, g.prior, free, 40, s)) for s in range(5)])
+    random = np.mean([left(rng.choice(len(free), 40, replace=False)) for _ in range(20)])
+    assert chosen < 0.95 * random
+
+
+def test_stepwise_covariances_equal_the_whole_posterior(study):
+    g, free = study.ground, np.ones(len(study.old), dtype=bool)
+    asked = newcomer.choose(g, g.prior, free, 30, seed=3)
+    x = g.columns[asked]
+    whole = np.linalg.inv(np.linalg.inv(g.prior.covariance) + x.T @ x / g.prior.noise)
+    stepwise = newcomer.foretell(g, g.prior, free, (30,), seed=3)[30]
+    assert stepwise == pytest.approx(newcomer.errors(g, whole))
+
+
+def test_without_answers_it_is_a_typical_expert(study):
+    g = study.ground
+    learned = newcomer.learn(g.prior, g.columns, np.full(len(g.columns), np.nan))
+    forecast = g.forecast @ learned.mean
+    assert forecast.mean() == pytest.approx(np.mean(metrics.mean(study.old.score)))
+    level = study.belief.mean.mean(axis=1)
+    assert np.corrcoef(forecast, level)[0, 1] > 0.9
+
+
+def test_beliefs_about_rows_of_the_fit_are_held_out(rows):
+    few = rows.rows(slice(200)).pool(["adder", "sage"])
+    old = fitting.fit(few, predictor="trees", encoder="surface")
+    flattered, honest = (newcomer.study(old, few, held_out=held_out) for held_out in (False, True))
+    score = few.score
+    error = [metrics.brier(s.belief.mean[:, 0], score[:, 0]) for s in (flattered, honest)]
+    assert error[0] < 0.97 * error[1]
+
+
+def test_nothing_is_claimed_where_prompts_say_nothing(tmp_path):
+    o = outcomes.read(write(tmp_path, table(600, signal=0.0)), split="train")
+    old = fitting.fit(o.pool(["adder", "sage"]), predictor="linear")
+    router = newcomer.join(newcomer.study(old, o), o.pool(["speller"])).router
+    assert sum(point.gain > 0 for point in router.frontier) < len(router.frontier) * 0.2
+
+
+def test_gaps_and_missing_costs_are_lived_with(tmp_path):
+    o = outcomes.read(write(tmp_path, table(400, costs=False)), split="train")
+    o.score[::3, 0] = np.nan
+    o.score[1::7, 2] = np.nan
+    old = fitting.fit(o.pool(["adder", "sage"]), predictor="linear")
+    router = newcomer.join(newcomer.study(old, o), o.pool(["speller"])).router
+    assert np.isfinite(router.predict(o.queries).quality).all()
+    assert router.frontier[0].quality > 0.8
+
+
+def test_a_table_that_cannot_be_used_says_why(old, study, rows):
+    column = rows.pool(["speller"])
+    few = np.where(np.arange(len(rows))[:, None] < 12, column.score, np.nan)
+    unpriced = {**column.measures, "cost": np.full_like(column.cost, np.nan)}
+    for bad, message in (
+        (rows.pool(["sage"]), "expert 'sage' is in the router already"),
+        (replace(column, measures={**column.measures, "score": few}), "has 12 scores: at least 20"),
+        (replace(column, measures={**column.measures, "score": few * np.nan}), "no score is known"),
+        (replace(column, measures=unpriced), "add a column cost::speller"),
+    ):
+        with pytest.raises(RoutewrightError, match=message):
+            newcomer.join(study, bad)
+    empty = replace(rows, measures={**rows.measures, "score": rows.score * np.nan})
+    with pytest.raises(BadTable, match="0 rows in common"):
+        newcomer.study(old, empty)
+
+
+def routewright(*words: object):
+    app = typer.Typer()
+    app.command()(add_expert)
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_the_command_line_chooses_asks_and_adds(old, path, tmp_path):
+    old.save(tmp_path / "R")
+    wanted = tmp_path / "next.jsonl"
+    common = (tmp_path / "R", path, "--expert")
+    shown = routewright(*common, "newest", "--choose", wanted, "--n", 30, "--json")
+    figures = json.loads(shown.stdout)
+    assert figures["answers"] == 0
+    further = [step["mean"] for step in figures["error_after_further"]]
+    assert figures["error"]["mean"] > further[0] > further[-1]
+    lines = [json.loads(line) for line in wanted.read_text().splitlines()]
+    assert len({line["id"] for line in lines}) == 30
+    assert all(line["prompt"].endswith("please") for line in lines)
+
+    done = routewright(*common, "speller", "--answers", 60, "--out", tmp_path / "R2")
+    assert "joined the router" in done.stdout, done
+    assert "60 (now)" in done.stdout
+    added = Router.load(tmp_path / "R2")
+    assert added.experts == ("adder", "sage", "speller")
+    assert added.card["newcomers"][0]["answers"] == 60
+    assert Router.load(tmp_path / "R").experts == ("adder", "sage")

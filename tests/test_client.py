@@ -310,7 +310,7 @@ def test_a_sandbox_model_refuses_what_it_cannot_read():
 
 def test_sandbox_models_leave_the_loop_free():
     async def work(client):
-        answers = [client.ask(Ask("abacus"), Query.of(f"What is {n} + 456?")) for n in range(8)]
+        answers = [client.ask(Ask("abacus"), Query.of(f"What is {n} + 456?")) for n in range(100)]
         task = asyncio.gather(*answers)
         ticks = 0
         while not task.done():
@@ -318,7 +318,7 @@ def test_sandbox_models_leave_the_loop_free():
             ticks += 1
         return ticks
 
-    assert in_process(work) > 20
+    assert in_process(work) > 5  # were the loop blocked, all would be done after two turns
 
 
 # --- verification --------------------------------------------------------------------------

@@ -20,6 +20,10 @@ from routewright.outcomes import Outcomes
 from routewright.router import Router
 
 EXPERT = "Meta-Llama-3_1-70B-Instruct"
+OTHERS = (
+    *("DeepSeek-Coder-V2", "Meta-Llama-3-70B", "Meta-Llama-3_1-70B", "Qwen1.5-72B-Chat"),
+    *("gemini-1.5-flash-002", "gemini-1.5-pro-002", "jamba-1.5-large", "deepseek-v2-chat"),
+)
 SEEDS = 20
 ANSWERS = (25, 50, 100, 200)
 
@@ -29,12 +33,12 @@ def main() -> None:
     if not path.exists():
         print(f"skipped: {path} is not here")
         return
-    train, dev = (
-        outcomes.read(path, experts=[*P1, EXPERT], split=split) for split in ("train", "dev")
-    )
+    train, dev = (outcomes.read(path, split=split) for split in ("train", "dev"))
     router = fit(train.pool(P1))
     study = newcomer.study(router, train)
-    report(study, train.pool([EXPERT]), dev, without=router, everything=fit(train))
+    full = fit(train.pool([*P1, EXPERT]))
+    report(study, train.pool([EXPERT]), dev, without=router, everything=full)
+    compare(study, train, dev)
 
 
 def report(
@@ -45,9 +49,9 @@ def report(
     console.print(f"AIQ on {len(dev)} rows: {floor:.4f} without {EXPERT}, {ceiling:.4f} with")
     console.print("all its labels. Share of that gain, mean of 20 seeds (95 % interval):")
     table = Table()
-    for head in ("answers", "chosen", "random", "chosen − random", "least", "error of mean: told"):
+    for head in ("answers", "chosen", "random", "difference", "least", "error told"):
         table.add_column(head)
-    table.add_column("made")
+    table.add_column("error made")
     for answers in ANSWERS:
         shares, told, made = [], [], []
         for seed in range(SEEDS):
@@ -67,6 +71,19 @@ def report(
             f"{np.sqrt(np.mean(np.square(made))):.3f}",
         )
     console.print(table)
+
+
+def compare(study: newcomer.Study, train: Outcomes, dev: Outcomes, answers: int = 100) -> None:
+    """Chosen against random answers for other newcomers, a few seeds each."""
+    differences = []
+    for expert in OTHERS:
+        column = train.pool([expert])
+        for seed in range(SEEDS // 5):
+            picked = newcomer.join(study, column, answers=answers, seed=seed)
+            drawn = newcomer.join(study, some(column, answers, seed), answers=answers)
+            differences.append(area(picked.router, dev) - area(drawn.router, dev))
+    points = interval(100 * np.array(differences))
+    print(f"{len(OTHERS)} other newcomers, {answers} answers, chosen − random, AIQ × 100: {points}")
 
 
 def area(router: Router, rows: Outcomes) -> float:

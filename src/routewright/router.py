@@ -224,7 +224,8 @@ def scale_differences(quality: Array, mean: Array, signal: float) -> Array:
     the argmax over noisy ones has a winner's curse.
     """
     moved = quality - mean
-    level = np.nanmean(moved, axis=-1, keepdims=True)
+    known = np.isfinite(mean)
+    level = moved[..., known].mean(axis=-1, keepdims=True) if known.any() else 0.0
     return np.asarray(mean + level + signal * (moved - level))
 
 

@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from threadpoolctl import threadpool_limits
 
 from routewright import __version__
 from routewright.client import Client
@@ -31,9 +32,12 @@ def build(config: Config) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with Client(experts.values()) as client:
-            app.state.desk = Desk(config, menu, experts, client)
-            yield
+        # One query at a time makes small products: threads would wait for each other longer
+        # than they work.
+        with threadpool_limits(1, user_api="blas"):
+            async with Client(experts.values()) as client:
+                app.state.desk = Desk(config, menu, experts, client)
+                yield
 
     keys = [key.get_secret_value() for key in config.server.api_keys]
     return Starlette(

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from routewright.predictors import NOTHING, Belief, View, deviations, folds, view
 from routewright.types import Array
 
 CANDIDATES = (15, 30, 60, 100, 150, 250)
-BATCH = 512  # queries compared at once: bounds memory to BATCH × training rows
+BATCH = 128  # queries compared at once: bounds memory
+SPARE = 16  # more candidates than needed, for those that single precision cannot tell apart
 
 
 @dataclass
@@ -28,7 +30,7 @@ class Knn:
     domain: float | None = None
     surface: float = 0.02
     view: View = NOTHING
-    x: Array = field(default_factory=lambda: np.empty((0, 0)), repr=False)
+    x: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32), repr=False)
     deviation: Array = field(default_factory=lambda: np.empty((0, 0)), repr=False)
     mean: Array = field(default_factory=lambda: np.empty(0), repr=False)
 
@@ -55,37 +57,43 @@ class Knn:
 
     def arrays(self) -> dict[str, Any]:
         return {
-            "x": self.x.astype(np.float32),
+            "x": self.x,
             "deviation": self.deviation.astype(np.float32),
             "mean": self.mean,
         }
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        wide: dict[str, Any] = {k: np.asarray(v, np.float64) for k, v in arrays.items()}
-        return cls(**{**options, "view": View.from_json(options["view"])}, **wide)
+        chosen = {**options, "view": View.from_json(options["view"])}
+        deviation = np.asarray(arrays["deviation"], np.float64)
+        return cls(**chosen, x=arrays["x"], deviation=deviation, mean=arrays["mean"])
 
     def _remember(self, x: Array, scores: Array, blocks: Mapping[str, slice]) -> Self:
         assert self.domain is not None
         self.view = view(blocks, domain=self.domain, surface=self.surface, width=128, unit=True)
         # Rounded as they are stored, so that a loaded router repeats the fitted one exactly.
-        self.x = _unit(self.view(x)).astype(np.float32).astype(np.float64)
+        self.x = _unit(self.view(x)).astype(np.float32)
         self.mean, deviation = deviations(scores)
         self.deviation = deviation.astype(np.float32).astype(np.float64)
         return self
 
     def _about(self, x: Array, ks: tuple[int, ...]) -> list[Belief]:
         """Beliefs for several k at the price of the largest."""
-        k = min(max(ks), len(self.x) - 1) if len(self.x) > 1 else 1
-        nearness = np.round(_unit(self.view(x)) @ self.x.T, 9)
-        # Ties in order of the rows: how many queries come at once must not matter.
-        nearness = nearness - np.arange(len(self.x)) * 1e-13
-        part = np.argpartition(-nearness, min(k, len(self.x) - 1), axis=1)[:, : k + 1]
-        close = np.take_along_axis(nearness, part, axis=1)
-        order = np.argsort(-close, axis=1)
-        rows = np.take_along_axis(part, order, axis=1)
-        far = 1 - np.take_along_axis(close, order, axis=1)  # (n, k + 1), nearest first
-        return [self._average(rows, far, min(each, k)) for each in ks]
+        k = max(1, min(max(ks), len(self.x) - 1))
+        rows, nearness = self._nearest(_unit(self.view(x)), min(k + 1, len(self.x)))
+        return [self._average(rows, 1 - nearness, min(each, k)) for each in ks]
+
+    def _nearest(self, x: Array, count: int) -> tuple[Any, Array]:
+        """The `count` nearest training rows and their cosines, nearest first, each (n, count)."""
+        rough = x.astype(np.float32) @ self.x.T
+        spare = min(count + SPARE, len(self.x))
+        part = np.argpartition(rough, len(self.x) - spare, axis=1)[:, len(self.x) - spare :]
+        # Single precision finds the candidates; their order and weights are worked out exactly,
+        # so that how many queries come at once does not matter.
+        part.sort(axis=1)
+        exact = np.einsum("ij,icj->ic", x, self.x[part].astype(np.float64))
+        order = np.argsort(-exact, axis=1, kind="stable")[:, :count]
+        return np.take_along_axis(part, order, axis=1), np.take_along_axis(exact, order, axis=1)
 
     def _average(self, rows: Any, far: Array, k: int) -> Belief:
         edge = far[:, min(k, far.shape[1] - 1), None]

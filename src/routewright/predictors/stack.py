@@ -27,8 +27,7 @@ BASES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("linear", {"width": 128, "domain": 3.0, "surface": 0.1}),
     ("kernel", {}),
     ("factor", {"penalty": 50.0}),
-    ("knn", {"k": 60, "domain": 0.5}),
-    ("knn", {"k": 150, "domain": 0.5}),
+    ("knn", {"k": 100, "domain": 0.5}),
     ("domain", {}),
     ("trees", {}),
 )

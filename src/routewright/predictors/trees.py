@@ -21,7 +21,7 @@ class Trees:
     scikit-learn grows it; the trees are stored as arrays and walked with NumPy.
     """
 
-    trees: int = 120
+    trees: int = 80
     leaf: int = 8  # training queries in a leaf, at least
     width: int = 48
     view: View = NOTHING
@@ -60,8 +60,9 @@ class Trees:
             "feature": np.maximum(feature, 0),
             "cut": np.concatenate([tree.threshold for tree in grown]).astype(np.float32),
             # A leaf leads to itself: walking on changes nothing.
-            "left": np.where(leaf, itself, children["left"]),
-            "right": np.where(leaf, itself, children["right"]),
+            "child": np.stack(
+                [np.where(leaf, itself, children[side]) for side in ("left", "right")], axis=1
+            ).ravel(),
             "value": (value @ basis.T).astype(np.float32),
         }
         return self
@@ -97,12 +98,16 @@ class Trees:
 
     def _walk(self, x: Array) -> Belief:
         columns, nodes = self._columns(x), self.nodes
-        rows = np.arange(len(x))[:, None]
-        node = np.broadcast_to(nodes["start"], (len(x), len(nodes["start"])))
-        for _ in range(self.depth):
-            low = columns[rows, nodes["feature"][node]] <= nodes["cut"][node]
-            node = np.where(low, nodes["left"][node], nodes["right"][node])
-        said = nodes["value"][node].astype(np.float64)  # (n, trees, e)
+        feature, cut, child = nodes["feature"], nodes["cut"], nodes["child"]
+        flat, first = columns.ravel(), np.arange(len(x))[:, None] * columns.shape[1]
+        node = np.tile(nodes["start"], (len(x), 1))
+        for step in range(self.depth):
+            # `take` is several times faster than indexing for one query at a time.
+            right = flat.take(first + feature.take(node)) > cut.take(node)
+            before, node = node, child.take(2 * node + right)
+            if step % 4 == 3 and np.array_equal(before, node):
+                break  # every query has reached its leaf in every tree
+        said = nodes["value"].take(node, axis=0).astype(np.float64)  # (n, trees, e)
         mean = np.clip(self.mean + said.mean(axis=1), 0.0, 1.0)
         spread = said.std(axis=1) / np.sqrt(len(nodes["start"]))
         return Belief(mean, np.where(np.isfinite(self.mean), spread, np.nan))

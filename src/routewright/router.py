@@ -146,6 +146,7 @@ class Router:
             described = json.dumps(self.summary(), indent=1, ensure_ascii=False)
             (fresh / "router.json").write_text(described + "\n", encoding="utf-8")
             fresh.chmod(0o755)
+            (fresh / "router.safetensors").chmod(0o644)
             if target.exists():
                 shutil.rmtree(target)
             os.replace(fresh, target)

@@ -46,7 +46,7 @@ def evaluate(
 def show(figures: dict[str, Any], console: Console) -> None:
     """Prints the cost–quality table of `evaluate --json` figures."""
     table = Table(title=f"{figures['n']} rows", title_justify="left")
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for heading in ("US$/query", "quality (95 %)", "over zero router (95 %)"):
         table.add_column(heading, justify="right")
     for name, expert in figures["experts"].items():

@@ -92,7 +92,7 @@ def trace(
             how = _learned(mixture, prediction)
         else:
             quality, gain = np.array(zero), np.zeros_like(gain)
-            how = _fixed(policies.mix_at_cost(hulls[0], float(spent[0])), prediction.experts)
+            how = fixed(policies.mix_at_cost(hulls[0], float(spent[0])), prediction.experts)
         found.append(
             OperatingPoint(
                 price=mixture.price,
@@ -205,7 +205,7 @@ def _named(often: Array, experts: Sequence[str]) -> dict[str, float]:
     return {name: float(share) for name, share in zip(experts, often, strict=True) if share > 0}
 
 
-def _fixed(mix: policies.FixedMix, experts: Sequence[str]) -> _How:
+def fixed(mix: policies.FixedMix, experts: Sequence[str]) -> _How:
     cheap, dear = experts[mix.cheap], experts[mix.dear]
     first = {"strategy": "fixed", "expert": cheap}
     if mix.share <= 0:

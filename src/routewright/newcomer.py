@@ -468,7 +468,7 @@ def _doubted(
         low, high = _widened(point.gain, point.gain_ci, spread(reached - share * middle))
         if point.gain > 0 and low <= 0:
             reached = share * middle
-            how = frontier._fixed(mix, prediction.experts)
+            how = frontier.fixed(mix, prediction.experts)
             point = replace(
                 point,
                 quality=float(policies.hull_quality(hull, point.cost)),

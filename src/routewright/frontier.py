@@ -117,14 +117,14 @@ def worth(prediction: Prediction, outcomes: Outcomes, prices: int = 60) -> float
     """Mean gain in quality over the zero router between the cheapest and the dearest expert's
     cost, by straight lines between operating points (decision value, without luck's hull)."""
     cost = known_costs(outcomes.cost)
-    fixed = metrics.mean(outcomes.score), metrics.mean(cost)
-    hull = policies.zero_router(*fixed)
-    dearest = max(float(np.nanmax(fixed[1])), 1e-300)
-    grid = [0.0, *(np.geomspace(1e-3, 1e4, prices) / dearest), policies.STEEPEST]
-    choices = [policies.choose(prediction, float(price)) for price in grid]
+    price = metrics.mean(cost)
+    hull = policies.zero_router(metrics.mean(outcomes.score), price)
+    dearest = float(np.nanmax(price))
+    grid = [0.0, *(np.geomspace(1e-3, 1e4, prices) / max(dearest, 1e-300)), policies.STEEPEST]
+    choices = [policies.choose(prediction, float(at)) for at in grid]
     line = np.array([float(metrics.mean(policies.take(outcomes.score, c))) for c in choices])
     curve = np.array([float(metrics.mean(policies.take(cost, c))) for c in choices])
-    low, high = hull[0].cost, max(hull[-1].cost, float(np.nanmax(fixed[1])))
+    low, high = hull[0].cost, max(hull[-1].cost, dearest)
     zero = np.array([[v.cost, v.quality] for v in hull]).T
     return metrics.aiq(curve, line, low, high, with_hull=False) - metrics.aiq(
         zero[0], zero[1], low, high, with_hull=False

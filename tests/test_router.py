@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from rich.console import Console
 
 from routewright import evaluation, fitting, metrics, outcomes
+from routewright.cli.evaluate import show_forecasts
 from routewright.errors import BadInput, BadRouter, BadTable
 from routewright.router import Router
 from routewright.strategies import build
@@ -213,3 +216,14 @@ def test_far_from_the_training_data_the_means_are_believed(router):
     means = router.mean - router.mean.mean()
     there, far = (np.abs(p.quality[0] - p.quality[0].mean() - means).max() for p in (known, odd))
     assert far < there / 2
+
+
+def test_evaluate_prints_how_good_each_forecast_is(router, outcome_table):
+    e = evaluation.evaluate(router, outcomes.read(outcome_table, split="dev"))
+    page = io.StringIO()
+    show_forecasts(e, Console(file=page, width=120))
+    for m, name in enumerate(router.experts):
+        line = next(line for line in page.getvalue().splitlines() if name in line)
+        forecast, score = e.prediction.quality[:, m], e.outcomes.score[:, m]
+        for figure in (metrics.auc, metrics.brier, metrics.ece):
+            assert f"{figure(forecast, score):.3f}" in line

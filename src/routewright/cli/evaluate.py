@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json as json_module
+import math
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from routewright.cli.fit import Tables
+
+if TYPE_CHECKING:
+    from routewright.evaluation import Evaluation
 
 
 def evaluate(
@@ -41,6 +45,7 @@ def evaluate(
         seen = loaded.seen if loaded.seen.size else None
         html.write_text(render(measured, figures, command, seen=seen), encoding="utf-8")
     show(figures, Console())
+    show_forecasts(measured, Console())
 
 
 def show(figures: dict[str, Any], console: Console) -> None:
@@ -75,6 +80,23 @@ def show(figures: dict[str, Any], console: Console) -> None:
             f"AIQ {figures['aiq']:.4f} (straight lines {figures['aiq_no_hull']:.4f},"
             f" zero router {figures['aiq_zero_router']:.4f})"
         )
+
+
+def show_forecasts(measured: Evaluation, console: Console) -> None:
+    """Prints how good the forecasts of each expert's score are."""
+    from routewright import metrics
+
+    table = Table(title="forecasts of the score, by expert", title_justify="left")
+    table.add_column("", overflow="fold")
+    for heading in ("AUC", "Brier score", "calibration error"):
+        table.add_column(heading, justify="right")
+    forecast, score = measured.prediction.quality, measured.outcomes.score
+    for m, name in enumerate(measured.router.experts):
+        figures = (
+            f(forecast[:, m], score[:, m]) for f in (metrics.auc, metrics.brier, metrics.ece)
+        )
+        table.add_row(name, *("unknown" if math.isnan(x) else f"{x:.3f}" for x in figures))
+    console.print(table)
 
 
 def _known(quality: float | None) -> str:

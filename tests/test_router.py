@@ -227,3 +227,17 @@ def test_evaluate_prints_how_good_each_forecast_is(router, outcome_table):
         forecast, score = e.prediction.quality[:, m], e.outcomes.score[:, m]
         for figure in (metrics.auc, metrics.brier, metrics.ece):
             assert f"{figure(forecast, score):.3f}" in line
+
+
+def test_intervals_draw_whole_domains_where_there_are_enough(router, outcome_table):
+    rows = outcomes.read(outcome_table, split="dev")
+
+    def weights(count: int):
+        named = [replace(query, domain=f"d{i % count}") for i, query in enumerate(rows.queries)]
+        e = evaluation.evaluate(router, replace(rows, queries=tuple(named)), replicates=20)
+        return e.weights
+
+    many = weights(12)
+    assert all(np.array_equal(many[:, i], many[:, i % 12]) for i in range(len(rows)))
+    few = weights(3)
+    assert any(not np.array_equal(few[:, i], few[:, i % 3]) for i in range(len(rows)))

@@ -23,6 +23,7 @@ from routewright.types import Array, Prediction, Strategy
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.75)
 REPLICATES = 1000
+CLUSTERS = 10  # domains that the bootstrap needs to draw whole ones
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,15 @@ def evaluate(
         points=router.frontier,
         scores=np.array([score for score, _ in rows]),
         costs=np.array([cost for _, cost in rows]),
-        weights=metrics.resample(len(outcomes), replicates, seed),
+        weights=metrics.resample(len(outcomes), replicates, seed, _clusters(outcomes)),
     )
+
+
+def _clusters(outcomes: Outcomes) -> Sequence[str | None]:
+    """What the bootstrap draws whole: domains, as their rows are not independent; single rows
+    where a row has no domain or the domains are too few to say how much they differ."""
+    domains = outcomes.domains
+    return domains if all(domains) and len(set(domains)) >= CLUSTERS else ()
 
 
 def run(strategy: Strategy, outcomes: Outcomes, prediction: Prediction) -> tuple[Array, Array]:

@@ -103,7 +103,7 @@ def _fit(
     chosen, model, _, signal = trials[best]
 
     progress("tracing the frontier", 0.85)
-    points = frontier.trace(held_out[best], outcomes, seed=seed)
+    points = frontier.trace(frontier.singles(held_out[best], outcomes), outcomes, seed=seed)
     card = _card(outcomes, name, chosen, held_out[best], float(worths[best]), seed)
     return Router(
         experts=outcomes.experts,

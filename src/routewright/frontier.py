@@ -62,40 +62,57 @@ class OperatingPoint:
         return cls(**{**known, **pairs})
 
 
+class How(NamedTuple):
+    """What a point does, for the machine and in words, and whom that asks how often."""
+
+    spec: dict[str, Any]  # what strategies.build takes
+    plan: str  # the same in words
+    shares: dict[str, float]  # of queries that ask an expert
+
+
+class Candidate(NamedTuple):
+    """A way to answer every query at one price of quality, and what that gave, row by row."""
+
+    price: float  # λ, quality per US$
+    score: Array  # (n,) of the answers that it returned, held out
+    cost: Array  # (n,) US$, everything spent on the way
+    how: How
+
+
 def trace(
-    prediction: Prediction,
+    candidates: Sequence[Candidate],
     outcomes: Outcomes,
     *,
     replicates: int = 400,
     seed: int = 0,
 ) -> tuple[OperatingPoint, ...]:
-    """Operating points at BUDGETS, dearest first (λ = 0).
+    """An operating point for each candidate: itself where it is better than the zero router at
+    its cost with confidence, else the fixed mix of that cost.
 
-    `prediction` must be held out from `outcomes`: made by predictors that did not see a row's
-    own scores.
+    Candidates must be held out from `outcomes`: whatever made them did not see a row's own
+    scores. Their costs that are unknown are left out of the means.
     """
-    cost = known_costs(outcomes.cost)
     weights = metrics.resample(len(outcomes), replicates, seed)
     weights = np.vstack([np.ones(len(outcomes)), weights])  # the first row is the sample itself
-    fixed_cost = metrics.mean(cost, weights)  # (b, e)
+    fixed_cost = metrics.mean(known_costs(outcomes.cost), weights)  # (b, e)
     hulls = [
         policies.zero_router(q, c)
         for q, c in zip(metrics.mean(outcomes.score, weights), fixed_cost, strict=True)
     ]
     dearest = float(np.nanmax(fixed_cost[0]))
     found = []
-    for mixture in _mixtures(prediction):
-        quality, spent = _replicates(mixture, prediction, outcomes.score, cost, weights)
+    for candidate in candidates:
+        both = metrics.mean(np.column_stack([candidate.score, candidate.cost]), weights)
+        quality, spent = both[:, 0], both[:, 1]
         zero = [float(policies.hull_quality(h, c)) for h, c in zip(hulls, spent, strict=True)]
         gain = quality - np.array(zero)
-        if metrics.interval(gain[1:])[0] > 0:
-            how = _learned(mixture, prediction)
-        else:
+        how = candidate.how
+        if not metrics.interval(gain[1:])[0] > 0:
             quality, gain = np.array(zero), np.zeros_like(gain)
-            how = fixed(policies.mix_at_cost(hulls[0], float(spent[0])), prediction.experts)
+            how = fixed(policies.mix_at_cost(hulls[0], float(spent[0])), outcomes.experts)
         found.append(
             OperatingPoint(
-                price=mixture.price,
+                price=candidate.price,
                 cost=float(spent[0]),
                 cost_fraction=float(spent[0]) / dearest if dearest > 0 else float("nan"),
                 quality=float(quality[0]),
@@ -106,6 +123,22 @@ def trace(
             )
         )
     return tuple(found)
+
+
+def singles(prediction: Prediction, outcomes: Outcomes) -> list[Candidate]:
+    """One call per query, at BUDGETS, dearest first (λ = 0); `prediction` must be held out."""
+    cost = known_costs(outcomes.cost)
+    found = []
+    for mixture in _mixtures(prediction):
+        parts = [(mixture.price, 1 - mixture.share)]
+        if mixture.share > 0:
+            parts.append((mixture.lower_price, mixture.share))
+        rows = np.zeros((2, len(outcomes)))
+        for price, share in parts:
+            choice = policies.choose(prediction, price)
+            rows += share * np.array([policies.take(t, choice) for t in (outcomes.score, cost)])
+        found.append(Candidate(mixture.price, rows[0], rows[1], _learned(mixture, prediction)))
+    return found
 
 
 def known_costs(cost: Array) -> Array:
@@ -154,41 +187,15 @@ def _mean_cost(prediction: Prediction, price: float) -> float:
     return float(policies.take(prediction.cost, policies.choose(prediction, price)).mean())
 
 
-def _replicates(
-    mixture: policies.Mixture,
-    prediction: Prediction,
-    score: Array,
-    cost: Array,
-    weights: Array,
-) -> tuple[Array, Array]:
-    """Mean quality and cost (US$) of a mixture per bootstrap replicate, each (b,)."""
-    columns = []
-    for price, share in ((mixture.price, 1 - mixture.share), (mixture.lower_price, mixture.share)):
-        choice = policies.choose(prediction, price)
-        columns.append((policies.take(score, choice), policies.take(cost, choice), share))
-    (s1, c1, w1), (s2, c2, w2) = columns
-    rows = np.column_stack([s1 * w1 + s2 * w2 if w2 else s1, c1 * w1 + c2 * w2 if w2 else c1])
-    both = metrics.mean(rows, weights)
-    return both[:, 0], both[:, 1]
-
-
-class _How(NamedTuple):
-    """What a point does, for the machine and in words, and whom that asks how often."""
-
-    spec: dict[str, Any]
-    plan: str
-    shares: dict[str, float]
-
-
-def _learned(mixture: policies.Mixture, prediction: Prediction) -> _How:
+def _learned(mixture: policies.Mixture, prediction: Prediction) -> How:
     first = {"strategy": "single", "price": mixture.price}
     words = f"ask the expert with the best predicted quality − {mixture.price:.4g}/$ × cost"
     often = _asked(prediction, mixture.price)
     if mixture.share <= 0:
-        return _How(first, words, _named(often, prediction.experts))
+        return How(first, words, _named(often, prediction.experts))
     second = {"strategy": "single", "price": mixture.lower_price}
     often = (1 - mixture.share) * often + mixture.share * _asked(prediction, mixture.lower_price)
-    return _How(
+    return How(
         {"strategy": "mix", "first": first, "second": second, "share": mixture.share},
         f"{words}; {mixture.share:.0%} of queries at {mixture.lower_price:.4g}/$",
         _named(often, prediction.experts),
@@ -205,13 +212,13 @@ def _named(often: Array, experts: Sequence[str]) -> dict[str, float]:
     return {name: float(share) for name, share in zip(experts, often, strict=True) if share > 0}
 
 
-def fixed(mix: policies.FixedMix, experts: Sequence[str]) -> _How:
+def fixed(mix: policies.FixedMix, experts: Sequence[str]) -> How:
     cheap, dear = experts[mix.cheap], experts[mix.dear]
     first = {"strategy": "fixed", "expert": cheap}
     if mix.share <= 0:
-        return _How(first, f"always {cheap}", {cheap: 1.0})
+        return How(first, f"always {cheap}", {cheap: 1.0})
     second = {"strategy": "fixed", "expert": dear}
-    return _How(
+    return How(
         {"strategy": "mix", "first": first, "second": second, "share": mix.share},
         f"{dear} for {mix.share:.0%} of queries, else {cheap}",
         {cheap: 1 - mix.share, dear: mix.share},

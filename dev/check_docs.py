@@ -7,6 +7,7 @@ that every relative link in the documents leads somewhere.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from importlib import import_module
@@ -17,7 +18,8 @@ from typer.core import TyperGroup
 
 from routewright.cli.main import app
 from routewright.metrics import METRICS
-from routewright.registry import class_name, names
+from routewright.predictors import settable
+from routewright.registry import class_name, find, names
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -55,7 +57,16 @@ def encoders() -> str:
 
 
 def predictors() -> str:
-    return _family("predictors")
+    """With the fields that `fit --option KEY=VALUE` sets, and their defaults."""
+    members = {name: find("predictors", name) for name in names("predictors")}
+    fields = {name: dataclasses.fields(member) for name, member in members.items()}
+    options = [
+        "".join(f", `{f.name}={f.default}`" for f in fields[n] if f.name in settable(m))
+        for n, m in members.items()
+    ]
+    _, rule, *rows = _family("predictors").splitlines()
+    rows = [f"{row} {told[2:]} |" for row, told in zip(rows, options, strict=True)]
+    return "\n".join(["| name | | options |", f"{rule}---|", *rows, ""])
 
 
 def _family(family: str) -> str:

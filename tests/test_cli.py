@@ -13,6 +13,7 @@ import pytest
 from routewright.cli.main import run
 from tables import table, write
 
+KNN = ("fit", "TABLE", "--out", "R", "--predictor", "knn")
 SHAPE = {
     "experts": {"quality", "cost"},
     "at_cost_fraction": {"quality", "quality_ci", "gain_over_zero_router", "gain_ci"},
@@ -93,6 +94,15 @@ def test_route_names_an_expert_and_explains(routewright, router_folder):
     assert "plan" in shown
 
 
+def test_options_set_the_fields_of_a_predictor(routewright, outcome_table, tmp_path: Path):
+    words = ("--predictor", "knn", "--option", "k=9", "--option", "domain=none", "--json")
+    code, described, _ = routewright("fit", outcome_table, "--out", tmp_path / "R", *words)
+    assert code == 0
+    options = json.loads(described)["predictor"]["options"]
+    assert options["k"] == 9
+    assert options["domain"] in (0.0, 0.5, 1.0), "none leaves the choice to the fit"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -101,6 +111,10 @@ def test_route_names_an_expert_and_explains(routewright, router_folder):
         (("fit", "TABLE", "--out", "R", "--experts", "sagee"), "did you mean 'sage'"),
         (("fit", "TABLE", "--out", "R", "--predictor", "magic"), "no predictor is called 'magic'"),
         (("fit", "TABLE", "--out", "TABLE"), "is a file"),
+        (("fit", "TABLE", "--out", "R", "--option", "k=9"), "needs to know the predictor"),
+        ((*KNN, "--option", "q=9"), "has no option q; it has k, domain, surface"),
+        ((*KNN, "--option", "k"), "--option takes KEY=VALUE, not 'k'"),
+        ((*KNN, "--option", "k=many"), "option k of predictor 'knn' should be a valid integer"),
         (("calibrate", "ROUTER"), "exactly one"),
         (("route", "ROUTER", "x", "--lambda", "1", "--max-cost-fraction", ".5"), "not both"),
         (("serve", "nowhere.yaml"), "nowhere.yaml"),

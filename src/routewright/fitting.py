@@ -15,8 +15,16 @@ from routewright.encoders import build as build_encoder
 from routewright.errors import BadInput, BadTable
 from routewright.novelty import Novelty
 from routewright.outcomes import Outcomes, check_names, fingerprints
-from routewright.predictors import Belief, Folds, fit_held_out, folds, means
-from routewright.registry import find
+from routewright.predictors import (
+    Belief,
+    Folds,
+    Predictor,
+    configured,
+    fit_held_out,
+    folds,
+    inputs,
+    means,
+)
 from routewright.router import Router, scale_differences
 from routewright.types import Array, Prediction
 
@@ -35,6 +43,7 @@ def fit(
     *,
     encoder: str = "auto",
     predictor: str = "auto",
+    options: Mapping[str, Any] | None = None,
     strategy: str = "auto",
     label: str = "score",
     assume: Mapping[str, Assumed] | None = None,
@@ -45,21 +54,22 @@ def fit(
 
     `strategy` `single` keeps to one call per query. `label` `soft` learns from `soft::m` where
     it is known (the share of several samples that pass, say); decisions are still judged by the
-    score. `assume` says what to take for granted of experts that were never scored. Raises
-    BadTable for tables that are too small or have costs for some experts only, BadInput for
-    names that do not exist.
+    score. `options` set fields of the predictor that is named. `assume` says what to take for
+    granted of experts that were never scored. Raises BadTable for tables that are too small or
+    have costs for some experts only, BadInput for names that do not exist.
     """
     from threadpoolctl import threadpool_limits
 
     # Many small matrix products: threads would wait for one another longer than they work.
     with threadpool_limits(1, user_api="blas"):
-        return _fit(outcomes, encoder, predictor, strategy, label, assume or {}, seed, progress)
+        makers = _makers(predictor, options or {})
+        return _fit(outcomes, encoder, makers, strategy, label, assume or {}, seed, progress)
 
 
 def _fit(
     outcomes: Outcomes,
     encoder: str,
-    predictor: str,
+    makers: Mapping[str, Callable[..., Predictor]],
     strategy: str,
     label: str,
     assume: Mapping[str, Assumed],
@@ -70,9 +80,6 @@ def _fit(
     outcomes = _assuming(outcomes, assume)
     _check(outcomes, strategy)
     targets = _targets(outcomes, label)
-    candidates = AUTO_PREDICTORS if predictor == "auto" else (predictor,)
-    for name in candidates:
-        find("predictors", name)
     progress("reading the queries", 0.0)
     name = AUTO_ENCODER if encoder == "auto" else encoder
     reader = build_encoder(name).fit(outcomes.queries, seed=seed)
@@ -80,11 +87,11 @@ def _fit(
     fold = folds(len(outcomes), FOLDS, seed, outcomes.groups)
 
     trials = []
-    for i, candidate in enumerate(candidates):
-        progress(f"fitting and cross-validating {candidate}", 0.2 + 0.5 * i / len(candidates))
+    for i, (candidate, make) in enumerate(makers.items()):
+        progress(f"fitting and cross-validating {candidate}", 0.2 + 0.5 * i / len(makers))
         model, belief = fit_held_out(
-            find("predictors", candidate),
-            x,
+            make,
+            inputs(make(), x, outcomes.queries),
             targets,
             blocks=reader.blocks,
             fold=fold,
@@ -118,6 +125,15 @@ def _fit(
         seen=fingerprints(outcomes.queries),
         card={**card, "fit_seconds": round(time.monotonic() - began, 1)},
     )
+
+
+def _makers(predictor: str, options: Mapping[str, Any]) -> dict[str, Callable[..., Predictor]]:
+    """The predictors to try, by name."""
+    if predictor != "auto":
+        return {predictor: configured(predictor, options)}
+    if options:
+        raise BadInput(f"option {next(iter(options))} needs to know the predictor that it is for")
+    return {name: configured(name, {}) for name in AUTO_PREDICTORS}
 
 
 class Assumed(NamedTuple):

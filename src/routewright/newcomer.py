@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -31,7 +32,16 @@ from routewright import frontier, metrics, policies
 from routewright.errors import BadInput, BadTable
 from routewright.frontier import OperatingPoint
 from routewright.outcomes import Outcomes, fingerprints
-from routewright.predictors import Belief, Predictor, components, deviations, fit_held_out, folds
+from routewright.predictors import (
+    Belief,
+    Predictor,
+    components,
+    deviations,
+    fit_held_out,
+    folds,
+    inputs,
+    settings,
+)
 from routewright.predictors.extended import Extended
 from routewright.router import Router
 from routewright.types import Array, Indices, Prediction
@@ -283,7 +293,7 @@ def study(
             f" {', '.join(router.experts)} are needed on at least {FEWEST} to trace the frontier"
         )
     x = router.encoder.encode(old.queries)
-    belief = router.predictor.predict(x)
+    belief = router.predictor.predict(inputs(router.predictor, x, old.queries))
     seen = np.array([np.isin(fingerprints([q]), router.seen).all() for q in old.queries])
     if held_out and seen.sum() >= FEWEST:
         progress("what would be believed of rows not seen", 0.1)
@@ -303,8 +313,8 @@ def _without_own_fold(
     experts = rows.experts[: len(router.experts) - router.newcomers]
     with threadpool_limits(1, user_api="blas"):
         return fit_held_out(
-            type(predictor),
-            x,
+            partial(type(predictor), **settings(predictor)),
+            inputs(predictor, x, rows.queries),
             rows.pool(experts).score,
             blocks=router.encoder.blocks,
             fold=folds(len(x), FOLDS, seed, rows.groups),

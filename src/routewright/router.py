@@ -25,7 +25,7 @@ from routewright.encoders import Encoder
 from routewright.errors import BadInput, BadRouter, RoutewrightError
 from routewright.frontier import OperatingPoint
 from routewright.novelty import Novelty
-from routewright.predictors import Predictor
+from routewright.predictors import Predictor, inputs
 from routewright.registry import find
 from routewright.strategies import build
 from routewright.types import Array, Prediction, Query, Strategy
@@ -59,7 +59,7 @@ class Router:
     def predict(self, queries: Sequence[Query]) -> Prediction:
         """Quality, spread, cost (US$) and latency (s) per query and expert, (n, e)."""
         x = self.encoder.encode(queries)
-        belief = self.predictor.predict(x)
+        belief = self.predictor.predict(inputs(self.predictor, x, queries))
         trust = self.novelty.trust(x)
         quality = self.mean + trust[:, None] * (belief.mean - self.mean)
         # Where the forecast is given up, its own size is what we no longer know.

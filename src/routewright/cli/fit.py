@@ -33,6 +33,10 @@ def fit(
     predictor: Annotated[
         str, typer.Option(help="`auto`, or a file in predictors/: prior, knn, linear, …")
     ] = "auto",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE sets a field of the predictor, e.g. k=40; may be repeated."),
+    ] = None,
     encoder: Annotated[
         str, typer.Option(help="`auto`, or encoders joined by +, e.g. lexical+surface+domain.")
     ] = "auto",
@@ -67,6 +71,7 @@ def fit(
             rows,
             encoder=encoder,
             predictor=predictor,
+            options=_options(option or []),
             strategy=strategy,
             label=label,
             assume=_assumed(assume or []),
@@ -78,6 +83,15 @@ def fit(
         typer.echo(json_module.dumps(router.summary()))
     else:
         _report(router, out)
+
+
+def _options(wishes: list[str]) -> dict[str, str]:
+    """`["k=40"]` ▶ {"k": "40"}."""
+    from routewright.errors import BadInput
+
+    if odd := [wish for wish in wishes if "=" not in wish]:
+        raise BadInput(f"--option takes KEY=VALUE, not '{odd[0]}'")
+    return {key.strip(): value for key, _, value in (wish.partition("=") for wish in wishes)}
 
 
 def _assumed(wishes: list[str]) -> dict[str, Assumed]:

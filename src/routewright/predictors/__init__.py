@@ -2,18 +2,24 @@
 
 A predictor is fitted on vectors (n, width) and scores (n, e) with NaN where unknown, and gives
 the mean and the spread of its belief, both (n, e). An expert whose scores are all unknown has
-mean and spread NaN.
+mean and spread NaN. A predictor with `reads_text = True` is given the texts (n,) in place of
+vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, Self
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, Protocol, Self, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
-from routewright.types import Array
+from routewright.errors import BadInput
+from routewright.registry import find
+from routewright.types import Array, Query
 
 Folds = NDArray[np.intp]  # a fold number per row
 
@@ -65,6 +71,57 @@ def fit_held_out(
         part = make().fit(x[inside], scores[inside], blocks=blocks, seed=seed)
         mean[outside], spread[outside] = part.predict(x[outside])
     return model.fit(x, scores, blocks=blocks, seed=seed), Belief(mean, spread)
+
+
+def inputs(predictor: Predictor, x: Array, queries: Sequence[Query]) -> Any:
+    """What a predictor reads: the vectors, or for one with `reads_text` the texts (n,)."""
+    if not getattr(predictor, "reads_text", False):
+        return x
+    return np.array([query.text for query in queries], dtype=object)
+
+
+def configured(name: str, options: Mapping[str, Any]) -> Callable[..., Predictor]:
+    """What makes a predictor with these fields, which may be text: `{"k": "40"}` of `knn`.
+
+    Raises BadInput listing the fields that there are, or saying what a field takes.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    cls: Callable[..., Predictor] = find("predictors", name)
+    known = settable(cls)
+    found: dict[str, Any] = {}
+    for key, value in options.items():
+        if key not in known:
+            there = ", ".join(known)
+            raise BadInput(f"predictor '{name}' has no option {key}; it has {there or 'none'}")
+        none = isinstance(value, str) and value.lower() == "none" and _optional(known[key])
+        try:
+            found[key] = None if none else TypeAdapter(known[key]).validate_python(value)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].removeprefix("Input ")
+            raise BadInput(f"option {key} of predictor '{name}' {reason}, not '{value}'") from error
+    return partial(cls, **found)
+
+
+def settable(cls: Any) -> dict[str, Any]:
+    """The fields that a line of text can set, and their types; what is learned hides from repr."""
+    hints = get_type_hints(cls)
+    shown = [f.name for f in dataclasses.fields(cls) if f.init and f.repr]
+    return {name: hints[name] for name in shown if _is_plain(hints[name])}
+
+
+def settings(predictor: Any) -> dict[str, Any]:
+    """What `configured` was told, or the defaults: enough to fit another one like it."""
+    return {name: getattr(predictor, name) for name in settable(type(predictor))}
+
+
+def _is_plain(hint: Any) -> bool:
+    parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    return set(parts) <= {int, float, bool, str, NoneType}
+
+
+def _optional(hint: Any) -> bool:
+    return NoneType in get_args(hint)
 
 
 def means(scores: Array) -> Array:

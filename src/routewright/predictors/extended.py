@@ -29,6 +29,10 @@ class Extended:
     weights: Array = field(default_factory=lambda: np.empty(0))  # (1 + e,); empty: no newcomer
     covariance: Array = field(default_factory=lambda: np.empty((0, 0)), repr=False)
 
+    @property
+    def reads_text(self) -> bool:
+        return bool(getattr(self.base, "reads_text", False))
+
     def fit(self, x: Array, scores: Array, *, blocks: Mapping[str, slice], seed: int = 0) -> Self:
         self.base = self.base.fit(x, scores, blocks=blocks, seed=seed)
         self.centre, self.weights, self.covariance = np.empty(0), np.empty(0), np.empty((0, 0))

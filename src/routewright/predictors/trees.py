@@ -25,7 +25,7 @@ class Trees:
     leaf: int = 8  # training queries in a leaf, at least
     width: int = 48
     view: View = NOTHING
-    depth: int = 0
+    depth: int = field(default=0, repr=False)
     mean: Array = field(default_factory=lambda: np.empty(0), repr=False)
     nodes: dict[str, Any] = field(default_factory=dict, repr=False)
 

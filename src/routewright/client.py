@@ -97,18 +97,30 @@ class Client:
             estimated=True,
         )
 
+    def bound(self, ask: Ask, query: Query) -> float:
+        """US$ that an ask may cost at most; infinite where nothing limits its answer.
+
+        The input is counted as `capped` counts it; raises NotAdmissible as `ask` does.
+        """
+        call = self._call(ask, query)
+        caps = [call.body[key] for key in LIMITS if call.body.get(key) is not None]
+        if not caps and call.expert.output_per_mtok:
+            return math.inf
+        return call.expert.price(_input_bound(call.body), min(caps, default=0))
+
     def _call(self, ask: Ask, query: Query) -> Call:
-        expert, body = self.experts[ask.expert], self._body(ask, query)
+        expert, body = self.experts[ask.expert], self.body(ask, query)
         if query.max_cost is not None:
             body = capped(body, expert, query.max_cost)
         patience = math.inf if query.max_latency is None else query.max_latency
         return Call(expert, body, patience)
 
-    def _body(self, ask: Ask, query: Query) -> dict[str, Any]:
+    def body(self, ask: Ask, query: Query) -> dict[str, Any]:
         """The request to send; what the config says of an expert overrides the client's wish."""
         expert = self.experts[ask.expert]
         if ask.kind == "answer":
-            return {"messages": list(query.messages), **query.options, **expert.options}
+            body = {"messages": list(query.messages), **query.options, **expert.options}
+            return {**body, "temperature": 1.0, "seed": ask.sample} if ask.sample else body
         assert ask.kind == "verify", f"experts answer and verify; they do not {ask.kind}"
         assert ask.of is not None, "a verification is of an answer"
         template = expert.verify_prompt or self._provider(expert).verify_prompt or prompts.VERIFY

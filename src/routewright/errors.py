@@ -68,7 +68,7 @@ class UpstreamError(RoutewrightError):
     """An expert failed before its first byte: a retry or another expert may answer.
 
     `cost` is what the failed tries cost, in US$; `retry_after` what the upstream asked for, in
-    seconds.
+    seconds. `sent` means that the request went out and nobody knows whether it will be charged.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class UpstreamError(RoutewrightError):
         status: int | None = None,
         retry_after: float | None = None,
         cost: float = 0.0,
+        sent: bool = False,
     ) -> None:
         super().__init__(f"expert '{expert}' failed: {reason}")
         self.expert = expert
@@ -86,6 +87,7 @@ class UpstreamError(RoutewrightError):
         self.status = status
         self.retry_after = retry_after
         self.cost = cost
+        self.sent = sent
 
 
 class UpstreamTimeout(UpstreamError):

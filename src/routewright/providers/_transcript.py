@@ -25,7 +25,8 @@ def answer(call: Call, completion: Mapping[str, Any], seconds: float) -> Answer:
         return _answer(call, message, finish_reason, completion.get("usage"), seconds)
     except NONSENSE as error:
         reason = _complaint(completion) or "its reply is not a chat completion"
-        raise UpstreamError(call.expert.name, reason, cost=paid(call, completion)) from error
+        cost = paid(call, completion)
+        raise UpstreamError(call.expert.name, reason, cost=cost, sent=True) from error
 
 
 def paid(call: Call, body: object) -> float:

@@ -80,7 +80,7 @@ class Openai:
         except TimeoutError as error:
             await pieces.aclose()
             reason = f"no first byte within {patience:.3g} s"
-            raise UpstreamTimeout(call.expert.name, reason) from error
+            raise UpstreamTimeout(call.expert.name, reason, sent=True) from error
 
     async def _pieces(self, call: Call, left: float) -> AsyncGenerator[Delta | Answer, None]:
         body = {"stream_options": {"include_usage": True}, **call.body, "stream": True}
@@ -138,10 +138,12 @@ class Openai:
             reason = f"no connection within {self.connect:g} s"
             raise UpstreamError(expert.name, reason) from error
         except TimeoutError as error:
-            raise UpstreamTimeout(expert.name, "it took too long or fell silent") from error
+            reason = "it took too long or fell silent"
+            raise UpstreamTimeout(expert.name, reason, sent=True) from error
         except aiohttp.ClientError as error:
             reason = scrub(f"connection failed: {error}", expert)
-            raise UpstreamError(expert.name, reason) from error
+            sent = not isinstance(error, aiohttp.ClientConnectorError)
+            raise UpstreamError(expert.name, reason, sent=sent) from error
         except UpstreamError as error:
             error.reason = scrub(error.reason, expert)
             error.args = (f"expert '{expert.name}' failed: {error.reason}",)

@@ -1,0 +1,113 @@
+"""An append-only file of what was paid for: one JSON line per event, on disk before work goes on.
+
+Whoever spends money writes down what came back, so that a run which is killed can be taken up
+again and pays nothing twice. `ledger.Ledger` keeps the asks of experts in one; anything else that
+costs money or hours may keep its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from routewright.errors import BadInput
+
+
+class Journal:
+    """A JSONL file that one process at a time reads whole, and then only appends to.
+
+    `entries` are the events that were there when it was opened. A last line that a crash cut off
+    is dropped; any other broken line is a BadInput, as is a journal that another process writes.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "journal.jsonl"
+    >>> with Journal(path) as journal:
+    ...     journal.write(query="q1", cost=0.002)
+    >>> with Journal(path) as journal:
+    ...     journal.entries
+    [{'query': 'q1', 'cost': 0.002}]
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b")
+        except OSError as error:
+            raise BadInput(f"the journal '{path}' cannot be opened: {error.strerror}") from error
+        try:
+            _lock(self._file.fileno(), path)
+            self._file.seek(0)
+            raw = self._file.read()
+            self.entries = _parse(raw, path)
+            self._file.truncate(raw.rfind(b"\n") + 1)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def write(self, **event: Any) -> None:
+        """Appends an event; when this returns, it outlives a crash of the machine."""
+        line = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+        try:
+            self._file.write(line.encode("utf-8", "replace") + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise BadInput(
+                f"the journal '{self.path}' cannot be written: {error.strerror}; make room and run"
+                " this again"
+            ) from error
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The events of a journal, whoever may be writing to it; none if there is no such file."""
+    return _parse(path.read_bytes(), path) if path.exists() else []
+
+
+def _parse(raw: bytes, path: Path) -> list[dict[str, Any]]:
+    lines = raw.split(b"\n")[:-1]  # what follows the last line break was cut off
+    return [_event(line, number, path) for number, line in enumerate(lines, start=1)]
+
+
+def _event(line: bytes, number: int, path: Path) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        event = None
+    if not isinstance(event, dict):
+        raise BadInput(
+            f"'{path}' line {number} is damaged, so what was paid is not known: mend or delete"
+            " that line, or name another journal to begin anew"
+        )
+    return event
+
+
+def _lock(file: int, path: Path) -> None:
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise BadInput(
+            f"another process is writing to the journal '{path}': wait for it, or stop it"
+        ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,7 +91,7 @@ def _fit(
     for i, (candidate, make) in enumerate(makers.items()):
         progress(f"fitting and cross-validating {candidate}", 0.2 + 0.5 * i / len(makers))
         model, belief = fit_held_out(
-            make,
+            partial(_informed, make, outcomes),
             inputs(make(), x, outcomes.queries),
             targets,
             blocks=reader.blocks,
@@ -134,6 +135,13 @@ def _makers(predictor: str, options: Mapping[str, Any]) -> dict[str, Callable[..
     if options:
         raise BadInput(f"option {next(iter(options))} needs to know the predictor that it is for")
     return {name: configured(name, {}) for name in AUTO_PREDICTORS}
+
+
+def _informed(make: Callable[..., Predictor], outcomes: Outcomes) -> Predictor:
+    """A predictor; one that learns from more than scores (rewards, tags) is shown the table."""
+    model: Any = make()
+    informed: Predictor = model.given(outcomes) if hasattr(model, "given") else model
+    return informed
 
 
 class Assumed(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -36,6 +36,18 @@ def fit(
     option: Annotated[
         list[str] | None,
         typer.Option(help="KEY=VALUE sets a field of the predictor, e.g. k=40; may be repeated."),
+    ] = None,
+    beta: Annotated[
+        float | None,
+        typer.Option(help="Of `zooter`: the share of a query's own label, the rest is its tags'."),
+    ] = None,
+    tags: Annotated[
+        str | None,
+        typer.Option(help="Of `zooter`: tags of the `table`, its `domain`, `clusters=K`, `none`."),
+    ] = None,
+    temperature: Annotated[
+        str | None,
+        typer.Option(help="Of `zooter`: of the labels softmax(reward / τ); `none`: validated."),
     ] = None,
     encoder: Annotated[
         str, typer.Option(help="`auto`, or encoders joined by +, e.g. lexical+surface+domain.")
@@ -71,7 +83,10 @@ def fit(
             rows,
             encoder=encoder,
             predictor=predictor,
-            options=_options(option or []),
+            options={
+                **_options(option or []),
+                **_given(beta=beta, tags=tags, temperature=temperature),
+            },
             strategy=strategy,
             label=label,
             assume=_assumed(assume or []),
@@ -92,6 +107,11 @@ def _options(wishes: list[str]) -> dict[str, str]:
     if odd := [wish for wish in wishes if "=" not in wish]:
         raise BadInput(f"--option takes KEY=VALUE, not '{odd[0]}'")
     return {key.strip(): value for key, _, value in (wish.partition("=") for wish in wishes)}
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Those that were named on the command line."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _assumed(wishes: list[str]) -> dict[str, Assumed]:

@@ -3,7 +3,7 @@
 A predictor is fitted on vectors (n, width) and scores (n, e) with NaN where unknown, and gives
 the mean and the spread of its belief, both (n, e). An expert whose scores are all unknown has
 mean and spread NaN. A predictor with `reads_text = True` is given the texts (n,) in place of
-vectors.
+vectors. One that learns from more than scores has `given(outcomes)`, and is shown the table.
 """
 
 from __future__ import annotations

@@ -1,0 +1,467 @@
+"""Reward-guided routing: a softmax over experts, distilled from rewards (Zooter)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routewright import labels
+from routewright.errors import BadInput, BadTable
+from routewright.outcomes import Outcomes
+from routewright.predictors import NOTHING, Belief, Folds, View, folds, means, settings, view
+from routewright.predictors.linear import Ridge, fit_ridge
+from routewright.types import Array
+
+Mask = NDArray[np.bool_]
+
+FOLDS = 5
+SOFTNESS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.995)  # candidate temperatures, see `temperatures`
+PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+PENALTY = 10.0  # while the temperature is chosen
+FLOOR = 1e-3  # share of the uniform distribution mixed into labels, so that their logs exist
+STEPS = 100  # of the optimiser
+
+
+@dataclass
+class Zooter:
+    """Reward-guided routing (arXiv 2311.08692): a softmax over the experts, distilled from what
+    each one's answers earned.
+
+    Labels are softmax(reward / `temperature`), or with `hard` the winner alone; each is mixed,
+    `beta` : 1 − `beta`, with the mean label of its tags (`shrinkage`, `leave_one_out` and
+    `untagged` as in `labels.enhanced`). `tags` are those of the `table` (its domains where it has
+    none), its `domain`, `clusters=K` of the queries' vectors, or `none`. `reward` is the measure
+    to learn from; `auto` takes rewards where the table has any, else the scores. `direction` is
+    `forward`, KL(label ‖ router), or `reverse`, KL(router ‖ label). A temperature or `penalty` of
+    None is chosen by validation.
+
+    The paper's router names a winner and knows no price. Inverting the softmax gives more: with
+    centred logits c, τ c_m is what expert m is expected to earn above the mean of all experts.
+    So score ≈ mean_m + level(q) + slope (c_m(q) − c̄_m): the slope turns logits into scores and is
+    fitted to held-out ones, and the level, how well the query goes for everyone, is a ridge
+    regression of its own. The spread is a jackknife over the folds.
+    """
+
+    beta: float = 0.3
+    tags: str = "table"
+    temperature: float | None = None
+    hard: bool = False
+    direction: str = "forward"
+    reward: str = "auto"
+    shrinkage: float = 20.0
+    leave_one_out: bool = True
+    untagged: str = "own"
+    penalty: float | None = None
+    width: int = 128
+    lessons: Lessons | None = field(default=None, repr=False)
+    view: View = field(default=NOTHING, repr=False)
+    distilled: Distilled | None = field(default=None, repr=False)
+
+    def given(self, outcomes: Outcomes) -> Self:
+        """Shows it the table whose rows it will be fitted on: rewards and tags are there."""
+        measures = outcomes.measures
+        name = ("reward" if "reward" in measures else "score") if _auto(self) else self.reward
+        if name not in measures:
+            raise BadTable(
+                f"there is no {name}::EXPERT to learn from: run `routewright reward`, or choose"
+                f" among {', '.join(measures)}"
+            )
+        rewards = None if _auto(self) and name == "score" else measures[name]
+        self.lessons = Lessons(rewards, _carried(outcomes, self.tags))
+        return self
+
+    def fit(self, x: Array, scores: Array, *, blocks: Mapping[str, slice], seed: int = 0) -> Self:
+        fold = folds(len(x), FOLDS, seed)
+        self.fit_held_out(x, scores, blocks=blocks, fold=fold, seed=seed)
+        return self
+
+    def fit_held_out(
+        self, x: Array, scores: Array, *, blocks: Mapping[str, slice], fold: Folds, seed: int = 0
+    ) -> Belief:
+        """Fits; also gives beliefs about each row from a router that did not see it."""
+        self._check()
+        self.view = view(blocks, text=10**0.5, domain=2.0, surface=0.3, width=self.width)
+        columns = self.view(x)
+        tagged, rewards = self._lessons(x, scores, blocks, seed)
+        pool = np.isfinite(means(scores)) & np.isfinite(means(rewards))
+        lesson = _Lesson(columns, labels.filled(rewards)[:, pool], tagged, scores[:, pool])
+        chosen = self._validate(lesson, fold)
+        held = lesson.held_out(self, chosen, fold)
+        belief = self._believe_held_out(lesson, held, fold, scores, pool)
+        heads = lesson.heads(self, chosen, slice(None))
+        self.distilled = _distil(lesson, heads, held, chosen, means(scores), pool)
+        self.distilled.error[pool] = _jackknife(heads.logits(columns), held, self.distilled.slope)
+        return Belief(belief, np.broadcast_to(self._spread(), belief.shape).copy())
+
+    def predict(self, x: Array) -> Belief:
+        assert self.distilled is not None, "fit first"
+        mean = self.distilled.mean_score(self.view(x))
+        return Belief(mean, np.broadcast_to(self._spread(), mean.shape).copy())
+
+    def distribution(self, x: Array) -> Array:
+        """What the paper's router says: the probability that each expert earns the most, (n, e);
+        its rule is to ask the argmax. Experts that were never scored have none."""
+        assert self.distilled is not None, "fit first"
+        found = np.zeros((len(x), len(self.distilled.mean)))
+        logits = self.distilled.heads.logits(self.view(x))
+        found[:, self.distilled.pool] = labels.soft(logits, 1.0)
+        return found
+
+    def options(self) -> dict[str, Any]:
+        assert self.distilled is not None, "fit first"
+        chosen = self.distilled.chosen._asdict()
+        return {**settings(self), "chosen": chosen, "view": self.view.to_json()}
+
+    def arrays(self) -> dict[str, Any]:
+        assert self.distilled is not None, "fit first"
+        return self.distilled.arrays()
+
+    @classmethod
+    def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
+        chosen = Chosen(**options["chosen"])
+        known = {k: v for k, v in options.items() if k not in ("chosen", "view")}
+        distilled = Distilled.load(chosen, arrays)
+        return cls(**known, view=View.from_json(options["view"]), distilled=distilled)
+
+    # --- fitting -----------------------------------------------------------------------------
+
+    def label(self, rewards: Array, tagged: labels.Incidence, temperature: float) -> Array:
+        """The labels of some queries, (n, e); tag means are those of these queries alone."""
+        plain = labels.hard(rewards) if self.hard else labels.soft(rewards, temperature)
+        return labels.enhanced(
+            plain,
+            tagged,
+            beta=self.beta,
+            shrinkage=self.shrinkage,
+            leave_one_out=self.leave_one_out,
+            untagged="mean" if self.untagged == "mean" else "own",
+        )
+
+    def _check(self) -> None:
+        if not 0 <= self.beta <= 1:
+            raise BadInput(f"beta is {self.beta:g} and must be in 0..1")
+        if self.shrinkage < 0:
+            raise BadInput(f"shrinkage is {self.shrinkage:g} and must not be negative")
+        for name in ("temperature", "penalty"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise BadInput(f"{name} is {value:g} and must be above 0, or none")
+        for name, known in (("direction", DIRECTIONS), ("untagged", ("own", "mean"))):
+            if getattr(self, name) not in known:
+                raise BadInput(f"{name} '{getattr(self, name)}' is none of {', '.join(known)}")
+
+    def _lessons(
+        self, x: Array, scores: Array, blocks: Mapping[str, slice], seed: int
+    ) -> tuple[labels.Incidence, Array]:
+        """Tags and rewards; without a table, the labels among the vectors and the scores."""
+        rewards = scores
+        if self.lessons is not None and self.lessons.rewards is not None:
+            rewards = self.lessons.rewards
+        if self.tags.startswith("clusters"):
+            tagged = clusters(x, blocks, _count(self.tags), seed)
+        elif self.lessons is not None:
+            tagged = labels.incidence(self.lessons.tags)[0]
+        else:
+            tagged = _among(x, {} if self.tags == "none" else blocks)
+        if len(rewards) != len(x) or tagged.shape[0] != len(x):
+            raise BadInput("zooter was shown another table than the one that it is fitted on")
+        return tagged, rewards
+
+    def _validate(self, lesson: _Lesson, fold: Folds) -> Chosen:
+        """Temperature, then penalty: those whose held-out logits explain most of the differences
+        between the experts' scores."""
+        chosen = Chosen(self.temperature or 1.0, self.penalty or PENALTY)
+        if self.temperature is None and not self.hard:
+            tried = [chosen._replace(temperature=t) for t in temperatures(lesson.rewards)]
+            chosen = lesson.best(self, tried, fold)
+        if self.penalty is None:
+            chosen = lesson.best(self, [chosen._replace(penalty=p) for p in PENALTIES], fold)
+        if self.hard:
+            return chosen._replace(temperature=float("nan"))
+        return chosen
+
+    def _believe_held_out(
+        self, lesson: _Lesson, held: Array, fold: Folds, scores: Array, pool: Mask
+    ) -> Array:
+        """Beliefs (n, e) about each row from heads, slope and means that did not see it."""
+        found = np.empty_like(scores)
+        for k in np.unique(fold):
+            inside, outside = fold != k, fold == k
+            part = lesson.take(inside)
+            without = _distil(part, None, held[inside], NOTHING_CHOSEN, means(scores[inside]), pool)
+            found[outside] = without.combine(lesson.columns[outside], held[outside])
+        return found
+
+    def _spread(self) -> Array:
+        assert self.distilled is not None, "fit first"
+        return self.distilled.error
+
+
+DIRECTIONS = ("forward", "reverse")
+
+
+class Lessons(NamedTuple):
+    """What a table teaches beyond scores: rewards (n, e), None for the scores, and tags."""
+
+    rewards: Array | None
+    tags: Sequence[Sequence[str]]
+
+
+class Chosen(NamedTuple):
+    """What validation has chosen, and how well that explains held-out differences (R²)."""
+
+    temperature: float  # NaN for hard labels
+    penalty: float
+    explained: float = float("nan")
+
+
+NOTHING_CHOSEN = Chosen(float("nan"), float("nan"))
+
+
+class Heads(NamedTuple):
+    """One linear head per expert on a frozen encoder."""
+
+    centre: Array  # (width,)
+    weights: Array  # (width, e)
+    bias: Array  # (e,)
+
+    def logits(self, columns: Array) -> Array:
+        """Centred over the experts, (n, e): only differences mean something."""
+        raw = (columns - self.centre) @ self.weights + self.bias
+        return np.asarray(raw - raw.mean(axis=1, keepdims=True))
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What the heads learn from, of the experts that have both scores and rewards."""
+
+    columns: Array  # (n, width)
+    rewards: Array  # (n, e), gaps filled
+    tagged: labels.Incidence
+    scores: Array  # (n, e), NaN where unknown
+
+    def take(self, rows: Any) -> _Lesson:
+        return _Lesson(self.columns[rows], self.rewards[rows], self.tagged[rows], self.scores[rows])
+
+    def heads(self, zooter: Zooter, chosen: Chosen, rows: Any) -> Heads:
+        part = self.take(rows)
+        wanted = zooter.label(part.rewards, part.tagged, chosen.temperature)
+        return fit_heads(part.columns, wanted, chosen.penalty, zooter.direction)
+
+    def held_out(self, zooter: Zooter, chosen: Chosen, fold: Folds) -> Array:
+        """Logits (n, e) of each row from heads and tag means that it is no part of."""
+        found = np.empty_like(self.rewards)
+        for k in np.unique(fold):
+            heads = self.heads(zooter, chosen, fold != k)
+            found[fold == k] = heads.logits(self.columns[fold == k])
+        return found
+
+    def best(self, zooter: Zooter, tried: Sequence[Chosen], fold: Folds) -> Chosen:
+        judged = []
+        for one in tried:
+            slope, explained = _slope(self.held_out(zooter, one, fold), self.scores)
+            judged.append(one._replace(explained=explained if slope > 0 else 0.0))
+        return max(judged, key=lambda one: one.explained)
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """Heads, and how to read scores from their logits."""
+
+    heads: Heads
+    chosen: Chosen
+    slope: float  # score per logit
+    typical: Array  # (pool,) mean logits
+    level: Ridge  # of the mean score over the experts
+    mean: Array  # (e,) mean score, NaN for experts never scored
+    pool: Mask  # (e,) whom the heads know
+    error: Array  # (e,) standard deviation of the belief
+
+    def mean_score(self, columns: Array) -> Array:
+        return self.combine(columns, self.heads.logits(columns))
+
+    def combine(self, columns: Array, logits: Array) -> Array:
+        moved = logits - self.typical
+        moved = self.slope * (moved - moved.mean(axis=1, keepdims=True))
+        moved = moved + self.level.predict(columns).mean - self.level.mean
+        found = np.repeat(self.mean[None], len(columns), axis=0)
+        found[:, self.pool] += moved
+        return np.clip(found, 0.0, 1.0)
+
+    def arrays(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in ("typical", "mean", "pool", "error")}
+        heads = {f"heads.{k}": v for k, v in self.heads._asdict().items()}
+        level = {f"level.{k}": v for k, v in self.level._asdict().items()}
+        return {**own, "slope": np.array([self.slope]), **heads, **level}
+
+    @classmethod
+    def load(cls, chosen: Chosen, arrays: Mapping[str, Any]) -> Self:
+        def under(part: str) -> dict[str, Any]:
+            return {k.removeprefix(part): v for k, v in arrays.items() if k.startswith(part)}
+
+        own = {name: arrays[name] for name in ("typical", "mean", "error")}
+        return cls(
+            heads=Heads(**under("heads.")),
+            chosen=chosen,
+            slope=float(arrays["slope"][0]),
+            level=Ridge(**under("level.")),
+            pool=np.asarray(arrays["pool"], dtype=bool),
+            **own,
+        )
+
+
+def _distil(
+    lesson: _Lesson, heads: Heads | None, held: Array, chosen: Chosen, mean: Array, pool: Mask
+) -> Distilled:
+    """What turns logits into scores, from held-out logits (n, pool) and scores."""
+    width = lesson.columns.shape[1]
+    slope, _ = _slope(held, lesson.scores)
+    level = means((lesson.scores - means(lesson.scores)).T) + np.nanmean(means(lesson.scores))
+    known = np.isfinite(level)
+    return Distilled(
+        heads=heads or Heads(np.zeros(width), np.zeros((width, 0)), np.zeros(0)),
+        chosen=chosen,
+        slope=max(slope, 0.0),
+        typical=held.mean(axis=0),
+        level=fit_ridge(lesson.columns[known], level[known, None]),
+        mean=mean,
+        pool=pool,
+        error=np.where(np.isfinite(mean), 0.0, np.nan),
+    )
+
+
+def _slope(logits: Array, scores: Array) -> tuple[float, float]:
+    """Score per logit, and the share of the scores' differences between experts that it explains.
+
+    Both tables lose their means per expert, then per query over the experts that are known.
+    """
+    known = np.isfinite(scores)
+
+    def differences(table: Array) -> Array:
+        centred = np.where(known, table - means(np.where(known, table, np.nan)), 0.0)
+        row = centred.sum(axis=1, keepdims=True) / np.maximum(known.sum(axis=1, keepdims=True), 1)
+        return np.where(known, centred - row, 0.0)
+
+    c, d = differences(logits), differences(np.where(known, scores, 0.0))
+    with_logits, logits_alone, alone = float((c * d).sum()), float((c * c).sum()), (d * d).sum()
+    if logits_alone < 1e-12 or alone < 1e-12:
+        return 0.0, 0.0
+    return with_logits / logits_alone, with_logits**2 / logits_alone / float(alone)
+
+
+def _jackknife(logits: Array, held: Array, slope: float) -> Array:
+    """Standard deviation (e,) of scores read from logits: how much a fifth of the rows moves
+    them, scaled as the k-fold jackknife does."""
+    moved: Array = np.sqrt(((logits - held) ** 2).mean(axis=0))
+    return np.asarray(abs(slope) * moved * np.sqrt(FOLDS - 1))
+
+
+def fit_heads(columns: Array, wanted: Array, penalty: float, direction: str = "forward") -> Heads:
+    """Linear heads whose softmax is closest to the labels `wanted` (n, e), by L-BFGS.
+
+    Minimises Σ KL + penalty/2 · ‖weights‖²; the biases are free. `forward` is KL(label ‖ head),
+    the cross-entropy on soft labels up to a constant; `reverse` is KL(head ‖ label), with labels
+    mixed with a little of the uniform distribution so that it is finite.
+    """
+    from scipy.optimize import minimize
+
+    n, width = columns.shape
+    e = wanted.shape[1]
+    centre = columns.mean(axis=0) if n else np.zeros(width)
+    a = columns - centre
+    distance = {"forward": _forward, "reverse": _reverse}[direction]
+
+    def objective(flat: Array) -> tuple[float, Array]:
+        weights, bias = flat[: width * e].reshape(width, e), flat[width * e :]
+        loss, slope = distance(a @ weights + bias, wanted)
+        pulled = a.T @ slope + penalty * weights
+        loss += penalty / 2 * float((weights**2).sum())
+        return loss, np.concatenate([pulled.ravel(), slope.sum(axis=0)])
+
+    start = np.zeros((width + 1) * e)
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS}).x
+    return Heads(centre, found[: width * e].reshape(width, e), found[width * e :])
+
+
+def _forward(logits: Array, wanted: Array) -> tuple[float, Array]:
+    """Σ KL(label ‖ softmax) without the labels' own entropy, and its gradient."""
+    log = _log_softmax(logits)
+    return float(-(wanted * log).sum()), np.exp(log) - wanted
+
+
+def _reverse(logits: Array, wanted: Array) -> tuple[float, Array]:
+    """Σ KL(softmax ‖ label), and its gradient."""
+    log = _log_softmax(logits)
+    said = np.exp(log)
+    ratio = log - np.log((1 - FLOOR) * wanted + FLOOR / wanted.shape[1])
+    divergence = (said * ratio).sum(axis=1, keepdims=True)
+    return float(divergence.sum()), said * (ratio - divergence)
+
+
+def _log_softmax(logits: Array) -> Array:
+    from scipy.special import log_softmax
+
+    return np.asarray(log_softmax(logits, axis=1))
+
+
+def temperatures(rewards: Array) -> list[float]:
+    """Candidates whose labels have an entropy that lies evenly between hard labels' and log e:
+    the same labels come out whatever the rewards' scale."""
+    least, most = labels.entropy(labels.hard(rewards)), np.log(max(rewards.shape[1], 2))
+    return [
+        labels.temperature_for(rewards, least + max(softness, 0.05) * (most - least))
+        for softness in SOFTNESS
+    ]
+
+
+# --- tags ----------------------------------------------------------------------------------
+
+
+def clusters(x: Array, blocks: Mapping[str, slice], count: int, seed: int) -> labels.Incidence:
+    """Tags without anybody's tagging: which of `count` k-means clusters a query's text is in."""
+    from sklearn.cluster import KMeans
+
+    columns = view(blocks, domain=0.0, surface=0.0, unit=True)(x)
+    count = min(count, len(np.unique(columns, axis=0)))
+    member = KMeans(count, n_init=3, random_state=seed).fit_predict(columns)
+    return labels.incidence([[str(number)] for number in member])[0]
+
+
+def _carried(outcomes: Outcomes, tags: str) -> Sequence[Sequence[str]]:
+    """The tags of each row, as the option `tags` wants them."""
+    if tags.startswith("clusters"):
+        _count(tags)
+        return ()
+    own = [query.tags for query in outcomes.queries]
+    domains = [(d,) if d else () for d in outcomes.domains]
+    wishes: dict[str, Sequence[Sequence[str]]] = {
+        "table": own if any(own) else domains,
+        "domain": domains,
+        "none": [()] * len(outcomes),
+    }
+    if tags not in wishes:
+        raise BadInput(f"tags '{tags}' is none of table, domain, clusters=K, none")
+    return wishes[tags]
+
+
+def _count(tags: str) -> int:
+    """`clusters=40` ▶ 40."""
+    kind, _, count = tags.partition("=")
+    if kind != "clusters" or not count.isdigit() or int(count) < 2:
+        raise BadInput(f"tags '{tags}' is none of table, domain, clusters=K (K of 2 or more), none")
+    return int(count)
+
+
+def _among(x: Array, blocks: Mapping[str, slice]) -> labels.Incidence:
+    """The labels that the vectors hold themselves (encoder `domain`)."""
+    from scipy.sparse import csr_matrix
+
+    return csr_matrix((x[:, blocks.get("domain", slice(0, 0))] > 0).astype(np.float64))
+
+
+def _auto(zooter: Zooter) -> bool:
+    return zooter.reward == "auto"

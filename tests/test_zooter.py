@@ -1,0 +1,178 @@
+"""Reward-guided routing, from the command line to the gateway's decision."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from routewright import checks, fitting, labels, outcomes
+from routewright.cli.main import app
+from routewright.drive import replay
+from routewright.errors import BadInput, BadTable
+from routewright.predictors import zooter
+from routewright.predictors.zooter import Zooter
+from routewright.router import Router
+from tables import table, write
+
+
+def fit(path: Path, **options):
+    rows = outcomes.read(path, split="train")
+    return fitting.fit(rows, predictor="zooter", options=options)
+
+
+def with_rewards(frame: pl.DataFrame, of) -> pl.DataFrame:
+    """`reward::m` columns: what `of` makes of each expert's scores."""
+    names = [c.removeprefix("score::") for c in frame.columns if c.startswith("score::")]
+    return frame.with_columns(
+        pl.Series(f"reward::{name}", of(name, frame[f"score::{name}"].to_numpy())) for name in names
+    )
+
+
+def test_fit_from_the_command_line_shows_every_option(tmp_path, outcome_table):
+    folder = tmp_path / "router"
+    args = ["fit", str(outcome_table), "--out", str(folder), "--predictor", "zooter"]
+    args += ["--beta", "0.3", "--tags", "domain", "--option", "shrinkage=5", "--json"]
+    done = CliRunner().invoke(app, args)
+    assert done.exit_code == 0, done.output
+    options = json.loads((folder / "router.json").read_text())["predictor"]["options"]
+    assert options["beta"] == 0.3
+    assert options["tags"] == "domain"
+    assert options["shrinkage"] == 5
+    assert options["temperature"] is None
+    assert options["chosen"]["temperature"] > 0
+    assert {"hard", "direction", "reward", "leave_one_out", "untagged", "penalty"} <= set(options)
+
+
+def test_the_router_sends_topics_to_their_specialists(outcome_table):
+    router = fit(outcome_table, tags="domain")
+    rows = outcomes.read(outcome_table, split="dev", experts=["adder", "speller", "sage"])
+    quality = router.predict(rows.queries).quality
+    wins = quality[:, 0] > quality[:, 1]
+    assert wins[np.array(rows.domains) == "sums"].mean() > 0.95
+    assert wins[np.array(rows.domains) == "words"].mean() < 0.05
+    decision = replay(router.strategy(0.0), rows.queries[0], rows.record(0))
+    assert decision.answer.expert in ("adder", "speller", "sage")
+    assert any(point.gain > 0 for point in router.frontier), "do no harm lets it learn here"
+
+
+def test_it_does_no_harm_where_prompts_say_nothing(tmp_path):
+    path = write(tmp_path, table(signal=0.0))
+    assert all(point.gain == 0 for point in fit(path).frontier)
+
+
+def test_rewards_of_any_scale_are_learnt_from_and_scores_are_predicted(tmp_path):
+    def graded(name, score):
+        noise = np.random.default_rng(len(name)).normal(0, 8, len(score))
+        return 100 * score - 40 + noise
+
+    plain = table()
+    path = write(tmp_path, with_rewards(plain, graded))
+    rewarded, scored = fit(path), fit(path, reward="score")
+    rows = outcomes.read(path, split="dev")
+    for router in (rewarded, scored):
+        quality = router.predict(rows.queries).quality
+        assert np.abs(quality.mean(axis=0) - np.nanmean(rows.score, axis=0)).max() < 0.08
+    chosen = rewarded.predictor.options()["chosen"]["temperature"]
+    assert chosen > 10 * scored.predictor.options()["chosen"]["temperature"]
+
+
+def test_a_reward_model_that_prefers_the_worst_answers_is_not_followed(tmp_path):
+    path = write(tmp_path, with_rewards(table(), lambda name, score: -score))
+    assert all(point.gain == 0 for point in fit(path).frontier)
+
+
+def test_missing_rewards_are_no_news(tmp_path):
+    full = with_rewards(table(800), lambda name, s: s * 1.0)
+    rng = np.random.default_rng(0)
+    holes = full.with_columns(
+        pl.Series(c, np.where(rng.random(len(full)) < 0.4, np.nan, full[c].to_numpy()))
+        for c in full.columns
+        if c.startswith("reward::")
+    )
+    rows = outcomes.read(write(tmp_path, full), split="dev")
+    quality = fit(write(tmp_path, holes, "holes.parquet")).predict(rows.queries).quality
+    sums = np.array(rows.domains) == "sums"
+    adder, speller = rows.experts.index("adder"), rows.experts.index("speller")
+    assert (quality[sums, adder] > quality[sums, speller]).mean() > 0.95
+
+
+def test_beta_zero_learns_from_tags_alone():
+    """Rewards that contradict their tags in half of the rows: the tags' means decide."""
+    x, scores, blocks = checks.taught(600)
+    own = Zooter(beta=1.0, temperature=1.0, penalty=1.0).fit(x, scores, blocks=blocks)
+    tags = Zooter(beta=0.0, temperature=1.0, penalty=1.0).fit(x, scores, blocks=blocks)
+
+    def within(model):
+        logits = np.log(model.distribution(x))
+        topic = x[:, blocks["domain"]].argmax(axis=1)
+        return np.mean([logits[topic == t].std(axis=0).mean() for t in (0, 1)])
+
+    assert within(tags) < within(own) / 2
+
+
+def test_both_directions_agree_where_the_heads_can_express_the_labels():
+    rng = np.random.default_rng(0)
+    columns = rng.normal(size=(400, 3))
+    wanted = labels.soft(columns @ rng.normal(size=(3, 4)), 1.0)
+    for direction in ("forward", "reverse"):
+        heads = zooter.fit_heads(columns, wanted, 1e-3, direction)
+        assert np.allclose(labels.soft(heads.logits(columns), 1.0), wanted, atol=0.02)
+
+
+@pytest.mark.parametrize("distance", [zooter._forward, zooter._reverse])
+def test_gradients_are_those_of_the_divergence(distance):
+    from scipy.optimize import check_grad
+
+    rng = np.random.default_rng(0)
+    wanted, at = labels.soft(rng.normal(size=(3, 4)), 0.5), rng.normal(size=12)
+    error = check_grad(
+        lambda z: distance(z.reshape(3, 4), wanted)[0],
+        lambda z: distance(z.reshape(3, 4), wanted)[1].ravel(),
+        at,
+    )
+    assert error < 1e-5
+
+
+def test_hard_labels_and_clusters_route_too(outcome_table):
+    rows = outcomes.read(outcome_table, split="dev")
+    sums = np.array(rows.domains) == "sums"
+    adder, speller = rows.experts.index("adder"), rows.experts.index("speller")
+    for options in ({"hard": True, "beta": 1.0}, {"tags": "clusters=4"}, {"tags": "none"}):
+        quality = fit(outcome_table, **options).predict(rows.queries).quality
+        assert (quality[sums, adder] > quality[sums, speller]).mean() > 0.9
+
+
+def test_a_saved_router_repeats_itself(tmp_path, outcome_table):
+    router = fit(outcome_table, direction="reverse")
+    router.save(tmp_path / "router")
+    again = Router.load(tmp_path / "router")
+    rows = outcomes.read(outcome_table, split="dev")
+    assert np.array_equal(again.predict(rows.queries).quality, router.predict(rows.queries).quality)
+    x = again.encoder.encode(rows.queries)
+    assert np.allclose(again.predictor.distribution(x).sum(axis=1), 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"beta": 2.0}, "beta is 2"),
+        ({"tags": "clusters=one"}, "clusters=K"),
+        ({"tags": "topics"}, "'topics'"),
+        ({"direction": "sideways"}, "forward, reverse"),
+        ({"temperature": -1.0}, "temperature is -1"),
+        ({"untagged": "maybe"}, "own, mean"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_named(outcome_table, options, named):
+    with pytest.raises(BadInput, match=named):
+        fit(outcome_table, **options)
+
+
+def test_a_measure_that_the_table_lacks_is_named(outcome_table):
+    with pytest.raises(BadTable, match="routewright reward"):
+        fit(outcome_table, reward="reward")

@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-DEV_EXTRAS := dev,fast,maths,static,sentence
+DEV_EXTRAS := dev,fast,graders,maths,static,sentence
 
 .PHONY: demo test check format docs bench sandbox clean
 

@@ -69,6 +69,10 @@ def predictors() -> str:
     return "\n".join(["| name | | options |", f"{rule}---|", *rows, ""])
 
 
+def graders() -> str:
+    return _family("graders")
+
+
 def _family(family: str) -> str:
     rows = []
     for name in names(family):
@@ -93,7 +97,7 @@ def metrics() -> str:
     return "| metric | |\n|---|---|\n" + "\n".join(rows) + "\n"
 
 
-GENERATORS = {f.__name__: f for f in (commands, strategies, encoders, predictors, metrics)}
+GENERATORS = {f.__name__: f for f in (commands, strategies, encoders, predictors, graders, metrics)}
 
 
 def main() -> int:

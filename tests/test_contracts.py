@@ -11,6 +11,7 @@ from routewright import checks
 from routewright.encoders import build
 from routewright.registry import find, names
 
+JUDGES = {"judge": "Fine.\nRating: 7", "pairwise": "The first.\nBetter: 1"}
 NEEDS_MODEL = {"static": tiny_static_model, "sentence": tiny_sentence_model}
 
 
@@ -29,6 +30,15 @@ def test_encoder(name, tmp_path: Path):
         checks.check_encoder(lambda: build("lexical+surface+domain"), tmp_path)
     else:
         checks.check_encoder(lambda: build(name), tmp_path)
+
+
+@pytest.mark.parametrize("name", names("graders"))
+def test_grader(name):
+    if name in JUDGES:
+        judge = find("graders", name)("umpire")
+        checks.check_judge(judge, ["a", "b", "c"], JUDGES[name], bad="7, or the first one")
+    elif name != "function":  # grades as yours does: tests/test_graders.py
+        checks.check_grader(find("graders", name)())
 
 
 @pytest.mark.parametrize("name", names("predictors"))

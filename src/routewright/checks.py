@@ -17,6 +17,7 @@ from routewright.drive import Record, replay
 from routewright.encoders import Encoder
 from routewright.errors import NotAdmissible, UpstreamError
 from routewright.experts import recorded
+from routewright.items import Item
 from routewright.predictors import Predictor, means
 from routewright.registry import find
 from routewright.strategies import build, one_shot
@@ -265,6 +266,57 @@ def it_learns_topics(make: Callable[[], Predictor]) -> float:
     error = np.nanmean((model.predict(x[half:]).mean - scores[half:]) ** 2)
     base = np.nanmean((means(scores[:half]) - scores[half:]) ** 2)
     return float(1 - error / base)
+
+
+# --- graders -------------------------------------------------------------------------------
+
+
+def check_grader(grader: Any) -> None:
+    """Right answers get 1, wrong ones less, and what cannot be told is NaN with a reason."""
+    item, right, wrong = grader.example
+    best, worse = grader.grade(item, right), grader.grade(item, wrong)
+    assert best.score == 1, f"its own right answer got {best}"
+    assert worse.score < 1, f"its own wrong answer got {worse}"
+    for text in TEXTS:
+        grade = grader.grade(item, text)
+        assert grade.score != grade.score or 0 <= grade.score <= 1, f"{grade} is outside 0..1"
+        assert grade.score == grade.score or grade.why, "an ungraded answer must say why"
+    nothing = dataclasses.replace(item, reference=None, facts={})
+    grade = grader.grade(nothing, right)
+    assert grade.score != grade.score, "without anything to compare with it guessed"
+    assert grade.why, "an ungraded answer must say why"
+
+
+def check_judge(judge: Any, experts: Sequence[str], good: str, bad: str) -> None:
+    """Verdicts become scores of every answer; malformed ones are ungraded and counted.
+
+    `good` is a reply of the judge's expert that is well-formed, `bad` one that is not. The query's
+    limits travel with what the judge asks.
+    """
+    secret = dataclasses.replace(queries(1)[0], data_class="restricted")
+    answers = {name: f"{name} says so" for name in experts}
+    for reply, known in ((good, True), (bad, False)):
+        grades, asked = _judged(judge, Item(secret), answers, reply)
+        assert set(grades) == set(answers), "every answer must get a grade"
+        assert asked, "a judge must ask somebody"
+        assert all(query.data_class == "restricted" for query in asked), "a limit was lost"
+        for grade in grades.values():
+            assert (grade.score == grade.score) is known, f"{reply!r} gave {grade}"
+            assert known or grade.why, "an ungraded answer must say why"
+
+
+def _judged(
+    judge: Any, item: Item, answers: Mapping[str, str], reply: str
+) -> tuple[Mapping[str, Any], list[Query]]:
+    import asyncio
+
+    asked: list[Query] = []
+
+    async def ask(expert: str, query: Query) -> Answer:
+        asked.append(query)
+        return Answer(expert, reply)
+
+    return asyncio.run(judge.judge(item, answers, ask)), asked
 
 
 def committee_of(experts: Sequence[str], needed: int) -> Committee:

@@ -15,9 +15,11 @@ from routewright.client import Client
 from routewright.config import Config, load
 from routewright.evaluation import Evaluation, evaluate
 from routewright.fitting import fit
+from routewright.graders import Graders
+from routewright.items import Item
 from routewright.router import Router
-from routewright.sandbox.skills import Question, grade, questions
-from routewright.types import Answer, Outcome, Query
+from routewright.sandbox.skills import Question, questions
+from routewright.types import Query
 
 LEARN, CHECK = 400, 300  # questions to learn from, and to be judged by
 ENCODER = "lexical+surface"  # the gateway's queries will not name their domain
@@ -82,34 +84,26 @@ class Folder:
 
 
 def ask_everybody(
-    folder: Folder, seed: int, on_outcome: Callable[[Outcome], None]
+    folder: Folder, seed: int, on_cell: Callable[[interview.Cell], None]
 ) -> outcomes.Outcomes:
     """Interviews the three models on fresh questions and writes the outcome table."""
     asked = questions(LEARN + CHECK, seed=seed)
-    answers = {question.id: question for question in asked}
-    check = {question.id for question in asked[LEARN:]}
+    items = [_item(q, "train" if n < LEARN else "dev") for n, q in enumerate(asked)]
     experts = sandbox_experts()
 
-    def judge(query: Query, answer: Answer) -> float:
-        return grade(answers[query.id], answer.text)
-
-    async def run() -> list[Outcome]:
+    async def run() -> dict[tuple[str, str], interview.Cell]:
         async with Client(experts) as client:
-            return await interview.interview(
-                [_query(question) for question in asked],
-                experts,
-                client,
-                judge,
-                split=lambda query: "dev" if query.id in check else "train",
-                on_outcome=on_outcome,
-            )
+            graders = Graders(["exact"])
+            return await interview.Interview(items, experts, client, graders, on_cell=on_cell).run()
 
-    interview.write(asyncio.run(run()), folder.table)
+    order = [expert.name for expert in experts]
+    interview.write(items, asyncio.run(run()), folder.table, order)
     return outcomes.read(folder.table)
 
 
-def _query(question: Question) -> Query:
-    return Query.of(question.text, id=question.id, domain=question.skill)
+def _item(question: Question, split: str) -> Item:
+    query = Query.of(question.text, id=question.id, domain=question.skill)
+    return Item(query, reference=question.answer, split=split)
 
 
 def sandbox_experts() -> list[Any]:

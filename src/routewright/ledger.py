@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields, replace
 from types import TracebackType
 from typing import Any, Self
 
-from routewright.client import Client
+from routewright.client import LIMITS, SPEED, Client
 from routewright.errors import (
     BadInput,
     NotAdmissible,
@@ -28,11 +28,12 @@ from routewright.errors import (
     UpstreamRefused,
 )
 from routewright.journal import Journal
-from routewright.providers import Provider
+from routewright.providers import Provider, input_tokens
 from routewright.types import Answer, Ask, Delta, Expert, Query
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds, where the upstream does not say how long
 PATIENCE = 900.0  # seconds that one ask may wait for an expert that says it is busy
+TYPICAL = 250  # tokens of an answer, of an expert that has not been heard
 KEPT = tuple(  # what the journal keeps of an answer
     field.name for field in fields(Answer) if field.name not in ("message", "cancelled", "failed")
 )
@@ -109,7 +110,7 @@ class Ledger:
 
     async def ask(self, ask: Ask, query: Query) -> Answer:
         """What the journal says, else what the expert says; raises BudgetSpent."""
-        key = self.key(ask, query)
+        key = name(self.client, ask, query)
         if key in self.known:
             self.account.recalled += 1
             return self.known[key]
@@ -136,19 +137,6 @@ class Ledger:
 
     def bill(self, ask: Ask, query: Query, seconds: float) -> Answer:
         return self.client.bill(ask, query, seconds)
-
-    # --- what it knows ------------------------------------------------------------------------
-
-    def key(self, ask: Ask, query: Query) -> str:
-        """Names an ask by all that the expert is sent: other words or options, other key."""
-        expert = self.experts[ask.expert]
-        sent = [expert.name, expert.model, ask.kind, ask.sample, self.client.body(ask, query)]
-        written = json.dumps(sent, sort_keys=True, ensure_ascii=True, default=str)
-        return hashlib.blake2b(written.encode(), digest_size=12).hexdigest()
-
-    def bound(self, ask: Ask, query: Query) -> float:
-        """US$ that an ask may cost at most; infinite where nothing limits the answer."""
-        return self.client.bound(ask, query)
 
     # --- asking -------------------------------------------------------------------------------
 
@@ -177,7 +165,7 @@ class Ledger:
                 await asyncio.sleep(pause)
 
     async def _once(self, key: str, ask: Ask, query: Query) -> Answer:
-        bound = self.bound(ask, query)
+        bound = self.client.bound(ask, query)
         await self._reserve(bound, ask)
         cost, unsure = 0.0, bound  # until we know better
         try:
@@ -233,6 +221,14 @@ class Ledger:
             await asyncio.sleep(pause)
 
 
+def name(client: Client, ask: Ask, query: Query) -> str:
+    """Names an ask by all that the expert is sent: other words or options, other name."""
+    expert = client.experts[ask.expert]
+    sent = [expert.name, expert.model, ask.kind, ask.sample, client.body(ask, query)]
+    written = json.dumps(sent, sort_keys=True, default=str)
+    return hashlib.blake2b(written.encode(), digest_size=12).hexdigest()
+
+
 def recall(entries: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Answer], Account]:
     """The answers that a journal holds, by key, and what they and everything else have cost."""
     known: dict[str, Answer] = {}
@@ -255,6 +251,87 @@ def recall(entries: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Answer], Acc
             account.unsure += event["unsure"]
     account.unsure += math.fsum(bound for bounds in under_way.values() for bound in bounds)
     return known, account
+
+
+@dataclass
+class Forecast:
+    """What asking an expert would take: the expected US$, the most they can be, and seconds."""
+
+    asks: int = 0
+    known: int = 0  # of the asks, in the journal already
+    cost: float = 0.0
+    bound: float = 0.0
+    seconds: float = 0.0  # one ask after the other
+
+
+class Rehearsal:
+    """An `Asker` that sends nothing and adds up what asking would cost.
+
+    An expert's answers are taken to be as long, and to take as long, as those in the journal;
+    without any, 250 tokens at 50 tokens per second, or the config's `latency`.
+    """
+
+    def __init__(self, experts: Iterable[Expert], entries: Iterable[Mapping[str, Any]]) -> None:
+        self.client = Client(experts)
+        self.known, self.account = recall(entries)
+        self.forecasts = {name: Forecast() for name in self.client.experts}
+        self._usual = {
+            name: _usual(expert, self.known.values())
+            for name, expert in self.client.experts.items()
+        }
+
+    async def ask(self, ask: Ask, query: Query) -> Answer:
+        forecast, expert = self.forecasts[ask.expert], self.client.experts[ask.expert]
+        body, key = self.client.body(ask, query), name(self.client, ask, query)
+        bound = self.client.bound(ask, query)
+        forecast.asks += 1
+        if key in self.known:
+            forecast.known += 1
+            return self.known[key]
+        tokens, seconds = (2, 1.0) if ask.kind == "verify" else self._usual[ask.expert]
+        tokens = min([tokens, *(body[cap] for cap in LIMITS if body.get(cap) is not None)])
+        cost = expert.price(input_tokens(body), tokens)
+        forecast.cost += cost
+        forecast.bound += bound
+        forecast.seconds += seconds
+        return Answer(ask.expert, "word" * tokens, ask.kind, cost, seconds)
+
+    async def stream(self, ask: Ask, query: Query) -> AsyncGenerator[Delta | Answer, None]:
+        yield await self.ask(ask, query)
+
+    def bill(self, ask: Ask, query: Query, seconds: float) -> Answer:
+        return self.client.bill(ask, query, seconds)
+
+
+class Recall:
+    """An `Asker` that says what stands in the journal, and asks nobody for the rest."""
+
+    def __init__(self, of: Ledger | Rehearsal) -> None:
+        self.of = of
+
+    async def ask(self, ask: Ask, query: Query) -> Answer:
+        key = name(self.of.client, ask, query)
+        if key not in self.of.known:
+            raise UpstreamError(ask.expert, "not in the journal")
+        return self.of.known[key]
+
+    async def stream(self, ask: Ask, query: Query) -> AsyncGenerator[Delta | Answer, None]:
+        yield await self.ask(ask, query)
+
+    def bill(self, ask: Ask, query: Query, seconds: float) -> Answer:
+        return Answer(ask.expert, kind=ask.kind)
+
+
+def _usual(expert: Expert, known: Iterable[Answer]) -> tuple[int, float]:
+    """Tokens and seconds of an answer, from those that are known."""
+    mine = [a for a in known if a.expert == expert.name and a.kind == "answer"]
+    if not mine:
+        return TYPICAL, expert.latency or TYPICAL / SPEED
+    seconds = [answer.latency for answer in mine if answer.latency == answer.latency]
+    return (
+        math.ceil(math.fsum(answer.output_tokens for answer in mine) / len(mine)),
+        math.fsum(seconds) / len(seconds) if seconds else TYPICAL / SPEED,
+    )
 
 
 def _kept(answer: Answer) -> dict[str, Any]:

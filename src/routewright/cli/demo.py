@@ -69,8 +69,8 @@ def _interview(place: Any, seed: int, console: Console) -> None:
         task = bar.add_task("answers", total=total, dollars=0.0)
         spent: list[float] = []
 
-        def count(outcome: Any) -> None:
-            spent.append(outcome.cost)
+        def count(cell: Any) -> None:
+            spent.extend(said.cost for said in cell.spent)
             bar.update(task, advance=1, dollars=math.fsum(spent))
 
         story.ask_everybody(place, seed, count)

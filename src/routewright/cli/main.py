@@ -16,6 +16,7 @@ from routewright.cli.convert import convert
 from routewright.cli.demo import demo
 from routewright.cli.evaluate import evaluate
 from routewright.cli.fit import fit
+from routewright.cli.interview import interview
 from routewright.cli.route import route
 from routewright.cli.select import select
 from routewright.cli.serve import serve
@@ -48,7 +49,19 @@ def options(
     """Options that stand before the verb."""
 
 
-for verb in (demo, serve, check, convert, fit, evaluate, calibrate, route, select, add_expert):
+for verb in (
+    demo,
+    serve,
+    check,
+    convert,
+    interview,
+    fit,
+    evaluate,
+    calibrate,
+    route,
+    select,
+    add_expert,
+):
     app.command()(verb)
 
 

@@ -222,6 +222,19 @@ def load(path: Path) -> Config:
     return found.config
 
 
+def experts(path: Path) -> dict[str, Expert]:
+    """The experts of a config whose policies may still want a router that does not exist.
+
+    Raises BadConfig for every mistake that is not in the policies.
+    """
+    found = examine(path)
+    mistakes = [p for p in found.mistakes if p.loc[:1] not in (("policies",), ("default_policy",))]
+    if mistakes:
+        raise BadConfig("\n".join(problem.text(path) for problem in mistakes))
+    entries = (ExpertConfig.model_validate(entry) for entry in found.document.data["experts"])
+    return {entry.name: entry.expert() for entry in entries}
+
+
 def examine(path: Path) -> Examination:
     """Every mistake in a file, and every warning, sorted by line. Raises nothing."""
     document = read(path)

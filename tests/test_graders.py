@@ -1,0 +1,249 @@
+"""What each grader calls right, and what it leaves ungraded."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from routewright.errors import BadInput, NotAdmissible
+from routewright.graders import Graders, build
+from routewright.items import Item
+from routewright.types import Answer, Query
+
+
+def item(reference=None, grader=None, **facts) -> Item:
+    return Item(Query.of("question"), reference=reference, grader=grader, facts=facts)
+
+
+def score(name, reference, answer, **facts):
+    grade = build(name).grade(item(reference, **facts), answer)
+    return None if math.isnan(grade.score) else grade.score
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "worth"),
+    [
+        ("5", "-5", 0.0),
+        ("3.5", "35", 0.0),
+        ("1,000", "1000", 1.0),
+        ("Paris", "paris.", 1.0),
+        (["NYC", "New York"], "the new york", 1.0),
+        (None, "anything", None),
+        ("Paris", "", 0.0),
+    ],
+)
+def test_normalised(reference, answer, worth):
+    assert score("normalised", reference, answer) == worth
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "worth"),
+    [
+        ("18", "She has 3 left, so #### 18", 1.0),
+        ("18", "So the answer is $18.00.", 1.0),
+        ("1/2", "50%", 1.0),
+        (0.5, "\\boxed{\\frac{1}{2}}", 1.0),
+        ("18", "I do not know", 0.0),
+        ("18", "3,5", None),  # a list or a decimal comma
+        ("eighteen", "18", None),
+    ],
+)
+def test_numeric(reference, answer, worth):
+    assert score("numeric", reference, answer) == worth
+
+
+def test_numeric_takes_a_tolerance():
+    assert score("numeric=0.01", "3.14159", "3.14") == 1
+    assert score("numeric=0.0001", "3.14159", "3.14") == 0
+    with pytest.raises(BadInput, match="tolerance"):
+        build("numeric=lots")
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "worth"),
+    [
+        ("B", "(B)", 1.0),
+        (1, "The answer is B.", 1.0),
+        ("four", "It must be four", 1.0),
+        ("B", "four", 1.0),
+        ("A", "three hundred", 1.0),
+        ("B", "three or four", None),
+        ("B", "I would rather not say", 0.0),
+        ("Z", "B", None),
+        (None, "B", None),
+    ],
+)
+def test_multiple_choice(reference, answer, worth):
+    choices = ["three", "four", "five"]
+    assert score("multiple_choice", reference, answer, choices=choices) == worth
+
+
+def test_f1_is_that_of_squad():
+    assert score("f1", "Marie Curie", "the Curie family") == 0.5
+    assert score("f1", ["a b c", "x"], "x") == 1
+    assert score("f1", "", "") == 1
+    assert score("f1", "", "something") == 0
+
+
+def test_a_json_schema_that_cannot_be_used_leaves_the_answer_ungraded():
+    schema = {"type": "object", "required": ["a"]}
+    assert score("json_schema", None, '{"a": 1}', schema=schema) == 1
+    assert score("json_schema", None, "a: 1", schema=schema) == 0
+    assert score("json_schema", None, "{}", schema={"type": "banana"}) is None
+    remote = {"$ref": "http://127.0.0.1:1/schema.json"}
+    assert score("json_schema", None, "{}", schema=remote) is None
+
+
+# --- code ----------------------------------------------------------------------------------
+
+
+def run(code, tests=("assert f() == 1",), name="code", **facts):
+    return build(name).grade(item(tests=list(tests), **facts), code)
+
+
+def test_code_must_pass_every_test():
+    assert run("def f(): return 1").score == 1
+    assert run("def f(): return 1", ["assert f() == 1", "assert f() == 2"]).score == 0
+    assert run("def f(: return 1").why.startswith("SyntaxError")
+    assert run("```python\ndef f(): return g()\n```", setup="def g(): return 1").score == 1
+
+
+def test_code_that_ends_early_or_prints_what_looks_like_success_does_not_pass():
+    assert run("import os\nos._exit(0)").score == 0
+    assert run("raise SystemExit(0)").score == 0
+    assert run('print({"error": None, "tests": [None]})\nimport sys\nsys.exit()').score == 0
+
+
+def test_code_that_never_ends_is_stopped():
+    began = time.monotonic()
+    grade = run("while True: pass", name="code=1")
+    assert grade.score == 0
+    assert "took more than 1 s" in grade.why
+    assert time.monotonic() - began < 9
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits memory")
+def test_code_that_takes_too_much_memory_is_stopped():
+    grade = run("x = bytearray(2 * 10**9)\ndef f(): return 1")
+    assert (grade.score, grade.why) == (0, "MemoryError: ")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import socket\nsocket.create_connection(('127.0.0.1', {port}))",
+        "import subprocess\nsubprocess.run(['true'])",
+        "import os\nos.system('true')",
+        "import os\nos.fork()",
+    ],
+)
+def test_code_reaches_neither_the_network_nor_other_programs(code):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        code = code.replace("{port}", str(server.getsockname()[1]))
+        grade = run(f"{code}\ndef f(): return 1")
+        assert grade.score == 0
+        assert "not allowed" in grade.why
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def test_code_leaves_no_files_behind(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("open('left.txt', 'w').write('x')\ndef f(): return 1").score == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- yours, and whose name must stand on the command line ----------------------------------
+
+
+def test_a_function_of_yours_grades_and_its_failures_are_told(tmp_path: Path, monkeypatch):
+    (tmp_path / "my_grader.py").write_text(
+        "def length(item, answer):\n    return len(answer) / 10\n"
+        "def broken(item, answer):\n    raise RuntimeError('oh')\n"
+        "def unsure(item, answer):\n    return None\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert score("function=my_grader:length", None, "12345") == 0.5
+    assert score("function=my_grader:length", None, "x" * 20) is None
+    assert score("function=my_grader:unsure", None, "x") is None
+    assert "oh" in build("function=my_grader:broken").grade(item(), "x").why
+    with pytest.raises(BadInput, match="MODULE:NAME"):
+        build("function=my_grader:missing")
+
+
+def test_a_query_set_cannot_make_us_run_code_unless_the_command_line_says_so():
+    wants_code = item(grader="code", tests=["assert True"])
+    with pytest.raises(BadInput, match="--grader code"):
+        Graders(["exact"]).of(wants_code)
+    assert Graders(["exact", "code"]).of(wants_code).grade(wants_code, "pass").score == 1
+    wants_f1 = item("a", grader="f1")
+    assert type(Graders(["exact"]).of(wants_f1)).__name__ == "F1"
+
+
+def test_names_that_cannot_be_used_say_the_way_out():
+    with pytest.raises(BadInput, match="choose one of code, exact"):
+        build("guess")
+    with pytest.raises(BadInput, match="judge=…"):
+        build("judge")
+    with pytest.raises(BadInput, match="leave it out"):
+        build("exact=strictly")
+
+
+# --- judges --------------------------------------------------------------------------------
+
+
+def judged(name, says, answers=None, **facts):
+    asked = []
+
+    async def ask(expert, query):
+        asked.append(query)
+        return Answer(expert, says(query.text))
+
+    answers = answers or {"a": "good", "b": "bad"}
+    grades = asyncio.run(build(name).judge(item(**facts), answers, ask))
+    return {name: grade.score for name, grade in grades.items()}, asked
+
+
+def test_a_judge_sees_reference_and_rubric_and_rates():
+    scores, asked = judged(
+        "judge=umpire",
+        lambda text: "Rating: 10" if "<answer>\ngood" in text else "Rating: 1/10",
+        reference="the truth",
+        rubric="Be brief.",
+    )
+    assert scores == {"a": 1.0, "b": 0.0}
+    assert all("the truth" in q.text and "Be brief." in q.text for q in asked)
+
+
+def test_a_pairwise_verdict_that_turns_with_the_order_is_a_tie():
+    prefers_first, _ = judged("pairwise=umpire", lambda text: "Better: 1")
+    assert prefers_first == {"a": 0.5, "b": 0.5}
+    honest, asked = judged(
+        "pairwise=umpire",
+        lambda text: "Better: 1" if "<answer-1>\ngood" in text else "Better: 2",
+        {"a": "good", "b": "bad", "c": "bad"},
+    )
+    assert honest == {"a": 1.0, "b": 0.25, "c": 0.25}
+    assert len(asked) == 4, "equal answers need no verdict"
+
+
+def test_a_judge_that_may_not_see_a_query_leaves_it_ungraded():
+    async def ask(expert, query):
+        raise NotAdmissible(expert, "serves data class public, not restricted")
+
+    for name in ("judge=cloud", "pairwise=cloud"):
+        grades = asyncio.run(build(name).judge(item(), {"a": "x", "b": "y"}, ask))
+        assert all(math.isnan(grade.score) and grade.why for grade in grades.values())
+
+
+def test_grades_are_plain_data():
+    grade = build("numeric").grade(item("4"), "4")
+    assert json.dumps(grade) == '[1.0, "", "4"]'

@@ -1,0 +1,303 @@
+"""`routewright interview` as a user runs it, against servers that count what they are asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from routewright import outcomes
+from routewright.journal import read
+from upstream import Upstream, drop, running, status
+
+PROMPTS = [f"What is {n} + {n}?" for n in range(30)]
+
+
+def right(body) -> str:
+    """Knows how to add, and says so in three words."""
+    if "Rating" in (text := body["messages"][-1]["content"]):
+        return "Fine.\nRating: 10"
+    if "Verdict:" in text:
+        return "correct"
+    return f"It makes {2 * int(text.split()[2])}"
+
+
+@contextmanager
+def serving(*upstreams: Upstream):
+    """The upstreams in a thread of their own, so that the command under test may block or die."""
+    started, loop, stop = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
+
+    async def serve():
+        async with running(*upstreams):
+            started.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
+    thread.start()
+    assert started.wait(10)
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(10)
+
+
+@pytest.fixture
+def place(tmp_path: Path):
+    rows = [
+        {"id": f"q{n}", "prompt": prompt, "reference": str(2 * n), "domain": "sums"}
+        for n, prompt in enumerate(PROMPTS)
+    ]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return tmp_path
+
+
+def configure(place: Path, **upstreams: Upstream) -> None:
+    experts = [upstream.expert(name) for name, upstream in upstreams.items()]
+    policies = {"default": {"strategy": "single", "router": "not-there-yet"}}
+    config = {"version": 1, "experts": experts, "policies": policies}
+    (place / "routewright.yaml").write_text(yaml.safe_dump(config))
+
+
+def command(place: Path, *options: object, **named: object) -> list[str]:
+    named = {"out": "t.parquet", "grader": "numeric", **named}
+    spelt = [word for key, value in named.items() for word in (f"--{key}", str(value))]
+    words = ["interview", "routewright.yaml", "q.jsonl", *spelt, *map(str, options)]
+    return [sys.executable, "-m", "routewright.cli.main", *words]
+
+
+def interview(place: Path, *options: object, code: int = 0, **named: object):
+    """Runs it to its end; gives its JSON summary and what it said to people."""
+    words = command(place, "--json", *options, **named)
+    done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stderr
+    return (json.loads(done.stdout) if done.stdout.strip() else None), done.stderr
+
+
+def prompts_of(upstream: Upstream) -> Counter[str]:
+    return Counter(body["messages"][-1]["content"] for body in upstream.bodies)
+
+
+def test_every_expert_answers_every_query_and_the_table_can_be_learnt_from(place):
+    good, bad = Upstream(says=right), Upstream(says="no idea")
+    with serving(good, bad):
+        configure(place, good=good, bad=bad)
+        summary, _ = interview(place)
+    table = outcomes.read(place / "t.parquet")
+    assert table.experts == ("good", "bad")
+    assert table.score.mean(axis=0).tolist() == [1, 0]
+    assert [e["quality"] for e in summary["experts"].values()] == [1, 0]
+    assert table.answers[3].tolist() == ["6", "no idea"]
+    assert table.cost[:, 0] == pytest.approx([(5 * 1.0 + 3 * 2.0) / 1e6] * 30)
+    assert summary["cost"] == pytest.approx(table.cost.sum())
+    assert set(prompts_of(good).values()) == {1}
+    assert summary["complete"]
+
+
+def test_after_kill_9_nothing_in_the_journal_is_asked_again_and_the_budget_holds(place):
+    first, second = Upstream(says=right, delay=0.05), Upstream(says=right, delay=0.08)
+    budget = 0.0009
+    with serving(first, second):
+        configure(place, first=first, second=second)
+        words = command(place, "--max-tokens", 10, budget=budget)
+        process = subprocess.Popen(words, cwd=place, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 30
+        while first.finished + second.finished < 20 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        events = read(place / "t.journal.jsonl")
+        answered = {event["answered"] for event in events if "answered" in event}
+        lost = [event for event in events if "asked" in event and event["asked"] not in answered]
+        assert 10 <= len(answered) < 60
+        assert len(lost) <= 8, "more in flight than may be under way at once"
+        asked_before = first.requests + second.requests
+        summary, said = interview(place, "--max-tokens", 10, budget=budget)
+        asked_after = first.requests + second.requests - asked_before
+    assert summary["from_journal"] == len(answered)
+    assert asked_after == summary["asked"]
+    for upstream in (first, second):
+        twice = sum(count - 1 for count in prompts_of(upstream).values())
+        assert twice <= len(lost), "something that was answered was asked again"
+    paid = sum(11 / 1e6 for _ in range(first.finished + second.finished))
+    assert summary["cost_unsure"] == pytest.approx(sum(event["bound"] for event in lost))
+    assert summary["cost"] + summary["cost_unsure"] <= budget
+    assert paid <= budget
+    assert "may have cost up to" in said or not lost
+
+
+def test_ctrl_c_waits_for_what_is_under_way_and_says_how_to_go_on(place):
+    slow = Upstream(says=right, delay=0.2)
+    with serving(slow):
+        configure(place, slow=slow)
+        words = command(place)
+        process = subprocess.Popen(words, cwd=place, stderr=subprocess.PIPE, text=True)
+        while slow.finished < 5:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+        assert process.returncode == 130
+        assert "run the same command again" in said
+        assert slow.requests == slow.finished < 30, "an answer under way was thrown away"
+        partly = outcomes.read(place / "t.parquet")
+        assert (partly.score[:, 0] == 1).sum() == slow.finished
+        summary, _ = interview(place)
+    assert summary["complete"]
+    assert set(prompts_of(slow).values()) == {1}
+
+
+def test_a_spent_budget_ends_the_run_and_a_larger_one_goes_on(place):
+    upstream = Upstream(says=right)
+    with serving(upstream):
+        configure(place, small=upstream)
+        summary, said = interview(place, "--max-tokens", 20, budget=0.0003)
+        assert 0 < summary["asked"] < 30
+        assert summary["cost"] <= 0.0003
+        assert "larger --budget" in said
+        again, _ = interview(place, "--max-tokens", 20, budget=0.01)
+    assert again["complete"]
+    assert set(prompts_of(upstream).values()) == {1}
+
+
+def test_a_dry_run_asks_nobody_and_its_bound_holds(place):
+    upstream = Upstream(says=right)
+    with serving(upstream):
+        configure(place, small=upstream)
+        told, _ = interview(place, "--dry-run", "--verify", 2, "--samples", 3)
+        assert upstream.requests == 0
+        assert told["experts"]["small"]["asks"] == 30 * 6
+        summary, _ = interview(place, "--verify", 2, "--samples", 3)
+        assert 0 < told["cost"] <= told["cost_at_most"]
+        assert summary["cost"] <= told["cost_at_most"]
+        after, _ = interview(place, "--dry-run", "--verify", 2, "--samples", 3)
+    assert after["experts"]["small"]["in_journal"] == 30 * 6
+    assert (after["cost"], after["spent"]) == (0, summary["cost"])
+
+
+def test_verifications_and_samples_become_columns(place):
+    def unsteady(body) -> str:
+        return "no idea" if body.get("seed") == 2 else right(body)
+
+    upstream = Upstream(says=unsteady)
+    with serving(upstream):
+        configure(place, small=upstream)
+        interview(place, "--verify", 1, "--samples", 4)
+    table = outcomes.read(place / "t.parquet")
+    assert set(table.measures["soft"][:, 0]) == {0.75}
+    assert set(table.measures["verify"][:, 0]) == {1.0}
+    assert (table.measures["verify_cost"] > 0).all()
+    assert upstream.requests == 30 * 6
+
+
+def test_only_one_expert_is_asked_and_the_others_answers_stay_in_the_table(place):
+    old, new = Upstream(says=right), Upstream(says=right)
+    with serving(old, new):
+        configure(place, old=old)
+        interview(place)
+        configure(place, old=old, new=new)
+        interview(place, only="new")
+    assert (old.requests, new.requests) == (30, 30)
+    assert outcomes.read(place / "t.parquet").experts == ("old", "new")
+
+
+def test_a_judge_is_paid_from_the_same_budget_and_never_twice(place):
+    expert, judge = Upstream(says=right), Upstream(says=right)
+    with serving(expert, judge):
+        configure(place, small=expert, umpire=judge)
+        summary, _ = interview(place, only="small", grader="judge=umpire")
+        assert judge.requests == 30
+        again, _ = interview(place, only="small", grader="judge=umpire")
+    assert judge.requests == 30
+    assert summary["experts"]["small"]["quality"] == 1.0
+    assert again["asked"] == 0
+    table = outcomes.read(place / "t.parquet")
+    assert summary["cost"] > table.cost[:, 0].sum(), "the judge's work costs too"
+
+
+def test_what_could_not_be_graded_or_failed_is_counted_and_asked_again(place):
+    vague = Upstream(says=lambda body: "3,5" if "29 +" in str(body) else right(body))
+    vague.faults = [status(400, "too long")] + [drop] * 3
+    with serving(vague):
+        configure(place, vague=vague)
+        summary, said = interview(place, "--concurrency", 1)
+        facts = summary["experts"]["vague"]
+        assert facts["ungraded"] == {"its number cannot be read": 1}
+        assert sum(facts["failed"].values()) == 2
+        assert "too long" in said
+        again, _ = interview(place)
+    assert again["experts"]["vague"]["failed"] == {}
+    frame = pl.read_parquet(place / "t.parquet")
+    assert frame["score::vague"].null_count() == 1
+
+
+def test_an_expert_that_only_fails_is_left_alone(place):
+    dead, good = Upstream(faults=[status(401, "bad key")] * 99), Upstream(says=right)
+    with serving(dead, good):
+        configure(place, dead=dead, good=good)
+        summary, said = interview(place)
+    assert dead.requests <= 12
+    assert "bad key" in summary["left_out"]["dead"]
+    assert summary["experts"]["good"]["answers"] == 30
+    assert "left out" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("q.jsonl", '{"id": 1}', "line 1 has neither `prompt` nor `messages`"),
+        ("q.jsonl", '{"prompt": "a"}\n{"prompt": "a"}', "line 2 and 'q.jsonl' line 1"),
+        ("q.jsonl", "{", "line 1 is not JSON"),
+        ("q.jsonl", "", "has no queries"),
+        ("q.jsonl", '{"prompt": "a", "data_class": "secret"}', "data class 'secret'"),
+        ("q.jsonl", '{"prompt": "a", "grader": "code"}', "allow it with --grader code"),
+        ("q.csv", "prompt\na,b", "more cells"),
+        ("q.txt", "hello", "must end in .jsonl"),
+    ],
+)
+def test_query_sets_that_cannot_be_used_are_refused_before_anything_is_asked(
+    place, name, text, complaint
+):
+    upstream = Upstream()
+    (place / name).write_text(text)
+    with serving(upstream):
+        configure(place, small=upstream)
+        words = [name if word == "q.jsonl" else word for word in command(place)]
+        done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert complaint in " ".join(done.stderr.split())
+    assert upstream.requests == 0
+    assert "Traceback" not in done.stderr
+
+
+def test_a_table_that_is_not_ours_is_not_written_over(place):
+    (place / "t.parquet").write_bytes(b"precious")
+    configure(place, small=Upstream())
+    _, said = interview(place, code=2)
+    assert "name another --out" in " ".join(said.split())
+    assert (place / "t.parquet").read_bytes() == b"precious"
+
+
+def test_restricted_queries_reach_only_experts_that_may_see_them(place):
+    (place / "q.jsonl").write_text(
+        '{"id": "a", "prompt": "What is 1 + 1?", "reference": 2, "data_class": "restricted"}'
+    )
+    local, cloud = Upstream(says=right), Upstream(says=right)
+    with serving(local, cloud):
+        configure(place, local=local, cloud=cloud)
+        config = yaml.safe_load((place / "routewright.yaml").read_text())
+        config["experts"][0]["data_classes"] = ["public", "restricted"]
+        (place / "routewright.yaml").write_text(yaml.safe_dump(config))
+        summary, _ = interview(place)
+    assert (local.requests, cloud.requests) == (1, 0)
+    assert "restricted" in next(iter(summary["experts"]["cloud"]["failed"]))

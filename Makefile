@@ -4,7 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-DEV_EXTRAS := dev,fast,graders,maths,static,sentence
+DEV_EXTRAS := dev,fast,graders,lm,maths,static,sentence
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test check format docs bench sandbox clean
 
@@ -31,8 +32,7 @@ docs: $(VENV)/.installed-dev  ## write the parts of docs/ that are generated
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench
 
-sandbox: $(VENV)/.installed-dev  ## train the three tiny models of the demo again (needs torch)
-	$(BIN)/python -m pip install --quiet 'torch>=2.6,<3'
+sandbox: $(VENV)/.installed-dev  ## train the three tiny models of the demo again
 	$(BIN)/python -m routewright.sandbox.train
 
 clean:
@@ -45,10 +45,10 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	@echo "installing routewright into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fast]'
+	@$(PIP) --editable '.[fast]'
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed-dev: pyproject.toml dev/constraints.txt | $(VENV)/bin/python
 	@echo "installing routewright and its development tools into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(DEV_EXTRAS)]'
+	@$(PIP) --constraint dev/constraints.txt --editable '.[$(DEV_EXTRAS)]'
 	@touch $@ $(VENV)/.installed

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from models import tiny_sentence_model, tiny_static_model
+from models import QUICK, tiny_base, tiny_sentence_model, tiny_static_model
 from routewright import checks
 from routewright.encoders import build
 from routewright.registry import find, names
 
 JUDGES = {"judge": "Fine.\nRating: 7", "pairwise": "The first.\nBetter: 1"}
 NEEDS_MODEL = {"static": tiny_static_model, "sentence": tiny_sentence_model}
+NEEDS_BASE = ("transformer",)
 
 
 @pytest.mark.parametrize("check", checks.STRATEGY_CHECKS, ids=lambda check: check.__name__)
@@ -32,6 +34,11 @@ def test_encoder(name, tmp_path: Path):
         checks.check_encoder(lambda: build(name), tmp_path)
 
 
+def predictor(name: str, folder: Path):
+    cls = find("predictors", name)
+    return partial(cls, str(tiny_base(folder / "base")), **QUICK) if name in NEEDS_BASE else cls
+
+
 @pytest.mark.parametrize("name", names("graders"))
 def test_grader(name):
     if name in JUDGES:
@@ -43,12 +50,12 @@ def test_grader(name):
 
 @pytest.mark.parametrize("name", names("predictors"))
 def test_predictor(name, tmp_path: Path):
-    checks.check_predictor(find("predictors", name), tmp_path)
+    checks.check_predictor(predictor(name, tmp_path), tmp_path)
 
 
 @pytest.mark.parametrize("name", [n for n in names("predictors") if n != "prior"])
-def test_predictor_learns_which_expert_is_good_at_what(name):
-    assert checks.it_learns_topics(find("predictors", name)) > 0.15
+def test_predictor_learns_which_expert_is_good_at_what(name, tmp_path: Path):
+    assert checks.it_learns_topics(predictor(name, tmp_path)) > 0.15
 
 
 def test_a_strategy_that_asks_after_its_final_answer_is_caught():

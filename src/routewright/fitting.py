@@ -89,10 +89,14 @@ def _fit(
 
     trials = []
     for i, (candidate, make) in enumerate(makers.items()):
-        progress(f"fitting and cross-validating {candidate}", 0.2 + 0.5 * i / len(makers))
+        begin, share = 0.2 + 0.5 * i / len(makers), 0.5 / len(makers)
+        progress(f"fitting and cross-validating {candidate}", begin)
+        read = inputs(make(), x, outcomes.queries)
+        if hasattr(make(), "progress"):  # it takes long enough to say how far it is
+            make = partial(make, progress=_within(progress, begin, share))
         model, belief = fit_held_out(
             partial(_informed, make, outcomes),
-            inputs(make(), x, outcomes.queries),
+            read,
             targets,
             blocks=reader.blocks,
             fold=fold,
@@ -126,6 +130,10 @@ def _fit(
         seen=fingerprints(outcomes.queries),
         card={**card, "fit_seconds": round(time.monotonic() - began, 1)},
     )
+
+
+def _within(progress: Progress, begin: float, share: float) -> Progress:
+    return lambda doing, done: progress(doing, begin + share * done)
 
 
 def _makers(predictor: str, options: Mapping[str, Any]) -> dict[str, Callable[..., Predictor]]:

@@ -140,7 +140,9 @@ class Menu:
     def _router(self, folder: Path) -> Router:
         """Policies that name the same folder share one router."""
         if folder not in self._routers:
-            self._routers[folder] = Router.load(folder)
+            router = Router.load(folder)
+            router.predict([Query.of("")])  # what it refers to is loaded now, or missed now
+            self._routers[folder] = router
         return self._routers[folder]
 
 

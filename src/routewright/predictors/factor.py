@@ -52,7 +52,7 @@ class Factor:
         losses = [_entropy(forecast, outside[1]) for forecast in forecasts]
         best = int(np.argmin(losses))
         self.penalty = candidates[best]
-        self.noise = _unconfirmed(forecasts[best], outside[1])
+        self.noise = unconfirmed(forecasts[best], outside[1])
         self.queries, self.experts, self.ability = self._solve(columns, scores, self.penalty, seed)
         return self
 
@@ -148,7 +148,7 @@ def _entropy(chance: Array, scores: Array) -> float:
     return _entropy_sum(np.nan_to_num(chance), np.where(known, scores, 0.0), known)
 
 
-def _unconfirmed(forecast: Array, scores: Array) -> Array:
+def unconfirmed(forecast: Array, scores: Array) -> Array:
     """Standard deviation of the part of a forecast that held-out scores do not bear out, (e,).
 
     Scores regressed on forecasts have slope b; what shrinking by b would remove is noise.

@@ -288,3 +288,25 @@ def test_every_metric_says_what_it_is(name):
     metric = metrics.METRICS[name]
     assert getattr(metrics, metric.__name__) is metric
     assert (metric.__doc__ or "").splitlines()[0].strip()
+
+
+def test_the_lift_has_an_interval_from_paired_replicates_and_a_reason_where_it_is_undefined():
+    rng = np.random.default_rng(0)
+    n = 2000
+    needy = rng.random(n) < 0.4
+    small = np.stack([np.full(n, 1.0), 1.0 - needy])
+    large = np.stack([np.full(n, 50.0), np.ones(n)])
+    up = needy & (rng.random(n) < 0.9)
+    rows = np.stack([2.0 + 50.0 * up, np.where(up, 1.0, small[1])])
+    weights = metrics.resample(n, 500)
+    lifts = metrics.ibc_lifts(rows, small, large, weights)
+    ends = [(float(t[0].mean()), float(t[1].mean())) for t in (small, large)]
+    point = metrics.ibc_lift(float(rows[0].mean()), float(rows[1].mean()), *ends)
+    low, high = metrics.interval(lifts)
+    assert low < point < high
+    assert high - low < 40
+    assert metrics.ibc_undefined(20.0, *ends) is None
+    assert "nothing is spent" in metrics.ibc_undefined(1.0, *ends)
+    assert "is no better" in metrics.ibc_undefined(20.0, (1.0, 0.7), (50.0, 0.7))
+    assert "costs no more" in metrics.ibc_undefined(20.0, (1.0, 0.7), (1.0, 0.9))
+    assert np.isnan(metrics.ibc_lifts(small, small, large, weights)).all()

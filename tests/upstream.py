@@ -36,6 +36,7 @@ class Upstream:
     message: dict[str, Any] | None = None  # a whole assistant message instead
     delay: float = 0.0  # seconds before an answer, and between the words of a stream
     usage: bool = True
+    many: bool = False  # it gives the `n` choices that a request asks for
     faults: list[Any] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[Any] = field(default_factory=list)
@@ -77,12 +78,15 @@ class Upstream:
         return {"prompt_tokens": sent, "completion_tokens": len(text.split())}
 
     async def _whole(self, body: dict[str, Any]) -> web.Response:
-        text = self.text(body)
-        message = self.message or {"role": "assistant", "content": text}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        reply: dict[str, Any] = {"id": "up", "object": "chat.completion", "choices": [choice]}
+        texts = [self.text(body) for _ in range(body.get("n", 1) if self.many else 1)]
+        messages = [self.message or {"role": "assistant", "content": text} for text in texts]
+        choices = [
+            {"index": i, "message": message, "finish_reason": "stop"}
+            for i, message in enumerate(messages)
+        ]
+        reply: dict[str, Any] = {"id": "up", "object": "chat.completion", "choices": choices}
         if self.usage:
-            reply["usage"] = self.count(body, text)
+            reply["usage"] = self.count(body, " ".join(texts))
         return web.json_response(reply)
 
     async def _stream(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:

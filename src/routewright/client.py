@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import math
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 from routewright import prompts
-from routewright.errors import NotAdmissible, UpstreamError
+from routewright.errors import NotAdmissible, UpstreamError, UpstreamRefused
 from routewright.providers import Call, Provider, input_tokens, said
 from routewright.registry import find
 from routewright.types import Answer, Ask, Delta, Expert, Query
@@ -20,6 +22,8 @@ SPEED = 50  # tokens per second, assumed of an expert whose cancelled answer we 
 VERDICT_ROOM = 64  # tokens of a verification
 IMAGE_TOKENS = 2000  # an image's tokens at most, as the common vendors count them
 LIMITS = ("max_tokens", "max_completion_tokens")
+
+log = logging.getLogger(__name__)
 
 
 class Client:
@@ -35,6 +39,7 @@ class Client:
         self.experts = {expert.name: expert for expert in experts}
         self._providers: dict[str, Provider] = dict(providers or {})
         self._under_way: dict[int, tuple[Ask, int]] = {}  # id of an ask ▶ it, tokens heard
+        self._one_by_one: set[str] = set()  # experts whose endpoint refused several choices
 
     async def __aenter__(self) -> Self:
         return self
@@ -53,8 +58,54 @@ class Client:
 
     async def ask(self, ask: Ask, query: Query) -> Answer:
         """The whole answer; raises NotAdmissible where the money buys not one token."""
+        if ask.samples > 1 and ask.kind == "verify":
+            return await self._verdicts(ask, query)
         call = self._call(ask, query)
         return _finish(ask, await self._provider(call.expert).ask(call))
+
+    async def _verdicts(self, ask: Ask, query: Query) -> Answer:
+        """Several verdicts on one answer, in one request if it brings them, else side by side.
+
+        Its confidence is the share of the verdicts that can be read which say "correct".
+        """
+        replies, came = [], 0
+        if self._at_once(ask.expert):
+            call = self._call(ask, query)
+            try:
+                replies.append(await self._provider(call.expert).ask(call))
+                came = max(1, len(replies[0].choices))
+            except UpstreamRefused as error:
+                if error.status not in (400, 404, 422, 501):
+                    raise
+                self._one_by_one.add(ask.expert)
+        missing = ask.samples - came
+        if missing > 0:
+            share = query
+            if query.max_cost is not None:
+                share = replace(query, max_cost=query.max_cost / missing)
+            singles = [replace(ask, samples=1, sample=i + 1) for i in range(missing)]
+            replies += await self._side_by_side(singles, share)
+        return _pooled(ask, replies)
+
+    async def _side_by_side(self, asks: Sequence[Ask], query: Query) -> list[Answer]:
+        """Those that answer; raises the first failure if nobody does. Failed tries are paid."""
+        calls = [self._call(ask, query) for ask in asks]
+        provider = self._provider(calls[0].expert)
+        said = await asyncio.gather(*map(provider.ask, calls), return_exceptions=True)
+        failures = [one for one in said if isinstance(one, UpstreamError)]
+        if broken := [one for one in said if isinstance(one, BaseException)]:
+            if len(failures) < len(broken):
+                raise next(one for one in broken if not isinstance(one, UpstreamError))
+            if len(failures) == len(said):
+                failures[0].cost = math.fsum(one.cost for one in failures)
+                raise failures[0]
+        lost = math.fsum(one.cost for one in failures)
+        arrived = [one for one in said if isinstance(one, Answer)]
+        return [replace(arrived[0], cost=arrived[0].cost + lost), *arrived[1:]]
+
+    def _at_once(self, expert: str) -> bool:
+        provider = self._provider(self.experts[expert])
+        return getattr(provider, "takes_n", False) and expert not in self._one_by_one
 
     async def stream(self, ask: Ask, query: Query) -> AsyncGenerator[Delta | Answer, None]:
         """The pieces as they arrive, then the whole answer."""
@@ -87,6 +138,9 @@ class Client:
         received = int(seconds * SPEED) if characters is None else math.ceil(characters / 4)
         received = min([received, *(body[key] for key in LIMITS if body.get(key) is not None)])
         sent = input_tokens(body)
+        if ask.samples > 1:
+            received *= ask.samples
+            sent *= 1 if self._at_once(ask.expert) else ask.samples
         return Answer(
             ask.expert,
             kind=ask.kind,
@@ -125,7 +179,11 @@ class Client:
         assert ask.of is not None, "a verification is of an answer"
         template = expert.verify_prompt or self._provider(expert).verify_prompt or prompts.VERIFY
         prompt = prompts.verify(query, ask.of, template)
-        sampling = {"temperature": 1.0, "seed": ask.sample} if ask.sample else {"temperature": 0}
+        sampling: dict[str, Any] = {"temperature": 0}
+        if ask.sample:
+            sampling = {"temperature": 1.0, "seed": ask.sample}
+        elif ask.samples > 1:
+            sampling = {"temperature": 1.0, "n": ask.samples}
         return {
             "messages": [{"role": "user", "content": prompt}],
             "max_tokens": VERDICT_ROOM,
@@ -146,7 +204,7 @@ def capped(body: Mapping[str, Any], expert: Expert, dollars: float) -> dict[str,
     per byte, because nobody but the upstream knows its tokeniser.
     """
     input_cost = expert.price(_input_bound(body), 0)
-    left, per_token = dollars - input_cost, expert.price(0, 1)
+    left, per_token = dollars - input_cost, expert.price(0, body.get("n") or 1)
     if left < per_token or left < 0:
         raise NotAdmissible(
             expert.name,
@@ -181,6 +239,32 @@ def _without_images(messages: Iterable[Mapping[str, Any]]) -> tuple[list[Any], i
             message = {**message, "content": parts}
         kept.append(message)
     return kept, images
+
+
+def _pooled(ask: Ask, replies: Sequence[Answer]) -> Answer:
+    """Several verdicts as one answer: all texts kept, everything paid for."""
+    texts = tuple(text for reply in replies for text in reply.choices or (reply.text,))
+    verdicts = [prompts.verdict(text) for text in texts]
+    known = [verdict for verdict in verdicts if verdict is not None]
+    if not known:
+        log.warning(
+            "expert '%s': none of %d verifications could be read (the first says %r):"
+            " they count as confidence 0; see `verify_prompt`",
+            *(ask.expert, len(texts), texts[0][:80]),
+        )
+    return Answer(
+        ask.expert,
+        text=texts[0],
+        kind=ask.kind,
+        cost=math.fsum(reply.cost for reply in replies),
+        latency=max(reply.latency for reply in replies),
+        input_tokens=sum(reply.input_tokens for reply in replies),
+        cached_tokens=sum(reply.cached_tokens for reply in replies),
+        output_tokens=sum(reply.output_tokens for reply in replies),
+        confidence=sum(known) / len(known) if known else None,
+        choices=texts,
+        estimated=any(reply.estimated for reply in replies),
+    )
 
 
 def _finish(ask: Ask, answer: Answer) -> Answer:

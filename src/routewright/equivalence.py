@@ -97,13 +97,16 @@ def labels(kind: Kind, answers: np.ndarray[Any, np.dtype[Any]]) -> Indices:
     places: dict[Any, int] = {}
     flat = [places.setdefault(text, len(places)) for text in answers.ravel().tolist()]
     texts, cell = list(places), np.array(flat, dtype=np.intp).reshape(answers.shape)
-    if _checked(kind) != "auto":
-        return _labels_of(kind, texts)[cell] if kind != "number" else _numbers(texts, cell)
-    kinds = np.array([_guess_row([texts[i] for i in row]) for row in cell])
+    if _checked(kind) == "number":
+        return _numbers(texts, cell)
+    if kind != "auto":
+        return _labels_of(kind, texts)[cell]
+    kinds = _kinds(texts, cell)
     found = np.full(answers.shape, UNKNOWN)
     for one in KEYED:
         rows = kinds == one
-        found[rows] = labels(one, answers[rows]) if rows.any() else UNKNOWN
+        if rows.any():
+            found[rows] = labels(one, answers[rows])
     return found
 
 
@@ -113,15 +116,20 @@ def guess(texts: Sequence[str | None]) -> Kind:
     >>> guess(["B", "(C) because"]), guess(["#### 7", "The answer is 8."]), guess(["Paris", "Rome"])
     ('letter', 'number', 'text')
     """
-    return _guess_row(list(texts))
+    kind: Kind = _kinds(texts, np.arange(len(texts), dtype=np.intp)[None])[0]
+    return kind
 
 
-def _guess_row(texts: Sequence[str | None]) -> Kind:
-    said = [text for text in texts if text and text.strip()]
-    for kind, looks in _LOOKS.items():
-        if 2 * sum(map(looks, said)) > len(said):
-            return kind
-    return "similar"
+def _kinds(texts: Sequence[str | None], cell: Indices) -> np.ndarray[Any, np.dtype[Any]]:
+    """The kind of each row, (n,); `cell` (n, e) are places in `texts`."""
+    said = np.array([bool(text and text.strip()) for text in texts], dtype=bool)
+    kinds = np.full(len(cell), "similar", dtype=object)
+    for kind, looks in reversed(_LOOKS.items()):
+        like = np.array(
+            [bool(s) and looks(text) for s, text in zip(said, texts, strict=True)], bool
+        )
+        kinds[2 * like[cell].sum(axis=1) > said[cell].sum(axis=1)] = kind
+    return kinds
 
 
 def _labels_of(kind: Kind, texts: Sequence[str | None]) -> Indices:

@@ -19,6 +19,7 @@ from routewright.frontier import OperatingPoint, known_costs
 from routewright.outcomes import Outcomes
 from routewright.router import Router
 from routewright.strategies import one_shot
+from routewright.strategies.mix import Mix
 from routewright.types import Array, Prediction, Strategy
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.75)
@@ -50,14 +51,16 @@ def evaluate(
 
     Raises BadTable if the table lacks one of the router's experts.
     """
-    if missing := [name for name in router.experts if name not in outcomes.experts]:
+    asked = [*router.experts, *router.card.get("verifiers", ())]
+    if missing := [name for name in asked if name not in outcomes.experts]:
         raise BadTable(
             f"the router knows {', '.join(missing)}, the table does not;"
             f" it has {', '.join(outcomes.experts)}"
         )
-    outcomes = outcomes.pool(router.experts)
+    whole = outcomes.pool(asked).at_prices(**router.card.get("prices", {"answer": {}}))
+    outcomes = whole.pool(router.experts)
     prediction = router.predict(outcomes.queries)
-    rows = [run(router.strategy_at(point), outcomes, prediction) for point in router.frontier]
+    rows = [run(router.strategy_at(point), whole, prediction) for point in router.frontier]
     return Evaluation(
         router=router,
         outcomes=outcomes,
@@ -82,7 +85,23 @@ def run(strategy: Strategy, outcomes: Outcomes, prediction: Prediction) -> tuple
     if one_shot(strategy):
         choice = strategy.choose(outcomes.queries, prediction)
         return policies.take(outcomes.score, choice), policies.take(cost, choice)
+    if isinstance(strategy, Mix):
+        return _mixed(strategy, outcomes, prediction)
+    if hasattr(strategy, "over"):  # it knows most rows' way without walking it
+        score, spent, known = strategy.over(outcomes)
+        rest = np.flatnonzero(~known)
+        score[rest], spent[rest] = replay_all(strategy, outcomes, rest.tolist())
+        return score, spent
     return replay_all(strategy, outcomes)
+
+
+def _mixed(mix: Mix, outcomes: Outcomes, prediction: Prediction) -> tuple[Array, Array]:
+    to_second = np.array([query.lot < mix.share for query in outcomes.queries])
+    found = np.empty((2, len(outcomes)))
+    for part, rows in ((mix.first, ~to_second), (mix.second, to_second)):
+        if rows.any():
+            found[:, rows] = run(part, outcomes.rows(rows), prediction.take(rows))
+    return found[0], found[1]
 
 
 def replay_all(

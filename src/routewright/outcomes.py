@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from pathlib import Path
@@ -99,6 +99,21 @@ class Outcomes:
             measures={name: table[:, columns] for name, table in self.measures.items()},
             answers=None if self.answers is None else self.answers[:, columns],
         )
+
+    def at_prices(
+        self, answer: Mapping[str, float], verify: Mapping[str, float] | None = None
+    ) -> Outcomes:
+        """The same outcomes where answers, and verifications, of the named experts cost so much,
+        in US$ or any other unit of one's own."""
+        measures = dict(self.measures)
+        for measure, prices in (("cost", answer), ("verify_cost", verify or {})):
+            check_names(list(prices), self.experts)
+            columns = [self.experts.index(name) for name in prices]
+            if columns:
+                unknown = np.full((len(self), len(self.experts)), np.nan)
+                measures[measure] = measures.get(measure, unknown).copy()
+                measures[measure][:, columns] = list(prices.values())
+        return replace(self, measures=measures)
 
     def record(self, row: int) -> dict[str | tuple[str, str], Answer]:
         """What every expert said to one query, as `drive.replay` reads it.

@@ -166,7 +166,8 @@ class Ask:
     """Ask this expert this kind of thing.
 
     `final` promises that the answer is the one the client gets, so its text may be streamed.
-    `of` is the answer that a verification or a judgement is about.
+    `of` is the answer that a verification or a judgement is about; `samples` how many verdicts a
+    verification draws, in one request where the provider can.
     """
 
     expert: str
@@ -174,6 +175,7 @@ class Ask:
     of: Answer | None = None
     final: bool = False
     sample: int = 0  # tells k samples of the same ask apart
+    samples: int = 1
 
 
 class Committee(tuple[Ask, ...]):
@@ -217,6 +219,7 @@ class Answer:
     finish_reason: str = "stop"
     message: Message | None = None  # the upstream's whole assistant message, tool calls included
     logprobs: tuple[float, ...] | None = None
+    choices: tuple[str, ...] = ()  # every text, where more than one was asked for
     failed: str | None = None
     cancelled: bool = False
     estimated: bool = False  # tokens were counted by us: the upstream did not say

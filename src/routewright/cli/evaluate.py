@@ -46,6 +46,11 @@ def evaluate(
         html.write_text(render(measured, figures, command, seen=seen), encoding="utf-8")
     show(figures, Console())
     show_forecasts(measured, Console())
+    if "automix" in loaded.card:
+        from routewright import automix
+        from routewright.cli import cascades
+
+        Console(soft_wrap=True).print(cascades.on_rows(automix.lifts(measured, seed=seed)))
 
 
 def show(figures: dict[str, Any], console: Console) -> None:

@@ -28,8 +28,33 @@ def fit(
     out: Annotated[Path, typer.Option(help="Folder to write the router to.")],
     experts: Experts = None,
     strategy: Annotated[
-        str, typer.Option(help="`single` keeps to one call per query; `auto` may use more.")
+        str,
+        typer.Option(
+            help="`single` keeps to one call per query, `auto` may use more; `automix` lets a"
+            " small model answer first (`automix_pomdp` and so on: with that meta-verifier)."
+        ),
     ] = "auto",
+    small: Annotated[
+        str | None, typer.Option(help="Of `automix`: the expert that answers first.")
+    ] = None,
+    large: Annotated[
+        str | None, typer.Option(help="Of `automix`: the expert asked where that pays.")
+    ] = None,
+    ladder: Annotated[
+        str | None, typer.Option(help="Of `automix`: A,B,C, cheapest first, for small and large.")
+    ] = None,
+    verifier: Annotated[
+        str | None,
+        typer.Option(help="Of `automix`: `verify` (verify::A columns) or `agreement` of others."),
+    ] = None,
+    agree: Annotated[
+        str | None,
+        typer.Option(help="Of `automix`: X,Y whose answers are compared, or how many to choose."),
+    ] = None,
+    costs: Annotated[
+        str | None,
+        typer.Option(help="Of `automix`: small=1,large=50,verify=1 in place of the table's."),
+    ] = None,
     predictor: Annotated[
         str, typer.Option(help="`auto`, or a file in predictors/: prior, knn, linear, …")
     ] = "auto",
@@ -65,6 +90,7 @@ def fit(
 ) -> None:
     """Learn a router from recorded outcomes."""
     from routewright import fitting, outcomes
+    from routewright.cli import cascades
 
     rows = outcomes.read(tables, experts=names(experts), split=split)
     columns = (
@@ -79,25 +105,61 @@ def fit(
         def show(doing: str, share: float) -> None:
             bar.update(task, description=doing, completed=share)
 
-        router = fitting.fit(
-            rows,
-            encoder=encoder,
-            predictor=predictor,
-            options={
-                **_options(option or []),
-                **_given(beta=beta, tags=tags, temperature=temperature),
-            },
-            strategy=strategy,
-            label=label,
-            assume=_assumed(assume or []),
-            seed=seed,
-            progress=show,
-        )
+        if cascades.is_automix(strategy):
+            from routewright import automix
+
+            _not_for_automix(assume=assume, beta=beta, tags=tags, temperature=temperature)
+            wanted = (small, large, names(ladder), verifier, agree)
+            router = automix.fit(
+                rows,
+                cascades.cascade(rows, *wanted),
+                only=cascades.meta_verifier(strategy),
+                prices=cascades.prices(costs),
+                predictor="prior" if predictor == "auto" else predictor,
+                encoder="domain" if encoder == "auto" else encoder,
+                options=_options(option or []),
+                seed=seed,
+                progress=show,
+            )
+        else:
+            _only_for_automix(
+                small=small, large=large, ladder=ladder, verifier=verifier, agree=agree, costs=costs
+            )
+            router = fitting.fit(
+                rows,
+                encoder=encoder,
+                predictor=predictor,
+                options={
+                    **_options(option or []),
+                    **_given(beta=beta, tags=tags, temperature=temperature),
+                },
+                strategy=strategy,
+                label=label,
+                assume=_assumed(assume or []),
+                seed=seed,
+                progress=show,
+            )
     router.save(out)
     if json:
         typer.echo(json_module.dumps(router.summary()))
+    elif "automix" in router.card:
+        cascades.report(router, out)
     else:
         _report(router, out)
+
+
+def _not_for_automix(**options: Any) -> None:
+    from routewright.errors import BadInput
+
+    if given := [name for name, value in options.items() if value]:
+        raise BadInput(f"--{given[0]} does not go with --strategy automix")
+
+
+def _only_for_automix(**options: str | None) -> None:
+    from routewright.errors import BadInput
+
+    if given := list(_given(**options)):
+        raise BadInput(f"--{given[0]} goes with --strategy automix")
 
 
 def _options(wishes: list[str]) -> dict[str, str]:

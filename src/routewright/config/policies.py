@@ -141,7 +141,8 @@ def _router_folder(document: Document, loc: Loc) -> Iterator[Problem]:
     file = document.path.parent / folder / "router.json"
     fit = f"`routewright fit OUTCOMES.parquet --out {document.written(loc)}` trains one"
     try:
-        experts = json.loads(file.read_text(encoding="utf-8"))["experts"]
+        router = json.loads(file.read_text(encoding="utf-8"))
+        experts = [*router["experts"], *router.get("card", {}).get("verifiers", ())]
         names = [expert if isinstance(expert, str) else expert["name"] for expert in experts]
     except OSError:
         mend = f"{fit}; the path counts from the folder of {document.path.name}"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from routewright.metrics.arena import Optimality, arena_score, optimality
-from routewright.metrics.cascades import ibc_lift, mean_ibc_lift
+from routewright.metrics.cascades import ibc_lift, ibc_lifts, ibc_undefined, mean_ibc_lift
 from routewright.metrics.choices import best_single_value, oracle, reference_value, regret
 from routewright.metrics.controls import domain_means, domain_table, over_shuffled, shuffled
 from routewright.metrics.curves import aiq, apgr, cpt, hull, pgr, quality_at
@@ -34,6 +34,8 @@ __all__ = [
     "ece",
     "hull",
     "ibc_lift",
+    "ibc_lifts",
+    "ibc_undefined",
     "interval",
     "mean",
     "mean_ibc_lift",

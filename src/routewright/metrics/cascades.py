@@ -34,6 +34,28 @@ def _ibc(cost: float, quality: float, small: Point) -> float:
     return (quality - small[1]) / spent if spent > 0 else float("nan")
 
 
+def ibc_undefined(cost: float, small: Point, large: Point) -> str | None:
+    """Why ΔIBC means nothing here; None if it does mean something."""
+    if not large[0] > small[0]:
+        return f"the large model costs no more than the small one ({large[0]:.3g}, {small[0]:.3g})"
+    if not large[1] > small[1]:
+        return f"the large model is no better than the small one ({large[1]:.3f}, {small[1]:.3f})"
+    if not cost > small[0]:
+        return "nothing is spent over the small model"
+    return None
+
+
+def ibc_lifts(rows: Array, small: Array, large: Array, weights: Array) -> Array:
+    """ΔIBC per bootstrap replicate, (b,): everything is measured anew in each.
+
+    `rows`, `small` and `large` are (2, n): cost and quality of every query under the cascade and
+    under each model alone; `weights` (b, n) as `resample` gives them.
+    """
+    points = [mean(table.T, weights).tolist() for table in (rows, small, large)]  # (b, 2) each
+    lifts = [ibc_lift(c, q, low, high) for (c, q), low, high in zip(*points, strict=True)]
+    return np.array(lifts, dtype=np.float64)
+
+
 def mean_ibc_lift(
     costs: Array, qualities: Array, small: Point, large: Point, regions: int = 5
 ) -> float:

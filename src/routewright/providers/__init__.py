@@ -33,10 +33,12 @@ class Provider(Protocol):
 
     Both calls raise UpstreamError before the first byte; `stream` raises StreamBroken after it,
     else it yields the pieces and then the whole answer. `verify_prompt` replaces
-    `prompts.VERIFY` where the models need another one.
+    `prompts.VERIFY` where the models need another one. `takes_n` says that a request may ask for
+    several choices.
     """
 
     verify_prompt: ClassVar[str | None]
+    takes_n: ClassVar[bool]
 
     async def ask(self, call: Call) -> Answer: ...
 

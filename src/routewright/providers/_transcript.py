@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from routewright.errors import UpstreamError
@@ -22,11 +23,26 @@ def answer(call: Call, completion: Mapping[str, Any], seconds: float) -> Answer:
         choice = completion["choices"][0]
         message = with_logprobs(choice["message"], choice)
         finish_reason = choice.get("finish_reason") or "stop"
-        return _answer(call, message, finish_reason, completion.get("usage"), seconds)
+        first = _answer(call, message, finish_reason, completion.get("usage"), seconds)
+        return _with_choices(call, first, completion["choices"])
     except NONSENSE as error:
         reason = _complaint(completion) or "its reply is not a chat completion"
         cost = paid(call, completion)
         raise UpstreamError(call.expert.name, reason, cost=cost, sent=True) from error
+
+
+def _with_choices(call: Call, first: Answer, choices: Sequence[Mapping[str, Any]]) -> Answer:
+    """The first choice, and the texts of all where a request asked for several."""
+    if not call.body.get("n"):
+        return first
+    texts = tuple(content_text(choice["message"]) for choice in choices)
+    more = sum(tokens(text) for text in texts[1:]) if first.estimated else 0
+    return replace(
+        first,
+        choices=texts,
+        output_tokens=first.output_tokens + more,
+        cost=first.cost + call.expert.price(0, more),
+    )
 
 
 def paid(call: Call, body: object) -> float:

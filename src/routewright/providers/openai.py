@@ -39,6 +39,7 @@ class Openai:
     """
 
     verify_prompt: ClassVar[str | None] = None
+    takes_n: ClassVar[bool] = True
 
     def __init__(self, connect: float = 5.0, first_byte: float = 30.0, stall: float = 30.0) -> None:
         self.connect = connect

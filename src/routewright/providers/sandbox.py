@@ -25,6 +25,7 @@ class Sandbox:
     """
 
     verify_prompt: ClassVar[str | None] = skills.VERIFY_TEMPLATE
+    takes_n: ClassVar[bool] = False
 
     async def ask(self, call: Call) -> Answer:
         began = time.monotonic()

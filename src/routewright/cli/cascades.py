@@ -1,0 +1,125 @@
+"""What `fit --strategy automix` and `evaluate` say and understand of cascades."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from routewright.errors import BadInput
+
+if TYPE_CHECKING:
+    from routewright.automix import Cascade, Compared
+    from routewright.outcomes import Outcomes
+    from routewright.router import Router
+
+PREFIX = "automix_"  # a strategy of this name is fitted with one meta-verifier
+
+
+def is_automix(strategy: str) -> bool:
+    return strategy == "automix" or strategy.startswith(PREFIX)
+
+
+def meta_verifier(strategy: str) -> str | None:
+    """`automix_pomdp` ▶ `pomdp`; `automix` ▶ None: the best of all."""
+    return strategy.removeprefix(PREFIX) if strategy.startswith(PREFIX) else None
+
+
+def cascade(
+    rows: Outcomes,
+    small: str | None,
+    large: str | None,
+    ladder: list[str] | None,
+    verifier: str | None,
+    agree: str | None,
+) -> Cascade:
+    """The cascade that the options describe; raises BadInput naming what is missing."""
+    from routewright.automix import SAMPLES, Cascade, committee
+    from routewright.outcomes import check_names
+
+    if ladder and (small or large):
+        raise BadInput("give --ladder, or --small and --large, not both")
+    models = ladder or [name for name in (small, large) if name]
+    if len(models) < 2:
+        raise BadInput("--strategy automix needs --small A --large B, or --ladder A,B,C")
+    check_names(models, rows.experts)
+    verifier = verifier or ("agreement" if agree else "verify")
+    if verifier not in ("verify", "agreement"):
+        raise BadInput(f"--verifier '{verifier}' is unknown: choose verify or agreement")
+    if verifier == "verify":
+        if agree:
+            raise BadInput("--agree goes with --verifier agreement")
+        return Cascade(tuple(models))
+    if agree is None or agree.isdigit():
+        return Cascade(tuple(models), committee(rows, models, int(agree or SAMPLES)))
+    members = [name.strip() for name in agree.split(",") if name.strip()]
+    check_names(members, rows.experts)
+    return Cascade(tuple(models), tuple(members))
+
+
+def prices(listed: str | None) -> dict[str, float]:
+    """`small=1,large=50,verify=1` ▶ {"small": 1.0, …}."""
+    found = {}
+    for wish in (listed or "").split(","):
+        if not wish.strip():
+            continue
+        name, _, price = wish.rpartition("=")
+        try:
+            found[name.strip()] = float(price)
+        except ValueError as error:
+            raise BadInput(
+                f"--costs takes NAME=USD, e.g. small=1,large=50,verify=1; not '{wish}'"
+            ) from error
+    return found
+
+
+def report(router: Router, out: Any) -> None:
+    """Prints how the meta-verifiers compare, and which one the router follows."""
+    facts = router.card["automix"]
+    console = Console(highlight=False)
+    console.print(f"Router '{out}': AutoMix on {facts['rows']:,} rows, cross-validated")
+    for name in facts["ladder"]:
+        expert = router.card["experts"][name]
+        console.print(f"  always {name}: ${expert['cost']:.3g}, quality {expert['quality']:.3f}")
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("meta-verifier", min_width=16)
+    for heading in ("US$/query", "quality", "ΔIBC %", "(95 %)", "mean", "(95 %)"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in facts["compared"]:
+        mark = "[bold]" if row["name"] == facts["meta_verifier"] else ""
+        cells = [f"{row['cost']:.3g}", f"{row['quality']:.3f}"]
+        for value, pair in (("lift", "lift_ci"), ("mean_lift", "mean_lift_ci")):
+            cells += _signed(row[value], row[pair])
+        table.add_row(f"{mark}{row['name']}", *cells)
+    console.print(table)
+    if why := facts["compared"][0]["undefined"]:
+        console.print(f"ΔIBC is undefined: {why}.")
+    if facts["agree"]:
+        console.print(f"answers are compared with those of {', '.join(facts['agree'])}")
+    better = sum(point.gain > 0 for point in router.frontier)
+    console.print(
+        f"The router follows '{facts['meta_verifier']}' at {better} of"
+        f" {len(router.frontier)} operating points, the fixed mix elsewhere;"
+        f" {router.card['fit_seconds']:.0f} s."
+    )
+
+
+def on_rows(row: Compared) -> str:
+    """How a router's AutoMix did on rows of an evaluation, in a sentence."""
+    if row.undefined:
+        return f"ΔIBC is undefined on these rows: {row.undefined}."
+    best, between = _signed(row.lift, row.lift_ci)
+    mean, mean_between = _signed(row.mean_lift, row.mean_lift_ci)
+    return (
+        f"AutoMix ({row.name}): ΔIBC {best} % ({between}) at ${row.cost:.3g} per query and"
+        f" quality {row.quality:.3f}; mean over five regions of cost {mean} % ({mean_between})"
+    )
+
+
+def _signed(value: float, pair: tuple[float, float]) -> tuple[str, str]:
+    if math.isnan(value):
+        return "undefined", ""
+    return f"{value:+.1f}", f"{pair[0]:+.0f} … {pair[1]:+.0f}"

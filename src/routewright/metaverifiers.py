@@ -1,0 +1,424 @@
+"""Keep an answer or climb? Meta-verifiers: from what a verifier said to a policy, as plain data.
+
+Shapes: n rows, N models of a ladder, cheapest first, S states, B bins. A policy is a tree of
+nodes: `{"expert": place, "edges": […], "then": […]}` asks the model at that place of the ladder,
+looks at what the verifier says of its answer, and follows the child of the bin it falls in;
+None keeps the answer. A node without `then` is final: its answer is kept unseen.
+
+Every meta-verifier is a function from the rows seen to a `Rule`: price of quality λ ▶ policy.
+Source: AutoMix (arXiv 2310.12963, sections 3 and 4), its POMDP solved exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routewright.types import Array, Indices
+
+Node = Mapping[str, Any]
+Rule = Callable[[float], Node]  # λ, quality per US$ ▶ policy
+
+HALF = 0.5  # what self-consistency asks of the verifier
+FEWEST = 8  # rows in a bin, where there are enough
+PRIOR = 2.0  # rows' worth of the overall mean in every bin
+TIE = 1e-12  # of value, per query
+STATES = 6  # levels that a score is told apart by in the POMDP's states
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What a ladder of models did on n rows, and what the verifier said of each answer.
+
+    `quality` and `cost` are (n, N), scores 0..1 and US$; `verifying` (n, N − 1) is what looking
+    at an answer costs beside it, `seen` (n, N − 1) what is seen: the larger, the better.
+    """
+
+    quality: Array
+    cost: Array
+    verifying: Array
+    seen: Array
+
+    def __len__(self) -> int:
+        return len(self.quality)
+
+    def rows(self, index: Any) -> Trials:
+        return Trials(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+    @property
+    def complete(self) -> NDArray[np.bool_]:
+        """The rows of which everything is known, (n,)."""
+        tables = (self.quality, self.cost, self.verifying, self.seen)
+        known = [np.isfinite(table).all(axis=1) for table in tables]
+        return np.asarray(np.all(known, axis=0))
+
+
+# --- bins ----------------------------------------------------------------------------------
+
+
+def bins(seen: Array, most: int = 16, fewest: int = FEWEST) -> Array:
+    """Edges between at most `most` bins, each with `fewest` rows at least; (n,) gives (B − 1,).
+
+    Edges lie half-way between values that occur, so no rounding of a share moves it across.
+
+    >>> bins(np.repeat([0, 1 / 3, 2 / 3, 1], 10)).round(3).tolist()
+    [0.167, 0.5, 0.833]
+    """
+    values, counts = np.unique(np.sort(seen).round(12), return_counts=True)
+    wanted = max(fewest, len(seen) / most if len(values) > most else fewest)
+    edges, filled, left = list[float](), 0, len(seen)
+    for (low, high), count in zip(pairwise(values.tolist()), counts.tolist(), strict=False):
+        filled, left = filled + count, left - count
+        if filled >= wanted and left >= fewest:
+            edges.append((low + high) / 2)
+            filled = 0
+    return np.array(edges)
+
+
+def place(seen: Array, edges: Sequence[float] | Array) -> Indices:
+    """The bin of every value: 0 below the first edge; an edge belongs to the bin above it."""
+    return np.searchsorted(np.asarray(edges, dtype=np.float64), seen, side="right")
+
+
+class Bins(NamedTuple):
+    """Two models, by what was seen of the small one's answer."""
+
+    edges: Array  # (B − 1,)
+    weight: Array  # (B,) share of the rows
+    gain: Array  # (B,) E[P_large − P_small | bin], shrunk towards the overall mean
+    large: float  # US$ per escalation
+    top: int  # the large model's place in the ladder
+
+
+def _bins(trials: Trials, prior: float) -> Bins:
+    """The first and the last model of a ladder; those between are left out."""
+    gain = trials.quality[:, -1] - trials.quality[:, 0]
+    edges = bins(trials.seen[:, 0])
+    where, size = place(trials.seen[:, 0], edges), len(edges) + 1
+    count = np.bincount(where, minlength=size)
+    total = np.bincount(where, gain, minlength=size)
+    shrunk = (total + prior * gain.mean()) / (count + prior)
+    large = float(trials.cost[:, -1].mean())
+    return Bins(edges, count / len(trials), shrunk, large, trials.quality.shape[1] - 1)
+
+
+# --- two models ----------------------------------------------------------------------------
+
+
+def threshold(trials: Trials, prior: float = PRIOR) -> Rule:
+    """Escalate what the verifier trusts no more than t; t is the best one on the rows seen."""
+    table = _bins(trials, prior)
+
+    def rule(price: float) -> Node:
+        value = np.cumsum(table.weight * (table.gain - price * table.large))
+        return _escalating(table, np.arange(len(value)) < _best(np.append(0.0, value)))
+
+    return rule
+
+
+def double_threshold(trials: Trials, prior: float = PRIOR) -> Rule:
+    """Escalate what lies between two thresholds: below them nobody can help."""
+    table = _bins(trials, prior)
+
+    def rule(price: float) -> Node:
+        value = np.append(0.0, np.cumsum(table.weight * (table.gain - price * table.large)))
+        worth = np.triu(value[None, :] - value[:, None])  # of escalating bins first … last − 1
+        first, last = divmod(_best(worth.ravel()), len(value))
+        at = np.arange(len(value) - 1)
+        return _escalating(table, (at >= first) & (at < last))
+
+    return rule
+
+
+def self_consistency(trials: Trials, prior: float = PRIOR) -> Rule:
+    """Escalate what the verifier trusts no more than one half, whatever the price."""
+    edge = float(np.nextafter(HALF, 1.0))
+    return lambda price: {"expert": 0, "edges": [edge], "then": [_top(trials), None]}
+
+
+def greedy(trials: Trials, prior: float = PRIOR) -> Rule:
+    """Escalate the bins with the greatest mean gain, smoothed over their neighbours (σ = 2)."""
+    from scipy.ndimage import gaussian_filter1d
+
+    table = _bins(trials, prior)
+    smooth = gaussian_filter1d(table.gain, sigma=2)
+    return lambda price: _escalating(table, smooth > price * table.large)
+
+
+def lookup(trials: Trials, prior: float = PRIOR) -> Rule:
+    """Escalate the bins where E[P_large − P_small | bin] is worth the price: optimal for two."""
+    table = _bins(trials, prior)
+    return lambda price: _escalating(table, table.gain > price * table.large)
+
+
+def linear(trials: Trials) -> Rule:
+    """Two models, where what is seen is minus the expected gain itself (`observations.Linear`)."""
+    large = float(trials.cost[:, -1].mean())
+
+    def rule(price: float) -> Node:
+        edge = float(np.nextafter(-price * large, -np.inf))
+        return {"expert": 0, "edges": [edge], "then": [_top(trials), None]}
+
+    return rule
+
+
+def _top(trials: Trials) -> Node:
+    return {"expert": trials.quality.shape[1] - 1}
+
+
+def _best(values: Array) -> int:
+    """The first of the largest: escalating less wins ties."""
+    return int(np.argmax(values))
+
+
+def _escalating(table: Bins, mask: NDArray[np.bool_]) -> Node:
+    """The policy that escalates these bins; where there is none, nothing is looked at."""
+    if not mask.any():
+        return {"expert": 0}
+    then = [{"expert": table.top} if up else None for up in mask.tolist()]
+    return _merged(0, table.edges.tolist(), then)
+
+
+def _merged(expert: int, edges: Sequence[float], then: Sequence[Node | None]) -> Node:
+    """A node whose neighbouring bins differ."""
+    kept = [b for b in range(len(edges)) if then[b] != then[b + 1]]
+    return {
+        "expert": expert,
+        "edges": [edges[b] for b in kept],
+        "then": [then[b] for b in (*kept, len(edges))],
+    }
+
+
+# --- N models: the POMDP -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pomdp:
+    """State ⟨i, P_1 … P_N⟩: which model answered last, and how good each one's answer would be.
+
+    The particles are the rows seen; those with the same scores are one state of their joint
+    weight. Actions: keep the answer, or go to any later model, looking at its answer or not.
+    """
+
+    edges: tuple[Array, ...]  # of what is seen of each model but the last, (B_j − 1,)
+    weight: Array  # (S,) of the states, summing to one
+    quality: Array  # (S, N)
+    cost: Array  # (N,) US$, on average
+    verifying: Array  # (N − 1,) US$
+    chance: tuple[Array, ...]  # (S, B_j): P_j(o | s)
+
+    def rule(self, price: float) -> Node:
+        return self._go(0, self.weight, price)[0]
+
+    def value(self, price: float) -> float:
+        """Expected quality − λ cost of that policy."""
+        return self._go(0, self.weight, price)[1]
+
+    def _go(self, j: int, w: Array, price: float) -> tuple[Node, float]:
+        """Asks model j under the belief w (S,), unnormalised; the node and its value.
+
+        go(j) = −λ (C_j + Cver_j) + Σ_o p_o V_j(w_o). A later model may also be believed unseen,
+        for E_w[P_j] − λ C_j; the first is always looked at, unless that could change nothing.
+        """
+        mass = float(w.sum())
+        blind = float(w @ self.quality[:, j]) - price * self.cost[j] * mass
+        if j == self.quality.shape[1] - 1:
+            return {"expert": j}, blind
+        found = [self._after(j, w * self.chance[j][:, o], price) for o in self._outcomes(j)]
+        looked = sum(value for _, value in found)
+        looked -= price * (self.cost[j] + self.verifying[j]) * mass
+        if all(then is None for then, _ in found) or (j > 0 and looked <= blind + TIE):
+            return {"expert": j}, blind
+        return _merged(j, self.edges[j].tolist(), [then for then, _ in found]), looked
+
+    def _after(self, i: int, w: Array, price: float) -> tuple[Node | None, float]:
+        """V_i(w): keep model i's answer, or go to the best later model."""
+        keep = float(w @ self.quality[:, i])
+        best: tuple[Node | None, float] = None, keep
+        for j in reversed(range(i + 1, self.quality.shape[1])):  # the shortest way wins ties
+            node, value = self._go(j, w, price)
+            if value > best[1] + TIE:
+                best = node, value
+        return best
+
+    def _outcomes(self, j: int) -> range:
+        return range(len(self.edges[j]) + 1)
+
+
+def pomdp(trials: Trials, prior: float = PRIOR, *, most: int | None = None) -> Rule:
+    """The exact policy for a ladder of any length: belief over the rows seen, recursion over
+    what may be seen next (AutoMix, section 3.2, without sampling)."""
+    return solve(trials, prior, most=most).rule
+
+
+def solve(trials: Trials, prior: float = PRIOR, *, most: int | None = None) -> Pomdp:
+    """Estimates the POMDP of a ladder; `most` bounds the bins of each verifier.
+
+    P_j(o | s) is a count over the rows in state s, plus `prior` rows per bin spread over the
+    states as all rows are: an empty bin believes what is believed without looking. Scores between
+    0 and 1 get a kernel over neighbouring states in place of plain counts.
+    """
+    models = trials.quality.shape[1]
+    most = most or {2: 16, 3: 9, 4: 6}.get(models, 4)
+    levels = _levels(trials.quality)
+    _, first, state, counts = np.unique(
+        levels, axis=0, return_index=True, return_inverse=True, return_counts=True
+    )
+    state = state.reshape(-1)
+    size = len(counts)
+    sums = [np.bincount(state, column, minlength=size) for column in trials.quality.T]
+    weight = counts / len(trials)
+    near = _kernel(levels[first], trials.quality)
+    edges = tuple(bins(column, most) for column in trials.seen.T)
+    chance = []
+    for column, cut in zip(trials.seen.T, edges, strict=True):
+        joint = np.zeros((size, len(cut) + 1))
+        np.add.at(joint, (state, place(column, cut)), 1.0)
+        joint = near @ joint + prior * weight[:, None]
+        chance.append(joint / joint.sum(axis=1, keepdims=True))
+    return Pomdp(
+        edges,
+        weight,
+        np.column_stack(sums) / counts[:, None],
+        trials.cost.mean(axis=0),
+        trials.verifying.mean(axis=0),
+        tuple(chance),
+    )
+
+
+def _levels(quality: Array) -> Array:
+    """Scores as the states tell them apart: as they are if few differ, else rounded."""
+    if len(np.unique(quality)) <= STATES:
+        return quality
+    return np.asarray(np.round(quality * (STATES - 1)) / (STATES - 1))
+
+
+def _kernel(states: Array, quality: Array) -> Array:
+    """How much each state lends to another, (S, S), rows keeping their own count; identity for
+    scores that are right or wrong."""
+    if len(np.unique(quality)) <= 2:
+        return np.eye(len(states))
+    spread = quality.std(axis=0).mean() * len(quality) ** (-1 / (4 + quality.shape[1]))
+    apart = ((states[:, None] - states[None]) ** 2).sum(axis=2)
+    return np.asarray(np.exp(-apart / max(2 * spread**2, 1e-9)))
+
+
+# --- following a policy --------------------------------------------------------------------
+
+
+class Walk(NamedTuple):
+    """Where a policy ends on every row, and whom it asked and looked at on the way."""
+
+    final: Indices  # (n,) the place of the model whose answer is kept
+    asked: NDArray[np.bool_]  # (n, N)
+    looked: NDArray[np.bool_]  # (n, N − 1)
+
+
+def walk(policy: Node, seen: Array) -> Walk:
+    """Follows a policy on all rows at once; `seen` is (n, N − 1)."""
+    n, lookable = seen.shape
+    found = Walk(
+        np.zeros(n, dtype=np.intp),
+        np.zeros((n, lookable + 1), dtype=bool),
+        np.zeros((n, lookable), dtype=bool),
+    )
+    _walk(policy, seen, np.arange(n), found)
+    return found
+
+
+def _walk(node: Node, seen: Array, rows: Indices, found: Walk) -> None:
+    j = node["expert"]
+    found.final[rows] = j
+    found.asked[rows, j] = True
+    if "then" not in node:
+        return
+    found.looked[rows, j] = True
+    where = place(seen[rows, j], node["edges"])
+    for b, then in enumerate(node["then"]):
+        if then is not None and (mine := rows[where == b]).size:
+            _walk(then, seen, mine, found)
+
+
+def outcome(policy: Node, trials: Trials) -> tuple[Array, Array]:
+    """Score and cost (US$) of a policy on every row, each (n,): everything asked is paid."""
+    way = walk(policy, trials.seen)
+    score = np.take_along_axis(trials.quality, way.final[:, None], axis=1)[:, 0]
+    cost = (trials.cost * way.asked).sum(axis=1) + (trials.verifying * way.looked).sum(axis=1)
+    return score, cost
+
+
+def meet_cost(rule: Rule, trials: Trials, cost: float) -> float:
+    """The least λ whose policy spends at most `cost` US$ per query on these rows, by bisection."""
+    low, high = 0.0, 1.0 / max(float(trials.cost[:, -1].mean()), 1e-300)
+    if _spends(rule, trials, low) <= cost:
+        return low
+    while _spends(rule, trials, high) > cost and high < 1e15:
+        high *= 4
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _spends(rule, trials, middle) > cost else (low, middle)
+    return high
+
+
+def _spends(rule: Rule, trials: Trials, price: float) -> float:
+    return float(outcome(rule(price), trials)[1].mean())
+
+
+def steepest(rule: Rule, trials: Trials) -> float:
+    """The λ whose policy buys most quality per US$ over the first model's, on these rows.
+
+    Dinkelbach's iteration: the best ratio is the price at which the best policy just pays.
+    """
+    small = float(trials.quality[:, 0].mean()), float(trials.cost[:, 0].mean())
+    large = float(trials.quality[:, -1].mean()), float(trials.cost[:, -1].mean())
+    price = best = max(0.0, (large[0] - small[0]) / max(large[1] - small[1], 1e-300))
+    ratio = -np.inf
+    for _ in range(20):
+        score, cost = (float(rows.mean()) for rows in outcome(rule(price), trials))
+        if cost - small[1] <= 0:
+            break
+        found = (score - small[0]) / (cost - small[1])
+        if found <= ratio + 1e-12 * abs(ratio):
+            break
+        ratio, best, price = found, price, max(found, 0.0)
+    return best
+
+
+def prices(trials: Trials, size: int = 65) -> Array:
+    """Prices of quality worth trying, from 0 up: evenly spaced in the gain that they demand of
+    the last model, then as far as cheaper models are still worth asking."""
+    dear = max(float(trials.cost[:, -1].mean()), 1e-300)
+    cheap = max(float(trials.cost[:, 1:].mean(axis=0).min()), dear * 1e-4)
+    even = np.linspace(0.0, 0.8, size) / dear
+    return np.unique([*even, *np.geomspace(0.8 / dear, 0.8 / cheap, size // 4)])
+
+
+METAVERIFIERS: dict[str, Callable[[Trials], Rule]] = {
+    "threshold": threshold,
+    "double_threshold": double_threshold,
+    "self_consistency": self_consistency,
+    "greedy": greedy,
+    "lookup": lookup,
+    "pomdp": pomdp,
+}
+
+
+def named(policy: Node, ladder: Sequence[str]) -> dict[str, Any]:
+    """A policy over names in place of places, as a strategy's spec holds it."""
+    node: dict[str, Any] = {**policy, "expert": ladder[policy["expert"]]}
+    if "then" in policy:
+        node["then"] = [None if t is None else named(t, ladder) for t in policy["then"]]
+    return node
+
+
+def placed(policy: Node, ladder: Sequence[str]) -> dict[str, Any]:
+    """The inverse of `named`: places in the ladder in place of names."""
+    node: dict[str, Any] = {**policy, "expert": ladder.index(policy["expert"])}
+    if "then" in policy:
+        node["then"] = [None if t is None else placed(t, ladder) for t in policy["then"]]
+    return node

@@ -1,0 +1,212 @@
+"""Let a small model answer, have the answer verified, and climb where that pays (AutoMix)."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routewright import equivalence, metaverifiers, prompts
+from routewright.equivalence import Kind
+from routewright.errors import BadInput, NotAdmissible, UpstreamError
+from routewright.observations import About, Linear, Looks, agreement
+from routewright.types import Answer, Array, Ask, Decision, Plan, Query
+
+if TYPE_CHECKING:  # reading tables needs Polars, serving does not
+    from routewright.outcomes import Outcomes
+
+
+@dataclass(frozen=True)
+class Automix:
+    """Follows a meta-verifier's policy over what is seen of each answer (arXiv 2310.12963).
+
+    `ladder` names the models, cheapest first. Seen is the share of `samples` self-verifications
+    that say "correct" or, with `agree`, the share of those experts whose answers say the same
+    (compared as `answers`, see docs/automix.md); with `evidence` the gain that is expected of
+    climbing. `policy` is what `routewright fit --strategy automix` writes; without one an answer
+    is kept that the verifier trusts by more than half.
+    """
+
+    ladder: tuple[str, ...]
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    samples: int = 8
+    agree: tuple[str, ...] = ()
+    answers: Kind = "auto"
+    evidence: Sequence[Mapping[str, Any]] = ()  # per rung but the last, `observations.Linear`
+
+    def __post_init__(self) -> None:
+        if len(self.ladder) < 2:
+            raise BadInput("automix needs a ladder of two experts or more, cheapest first")
+        if both := set(self.ladder) & set(self.agree):
+            raise BadInput(f"'{min(both)}' cannot both answer and verify: leave it out of `agree`")
+
+    def plan(self, query: Query) -> Plan:
+        node: Mapping[str, Any] | None = self.policy or self._halves
+        kept: Answer | None = None
+        others: tuple[Answer, ...] | None = None
+        failure: UpstreamError | NotAdmissible | None = None
+        seen = ""
+        while node is not None:
+            expert = node["expert"]
+            above = [e for e in self.ladder[self.ladder.index(expert) + 1 :] if query.permits(e)]
+            looks = "then" in node and bool(above)
+            try:
+                if not looks:
+                    answer = yield Ask(expert, final=True)
+                    return Decision(answer, because=f"{seen}{expert} answers")
+                if self.agree and others is None:
+                    answer, *rest = yield from self._with_others(expert, query)
+                    others = tuple(rest)
+                else:
+                    answer = yield Ask(expert)
+            except (UpstreamError, NotAdmissible) as error:
+                failure = failure or error
+                node = {"expert": above[0]} if above else None
+                seen += f"{expert} could not be asked; "
+                continue
+            kept = answer
+            found, said = yield from self._look(query, answer, others)
+            seen += f"{said}; "
+            node = node["then"][bisect_right(node["edges"], found)]
+        if kept is None:
+            assert failure is not None, "every path of a policy asks somebody"
+            raise failure
+        return Decision(kept, because=f"{seen}{kept.expert}'s answer is kept")
+
+    def _with_others(self, expert: str, query: Query):  # type: ignore[no-untyped-def]
+        """The expert's answer, and those that it is compared with, asked side by side; without
+        them where the query has not the money for all."""
+        members = [name for name in self.agree if query.permits(name)]
+        try:
+            answer, *others = yield (Ask(expert), *map(Ask, members))
+        except NotAdmissible:
+            answer = yield Ask(expert)
+            return (answer,)
+        if not answer.arrived:
+            raise UpstreamError(expert, answer.failed or "it was cancelled", cost=answer.cost)
+        return answer, *others
+
+    def _look(self, query: Query, answer: Answer, others: tuple[Answer, ...] | None):  # type: ignore[no-untyped-def]
+        """What is seen of an answer: a number for the policy, and words."""
+        about = About.of([query])
+        if others is not None:
+            looks = self._compared(answer, others, about)
+            came = sum(other.arrived for other in others)
+            said = f"{looks.share[0]:.0%} of {came} agree with {answer.expert}"
+        else:
+            share, said = yield from self._verified(answer)
+            looks = Looks(np.array([share]), about)
+        rung = self.ladder.index(answer.expert)
+        if not self.evidence:
+            return float(looks.share[0]), said
+        gain = float(self._linear[rung].predict(looks)[0])
+        return -gain, f"{said}, so {self.ladder[-1]} is expected to add {gain:+.2f}"
+
+    def _compared(self, answer: Answer, others: tuple[Answer, ...], about: About) -> Looks:
+        by_name = {other.expert: other for other in others}
+        texts = [answer.text or None]
+        arrived = []
+        for name in self.agree:
+            other = by_name.get(name)
+            arrived.append(other is not None and other.arrived)
+            texts.append(other.text or None if other is not None and other.arrived else None)
+        labels = equivalence.labels(self.answers, np.array([texts], dtype=object))
+        return agreement(labels, np.array([arrived], dtype=bool).reshape(1, -1), about)
+
+    def _verified(self, answer: Answer):  # type: ignore[no-untyped-def]
+        try:
+            check = yield Ask(answer.expert, "verify", of=answer, samples=self.samples)
+        except (UpstreamError, NotAdmissible):
+            return 0.0, f"{answer.expert} could not be verified, which counts as 0"
+        if check.confidence is None:
+            return 0.0, f"no verdict of {answer.expert} could be read, which counts as 0"
+        unread = sum(prompts.verdict(text) is None for text in check.choices)
+        lost = f" ({unread} of {len(check.choices)} verdicts unreadable)" if unread else ""
+        return check.confidence, f"{answer.expert} was {check.confidence:.0%} sure{lost}"
+
+    @property
+    def _halves(self) -> Mapping[str, Any]:
+        """Every rung's answer is kept that is trusted by more than half."""
+        node: dict[str, Any] = {"expert": self.ladder[-1]}
+        edge = float(np.nextafter(metaverifiers.HALF, 1.0))
+        for expert in reversed(self.ladder[:-1]):
+            node = {"expert": expert, "edges": [edge], "then": [node, None]}
+        return node
+
+    @cached_property
+    def _linear(self) -> list[Linear]:
+        return [Linear.from_json(stored) for stored in self.evidence]
+
+    # --- over a whole table ------------------------------------------------------------------
+
+    def over(self, outcomes: Outcomes) -> tuple[Array, Array, NDArray[np.bool_]]:
+        """Score and cost (US$) of every row, (n,), without running the plan row by row, and for
+        which rows: those of which everything that may be asked is known."""
+        trials = seen(outcomes, self.ladder, self.agree, self.answers, self._linear)
+        policy = metaverifiers.placed(self.policy or self._halves, self.ladder)
+        score, cost = metaverifiers.outcome(policy, trials)
+        return score, cost, trials.complete
+
+
+def seen(
+    outcomes: Outcomes,
+    ladder: Sequence[str],
+    agree: Sequence[str] = (),
+    answers: Kind = "auto",
+    evidence: Sequence[Linear] = (),
+) -> metaverifiers.Trials:
+    """What the strategy would see of every row; NaN where the table does not say.
+
+    Raises BadInput where there is nothing to look at: no `verify::` or no `answer::` columns.
+    """
+    looks = looked(outcomes, ladder, agree, answers)
+    shares = np.column_stack([look.share for look in looks])
+    if evidence:
+        gains = [line.predict(look) for line, look in zip(evidence, looks, strict=True)]
+        shares = np.where(np.isfinite(shares), -np.column_stack(gains), np.nan)
+    table = outcomes.pool(ladder)
+    quality = table.score
+    cost = np.where(np.isfinite(quality), np.nan_to_num(table.cost), np.nan)
+    return metaverifiers.Trials(quality, cost, _verifying(outcomes, ladder, agree), shares)
+
+
+def looked(
+    outcomes: Outcomes, ladder: Sequence[str], agree: Sequence[str], answers: Kind
+) -> list[Looks]:
+    """What is seen of each rung but the last, on every row; the share is NaN where unknown."""
+    about = About.of(outcomes.queries)
+    if not agree:
+        if "verify" not in outcomes.measures:
+            raise BadInput("self-verification needs columns verify::EXPERT; the table has none")
+        table = outcomes.pool(ladder).measures["verify"]
+        return [Looks(table[:, rung], about) for rung in range(len(ladder) - 1)]
+    if outcomes.answers is None:
+        raise BadInput("agreement needs columns answer::EXPERT; the table has none")
+    members = outcomes.pool(agree)
+    arrived = np.isfinite(members.score)
+    found = []
+    for expert in ladder[:-1]:
+        column = outcomes.pool([expert])
+        assert column.answers is not None
+        assert members.answers is not None
+        texts = np.hstack([column.answers, members.answers])
+        look = agreement(equivalence.labels(answers, texts), arrived, about)
+        known = np.isfinite(column.score[:, 0]) & arrived.all(axis=1)
+        found.append(replace(look, share=np.where(known, look.share, np.nan)))
+    return found
+
+
+def _verifying(outcomes: Outcomes, ladder: Sequence[str], agree: Sequence[str]) -> Array:
+    """US$ of looking at each rung but the last, (n, N − 1)."""
+    rungs = outcomes.pool(ladder[:-1])
+    if agree:  # they are asked once, beside the first rung
+        cost = np.zeros((len(outcomes), len(ladder) - 1))
+        cost[:, 0] = np.nan_to_num(outcomes.pool(agree).cost).sum(axis=1)
+        return cost
+    priced = rungs.measures.get("verify_cost", np.full_like(rungs.cost, np.nan))
+    return np.where(np.isfinite(priced), priced, np.nan_to_num(rungs.cost))

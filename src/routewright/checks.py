@@ -16,7 +16,9 @@ import numpy as np
 from routewright.drive import Record, replay
 from routewright.encoders import Encoder
 from routewright.errors import NotAdmissible, UpstreamError
+from routewright.evidence import Evidence, Rung
 from routewright.experts import recorded
+from routewright.forest import Forest
 from routewright.items import Item
 from routewright.predictors import Predictor, inputs, means
 from routewright.registry import find
@@ -38,9 +40,20 @@ TEXTS = (
 
 
 class Believer:
-    """A router stand-in whose belief follows the query's text; enough for any strategy."""
+    """A router stand-in whose belief follows the query's text; enough for any strategy.
+
+    Its evidence climbs to a committee of two and then doubts it by half.
+    """
 
     experts = EXPERTS
+    evidence = Evidence(
+        kind="text",
+        prices=np.array([0.0, 10.0]),
+        rungs=(
+            Rung(onward=Forest.constant([0.1, 0.1])),
+            Rung((0, 1), candidates=Forest.constant([0.5]), gains=Forest.constant([0.3])),
+        ),
+    )
 
     def predict(self, queries: Sequence[Query]) -> Prediction:
         quality = np.array([[query.lot, (query.lot * 7) % 1, 0.8] for query in queries])

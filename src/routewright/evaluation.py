@@ -15,10 +15,12 @@ import numpy as np
 from routewright import metrics, policies
 from routewright.drive import replay
 from routewright.errors import BadTable
+from routewright.evidence import Standing
 from routewright.frontier import OperatingPoint, known_costs
 from routewright.outcomes import Outcomes
 from routewright.router import Router
 from routewright.strategies import one_shot
+from routewright.strategies.auto import Auto, look
 from routewright.strategies.mix import Mix
 from routewright.types import Array, Prediction, Strategy
 
@@ -60,7 +62,10 @@ def evaluate(
     whole = outcomes.pool(asked).at_prices(**router.card.get("prices", {"answer": {}}))
     outcomes = whole.pool(router.experts)
     prediction = router.predict(outcomes.queries)
-    rows = [run(router.strategy_at(point), whole, prediction) for point in router.frontier]
+    standings = look(router.evidence, outcomes, prediction) if router.evidence else None
+    rows = [
+        run(router.strategy_at(point), whole, prediction, standings) for point in router.frontier
+    ]
     return Evaluation(
         router=router,
         outcomes=outcomes,
@@ -79,8 +84,17 @@ def _clusters(outcomes: Outcomes) -> Sequence[str | None]:
     return domains if all(domains) and len(set(domains)) >= CLUSTERS else ()
 
 
-def run(strategy: Strategy, outcomes: Outcomes, prediction: Prediction) -> tuple[Array, Array]:
-    """Score and cost (US$) of a strategy on every row, each (n,)."""
+def run(
+    strategy: Strategy,
+    outcomes: Outcomes,
+    prediction: Prediction,
+    standings: Sequence[Standing] | None = None,
+) -> tuple[Array, Array]:
+    """Score and cost (US$) of a strategy on every row, each (n,); `standings` are those of `look`,
+    which many operating points share."""
+    if isinstance(strategy, Auto):
+        ran = strategy.over(outcomes, prediction, standings)
+        return ran.score, ran.cost
     cost = known_costs(outcomes.cost)
     if one_shot(strategy):
         choice = strategy.choose(outcomes.queries, prediction)

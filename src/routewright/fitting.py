@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from routewright import frontier, metrics
+from routewright import frontier, ladder, metrics
 from routewright.costs import CostModel
 from routewright.encoders import build as build_encoder
 from routewright.errors import BadInput, BadTable
@@ -26,7 +26,7 @@ from routewright.predictors import (
     inputs,
     means,
 )
-from routewright.router import Router, scale_differences
+from routewright.router import Router, context, scale_differences
 from routewright.types import Array, Prediction
 
 FOLDS = 5
@@ -115,7 +115,18 @@ def _fit(
     chosen, model, _, signal = trials[best]
 
     progress("tracing the frontier", 0.85)
-    points = frontier.trace(frontier.singles(held_out[best], outcomes), outcomes, seed=seed)
+    ways = frontier.singles(held_out[best], outcomes)
+    climb = None
+    if strategy == "auto":
+        believed = replace(held_out[best], context=context(x, reader.blocks))
+        climb = ladder.build(
+            outcomes, believed, fold, seed=seed, progress=_within(progress, 0.85, 0.13)
+        )
+    if climb is not None and ladder.worth(climb.ways, outcomes) > ladder.worth(ways, outcomes):
+        ways = climb.ways
+    else:
+        climb = None
+    points = frontier.trace(ways, outcomes, seed=seed)
     card = _card(outcomes, name, chosen, held_out[best], float(worths[best]), seed)
     return Router(
         experts=outcomes.experts,
@@ -125,6 +136,7 @@ def _fit(
         mean=means(targets),
         novelty=Novelty().fit(x, reader.blocks, seed=seed),
         signal=signal,
+        evidence=climb and climb.evidence,
         latency=_latency(outcomes),
         frontier=points,
         seen=fingerprints(outcomes.queries),

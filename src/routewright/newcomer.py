@@ -421,6 +421,7 @@ def _with(study: Study, answered: Outcomes, asked: Indices, learned: Normal) -> 
         mean=np.append(old.mean, quality),
         latency=np.append(before, seconds),
         newcomers=old.newcomers + 1,
+        evidence=None,  # learned of a committee without it
     )
 
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +23,7 @@ from routewright import __version__
 from routewright.costs import CostModel
 from routewright.encoders import Encoder
 from routewright.errors import BadInput, BadRouter, RoutewrightError
+from routewright.evidence import Evidence
 from routewright.frontier import OperatingPoint
 from routewright.novelty import Novelty
 from routewright.predictors import Predictor, inputs
@@ -52,6 +53,7 @@ class Router:
     signal: float = 1.0
     newcomers: int = 0
     latency: Array = field(default_factory=lambda: np.empty(0))  # (e,) seconds, NaN unknown
+    evidence: Evidence | None = None  # what answers tell; None: only prompts are weighed
     frontier: tuple[OperatingPoint, ...] = ()
     seen: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     card: Mapping[str, Any] = field(default_factory=dict)  # data hash, split, seed, metrics, …
@@ -64,7 +66,10 @@ class Router:
         quality = self.mean + trust[:, None] * (belief.mean - self.mean)
         # Where the forecast is given up, its own size is what we no longer know.
         spread = np.hypot(belief.spread, (1 - trust)[:, None] * np.abs(belief.mean - self.mean))
-        return self.believe(quality, spread, self.costs.predict(x, queries), trust)
+        prediction = self.believe(quality, spread, self.costs.predict(x, queries), trust)
+        if self.evidence is None:
+            return prediction
+        return replace(prediction, context=context(x, self.encoder.blocks))
 
     def believe(self, quality: Array, spread: Array, cost: Array, trust: Array) -> Prediction:
         """Scales predicted differences; an expert that was never scored is never chosen."""
@@ -163,6 +168,7 @@ class Router:
             "predictor": {"name": _file_of(self.predictor), "options": self.predictor.options()},
             "costs": self.costs.options(),
             "novelty": self.novelty.options(),
+            "evidence": None if self.evidence is None else self.evidence.options(),
             "signal": self.signal,
             "newcomers": self.newcomers,
             "card": dict(self.card),
@@ -180,6 +186,7 @@ class Router:
             "predictor": self.predictor.arrays(),
             "costs": self.costs.arrays(),
             "novelty": self.novelty.arrays(),
+            "evidence": {} if self.evidence is None else self.evidence.arrays(),
             "router": {"mean": self.mean, "latency": self.latency, "seen": self.seen},
         }
         return {f"{part}/{k}": v for part, arrays in parts.items() for k, v in arrays.items()}
@@ -203,6 +210,7 @@ class Router:
                 costs=CostModel.load(described["costs"], _under(arrays, "costs")),
                 mean=arrays["router/mean"],
                 novelty=Novelty.load(described["novelty"], _under(arrays, "novelty")),
+                evidence=_load_evidence(described.get("evidence"), _under(arrays, "evidence")),
                 signal=float(described["signal"]),
                 newcomers=int(described.get("newcomers", 0)),
                 latency=arrays["router/latency"],
@@ -234,6 +242,18 @@ def _load_part(
     family: str, described: Mapping[str, Any], arrays: Mapping[str, Any], part: str
 ) -> Any:
     return find(family, described["name"]).load(described["options"], _under(arrays, part))
+
+
+def context(x: Array, blocks: Mapping[str, slice]) -> Array:
+    """The columns of vectors (n, width) that are facts rather than embeddings: domain, form."""
+    facts = [x[:, blocks[name]] for name in ("domain", "surface") if name in blocks]
+    return np.hstack([np.empty((len(x), 0)), *facts])
+
+
+def _load_evidence(
+    described: Mapping[str, Any] | None, arrays: Mapping[str, Any]
+) -> Evidence | None:
+    return None if described is None else Evidence.load(described, arrays)
 
 
 def _under(arrays: Mapping[str, Any], part: str) -> dict[str, Any]:

@@ -148,6 +148,7 @@ class Prediction:
     cost: Array  # US$
     latency: Array  # seconds, NaN where nothing is known
     trust: Array | None = None  # (...), how familiar the query is: 1, falling to 0 far away
+    context: Array | None = None  # (..., c), facts of the query that weigh answers: domain, form
 
     def take(self, rows: Any) -> Prediction:
         """The rows of a batch, in the same way as NumPy indexing."""
@@ -158,6 +159,7 @@ class Prediction:
             cost=self.cost[rows],
             latency=self.latency[rows],
             trust=None if self.trust is None else self.trust[rows],
+            context=None if self.context is None else self.context[rows],
         )
 
 

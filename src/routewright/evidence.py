@@ -1,0 +1,257 @@
+"""What the answers of a committee tell: which of them is right, and what asking further would add.
+
+Experts are asked rung by rung. After each rung two forests, grown on recorded outcomes, look at
+who agrees with whom, beside the forecasts from the prompt: one says how likely each answer is
+right, the other how much each expert not yet asked would add to the best of them. A third says
+what climbing to the next rung is worth at every price of quality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from routewright import equivalence
+from routewright.forest import Forest
+from routewright.types import Array, Indices, Prediction
+
+NOBODY = -1
+LEADERS = 3  # best chances that the second forest sees
+CLIP = 1e-3  # forecasts this close to 0 or 1 are drawn back before their log-odds are taken
+
+
+class Heard(NamedTuple):
+    """What the members of a committee said to n queries."""
+
+    labels: Indices  # (n, s) equal where they say the same, −1 where an answer cannot be read
+    form: Array  # (n, s) which option a letter is, how long anything else; −1 likewise
+
+
+class Candidates(NamedTuple):
+    """Distinct answers to n queries: one line each, at the first expert who gave it."""
+
+    row: Indices  # (k,) which query
+    member: Indices  # (k,) which member of the committee
+    columns: Array  # (k, c) what the first forest sees
+
+
+class Standing(NamedTuple):
+    """How n queries stand after a rung."""
+
+    best: Indices  # (n,) whose answer is the likeliest to be right; NOBODY where none can be read
+    chance: Array  # (n,) that it is right; 0 where there is none
+    gain: Array  # (n, e) in quality of asking one expert more and keeping its answer
+    onward: Array | None  # (n, prices) in quality less λ cost of what follows, of climbing on
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Everyone asked by now, and what was learned about how such answers turn out."""
+
+    members: tuple[int, ...] = ()  # columns of the router's experts, in the order of asking
+    candidates: Forest | None = None
+    gains: Forest | None = None
+    onward: Forest | None = None
+
+    def forests(self) -> dict[str, Forest]:
+        known = {n: getattr(self, n) for n in ("candidates", "gains", "onward")}
+        return {name: forest for name, forest in known.items() if forest is not None}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A ladder of committees, the first rung being to ask nobody yet.
+
+    `kind` says how answers are compared (see `equivalence`), `prices` (quality per US$) at which
+    prices the worth of climbing on is known; between them it is interpolated.
+    """
+
+    kind: equivalence.Kind
+    prices: Array
+    rungs: tuple[Rung, ...] = field(default=(Rung(),))
+
+    def hear(self, answers: np.ndarray[Any, np.dtype[Any]]) -> Heard:
+        """Reads answers (n, members), str or None."""
+        labels = equivalence.labels(self.kind, answers)
+        forms = {text: self._form(text) for text in set(answers.ravel().tolist())}
+        flat = [forms[text] for text in answers.ravel().tolist()]
+        form = np.array(flat, np.float64).reshape(answers.shape)
+        return Heard(labels, np.where(labels < 0, -1.0, form))
+
+    def _form(self, text: str | None) -> float:
+        key = equivalence.key(self.kind, text)
+        if isinstance(key, str) and self.kind == "letter":
+            return float(ord(key[0]) - ord("A"))
+        return float(np.log1p(len(text or "")))
+
+    def readable(self, text: str) -> bool:
+        return equivalence.key(self.kind, text) is not None
+
+    def stand(self, rung: int, heard: Heard, prediction: Prediction) -> Standing:
+        """How queries stand when the members of a rung have been heard."""
+        here = self.rungs[rung]
+        if here.candidates is None or here.gains is None:
+            best = np.full(len(prediction.quality), NOBODY)
+            start = Standing(best, np.zeros(len(best)), prediction.quality, None)
+            return with_onward(start, here, prediction, np.empty((len(best), 0)))
+        lines = candidates(heard, here.members, prediction)
+        said = here.candidates.predict(lines.columns).ravel()
+        chances = spread_out(lines, said, heard.labels.shape)
+        columns = gain_columns(heard, chances, prediction)
+        gain = np.full(prediction.quality.shape, -np.inf)
+        gain[:, others(here.members, len(prediction.experts))] = here.gains.predict(columns)
+        gain[prediction.quality < 0] = -np.inf  # an expert that was never scored
+        best, chance = leader(chances, here.members)
+        standing = Standing(best, chance, gain, None)
+        return with_onward(standing, here, prediction, leaders(chances))
+
+    def worth_of_onward(self, standing: Standing, price: float) -> Array:
+        """(n,) quality less λ cost that climbing on adds to what is best here, at a price."""
+        assert standing.onward is not None
+        price = float(np.clip(price, self.prices[0], self.prices[-1]))
+        above = int(np.clip(np.searchsorted(self.prices, price), 1, len(self.prices) - 1))
+        low, high = self.prices[above - 1], self.prices[above]
+        share = (price - low) / (high - low)
+        table = standing.onward
+        return np.asarray((1 - share) * table[:, above - 1] + share * table[:, above])
+
+    # --- storing ---------------------------------------------------------------------------
+
+    def options(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "rungs": [
+                {
+                    "members": list(rung.members),
+                    "depths": {name: forest.depth for name, forest in rung.forests().items()},
+                }
+                for rung in self.rungs
+            ],
+        }
+
+    def arrays(self) -> dict[str, Any]:
+        nodes = {
+            f"{r}.{name}.{key}": array
+            for r, rung in enumerate(self.rungs)
+            for name, forest in rung.forests().items()
+            for key, array in forest.nodes.items()
+        }
+        return {"prices": self.prices, **nodes}
+
+    @classmethod
+    def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
+        rungs = []
+        for r, stored in enumerate(options["rungs"]):
+            forests = {
+                name: Forest(int(depth), _under(arrays, f"{r}.{name}."))
+                for name, depth in stored["depths"].items()
+            }
+            rungs.append(Rung(tuple(int(m) for m in stored["members"]), **forests))
+        return cls(options["kind"], arrays["prices"], tuple(rungs))
+
+
+def _under(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+
+# --- what the forests see ------------------------------------------------------------------
+
+
+def others(members: Sequence[int], count: int) -> list[int]:
+    """The experts who are not members."""
+    return [m for m in range(count) if m not in members]
+
+
+def candidates(heard: Heard, members: Sequence[int], prediction: Prediction) -> Candidates:
+    """One line per distinct answer: its support, its rivals, its form, and the forecasts."""
+    labels = heard.labels
+    agree = _agreement(labels)  # (n, s, s)
+    first = (labels >= 0) & ~np.tril(agree, -1).any(axis=2)
+    size = agree.sum(axis=2)  # (n, s)
+    row, member = np.nonzero(first)
+    ranked = np.sort(np.where(first, size, 0), axis=1)[:, ::-1]
+    second = ranked[:, 1] if labels.shape[1] > 1 else np.zeros(len(labels))
+    mine = size[row, member]
+    rival = np.where(mine == ranked[row, 0], second[row], ranked[row, 0])
+    odds = _log_odds(prediction.quality)
+    supporters = agree[row, member]
+    columns = [
+        mine,
+        rival,
+        first.sum(axis=1)[row],
+        (labels < 0).sum(axis=1)[row],
+        np.where(labels[row] < 0, -1.0, supporters),
+        (odds[row][:, list(members)] * supporters).sum(axis=1),
+        heard.form[row, member],
+        odds[row],
+        _context(prediction)[row],
+    ]
+    return Candidates(row, member, np.column_stack(columns).astype(np.float64))
+
+
+def spread_out(lines: Candidates, said: Array, shape: tuple[int, ...]) -> Array:
+    """Chances per candidate ▶ (n, members), −1 for answers that are unreadable or repeated."""
+    table = np.full(shape, -1.0)
+    table[lines.row, lines.member] = np.clip(said, 0.0, 1.0)
+    return table
+
+
+def leader(chances: Array, members: Sequence[int]) -> tuple[Indices, Array]:
+    """Who gave the likeliest answer, (n,), and how likely it is."""
+    place, chance = chances.argmax(axis=1), chances.max(axis=1)
+    best = np.where(chance >= 0, np.array(members)[place], NOBODY)
+    return best, np.maximum(chance, 0.0)
+
+
+def leaders(chances: Array) -> Array:
+    """The best chances of a query, (n, LEADERS), −1 where there are fewer answers."""
+    ranked = np.sort(chances, axis=1)[:, ::-1][:, :LEADERS]
+    missing = LEADERS - ranked.shape[1]
+    return np.pad(ranked, ((0, 0), (0, missing)), constant_values=-1.0)
+
+
+def gain_columns(heard: Heard, chances: Array, prediction: Prediction) -> Array:
+    """What the second forest sees, (n, c): the best chances and who stands behind the best."""
+    labels = heard.labels
+    behind = _agreement(labels)[np.arange(len(labels)), chances.argmax(axis=1)]
+    return np.column_stack(
+        [
+            leaders(chances),
+            (chances >= 0).sum(axis=1),
+            (labels < 0).sum(axis=1),
+            np.where(labels < 0, -1.0, behind),
+            _log_odds(prediction.quality),
+            _context(prediction),
+        ]
+    )
+
+
+def onward_columns(leading: Array, gain: Array, prediction: Prediction) -> Array:
+    """What the third forest sees, (n, c)."""
+    return np.column_stack([leading, np.where(np.isfinite(gain), gain, 0.0), prediction.cost])
+
+
+def with_onward(standing: Standing, rung: Rung, prediction: Prediction, leading: Array) -> Standing:
+    if rung.onward is None:
+        return standing
+    columns = onward_columns(leading, standing.gain, prediction)
+    return standing._replace(onward=rung.onward.predict(columns))
+
+
+def _agreement(labels: Indices) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """(n, s, s): do two members say the same? One who says nothing agrees with nobody."""
+    equal: np.ndarray[Any, np.dtype[np.bool_]] = labels[:, :, None] == labels[:, None, :]
+    return equal & (labels >= 0)[:, :, None]
+
+
+def _log_odds(chance: Array) -> Array:
+    inside = np.clip(chance, CLIP, 1 - CLIP)
+    return np.asarray(np.log(inside / (1 - inside)))
+
+
+def _context(prediction: Prediction) -> Array:
+    nothing = np.empty((len(prediction.quality), 0))
+    return nothing if prediction.context is None else prediction.context

@@ -1,0 +1,247 @@
+"""Ask, look at the answers, and ask on only while that pays: routing and cascading as one."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routewright.errors import NotAdmissible, UpstreamError
+from routewright.evidence import NOBODY, Evidence, Heard, Rung, Standing
+from routewright.policies import choose, take, values
+from routewright.strategies.single import Single, within_limits
+from routewright.types import (
+    Answer,
+    Array,
+    Ask,
+    Decision,
+    Indices,
+    Plan,
+    Prediction,
+    Query,
+)
+
+if TYPE_CHECKING:
+    from routewright.outcomes import Outcomes
+
+
+class Weighs(Protocol):
+    """A router that may also weigh answers; without evidence only the prompt decides."""
+
+    def predict(self, queries: Sequence[Query]) -> Prediction: ...
+
+    @property
+    def evidence(self) -> Evidence | None: ...
+
+
+class Run(NamedTuple):
+    """What a strategy did with n recorded queries, and what that gave."""
+
+    score: Array  # (n,)
+    cost: Array  # (n,) US$, everything spent on the way
+    asked: NDArray[np.bool_]  # (n, e)
+    rung: Indices  # (n,) how far it climbed
+    kept: NDArray[np.bool_]  # (n,) the answer came from the committee
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Climbs a ladder of committees while that pays, then keeps the best answer or asks one
+    expert more.
+
+    After each rung it compares, in expected quality − λ cost − μ latency: keeping the likeliest
+    answer, asking one further expert for the last word, and climbing on. Before anybody has
+    answered this is single-shot routing. `price` is λ (quality per US$), `latency_price` μ
+    (quality per second); a query's own price takes precedence. The members of a rung are asked
+    side by side. An answer that cannot be read never replaces one that can.
+
+    With evidence from no table, or for a query with `min_quality`, it decides as `single` does.
+    """
+
+    router: Weighs
+    price: float = 0.0
+    latency_price: float = 0.0
+
+    def plan(self, query: Query) -> Plan:
+        evidence = self.router.evidence
+        if evidence is None or query.min_quality is not None:
+            return (yield from Single(self.router, self.price, self.latency_price).plan(query))
+        prediction = self.router.predict([query])
+        admissible = within_limits(query, prediction.take(0))
+        price = self.price if query.price is None else query.price
+        said: dict[int, Answer] = {}
+        spent = 0.0
+        for r, rung in enumerate(evidence.rungs):
+            new = [m for m in rung.members if m not in evidence.rungs[max(r - 1, 0)].members]
+            if new:
+                answers = yield tuple(Ask(prediction.experts[m]) for m in new)
+                said |= {m: a for m, a in zip(new, answers, strict=True) if a.arrived}
+                spent += sum(answer.cost for answer in answers)
+            texts = np.array([[_text(said.get(m)) for m in rung.members]], dtype=object)
+            heard = evidence.hear(texts.reshape(1, len(rung.members)))
+            standing = evidence.stand(r, heard, prediction)
+            climb, last = self.decide(evidence, r, standing, prediction, price, admissible)
+            if not climb[0] or not _affordable(evidence, r, prediction, query, spent):
+                break
+        best = said.get(int(standing.best[0]))
+        return (yield from self._close(evidence, standing, prediction, best, int(last[0])))
+
+    def _close(
+        self,
+        evidence: Evidence,
+        standing: Standing,
+        prediction: Prediction,
+        best: Answer | None,
+        last: int,
+    ) -> Generator[Ask, Any, Decision]:
+        """Keeps the best answer, or asks one expert more."""
+        belief = prediction.take(0)
+        chance = float(standing.chance[0])
+        if last == NOBODY and best is not None:
+            because = f"{best.expert}'s answer is right with probability {chance:.2f}"
+            return Decision(best, because=because, prediction=belief)
+        expert = prediction.experts[last]
+        try:
+            # An answer that may yet turn out unreadable is not streamed.
+            answer: Answer = yield Ask(expert, final=best is None)
+        except (UpstreamError, NotAdmissible):
+            if best is None:
+                raise
+            because = f"{expert} could not be asked; best effort"
+            return Decision(best, because=because, prediction=belief)
+        if best is not None and not evidence.readable(answer.text):
+            because = f"{expert} gave no answer that can be read; {best.expert}'s stands"
+            return Decision(best, because=because, prediction=belief)
+        hope = chance + float(standing.gain[0, last])
+        because = f"{expert} is expected to score {hope:.2f} for ${belief.cost[last]:.2g}"
+        if best is not None:
+            because += f", the committee {chance:.2f}"
+        return Decision(answer, because=because, prediction=belief)
+
+    def decide(
+        self,
+        evidence: Evidence,
+        r: int,
+        standing: Standing,
+        prediction: Prediction,
+        price: float,
+        admissible: NDArray[np.bool_] | None = None,
+    ) -> tuple[NDArray[np.bool_], Indices]:
+        """For n queries on a rung: climb on? and else whom to ask for the last word, NOBODY to
+        keep the best answer; both (n,)."""
+        further = replace(prediction, quality=standing.gain)
+        last = choose(further, price, latency_price=self.latency_price, admissible=admissible)
+        worth = take(values(further, price, self.latency_price), last)
+        last = np.where((standing.best != NOBODY) & (worth <= 0), NOBODY, last)
+        if standing.onward is None:
+            return np.zeros(len(last), bool), last
+        new = climbers(evidence, r)
+        climb = evidence.worth_of_onward(standing, price) > self._toll(prediction, new, price)
+        if admissible is not None:
+            climb &= admissible[..., new].all(axis=-1)
+        return climb, last
+
+    def _toll(self, prediction: Prediction, new: Sequence[int], price: float) -> Array:
+        """What asking the next rung's members side by side takes, in quality, (n,)."""
+        toll = price * prediction.cost[:, list(new)].sum(axis=1)
+        if self.latency_price:
+            wait = np.nan_to_num(prediction.latency[:, list(new)]).max(axis=1)
+            toll = toll + self.latency_price * wait
+        return np.asarray(toll)
+
+    # --- over recorded outcomes ------------------------------------------------------------
+
+    def over(
+        self,
+        outcomes: Outcomes,
+        prediction: Prediction,
+        standings: Sequence[Standing] | None = None,
+    ) -> Run:
+        """The same over n recorded queries at once; `standings` are those of `look`."""
+        evidence = self.router.evidence or Evidence("text", np.array([0.0, 1.0]))
+        rungs = evidence.rungs
+        standings = look(evidence, outcomes, prediction) if standings is None else standings
+        n, e = outcomes.score.shape
+        rows = np.arange(n)
+        rung, last = np.zeros(n, np.intp), np.full(n, NOBODY)
+        climbing = np.ones(n, bool)
+        for r, standing in enumerate(standings):
+            climb, then = self.decide(
+                evidence, r, standing, prediction, self.price, answered(outcomes)
+            )
+            rung[climbing], last[climbing] = r, then[climbing]
+            climbing &= climb
+        asked = np.zeros((n, e), bool)
+        for r, here in enumerate(rungs):
+            asked[np.ix_(rung == r, here.members)] = True
+        best = np.choose(rung, [standing.best for standing in standings])
+        asked[rows[last != NOBODY], last[last != NOBODY]] = True
+        kept = (last == NOBODY) | ((best != NOBODY) & ~readable(evidence, outcomes)[rows, last])
+        chosen = np.where(kept, best, last)
+        return Run(
+            score=outcomes.score[rows, chosen],
+            cost=np.where(asked & answered(outcomes), np.nan_to_num(outcomes.cost), 0.0).sum(
+                axis=1
+            ),
+            asked=asked,
+            rung=rung,
+            kept=kept,
+        )
+
+
+def look(evidence: Evidence, outcomes: Outcomes, prediction: Prediction) -> list[Standing]:
+    """How recorded queries stand on every rung of the ladder."""
+    return [
+        evidence.stand(r, recorded(evidence, rung, outcomes), prediction)
+        for r, rung in enumerate(evidence.rungs)
+    ]
+
+
+def recorded(evidence: Evidence, rung: Rung, outcomes: Outcomes) -> Heard:
+    """What the members of a rung are recorded to have said; a call without a score has failed."""
+    columns = list(rung.members)
+    texts = np.full((len(outcomes), len(columns)), None, dtype=object)
+    if outcomes.answers is not None:
+        known = answered(outcomes)[:, columns]
+        texts[known] = outcomes.answers[:, columns][known]
+    return evidence.hear(texts)
+
+
+def answered(outcomes: Outcomes) -> NDArray[np.bool_]:
+    """(n, e): whose answer is recorded; the others could not have been asked."""
+    return np.isfinite(outcomes.score)
+
+
+def readable(evidence: Evidence, outcomes: Outcomes) -> NDArray[np.bool_]:
+    """(n, e): is there a recorded answer that can be read?"""
+    if outcomes.answers is None:
+        return answered(outcomes)
+    said: dict[Any, bool] = {}
+    for text in outcomes.answers.ravel().tolist():
+        if text not in said:
+            said[text] = text is not None and evidence.readable(str(text))
+    flat = [said[text] for text in outcomes.answers.ravel().tolist()]
+    return np.array(flat, bool).reshape(outcomes.score.shape) & answered(outcomes)
+
+
+def climbers(evidence: Evidence, r: int) -> list[int]:
+    """Who joins on the rung above."""
+    here = evidence.rungs[r].members
+    return [m for m in evidence.rungs[r + 1].members if m not in here]
+
+
+def _text(answer: Answer | None) -> str | None:
+    return None if answer is None else answer.text
+
+
+def _affordable(
+    evidence: Evidence, r: int, prediction: Prediction, query: Query, spent: float
+) -> bool:
+    """Does the next rung fit into what the query may still cost?"""
+    if query.max_cost is None or r + 1 >= len(evidence.rungs):
+        return True
+    toll = prediction.cost[0, climbers(evidence, r)].sum()
+    return bool(spent + toll <= query.max_cost)

@@ -1,0 +1,212 @@
+"""One policy for routing and cascading: ask, look at the answers, ask on only while it pays."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from routewright import ladder, outcomes
+from routewright.client import Client
+from routewright.drive import decide, replay
+from routewright.errors import NoAdmissibleExpert
+from routewright.evaluation import evaluate, replay_all
+from routewright.experts import recorded
+from routewright.fitting import fit
+from routewright.router import Router
+from routewright.strategies.auto import Auto
+from routewright.types import Answer, Expert
+from tables import write
+from upstream import Upstream, expert, running
+
+CHEAP = ("ada", "bob", "cyd")
+EVERYBODY = (*CHEAP, "sage")
+
+
+def exam(n: int = 700, seed: int = 0) -> pl.DataFrame:
+    """Multiple choice: three cheap experts who err apart from each other, and a dear good one.
+
+    Prompts say nothing about who is right; a few answers cannot be read and score nothing.
+    """
+    rng = np.random.default_rng(seed)
+    gold = rng.integers(0, 8, n)
+    easy = rng.random(n) < 0.6
+    rows: dict[str, object] = {
+        "id": [f"q{i}" for i in range(n)],
+        "prompt": [f"Question {i}: which of these is it? {rng.integers(1000)}" for i in range(n)],
+        "split": ["dev" if i % 3 == 0 else "train" for i in range(n)],
+    }
+    for name in EVERYBODY:
+        chance = np.full(n, 0.85) if name == "sage" else np.where(easy, 0.85, 0.2)
+        wrong = (gold + rng.integers(1, 8, n)) % 8
+        said = np.where(rng.random(n) < chance, gold, wrong)
+        silent = rng.random(n) < 0.06
+        rows[f"answer::{name}"] = [
+            None if s else "ABCDEFGH"[a] for a, s in zip(said, silent, strict=True)
+        ]
+        rows[f"score::{name}"] = ((said == gold) & ~silent).astype(float)
+        rows[f"cost::{name}"] = rng.uniform(0.8, 1.2, n) * (0.02 if name == "sage" else 0.0005)
+    return pl.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("exam"), exam())
+
+
+@pytest.fixture(scope="module")
+def router(table, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("router") / "router"
+    fit(outcomes.read(table, split="train"), encoder="surface", predictor="prior").save(folder)
+    return Router.load(folder)
+
+
+@pytest.fixture(scope="module")
+def dev(table):
+    return outcomes.read(table, split="dev")
+
+
+def test_agreement_buys_the_dear_experts_quality_for_a_part_of_its_cost(table, router, dev):
+    assert {point.strategy for point in router.frontier} >= {"auto"}
+    prompt_only = fit(
+        outcomes.read(table, split="train"),
+        encoder="surface",
+        predictor="prior",
+        strategy="single",
+    )
+    seen, blind = (evaluate(r, dev).to_json() for r in (router, prompt_only))
+    at = seen["at_cost_fraction"]["0.5"]
+    assert at["gain_ci"][0] > 0.02, "better than mixing fixed experts, with confidence"
+    assert at["quality"] > blind["at_cost_fraction"]["0.5"]["quality"] + 0.03
+    assert at["quality"] > seen["experts"]["sage"]["quality"], "and than the dear expert itself"
+
+
+@pytest.mark.parametrize("price", [0.0, 1.0, 5.0, 30.0, 1e4])
+def test_replaying_a_plan_equals_its_decisions_over_arrays(router, dev, price):
+    strategy = Auto(router, price)
+    ran = strategy.over(dev, router.predict(dev.queries))
+    score, cost = replay_all(strategy, dev)
+    np.testing.assert_array_equal(ran.score, score)
+    np.testing.assert_allclose(ran.cost, cost, rtol=1e-12)
+
+
+def test_calls_that_were_not_recorded_replay_as_over_arrays(router, dev):
+    holes = dev.measures["score"].copy()
+    holes[::5, 0] = holes[1::7, 2] = np.nan
+    dev = replace(dev, measures={**dev.measures, "score": holes})
+    strategy = Auto(router, 5.0)
+    ran = strategy.over(dev, router.predict(dev.queries))
+    score, cost = replay_all(strategy, dev)
+    np.testing.assert_array_equal(ran.score, score)
+    np.testing.assert_allclose(ran.cost, cost, rtol=1e-12)
+
+
+def test_a_higher_price_of_quality_never_spends_more(router, dev):
+    prediction = router.predict(dev.queries)
+    prices = router.evidence.prices
+    costs = [Auto(router, float(p)).over(dev, prediction).cost.mean() for p in prices]
+    # Decisions follow what is expected, and a learned worth may wobble between two prices.
+    assert costs[0] > 2 * costs[-1]
+    assert max(np.diff(costs)) < 0.05 * costs[0]
+
+
+def test_an_answer_that_cannot_be_read_never_replaces_one_that_can(router, dev):
+    record = {name: Answer(name, "(A)", cost=0.001, score=1.0) for name in CHEAP}
+    record["ada"] = Answer("ada", "(B)", cost=0.001, score=0.0)
+    record["cyd"] = Answer("cyd", "(C)", cost=0.001, score=0.0)
+    record["sage"] = Answer("sage", "", cost=0.02, score=0.0)
+    decision = replay(Auto(router), dev.queries[0], record)
+    assert "sage" in decision.path, "three different answers call for the dear expert"
+    assert decision.answer.expert in CHEAP
+    assert "no answer that can be read" in decision.because
+    assert decision.cost == pytest.approx(0.023), "and is paid for all the same"
+
+
+def test_a_last_word_that_fails_leaves_the_best_answer_so_far(router, dev):
+    record = {n: Answer(n, t, cost=0.001) for n, t in zip(CHEAP, "ABC", strict=True)}
+    record["sage"] = Answer("sage", failed="is down")
+    decision = replay(Auto(router), dev.queries[0], record)
+    assert decision.answer.expert in CHEAP
+    assert "best effort" in decision.because
+
+
+def test_a_restricted_query_is_not_sent_to_a_committee_that_may_not_see_it(router, dev):
+    record = {name: Answer(name, "(A)", cost=0.001) for name in EVERYBODY}
+    query = replace(dev.queries[0], data_class="restricted")
+    experts = [Expert(name) for name in ("bob", "cyd", "sage")] + [recorded("ada")]
+    decision = replay(Auto(router), query, record, experts)
+    assert {answer.expert for answer in decision.spent} == {"ada"}
+    with pytest.raises(NoAdmissibleExpert):
+        replay(Auto(router), query, record, experts[:3])
+
+
+def test_a_committee_that_is_too_dear_for_the_query_is_not_asked(router, dev):
+    record = {name: Answer(name, "(A)", cost=0.0005) for name in EVERYBODY}
+    query = replace(dev.queries[0], max_cost=0.0008)
+    decision = replay(Auto(router), query, record)
+    assert len(decision.spent) == 1
+    assert decision.cost <= 0.0008
+
+
+def test_waiting_can_be_priced(router, dev):
+    slow = replace(router, latency=np.array([30.0, 30.0, 30.0, 1.0]))
+    record = {name: Answer(name, "(A)", cost=0.001) for name in EVERYBODY}
+    patient, hurried = (
+        replay(Auto(slow, 1.0, latency_price=μ), dev.queries[0], record) for μ in (0.0, 0.1)
+    )
+    assert {a.expert for a in patient.spent} >= set(CHEAP[:2])
+    assert [a.expert for a in hurried.spent] == ["sage"]
+
+
+def test_a_table_without_answers_gives_a_prompt_only_router(table):
+    rows = replace(outcomes.read(table, split="train"), answers=None)
+    plain = fit(rows, encoder="surface", predictor="prior")
+    assert plain.evidence is None
+    assert all(point.strategy != "auto" for point in plain.frontier)
+
+
+def test_a_point_says_its_plan_in_words(router):
+    plans = [point.plan for point in router.frontier if point.strategy == "auto"]
+    assert any("keep their best answer" in plan and "else ask sage" in plan for plan in plans)
+
+
+def test_members_are_those_who_add_most_for_their_cost(table):
+    rows = outcomes.read(table, split="train")
+    belief = fit(rows, encoder="surface", predictor="prior", strategy="single")
+    order = ladder.line_up(rows, belief.predict(rows.queries), "letter")
+    assert sorted(rows.experts[m] for m in order) == sorted(CHEAP)
+
+
+def test_live_decisions_over_http_are_those_that_were_replayed(router, dev):
+    said = {
+        name: {q.text: dev.answers[i, m] or "?" for i, q in enumerate(dev.queries)}
+        for m, name in enumerate(dev.experts)
+    }
+
+    def speaks(name):
+        return Upstream(says=lambda body: said[name][body["messages"][0]["content"]])
+
+    upstreams = {name: speaks(name) for name in dev.experts}
+
+    async def run():
+        async with running(*upstreams.values()):
+            experts = [expert(upstream.expert(name)) for name, upstream in upstreams.items()]
+            async with Client(experts) as client:
+                return [
+                    (price, query, await decide(Auto(router, price), query, experts, client))
+                    for price in (0.0, 5.0, 30.0)
+                    for query in dev.queries[:20]
+                ]
+
+    paths = set()
+    for price, query, lived in asyncio.run(run()):
+        record = {name: Answer(name, said[name][query.text]) for name in dev.experts}
+        replayed = replay(Auto(router, price), query, record)
+        paths.add(lived.path)
+        assert lived.path == replayed.path
+        assert lived.answer.expert == replayed.answer.expert
+        assert lived.because == replayed.because
+    assert len(paths) >= 3, "the queries went different ways"

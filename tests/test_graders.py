@@ -244,6 +244,20 @@ def test_a_judge_that_may_not_see_a_query_leaves_it_ungraded():
         assert all(math.isnan(grade.score) and grade.why for grade in grades.values())
 
 
+def test_most_answers_decide_where_nobody_knows_the_right_one():
+    def vote(**answers):
+        async def ask(expert, query):
+            raise AssertionError("a vote asks nobody")
+
+        grades = asyncio.run(build("majority").judge(item(), answers, ask))
+        return [None if math.isnan(g.score) else g.score for g in grades.values()]
+
+    assert vote(a="It is 4.", b="4", c="5") == [1, 1, 0]
+    assert vote(a="4", b="5", c="6") == [None] * 3
+    assert vote(a="4", b="4") == [None] * 2, "two may agree by chance"
+    assert vote(a="4", b="4", c="5", d="5") == [None] * 4
+
+
 def test_grades_are_plain_data():
     grade = build("numeric").grade(item("4"), "4")
     assert json.dumps(grade) == '[1.0, "", "4"]'

@@ -145,25 +145,26 @@ async def _run(
     with Journal(path) as journal:
         async with Ledger(known.values(), journal, budget=budget) as ledger:
             total = len(items) * len(settings["experts"])
-            with _progress(total, budget, ledger, console) as show:
+            with progress(total, budget, ledger) as show:
                 under_way = Interview(
                     items, asker=ledger, recall=Recall(ledger), on_cell=show, **settings
                 )
-                with _stopping(under_way, console):
+                with stopping([under_way], console):
                     await under_way.run()
             return under_way, ledger
 
 
 @contextmanager
-def _stopping(under_way: Interview, console: Console) -> Iterator[None]:
+def stopping(under_way: Sequence[Interview], console: Console) -> Iterator[None]:
     """Ctrl-C lets the answers under way come in; a second one does not wait for them."""
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
 
     def stop() -> None:
-        if under_way.stopped and task is not None:
+        if task is not None and (not under_way or under_way[-1].stopped):
             task.cancel()
-        under_way.stop()
+            return
+        under_way[-1].stop()
         console.print("Stopping: waiting for the answers under way; Ctrl-C again stops at once.")
 
     try:
@@ -180,7 +181,7 @@ def _stopping(under_way: Interview, console: Console) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(total: int, budget: float | None, ledger: Ledger, console: Console) -> Iterator[Any]:
+def progress(total: int, budget: float | None, ledger: Ledger) -> Iterator[Any]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     limit = "" if budget is None else f" of ${budget:g}"

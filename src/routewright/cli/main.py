@@ -19,6 +19,7 @@ from routewright.cli.fit import fit
 from routewright.cli.interview import interview
 from routewright.cli.route import route
 from routewright.cli.select import select
+from routewright.cli.selfplay import selfplay
 from routewright.cli.serve import serve
 from routewright.errors import RoutewrightError
 
@@ -61,6 +62,7 @@ for verb in (
     route,
     select,
     add_expert,
+    selfplay,
 ):
     app.command()(verb)
 

@@ -45,3 +45,11 @@ def read(pool: str, split: str) -> Outcomes | None:
         print(f"{pool}: skipped, {path} is not here")
         return None
     return outcomes.read(path, experts=experts, split=split)
+
+
+def others(pool: str, split: str) -> Outcomes | None:
+    """The table's other experts on the same rows, for `fit(auxiliary=…)`."""
+    table, experts = POOLS[pool]
+    everyone = outcomes.read(REAL / f"{table}.parquet", split=split)
+    rest = [name for name in everyone.experts if name not in (experts or everyone.experts)]
+    return everyone.pool(rest) if rest else None

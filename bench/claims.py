@@ -22,7 +22,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench._data import REAL, read
+from bench._data import REAL, others, read
 from routewright import metrics, outcomes, policies
 from routewright.evaluation import CLUSTERS, evaluate
 from routewright.fitting import Assumed, fit
@@ -165,30 +165,33 @@ class Run:
         )
 
 
-def on_dev(train: Outcomes, dev: Outcomes, predictor: str) -> Run:
-    e = evaluate(fit(train, predictor=predictor, strategy="single"), dev, replicates=1)
+def on_dev(train: Outcomes, others: Outcomes | None, dev: Outcomes, predictor: str) -> Run:
+    router = fit(train, auxiliary=others, predictor=predictor, strategy="single")
+    e = evaluate(router, dev, replicates=1)
     return Run(e.outcomes, e.scores, e.costs)
 
 
-def crossed(rows: Outcomes, predictor: str, seed: int, k: int) -> Run:
+def crossed(
+    rows: Outcomes, others: Outcomes | None, predictor: str, seed: int = 0, k: int = 5
+) -> Run:
     """Every row measured by a router that was fitted without its fold; their n-th points are
     one point of the whole."""
     fold = folds(len(rows), k, 1000 + seed, rows.groups)
-    parts = []
-    for held_out in range(k):
-        inside, outside = (
-            rows.rows(np.flatnonzero(side)) for side in (fold != held_out, fold == held_out)
+    parts = [
+        on_dev(
+            rows.rows(fold != held_out),
+            others and others.rows(fold != held_out),
+            rows.rows(fold == held_out),
+            predictor,
         )
-        parts.append(on_dev(inside, outside, predictor))
+        for held_out in range(k)
+    ]
     points = max(len(part.scores) for part in parts)
-    scores, costs = np.empty((points, len(rows))), np.empty((points, len(rows)))
+    both = np.empty((2, points, len(rows)))
     for held_out, part in enumerate(parts):
         taken = np.linspace(0, len(part.scores) - 1, points).round().astype(int)
-        scores[:, fold == held_out], costs[:, fold == held_out] = (
-            part.scores[taken],
-            part.costs[taken],
-        )
-    return Run(rows, scores, costs)
+        both[:, :, fold == held_out] = part.scores[taken], part.costs[taken]
+    return Run(rows, *both)
 
 
 def _weights(rows: Outcomes) -> Array:
@@ -232,8 +235,12 @@ def keep_or_defer(seeds: int, k: int, console: Console) -> None:
     if not path.exists():
         console.print(f"{GSM8K}: skipped, {path.name} is not here")
         return
-    pool = (BASE, FALLBACK)
-    train, dev = (outcomes.read(path, experts=pool, split=split) for split in ("train", "dev"))
+    everyone = {split: outcomes.read(path, split=split) for split in ("train", "dev")}
+    train, dev = (everyone[split].pool((BASE, FALLBACK)) for split in ("train", "dev"))
+    rest = {
+        split: rows.pool([name for name in rows.experts if name not in train.experts])
+        for split, rows in everyone.items()
+    }
     table = Table(title="gsm8k_dedicated: MetaMath and GPT-4, half of the questions to GPT-4")
     for head in ("lift over random mixing", "target", "measured", "(95 %)", ""):
         table.add_column(head)
@@ -247,22 +254,29 @@ def keep_or_defer(seeds: int, k: int, console: Console) -> None:
     weights = np.vstack([np.ones(len(dev)), metrics.resample(len(dev), REPLICATES)])
     found = []
     for seed in range(seeds):
-        router = fit(train, label="soft", assume=ASSUMED, strategy="single", seed=seed)
+        router = fit(
+            train,
+            auxiliary=rest["train"],
+            label="soft",
+            assume=ASSUMED,
+            strategy="single",
+            seed=seed,
+        )
         e = evaluate(router, counted(dev), replicates=1)
         found.append(lift(Run(e.outcomes, e.scores, e.costs), weights))
     row("fitted on train without GPT-4's scores, on dev", np.mean(found, axis=0))
     found = []
     for seed in range(seeds):
         fold = folds(len(dev), k, 1000 + seed, dev.groups)
-        chosen = np.empty((2, 0, len(dev)))
+        both: list[Array] = []
         for held_out in range(k):
-            inside, outside = np.flatnonzero(fold != held_out), np.flatnonzero(fold == held_out)
-            router = fit(dev.rows(inside), label="soft", strategy="single", seed=seed)
+            inside, outside = fold != held_out, fold == held_out
+            beside = rest["dev"].rows(inside)
+            router = fit(dev.rows(inside), auxiliary=beside, label="soft", strategy="single")
             e = evaluate(router, counted(dev.rows(outside)), replicates=1)
-            if not chosen.shape[1]:
-                chosen = np.empty((2, len(e.scores), len(dev)))
-            chosen[0][:, outside], chosen[1][:, outside] = e.scores, e.costs
-        found.append(lift(Run(counted(dev), chosen[0], chosen[1]), weights))
+            both = both or [np.empty((len(e.scores), len(dev))) for _ in range(2)]
+            both[0][:, outside], both[1][:, outside] = e.scores, e.costs
+        found.append(lift(Run(counted(dev), *both), weights))
     row("fitted on dev, cross-fitted", np.mean(found, axis=0))
     console.print(table)
 
@@ -277,9 +291,13 @@ def report(pool: str, seeds: int, k: int, console: Console) -> None:
     began = time.perf_counter()
     names = ("auto", *(BASELINES if len(CLAIMS[pool]) > 1 else ()))
     weights = {"dev": _weights(dev), "cv": _weights(train)}
-    seen = {name: on_dev(train, dev, name).measured(weights["dev"]) for name in names}
+    beside = others(pool, "train")
+    seen = on_dev(train, beside, dev, "auto").measured(weights["dev"])
     nested = {
-        name: [crossed(train, name, s, k).measured(weights["cv"]) for s in range(seeds)]
+        name: [
+            crossed(train, beside if name == "auto" else None, name, s, k).measured(weights["cv"])
+            for s in range(seeds)
+        ]
         for name in names
     }
     table = Table(
@@ -302,14 +320,14 @@ def report(pool: str, seeds: int, k: int, console: Console) -> None:
         low, _ = metrics.interval(ours[1:])
         good = ours[0] <= claim.target if claim.at_most else ours[0] >= claim.target
         good = good and (low > 0 or not claim.proven)
-        beside = [ours - figures[name] for name in names[1:]]
-        verdict = "pass" if good and (claim.at_most or all(d[0] >= 0 for d in beside)) else "miss"
+        lead = [ours - figures[name] for name in names[1:]]
+        verdict = "pass" if good and (claim.at_most or all(d[0] >= 0 for d in lead)) else "miss"
         table.add_row(
             claim.words,
             f"{'≤' if claim.at_most else '≥'} {claim.target:.3f}",
-            f"{claim.figure(seen['auto'])[0]:+.4f}",
+            f"{claim.figure(seen)[0]:+.4f}",
             _with_interval(ours),
-            *(_with_interval(difference) for difference in beside),
+            *(_with_interval(difference) for difference in lead),
             verdict,
         )
     console.print(table)

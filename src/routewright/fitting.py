@@ -21,11 +21,14 @@ from routewright.predictors import (
     Folds,
     Predictor,
     configured,
+    deviations,
     fit_held_out,
     folds,
     inputs,
     means,
 )
+from routewright.predictors.linear import Linear
+from routewright.predictors.pool import Pool
 from routewright.router import Router, context, scale_differences
 from routewright.types import Array, Prediction
 
@@ -35,6 +38,8 @@ MILD, PREFERENCE = 0.85, 1e-3  # the signal that wins near ties, and by how much
 AUTO_ENCODER = "lexical+surface+domain"
 AUTO_PREDICTORS = ("stack",)
 MIN_ROWS = 20
+KINDS = 8  # of other experts to learn from
+SURER = 0.5  # standard errors by which learning from them must help
 
 Progress = Callable[[str, float], None]  # what is being done, share of the whole done before it
 
@@ -48,6 +53,7 @@ def fit(
     strategy: str = "auto",
     label: str = "score",
     assume: Mapping[str, Assumed] | None = None,
+    auxiliary: Outcomes | None = None,
     seed: int = 0,
     progress: Progress = lambda doing, share: None,
 ) -> Router:
@@ -56,19 +62,24 @@ def fit(
     `strategy` `single` keeps to one call per query. `label` `soft` learns from `soft::m` where
     it is known (the share of several samples that pass, say); decisions are still judged by the
     score. `options` set fields of the predictor that is named. `assume` says what to take for
-    granted of experts that were never scored. Raises BadTable for tables that are too small or
-    have costs for some experts only, BadInput for names that do not exist.
+    granted of experts that were never scored. `auxiliary` holds other experts on the same rows:
+    what they find hard is learnt from too, where that foretells the pool better. Raises BadTable
+    for tables that are too small or have costs for some experts only, BadInput for names that
+    do not exist.
     """
     from threadpoolctl import threadpool_limits
 
     # Many small matrix products: threads would wait for one another longer than they work.
     with threadpool_limits(1, user_api="blas"):
         makers = _makers(predictor, options or {})
-        return _fit(outcomes, encoder, makers, strategy, label, assume or {}, seed, progress)
+        return _fit(
+            outcomes, auxiliary, encoder, makers, strategy, label, assume or {}, seed, progress
+        )
 
 
 def _fit(
     outcomes: Outcomes,
+    auxiliary: Outcomes | None,
     encoder: str,
     makers: Mapping[str, Callable[..., Predictor]],
     strategy: str,
@@ -78,6 +89,7 @@ def _fit(
     progress: Progress,
 ) -> Router:
     began = time.monotonic()
+    scored = np.asarray(np.isfinite(outcomes.score).any(axis=0))
     outcomes = _assuming(outcomes, assume)
     _check(outcomes, strategy)
     targets = _targets(outcomes, label)
@@ -86,6 +98,7 @@ def _fit(
     reader = build_encoder(name).fit(outcomes.queries, seed=seed)
     x = reader.encode(outcomes.queries)
     fold = folds(len(outcomes), FOLDS, seed, outcomes.groups)
+    lesson = _lesson(x, targets, scored, auxiliary, label, reader.blocks, fold, seed)
 
     trials = []
     for i, (candidate, make) in enumerate(makers.items()):
@@ -94,10 +107,14 @@ def _fit(
         read = inputs(make(), x, outcomes.queries)
         if hasattr(make(), "progress"):  # it takes long enough to say how far it is
             make = partial(make, progress=_within(progress, begin, share))
+        maker: Callable[[], Predictor] = partial(_informed, make, outcomes)
+        taught = targets
+        if lesson is not None and _learns_columns(make()):
+            maker, taught = partial(Pool, maker(), scored.size, lesson.assumed), lesson.scores
         model, belief = fit_held_out(
-            partial(_informed, make, outcomes),
+            maker,
             read,
-            targets,
+            taught,
             blocks=reader.blocks,
             fold=fold,
             seed=seed,
@@ -128,6 +145,8 @@ def _fit(
         climb = None
     points = frontier.trace(ways, outcomes, seed=seed)
     card = _card(outcomes, name, chosen, held_out[best], float(worths[best]), seed)
+    if lesson is not None and lesson.names:
+        card["auxiliary"] = list(lesson.names)
     return Router(
         experts=outcomes.experts,
         encoder=reader,
@@ -162,6 +181,81 @@ def _informed(make: Callable[..., Predictor], outcomes: Outcomes) -> Predictor:
     model: Any = make()
     informed: Predictor = model.given(outcomes) if hasattr(model, "given") else model
     return informed
+
+
+def _learns_columns(predictor: Any) -> bool:
+    """Whether further experts are further columns of scores to it, and no more than that."""
+    return not hasattr(predictor, "given") and not getattr(predictor, "reads_text", False)
+
+
+class Lesson(NamedTuple):
+    """What is learnt where that is more, or less, than the scores of the pool."""
+
+    scores: Array  # (n, pool + kinds of others); NaN throughout for experts never scored
+    assumed: Array  # (pool,) quality of those; NaN for the others
+    names: Sequence[str]  # of the other experts
+
+
+def _lesson(
+    x: Array,
+    targets: Array,
+    scored: Any,
+    auxiliary: Outcomes | None,
+    label: str,
+    blocks: Mapping[str, slice],
+    fold: Folds,
+    seed: int,
+) -> Lesson | None:
+    """The pool's scores and the others', where those help; None for the pool's as they are.
+
+    They help if a ridge regression that learns them too has less squared error on held-out rows,
+    in the differences between the pool's experts, by SURER standard errors.
+    """
+    own = np.where(scored, targets, np.nan)
+    assumed = np.where(scored, np.nan, means(targets))
+    plain = None if scored.all() else Lesson(own, assumed, ())
+    if auxiliary is None:
+        return plain
+    others = _targets(auxiliary, label)
+    known = np.isfinite(others).mean(axis=0) >= 0.5
+    if not known.any():
+        return plain
+    wide = np.hstack([own, kinds(others[:, known], seed)])
+    held_out = [
+        fit_held_out(Linear, x, table, blocks=blocks, fold=fold, seed=seed)[1].mean
+        for table in (own, wide)
+    ]
+    alone, beside = (_missed(mean[:, : scored.size] - own) for mean in held_out)
+    saved = alone - beside
+    names = [name for name, use in zip(auxiliary.experts, known, strict=True) if use]
+    better = saved.mean() > SURER * saved.std() / np.sqrt(len(saved))
+    return Lesson(wide, assumed, names) if better else plain
+
+
+def kinds(scores: Array, seed: int = 0) -> Array:
+    """Other experts' scores (n, e) ▶ those of at most KINDS kinds of them, alike in what they
+    find hard; each is a mean over its kind."""
+    from sklearn.cluster import KMeans
+
+    mean, deviation = deviations(scores)
+    if len(mean) <= KINDS:
+        return scores
+    length = np.linalg.norm(deviation, axis=0)
+    directions = (deviation / np.maximum(length, 1e-9)).T
+    kind = KMeans(KINDS, n_init=3, random_state=seed).fit_predict(directions)
+    members = [np.flatnonzero(kind == k) for k in np.unique(kind)]
+    averaged = [mean[m].mean() + deviation[:, m].mean(axis=1) for m in members]
+    return np.asarray(np.clip(np.column_stack(averaged), 0.0, 1.0))
+
+
+def _missed(error: Array) -> Array:
+    """Squared error per row, (n,): of the differences between experts, or of the only one."""
+    known = np.isfinite(error)
+    error = np.where(known, error, 0.0)
+    if known.any(axis=0).sum() > 1:
+        level = error.sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+        error = np.where(known, error - level[:, None], 0.0)
+    return np.asarray((error**2).sum(axis=1))
 
 
 class Assumed(NamedTuple):

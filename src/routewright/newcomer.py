@@ -43,6 +43,7 @@ from routewright.predictors import (
     settings,
 )
 from routewright.predictors.extended import Extended
+from routewright.predictors.pool import Pool
 from routewright.router import Router
 from routewright.types import Array, Indices, Prediction
 
@@ -310,6 +311,8 @@ def _without_own_fold(
     if isinstance(predictor, Extended) and len(predictor.weights):
         base = _without_own_fold(router, predictor.base, x, rows, seed)
         return predictor.extend(base)
+    if isinstance(predictor, Pool):  # what it learnt from others is not asked for again
+        predictor = predictor.base
     experts = rows.experts[: len(router.experts) - router.newcomers]
     with threadpool_limits(1, user_api="blas"):
         return fit_held_out(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from routewright.fitting import Assumed
+    from routewright.outcomes import Outcomes
     from routewright.router import Router
 
 Tables = Annotated[
@@ -84,6 +86,13 @@ def fit(
         list[str] | None,
         typer.Option(help="EXPERT=QUALITY@USD for one that was never scored; may be repeated."),
     ] = None,
+    auxiliary: Annotated[
+        str,
+        typer.Option(
+            help="Other experts of the table, whose scores teach what is hard where that helps:"
+            " `all`, `none`, or comma-separated."
+        ),
+    ] = "all",
     split: Annotated[str, typer.Option(help="Rows to fit on; `all` takes every row.")] = "train",
     seed: Annotated[int, typer.Option(help="Same seed, same router.")] = 0,
     json: Annotated[bool, typer.Option(help="Print the router's description as JSON.")] = False,
@@ -92,7 +101,8 @@ def fit(
     from routewright import fitting, outcomes
     from routewright.cli import cascades
 
-    rows = outcomes.read(tables, experts=names(experts), split=split)
+    everyone = outcomes.read(tables, split=split)
+    rows = everyone.pool(names(experts) or everyone.experts)
     columns = (
         TextColumn("[progress.description]{task.description}"),
         BarColumn(),
@@ -136,6 +146,7 @@ def fit(
                 strategy=strategy,
                 label=label,
                 assume=_assumed(assume or []),
+                auxiliary=_others(everyone, rows.experts, auxiliary),
                 seed=seed,
                 progress=show,
             )
@@ -160,6 +171,14 @@ def _only_for_automix(**options: str | None) -> None:
 
     if given := list(_given(**options)):
         raise BadInput(f"--{given[0]} goes with --strategy automix")
+
+
+def _others(everyone: Outcomes, pool: Sequence[str], wish: str) -> Outcomes | None:
+    """The experts to learn from beside the pool; None if there are none."""
+    rest = [name for name in everyone.experts if name not in pool]
+    if wish not in ("all", "none"):
+        rest = [name for name in names(wish) or [] if name not in pool]
+    return everyone.pool(rest) if rest and wish != "none" else None
 
 
 def _options(wishes: list[str]) -> dict[str, str]:
@@ -214,6 +233,8 @@ def _report(router: Router, out: Path) -> None:
         )
     console = Console()
     console.print(table)
+    if others := card.get("auxiliary"):
+        console.print(f"Learnt from {len(others)} other experts of the table too.")
     learned = sum(point.gain > 0 for point in router.frontier)
     console.print(
         f"{card['predictor']} on {card['data']['rows']} rows in {card['fit_seconds']:.0f} s,"

@@ -28,7 +28,12 @@ EXIT_INTERRUPTED = 130
 
 def interview(
     config: Annotated[Path, typer.Argument(help="The config, e.g. routewright.yaml.")],
-    queries: Annotated[Path, typer.Argument(help="Query set: .jsonl, .parquet or .csv.")],
+    queries: Annotated[
+        str,
+        typer.Argument(
+            help="Query set: .jsonl, .parquet or .csv; or lm_eval=TASK, inspect_ai=MODULE:TASK."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Outcome table to write (.parquet).")],
     grader: Annotated[
         list[str] | None,
@@ -73,7 +78,7 @@ def interview(
     Run the same command again after Ctrl-C, a crash or a spent budget: it goes on from the
     journal. Exit code 130 after Ctrl-C.
     """
-    from routewright import items as query_sets
+    from routewright import sources
     from routewright.config import experts as read_experts
     from routewright.graders import Graders
 
@@ -87,7 +92,7 @@ def interview(
         )
     known = read_experts(config)
     asked = _chosen(known, only)
-    items = query_sets.read(queries, split=split)[:limit]
+    items = sources.read(queries, split=split)[:limit]
     settings: dict[str, Any] = {
         "experts": asked,
         "recalled": [expert for expert in known.values() if expert not in asked],

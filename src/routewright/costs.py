@@ -58,8 +58,11 @@ class CostModel:
         """US$ per query and expert, (n, e); newcomers come last."""
         columns = self._columns(x, queries) - self.centre
         # One product each: a wider one would round the old experts' costs differently.
-        moved = np.column_stack([columns @ self.weights, *(columns @ w for w in self.joined)])
-        return np.asarray(np.maximum(np.nan_to_num(self.mean) + moved, self.floor))
+        moved = columns @ self.weights
+        if len(self.joined):
+            moved = np.column_stack([moved, *(columns @ w for w in self.joined)])
+        mean = np.where(np.isfinite(self.mean), self.mean, 0.0)
+        return np.asarray(np.maximum(mean + moved, self.floor))
 
     def join(self, x: Array, queries: Sequence[Query], costs: Array) -> CostModel:
         """One more expert, from a few of its costs (US$, NaN unknown).
@@ -97,7 +100,7 @@ class CostModel:
         return cls(View.from_json(options["view"]), float(options["unit"]), **arrays)
 
     def _columns(self, x: Array, queries: Sequence[Query]) -> Array:
-        return np.column_stack([self.view(x), _tokens(queries) / self.unit])
+        return np.hstack([self.view(x), _tokens(queries)[:, None] / self.unit])
 
 
 def _tokens(queries: Sequence[Query]) -> Array:

@@ -63,9 +63,10 @@ class Router:
         x = self.encoder.encode(queries)
         belief = self.predictor.predict(inputs(self.predictor, x, queries))
         trust = self.novelty.trust(x)
-        quality = self.mean + trust[:, None] * (belief.mean - self.mean)
+        moved = belief.mean - self.mean
+        quality = self.mean + trust[:, None] * moved
         # Where the forecast is given up, its own size is what we no longer know.
-        spread = np.hypot(belief.spread, (1 - trust)[:, None] * np.abs(belief.mean - self.mean))
+        spread = np.hypot(belief.spread, (1 - trust)[:, None] * moved)
         prediction = self.believe(quality, spread, self.costs.predict(x, queries), trust)
         if self.evidence is None:
             return prediction
@@ -76,15 +77,12 @@ class Router:
         old = len(self.experts) - self.newcomers
         drawn = quality.copy()
         drawn[..., :old] = scale_differences(quality[..., :old], self.mean[:old], self.signal)
-        latency = self.latency if self.latency.size else np.full(len(self.experts), np.nan)
-        return Prediction(
-            experts=self.experts,
-            quality=np.nan_to_num(np.clip(drawn, 0.0, 1.0), nan=-1.0),
-            spread=spread,
-            cost=cost,
-            latency=np.broadcast_to(latency, drawn.shape),
-            trust=trust,
-        )
+        drawn = drawn.clip(0.0, 1.0)
+        drawn[np.isnan(drawn)] = -1.0
+        latency = np.full_like(drawn, np.nan)
+        if self.latency.size:
+            latency[...] = self.latency
+        return Prediction(self.experts, drawn, spread, cost, latency, trust)
 
     def strategy(self, price: float | None = None) -> Strategy:
         """What to do at a price of quality λ (None: 0, the best there is).
@@ -234,7 +232,10 @@ def scale_differences(quality: Array, mean: Array, signal: float) -> Array:
     """
     moved = quality - mean
     known = np.isfinite(mean)
-    level = moved[..., known].mean(axis=-1, keepdims=True) if known.any() else 0.0
+    if not known.all():
+        level = moved[..., known].mean(axis=-1, keepdims=True) if known.any() else 0.0
+    else:
+        level = moved.mean(axis=-1, keepdims=True)
     return np.asarray(mean + level + signal * (moved - level))
 
 

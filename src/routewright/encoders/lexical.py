@@ -72,7 +72,7 @@ class Lexical:
         vectors = np.zeros((len(queries), self.basis.shape[1]))
         for row, query in zip(vectors, queries, strict=True):
             slots, weights = self._weigh(*self._grams(query.text))
-            row[:] = weights @ self.basis[slots]
+            row[:] = weights @ self.basis.take(slots, axis=0)
         return vectors
 
     def options(self) -> dict[str, Any]:
@@ -106,13 +106,13 @@ class Lexical:
         self, buckets: NDArray[np.int64], counts: NDArray[np.int64]
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Feature slots and tf-idf weights; words and characters each have unit length."""
-        slots = self.slots[buckets]
-        known = slots >= 0
-        slots = slots[known]
-        weights = (1 + np.log(counts[known].astype(np.float32))) * self.idf[slots]
-        is_char = buckets[known] >= 1 << self.bits
-        for part in (is_char, ~is_char):
-            weights[part] /= max(float(np.linalg.norm(weights[part])), 1e-9)
+        slots = self.slots.take(buckets)
+        known = np.flatnonzero(slots >= 0)
+        slots, counts, buckets = slots.take(known), counts.take(known), buckets.take(known)
+        weights = (1 + np.log(counts, dtype=np.float32)) * self.idf.take(slots)
+        chars = int(buckets.searchsorted(1 << self.bits))  # buckets are in order
+        for part in (weights[:chars], weights[chars:]):
+            part /= max(float(np.sqrt(part @ part)), 1e-9)
         return slots, weights
 
     def _grams(self, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -120,12 +120,21 @@ class Lexical:
         if len(text) > self.max_chars:
             text = text[: self.max_chars // 2] + " " + text[-(self.max_chars // 2) :]
         text = text.lower()
-        words = [self._bucket(grams) for grams in _word_grams(text)]
-        chars = [self._bucket(grams) + (1 << self.bits) for grams in _char_grams(text)]
-        return np.unique(np.concatenate([*words, *chars]), return_counts=True)
+        words = np.concatenate(list(_word_grams(text)))
+        found = np.concatenate([words, *_char_grams(text)])
+        found = (found * MIXER) >> np.uint32(32 - self.bits)
+        found[len(words) :] += np.uint32(1 << self.bits)
+        found.sort()
+        return _counted(found)
 
-    def _bucket(self, grams: NDArray[np.uint32]) -> NDArray[np.int64]:
-        return ((grams * MIXER) >> np.uint32(32 - self.bits)).astype(np.int64)
+
+def _counted(ordered: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What np.unique counts, of numbers that are in order already."""
+    new = np.ones(len(ordered), dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    starts = np.flatnonzero(new)
+    ends = np.append(starts[1:], len(ordered))[: len(starts)]
+    return ordered.take(starts).astype(np.int64), ends - starts
 
 
 def _slots(kept: NDArray[np.signedinteger[Any]], buckets: int) -> NDArray[np.int32]:

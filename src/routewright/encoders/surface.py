@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import log, log1p, sqrt
 from typing import Any, Self
 
 import numpy as np
@@ -17,9 +18,13 @@ NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 SENTENCE = re.compile(r"[.!?](?:\s|$)")
 SYMBOL = re.compile(r"[=^\\$+<>*/]")
 CODE = re.compile(r"\bdef \w|return |assert |import |```|;\n|\{\n|</\w+>")
-NEGATION = re.compile(r"\b(?:not|except|false|incorrect|least)\b", re.IGNORECASE)
-STATEMENTS = re.compile(r"\b(?:statement|i and ii|ii only)\b", re.IGNORECASE)
-ALL_OR_NONE = re.compile(r"(?:all|none) of the above", re.IGNORECASE)
+NEGATIONS = ("not", "except", "false", "incorrect", "least")
+NEGATION = re.compile(rf"\b(?:{'|'.join(NEGATIONS)})\b", re.IGNORECASE)
+LISTINGS = ("statement", "i and ii", "ii only")
+STATEMENTS = re.compile(rf"\b(?:{'|'.join(LISTINGS)})\b")
+ALL_OR_NONE = re.compile(r"(?:all|none) of the above")
+ASCII = [chr(code) for code in range(128)]
+KINDS = np.array([[c.isdigit(), c.isupper(), c.isalnum() or c.isspace()] for c in ASCII], np.int64)
 NAMES = (
     *("characters", "stem", "choices", "options", "has_options"),
     *("numbers", "numbers_in_choices", "digits", "upper", "punctuation", "not_ascii"),
@@ -49,7 +54,7 @@ class Surface:
 
     def encode(self, queries: Sequence[Query]) -> Array:
         raw = np.array([features(query.text) for query in queries]).reshape(-1, len(NAMES))
-        return np.clip((raw - self.mean) / self.deviation, -CLIP, CLIP)
+        return np.asarray(((raw - self.mean) / self.deviation).clip(-CLIP, CLIP))
 
     def options(self) -> dict[str, Any]:
         return {}
@@ -66,39 +71,60 @@ def features(text: str) -> list[float]:
     """The raw values, in the order of NAMES. The stem is what precedes the first option."""
     first = OPTION.search(text)
     stem, choices = (text[: first.start()], text[first.start() :]) if first else (text, "")
-    options = len(OPTION.findall(choices))
-    words = text.split()
+    options = len(OPTION.findall(choices)) if choices else 0
+    words, lower = text.split(), text.lower()
     length, count = max(len(text), 1), max(len(words), 1)
+    digits, upper, plain = _kinds(text)
     letters = len(text) - text.count(" ")
-    plain = sum(map(str.isalnum, text)) + sum(map(str.isspace, text))
-    negations = NEGATION.findall(stem)
+    # Searches that ignore case are slow: they run where a word of theirs is in the text.
+    negations = NEGATION.findall(stem) if _any(lower, NEGATIONS) else []
+    listing = lower[: len(stem)] if _any(lower, LISTINGS) else ""
     widths = [len(line) for line in choices.split("\n") if line.strip()]
     end = stem.rstrip()
     return [
-        np.log(length),
-        np.log1p(len(stem)),
-        np.log1p(len(choices)),
+        log(length),
+        log1p(len(stem)),
+        log1p(len(choices)),
         options,
         options > 0,
-        np.log1p(len(NUMBER.findall(text))),
-        np.log1p(len(NUMBER.findall(choices))),
-        sum(map(str.isdigit, text)) / length,
-        sum(map(str.isupper, text)) / length,
+        log1p(len(NUMBER.findall(text))) if digits else 0.0,
+        log1p(len(NUMBER.findall(choices))) if digits and choices else 0.0,
+        digits / length,
+        upper / length,
         1 - plain / length,
-        np.log1p(len(text) - len(text.encode("ascii", "ignore"))),
-        np.log1p(len(SENTENCE.findall(stem))),
-        np.log1p(text.count("\n")),
+        log1p(0 if text.isascii() else len(text) - len(text.encode("ascii", "ignore"))),
+        log1p(len(SENTENCE.findall(stem))),
+        log1p(text.count("\n")),
         letters / count,
-        len(set(text.lower().split())) / count,
-        np.log1p(text.count("?")),
+        len(set(lower.split())) / count,
+        log1p(text.count("?")),
         end.endswith("?"),
         end.endswith(":"),
         "___" in text,
         bool(negations),
         any(word.isupper() for word in negations),
-        np.log1p(len(SYMBOL.findall(text))),
+        log1p(len(SYMBOL.findall(text))),
         CODE.search(text) is not None,
-        ALL_OR_NONE.search(choices) is not None,
-        STATEMENTS.search(stem) is not None,
-        np.log1p(float(np.std(widths))) if len(widths) > 1 else 0.0,
+        " of the above" in lower and ALL_OR_NONE.search(choices.lower()) is not None,
+        STATEMENTS.search(listing) is not None,
+        log1p(_deviation(widths)) if len(widths) > 1 else 0.0,
     ]
+
+
+def _any(text: str, words: tuple[str, ...]) -> bool:
+    return any(word in text for word in words)
+
+
+def _kinds(text: str) -> tuple[int, int, int]:
+    """How many characters are digits, capitals, and letters, digits or white space."""
+    if not text.isascii():
+        plain = sum(map(str.isalnum, text)) + sum(map(str.isspace, text))
+        return sum(map(str.isdigit, text)), sum(map(str.isupper, text)), plain
+    often = np.bincount(np.frombuffer(text.encode(), np.uint8), minlength=128)
+    digits, upper, plain = (often @ KINDS).tolist()
+    return digits, upper, plain
+
+
+def _deviation(numbers: list[int]) -> float:
+    mean = sum(numbers) / len(numbers)
+    return sqrt(sum((number - mean) ** 2 for number in numbers) / len(numbers))

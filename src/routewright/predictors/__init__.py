@@ -124,6 +124,15 @@ def _optional(hint: Any) -> bool:
     return NoneType in get_args(hint)
 
 
+def in_batches(believe: Callable[[Array], Belief], x: Array, size: int, experts: int) -> Belief:
+    """Beliefs about at most `size` rows at once: bounds memory."""
+    if 0 < len(x) <= size:
+        return believe(x)
+    parts = [believe(x[i : i + size]) for i in range(0, len(x), size)]
+    nothing = Belief(np.empty((0, experts)), np.empty((0, experts)))
+    return Belief(*(np.vstack(columns) for columns in zip(nothing, *parts, strict=True)))
+
+
 def means(scores: Array) -> Array:
     """Mean known score per expert, NaN where there is none; (n, e) gives (e,)."""
     known = np.isfinite(scores)
@@ -191,6 +200,18 @@ class View(NamedTuple):
                 block = block / np.maximum(length, 1e-9)[:, None]
             parts.append(block * weight)
         return np.hstack(parts) if parts else np.zeros((len(x), 0))
+
+    def unfold(self, rows: Array) -> Array:
+        """Weights of the view's columns (columns, k) ▶ of the encoder's (stop, k), so that
+        view(x) @ rows is x[:, :stop] @ unfolded; for views that scale no block to length one."""
+        assert not any(self.units), "the length of a block is no linear function of it"
+        found = np.zeros((max((s.stop for s in self.slices), default=0), rows.shape[1]))
+        start = 0
+        for part, weight, _ in zip(*self, strict=True):
+            stop = start + part.stop - part.start
+            found[part] += weight * rows[start:stop]
+            start = stop
+        return found
 
     def to_json(self) -> list[list[Any]]:
         return [[s.start, s.stop, w, u] for s, w, u in zip(*self, strict=True)]

@@ -40,9 +40,9 @@ class Domain:
     def predict(self, x: Array) -> Belief:
         labels = x[:, slice(*self.columns)]
         share = labels / np.maximum(labels.sum(axis=1, keepdims=True), 1.0)
-        mean = np.clip(self.mean + share @ self.table, 0.0, 1.0)
+        mean = (self.mean + share @ self.table).clip(0.0, 1.0)
         unlabelled = 1 - share.sum(axis=1, keepdims=True)
-        spread = np.hstack([share, unlabelled]) @ self.error
+        spread = share @ self.error[:-1] + unlabelled * self.error[-1]
         return Belief(mean, np.where(np.isfinite(self.mean), spread, np.nan))
 
     def options(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from routewright.predictors import NOTHING, Belief, View, means, view
+from routewright.predictors import Belief, means, view
 from routewright.types import Array
 
 PENALTIES = (3.0, 10.0, 30.0, 100.0)
@@ -29,18 +29,17 @@ class Factor:
 
     rank: int = 4
     penalty: float | None = None
-    view: View = NOTHING
-    centre: Array = field(default_factory=lambda: np.empty(0), repr=False)
     queries: Array = field(default_factory=lambda: np.empty((0, 0)), repr=False)  # (width, 1 + k)
+    origin: Array = field(default_factory=lambda: np.empty(0), repr=False)  # (1 + k,)
     experts: Array = field(default_factory=lambda: np.empty((0, 0)), repr=False)  # (1 + k, e)
     ability: Array = field(default_factory=lambda: np.empty(0), repr=False)  # (e,)
     noise: Array = field(default_factory=lambda: np.empty(0), repr=False)  # (e,)
 
     def fit(self, x: Array, scores: Array, *, blocks: Mapping[str, slice], seed: int = 0) -> Self:
-        self.view = view(blocks, text=10**0.5, domain=2.0, surface=0.3, width=128)
-        columns = self.view(x)
-        self.centre = columns.mean(axis=0)
-        columns = columns - self.centre
+        seen = view(blocks, text=10**0.5, domain=2.0, surface=0.3, width=128)
+        columns = seen(x)
+        centre = columns.mean(axis=0)
+        columns = columns - centre
         held_out = np.random.default_rng(seed).permutation(len(x)) % HELD_OUT == 0
         inside, outside = (
             (columns[~held_out], scores[~held_out]),
@@ -53,24 +52,27 @@ class Factor:
         best = int(np.argmin(losses))
         self.penalty = candidates[best]
         self.noise = unconfirmed(forecasts[best], outside[1])
-        self.queries, self.experts, self.ability = self._solve(columns, scores, self.penalty, seed)
+        parts = self._solve(columns, scores, self.penalty, seed)
+        # In the encoder's own columns, so that nothing is left to do but products.
+        self.queries, self.experts, self.ability = (seen.unfold(parts.queries), *parts[1:])
+        self.origin = -centre @ parts.queries
         return self
 
     def predict(self, x: Array) -> Belief:
-        parts = Parts(self.queries, self.experts, self.ability)
-        mean = _chance(parts, self.view(x) - self.centre)
-        return Belief(mean, np.broadcast_to(self.noise, mean.shape).copy())
+        hidden = x[:, : len(self.queries)] @ self.queries + self.origin
+        mean = _sigmoid(self.ability + hidden @ self.experts)
+        return Belief(mean, np.zeros_like(mean) + self.noise)
 
     def options(self) -> dict[str, Any]:
-        return {"rank": self.rank, "penalty": self.penalty, "view": self.view.to_json()}
+        return {"rank": self.rank, "penalty": self.penalty}
 
     def arrays(self) -> dict[str, Any]:
-        names = ("centre", "queries", "experts", "ability", "noise")
+        names = ("queries", "origin", "experts", "ability", "noise")
         return {name: getattr(self, name) for name in names}
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        return cls(**{**options, "view": View.from_json(options["view"])}, **arrays)
+        return cls(**options, **arrays)
 
     def _solve(self, columns: Array, scores: Array, penalty: float, seed: int) -> Parts:
         """Penalised maximum likelihood by L-BFGS; experts never scored keep ability NaN."""
@@ -129,7 +131,7 @@ def _chance(parts: Parts, columns: Array) -> Array:
 
 
 def _sigmoid(logit: Array) -> Array:
-    return np.asarray(1 / (1 + np.exp(-np.clip(logit, -30, 30))))
+    return np.asarray(1 / (1 + np.exp(-logit.clip(-30, 30))))
 
 
 def _logit(chance: Array) -> Array:

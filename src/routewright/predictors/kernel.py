@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from routewright.predictors import NOTHING, Belief, View, view
-from routewright.predictors.linear import Ridge, fit_ridge
+from routewright.predictors.linear import Affine, fit_ridge
 from routewright.types import Array
 
 
@@ -23,57 +23,57 @@ class Kernel:
 
     landmarks: int = 400
     near: View = NOTHING  # what similarity looks at
-    wide: View = NOTHING  # what the linear part looks at
     marks: Array = field(default_factory=lambda: np.empty((0, 0)), repr=False)
-    whiten: Array = field(default_factory=lambda: np.empty((0, 0)), repr=False)
-    ridge: Ridge | None = field(default=None, repr=False)
+    weights: Array = field(default_factory=lambda: np.empty((0, 0)), repr=False)  # (marks, e)
+    affine: Affine | None = field(default=None, repr=False)  # what the vector itself says
+    halves: Array = field(default_factory=lambda: np.empty(0), repr=False)  # |mark|² / 2
 
     def fit(self, x: Array, scores: Array, *, blocks: Mapping[str, slice], seed: int = 0) -> Self:
         self.near = view(blocks, domain=0.5, surface=0.1, width=128, unit=True)
-        self.wide = view(blocks, text=10**0.5, domain=2.0, surface=0.3, width=128)
+        wide = view(blocks, text=10**0.5, domain=2.0, surface=0.3, width=128)
         close = self.near(x)
         rng = np.random.default_rng(seed)
         picked = rng.choice(len(close), min(self.landmarks, len(close)), replace=False)
         self.marks = close[picked]
+        self.halves = _halves(self.marks)
         values, vectors = np.linalg.eigh(self._similar(self.marks))
         kept = values > 1e-4
-        self.whiten = 3 * vectors[:, kept] / np.sqrt(values[kept])
-        self.ridge = fit_ridge(self._columns(x), scores)
+        whiten = 3 * vectors[:, kept] / np.sqrt(values[kept])
+        columns = np.hstack([wide(x), self._similar(close) @ whiten])
+        ridge = fit_ridge(columns, scores)
+        # Folded: one weight per expert and landmark, one per expert and column of the vector.
+        split = columns.shape[1] - whiten.shape[1]
+        self.weights = whiten @ ridge.weights[split:]
+        offset = ridge.mean - ridge.centre @ ridge.weights
+        self.affine = Affine(wide.unfold(ridge.weights[:split]), offset, ridge.noise)
         return self
 
     def predict(self, x: Array) -> Belief:
-        assert self.ridge is not None, "fit first"
-        return self.ridge.predict(self._columns(x))
+        assert self.affine is not None, "fit first"
+        similar = self._similar(self.near(x))
+        mean = (self.affine.raw(x) + similar @ self.weights).clip(0.0, 1.0)
+        return Belief(mean, np.zeros_like(mean) + self.affine.noise)
 
     def options(self) -> dict[str, Any]:
-        return {
-            "landmarks": self.landmarks,
-            "near": self.near.to_json(),
-            "wide": self.wide.to_json(),
-        }
+        return {"landmarks": self.landmarks, "near": self.near.to_json()}
 
     def arrays(self) -> dict[str, Any]:
-        assert self.ridge is not None, "fit first"
-        return {"marks": self.marks, "whiten": self.whiten, **self.ridge._asdict()}
+        assert self.affine is not None, "fit first"
+        linear = {f"affine.{name}": array for name, array in self.affine._asdict().items()}
+        own = {name: getattr(self, name) for name in ("marks", "weights", "halves")}
+        return {**own, **linear}
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        ridge = Ridge(**{name: arrays[name] for name in Ridge._fields})
-        views = {name: View.from_json(options[name]) for name in ("near", "wide")}
-        return cls(
-            options["landmarks"],
-            **views,
-            marks=arrays["marks"],
-            whiten=arrays["whiten"],
-            ridge=ridge,
-        )
-
-    def _columns(self, x: Array) -> Array:
-        return np.hstack([self.wide(x), self._similar(self.near(x)) @ self.whiten])
+        affine = Affine(**{name: arrays[f"affine.{name}"] for name in Affine._fields})
+        own = {name: arrays[name] for name in ("marks", "weights", "halves")}
+        return cls(options["landmarks"], View.from_json(options["near"]), affine=affine, **own)
 
     def _similar(self, close: Array) -> Array:
         """exp(−|a − b|² / 2) with every landmark, (n, landmarks)."""
-        squares = np.einsum("ij,ij->i", close, close)[:, None]
-        squares = squares + np.einsum("ij,ij->i", self.marks, self.marks)
-        distance = squares - 2 * close @ self.marks.T
-        return np.asarray(np.exp(-np.maximum(distance, 0.0) / 2))
+        exponent = close @ self.marks.T - _halves(close)[:, None] - self.halves
+        return np.asarray(np.exp(np.minimum(exponent, 0.0, out=exponent), out=exponent))
+
+
+def _halves(rows: Array) -> Array:
+    return np.asarray(np.einsum("ij,ij->i", rows, rows) / 2)

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from routewright.predictors import NOTHING, Belief, View, deviations, folds, view
+from routewright.predictors import NOTHING, Belief, View, deviations, folds, in_batches, view
 from routewright.types import Array
 
 CANDIDATES = (15, 30, 60, 100, 150, 250)
@@ -41,11 +41,8 @@ class Knn:
 
     def predict(self, x: Array) -> Belief:
         assert self.k is not None, "fit first"
-        parts = [self._about(x[i : i + BATCH], (self.k,)) for i in range(0, len(x), BATCH)]
-        shape = (0, len(self.mean))
-        mean = np.vstack([np.empty(shape), *(part[0].mean for part in parts)])
-        spread = np.vstack([np.empty(shape), *(part[0].spread for part in parts)])
-        return Belief(mean, spread)
+        ks = (self.k,)
+        return in_batches(lambda rows: self._about(rows, ks)[0], x, BATCH, len(self.mean))
 
     def options(self) -> dict[str, Any]:
         return {
@@ -91,16 +88,17 @@ class Knn:
         # Single precision finds the candidates; their order and weights are worked out exactly,
         # so that how many queries come at once does not matter.
         part.sort(axis=1)
-        exact = np.einsum("ij,icj->ic", x, self.x[part].astype(np.float64))
+        exact = np.einsum("ij,icj->ic", x, self.x.take(part, axis=0).astype(np.float64))
         order = np.argsort(-exact, axis=1, kind="stable")[:, :count]
-        return np.take_along_axis(part, order, axis=1), np.take_along_axis(exact, order, axis=1)
+        order += np.arange(len(x))[:, None] * spare
+        return part.take(order), exact.take(order)
 
     def _average(self, rows: Any, far: Array, k: int) -> Belief:
         edge = far[:, min(k, far.shape[1] - 1), None]
         weight = np.maximum(1 - (far[:, :k] / (edge + 1e-9)) ** 2, 1e-3)
         weight = weight / weight.sum(axis=1, keepdims=True)
-        table = self.deviation[rows[:, :k]]  # (n, k, e)
-        mean = np.clip(self.mean + np.einsum("ij,ije->ie", weight, table), 0.0, 1.0)
+        table = self.deviation.take(rows[:, :k], axis=0)  # (n, k, e)
+        mean = (self.mean + np.einsum("ij,ije->ie", weight, table)).clip(0.0, 1.0)
         count = 1 / (weight**2).sum(axis=1, keepdims=True)  # effective number of neighbours
         return Belief(mean, np.sqrt(np.maximum(mean * (1 - mean), 0.01) / count))
 
@@ -126,4 +124,5 @@ class Knn:
 
 
 def _unit(x: Array) -> Array:
-    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9))
+    length = np.sqrt(np.einsum("ij,ij->i", x, x))[:, None]
+    return np.asarray(x / np.maximum(length, 1e-9))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from routewright.predictors import NOTHING, Belief, View, components, deviations, view
+from routewright.predictors import Belief, View, components, deviations, view
 from routewright.types import Array
 
 PENALTIES = np.geomspace(3, 3e4, 17)
@@ -27,40 +27,48 @@ class Linear:
     width: int = 128
     domain: float = 2.0
     surface: float = 0.3
-    view: View = NOTHING
-    ridge: Ridge | None = field(default=None, repr=False)
+    affine: Affine | None = field(default=None, repr=False)
 
     def fit(self, x: Array, scores: Array, *, blocks: Mapping[str, slice], seed: int = 0) -> Self:
-        self.view = view(
+        seen = view(
             blocks,
             text=10**0.5,
             domain=self.domain,
             surface=self.surface,
             width=self.width,
         )
-        self.ridge = fit_ridge(self.view(x), scores)
+        self.affine = fit_ridge(seen(x), scores).through(seen)
         return self
 
     def predict(self, x: Array) -> Belief:
-        assert self.ridge is not None, "fit first"
-        return self.ridge.predict(self.view(x))
+        assert self.affine is not None, "fit first"
+        return self.affine.predict(x)
 
     def options(self) -> dict[str, Any]:
-        return {
-            "width": self.width,
-            "domain": self.domain,
-            "surface": self.surface,
-            "view": self.view.to_json(),
-        }
+        return {"width": self.width, "domain": self.domain, "surface": self.surface}
 
     def arrays(self) -> dict[str, Any]:
-        assert self.ridge is not None, "fit first"
-        return self.ridge._asdict()
+        assert self.affine is not None, "fit first"
+        return self.affine._asdict()
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        chosen = {**options, "view": View.from_json(options["view"])}
-        return cls(**chosen, ridge=Ridge(**arrays))
+        return cls(**options, affine=Affine(**arrays))
+
+
+class Affine(NamedTuple):
+    """Scores of e experts as a straight line in the encoder's vector: one product per query."""
+
+    weights: Array  # (columns, e) of the encoder's first columns
+    offset: Array  # (e,) NaN where no score is known
+    noise: Array  # (e,)
+
+    def raw(self, x: Array) -> Array:
+        return np.asarray(x[:, : len(self.weights)] @ self.weights + self.offset)
+
+    def predict(self, x: Array) -> Belief:
+        mean = self.raw(x).clip(0.0, 1.0)
+        return Belief(mean, np.zeros_like(mean) + self.noise)
 
 
 class Ridge(NamedTuple):
@@ -72,8 +80,12 @@ class Ridge(NamedTuple):
     noise: Array  # (e,)
 
     def predict(self, columns: Array) -> Belief:
-        mean = np.clip(self.mean + (columns - self.centre) @ self.weights, 0.0, 1.0)
-        return Belief(mean, np.broadcast_to(self.noise, mean.shape).copy())
+        mean = (self.mean + (columns - self.centre) @ self.weights).clip(0.0, 1.0)
+        return Belief(mean, np.zeros_like(mean) + self.noise)
+
+    def through(self, view: View) -> Affine:
+        """The same in the encoder's columns, for ones that `view` showed to the regression."""
+        return Affine(view.unfold(self.weights), self.mean - self.centre @ self.weights, self.noise)
 
 
 def fit_ridge(columns: Array, scores: Array) -> Ridge:

@@ -110,11 +110,13 @@ class Stack:
 
     def _combine(self, table: Array) -> Belief:
         """Forecasts (bases, n, e) ▶ one."""
-        moved = table - np.nan_to_num(self.mean)
-        moved = np.where(np.isfinite(moved), moved, 0.0)
-        mean = np.clip(self.mean + np.einsum("bne,bef->nf", moved, self.mixing), 0.0, 1.0)
-        spread = np.where(np.isfinite(self.mean), moved.std(axis=0), np.nan)
-        return Belief(mean, spread)
+        moved = table - self.mean
+        moved[np.isnan(moved)] = 0.0
+        side_by_side = moved.transpose(1, 0, 2).reshape(table.shape[1], -1)
+        mean = self.mean + side_by_side @ self.mixing.reshape(side_by_side.shape[1], -1)
+        centre = moved.mean(axis=0)
+        spread = np.sqrt(((moved - centre) ** 2).mean(axis=0))
+        return Belief(mean.clip(0.0, 1.0), np.where(np.isfinite(self.mean), spread, np.nan))
 
     def _weigh(self, table: Array, scores: Array) -> None:
         self.mean, deviation = deviations(scores)

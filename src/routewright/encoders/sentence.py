@@ -6,73 +6,44 @@ Extras: `sentence` for ONNX Runtime, `torch` for everything that sentence-transf
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
 
+from routewright.encoders._embedding import Embed, Embedding
 from routewright.errors import BadInput
-from routewright.types import Array, Query
+from routewright.types import Array
 
 ONNX_FILES = ("onnx/model.onnx", "model.onnx")
 MAX_TOKENS = 256
 
-Embed = Callable[[str], Array]  # a text ▶ its vector
-
 
 @dataclass
-class Sentence:
+class Sentence(Embedding):
     """Mean-pooled embeddings, rows of unit length.
 
-    `source` is a local folder or a sentence-transformers name. A folder that holds model.onnx
-    and tokenizer.json needs no torch. A router refers to the model, and does not copy it.
+    `source` is a local folder, an ONNX file in one, or a sentence-transformers name. A folder that
+    holds model.onnx and tokenizer.json needs no torch. A router refers to the model, and does not
+    copy it.
     """
 
-    source: str = ""
-    width: int = 0
-    _embed: Embed | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def blocks(self) -> Mapping[str, slice]:
-        return {"sentence": slice(0, self.width)}
-
-    def fit(self, queries: Sequence[Query], *, seed: int = 0) -> Self:
-        self.width = len(self._loaded()("width"))
-        return self
-
-    def encode(self, queries: Sequence[Query]) -> Array:
-        embed = self._loaded()
-        # One text at a time: padding would make a vector depend on its neighbours.
-        table = np.array([embed(query.text) for query in queries], dtype=np.float64)
-        table = table.reshape(len(queries), -1 if len(queries) else self.width)
-        length = np.linalg.norm(table, axis=1, keepdims=True)
-        return np.asarray(table / np.maximum(length, 1e-9))
-
-    def options(self) -> dict[str, Any]:
-        return {"source": self.source, "width": self.width}
-
-    def arrays(self) -> dict[str, Any]:
-        return {}
-
-    @classmethod
-    def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        return cls(**options)
-
-    def _loaded(self) -> Embed:
-        if self._embed is None:
-            self._embed = _open(self.source)
-        return self._embed
+    @staticmethod
+    def open(source: str) -> Embed:
+        if not source:
+            raise BadInput("encoder 'sentence' needs a model: sentence=FOLDER or sentence=NAME")
+        if source.endswith(".onnx"):
+            return _onnx(_tokenizer_near(Path(source)), Path(source))
+        for name in ONNX_FILES:
+            if (model := Path(source) / name).exists():
+                return _onnx(Path(source), model)
+        return _sentence_transformers(source)
 
 
-def _open(source: str) -> Embed:
-    if not source:
-        raise BadInput("encoder 'sentence' needs a model: sentence=FOLDER or sentence=NAME")
-    for name in ONNX_FILES:
-        if (model := Path(source) / name).exists():
-            return _onnx(Path(source), model)
-    return _sentence_transformers(source)
+def _tokenizer_near(model: Path) -> Path:
+    """The folder of an ONNX file, or the one above it as in sentence-transformers' `onnx/`."""
+    above = model.parent.parent
+    return above if (above / "tokenizer.json").exists() else model.parent
 
 
 def _onnx(folder: Path, model: Path) -> Embed:

@@ -1,0 +1,59 @@
+"""What encoders share that leave the reading to a pretrained model."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+
+from routewright.types import Array, Query
+
+Embed = Callable[[str], Array]  # a text ▶ its vector
+
+
+@dataclass
+class Embedding:
+    """Vectors of unit length from the model at `source`, which is loaded when it is needed."""
+
+    source: str = ""
+    width: int = 0
+    _embed: Embed | None = field(default=None, repr=False, compare=False)
+
+    @staticmethod
+    @abstractmethod
+    def open(source: str) -> Embed:
+        """Loads the model; raises BadInput if it cannot be had."""
+
+    @property
+    def blocks(self) -> Mapping[str, slice]:
+        return {type(self).__name__.lower(): slice(0, self.width)}
+
+    def fit(self, queries: Sequence[Query], *, seed: int = 0) -> Self:
+        self.width = len(self._loaded()("width"))
+        return self
+
+    def encode(self, queries: Sequence[Query]) -> Array:
+        embed = self._loaded()
+        # One text at a time: padding would make a vector depend on its neighbours.
+        table = np.array([embed(query.text) for query in queries], dtype=np.float64)
+        table = table.reshape(len(queries), self.width)
+        length = np.linalg.norm(table, axis=1, keepdims=True)
+        return np.asarray(table / np.maximum(length, 1e-9))
+
+    def options(self) -> dict[str, Any]:
+        return {"source": self.source, "width": self.width}
+
+    def arrays(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
+        return cls(**options)
+
+    def _loaded(self) -> Embed:
+        if self._embed is None:
+            self._embed = self.open(self.source)
+        return self._embed

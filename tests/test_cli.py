@@ -8,6 +8,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from routewright.cli.main import run
@@ -94,6 +95,22 @@ def test_route_names_an_expert_and_explains(routewright, router_folder):
     assert "plan" in shown
 
 
+def test_seconds_have_a_price_on_the_command_line(routewright, tmp_path: Path):
+    slow = table(200).with_columns(pl.lit(9.0).alias("latency::sage"))
+    slow = slow.with_columns(pl.lit(0.5).alias(f"latency::{name}") for name in ("adder", "speller"))
+    router = tmp_path / "R"
+    words = ("--out", router, "--predictor", "domain", "--split", "all")
+    assert routewright("fit", write(tmp_path, slow), *words)[0] == 0
+    ask = ("route", router, "something else", "--explain")
+    assert "asks  sage" in routewright(*ask)[1]
+    shown = routewright(*ask, "--latency-price", 0.1)[1]
+    assert "asks  sage" not in shown
+    assert "seconds" in shown
+    assert "− 0.1 × seconds" in shown
+    calibrated = routewright("calibrate", router, "--max-cost-fraction", 1)[1]
+    assert "Its expected latency is" in calibrated
+
+
 def test_options_set_the_fields_of_a_predictor(routewright, outcome_table, tmp_path: Path):
     words = ("--predictor", "knn", "--option", "k=9", "--option", "domain=none", "--json")
     code, described, _ = routewright("fit", outcome_table, "--out", tmp_path / "R", *words)
@@ -117,6 +134,7 @@ def test_options_set_the_fields_of_a_predictor(routewright, outcome_table, tmp_p
         ((*KNN, "--option", "k=many"), "option k of predictor 'knn' should be a valid integer"),
         (("calibrate", "ROUTER"), "exactly one"),
         (("route", "ROUTER", "x", "--lambda", "1", "--max-cost-fraction", ".5"), "not both"),
+        (("route", "ROUTER", "x", "--latency-price", "0.1"), "the router knows none"),
         (("serve", "nowhere.yaml"), "nowhere.yaml"),
         (("check", "nowhere.yaml"), "nowhere.yaml"),
     ],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from routewright.checks import committee_of
 from routewright.drive import replay
 from routewright.errors import NoAdmissibleExpert, NotAdmissible, UpstreamError
 from routewright.strategies import build, one_shot
@@ -12,7 +11,7 @@ from routewright.strategies.cascade import Cascade
 from routewright.strategies.fallback import Fallback
 from routewright.strategies.fixed import Fixed
 from routewright.strategies.mix import Mix
-from routewright.types import Answer, Ask, Decision, Expert, Query
+from routewright.types import Answer, Ask, Committee, Decision, Expert, Query
 
 ASKED = Query.of("hi")
 RECORD = {
@@ -25,7 +24,7 @@ RECORD = {
 
 class Vote:
     def __init__(self, *experts: str, needed: int) -> None:
-        self.asks = committee_of(experts, needed)
+        self.asks = Committee(map(Ask, experts), enough=lambda answers: len(answers) >= needed)
 
     def plan(self, query):
         answers = yield self.asks
@@ -51,6 +50,17 @@ def test_a_cascade_whose_top_fails_gives_its_best_effort():
     decision = replay(Cascade(("small", "large"), trust=0.7), ASKED, record)
     assert decision.answer.text == "4"
     assert "best effort" in decision.because
+
+
+def test_fallback_asks_a_cheaper_one_where_the_wanted_is_too_dear():
+    large, small = Expert("large", input_per_mtok=1e6), Expert("small", input_per_mtok=1.0)
+    query = Query.of("hi", max_cost=0.5)
+    wanted = Fallback(Fixed("large"), ("large", "small"))
+    decision = replay(wanted, query, RECORD, [large, small])
+    assert decision.path == "small"
+    assert decision.because == "large may not be asked, small stepped in"
+    with pytest.raises(NotAdmissible, match="large"):
+        replay(Fallback(Fixed("large"), ("large",)), query, RECORD, [large, small])
 
 
 def test_fallback_leaves_out_who_failed_and_counts_the_failed_try():

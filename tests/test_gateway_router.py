@@ -117,3 +117,49 @@ def test_a_router_that_is_not_there_is_told_at_the_start():
 
     with pytest.raises(BadConfig, match=r"policy 'default'.*not a router"):
         served(create(), Upstream(), policies=policies("/nowhere/router"))
+
+
+SECONDS = ({"latency": 0.5}, {"latency": 4.5})  # of small and large
+
+
+@pytest.mark.parametrize("more", [{}, {"price": None, "max_cost_fraction": 1.0}])
+@pytest.mark.parametrize(("hurry", "expert"), [(0.0, "large"), (0.01, "large"), (0.5, "small")])
+def test_seconds_have_a_price_in_the_policy_and_in_the_request(folder, hurry, expert, more):
+    """A riddle is worth about one more point to `large`, which takes four seconds more."""
+
+    def model(in_policy, in_request):
+        work = create(messages=RIDDLE, extra_body={"routewright": in_request})
+        chosen = policies(folder, **more, **in_policy)
+        return served(work, Upstream(), Upstream(), traits=SECONDS, policies=chosen).model
+
+    assert model({"latency_price": hurry}, {}) == expert
+    assert model({}, {"latency_price": hurry}) == expert
+    assert model({"latency_price": 9.0}, {"latency_price": hurry}) == expert
+    assert model({"latency_price": hurry}, {"lambda": 1e9}) == "small", "λ still counts"
+
+
+def test_route_explains_with_the_price_of_seconds(folder):
+    body = {"messages": RIDDLE, "routewright": {"latency_price": 0.5}}
+    reply = served(
+        post("/route", body), Upstream(), Upstream(), traits=SECONDS, policies=policies(folder)
+    )
+    assert reply["first_asks"][0]["expert"] == "small"
+    assert [row["latency"] for row in reply["experts"]] == [0.5, 4.5]
+
+
+def test_seconds_that_nobody_knows_cannot_have_a_price(folder):
+    from routewright.errors import BadConfig
+
+    work = create(messages=SUM, extra_body={"routewright": {"latency_price": 0.1}})
+    with pytest.raises(openai.BadRequestError, match="knows no expert's seconds"):
+        served(work, Upstream(), Upstream(), policies=policies(folder))
+    with pytest.raises(BadConfig, match="no expert's are known"):
+        served(work, Upstream(), Upstream(), policies=policies(folder, latency_price=0.1))
+
+
+def test_a_query_too_dear_for_the_wanted_expert_goes_to_a_cheaper_fallback():
+    traits = ({}, {"input_per_mtok": 1e6})
+    large = {"strategy": "fixed", "options": {"expert": "large"}, "fallback": ["small"]}
+    work = create(extra_body={"routewright": {"max_cost": 0.01}})
+    answer = served(work, Upstream(), Upstream(), traits=traits, policies={"default": large})
+    assert answer.model == "small"

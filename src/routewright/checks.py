@@ -23,7 +23,7 @@ from routewright.items import Item
 from routewright.predictors import Predictor, inputs, means
 from routewright.registry import find
 from routewright.strategies import build, one_shot
-from routewright.types import Answer, Array, Ask, Committee, Prediction, Query
+from routewright.types import Answer, Array, Ask, Prediction, Query
 
 EXPERTS = ("small", "middle", "large")
 TEXTS = (
@@ -338,8 +338,3 @@ def _judged(
         return Answer(expert, reply)
 
     return asyncio.run(judge.judge(item, answers, ask)), asked
-
-
-def committee_of(experts: Sequence[str], needed: int) -> Committee:
-    """Asks everybody at once and is content with `needed` answers."""
-    return Committee((Ask(e) for e in experts), enough=lambda answers: len(answers) >= needed)

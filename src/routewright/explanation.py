@@ -2,39 +2,69 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from routewright.errors import BadInput
 from routewright.frontier import OperatingPoint
 from routewright.policies import values
 from routewright.router import Router
-from routewright.types import Ask, Query
+from routewright.strategies.single import Single
+from routewright.types import Ask, Prediction, Query, Strategy
+
+BELIEFS = ("quality", "spread", "cost", "latency")
 
 
-def explain(router: Router, point: OperatingPoint, query: Query) -> dict[str, Any]:
-    """The first ask of the point's strategy and every expert's forecast, as plain data."""
+def first_asks(strategy: Strategy, query: Query) -> tuple[Ask, ...]:
+    """Whom the strategy asks first; nobody is asked."""
+    plan = strategy.plan(query)
+    try:
+        asks = next(plan)
+    finally:
+        plan.close()
+    return (asks,) if isinstance(asks, Ask) else asks
+
+
+def forecast(belief: Prediction, expert: str) -> dict[str, float | None]:
+    """What is believed of one expert about one query; None where nothing is known."""
+    place = belief.experts.index(expert)
+    numbers = {name: float(getattr(belief, name)[place]) for name in BELIEFS}
+    return {name: n if math.isfinite(n) else None for name, n in numbers.items()}
+
+
+def explain(
+    router: Router, point: OperatingPoint, query: Query, latency_price: float = 0.0
+) -> dict[str, Any]:
+    """The first ask of the point's strategy and every expert's forecast, as plain data.
+
+    With a `latency_price` (quality per second) the best of quality − λ cost − μ seconds is asked,
+    wherever the frontier lies: it did not weigh seconds. Raises BadInput where none are known.
+    """
+    if latency_price and not router.knows_latency:
+        raise BadInput(
+            "a latency price weighs seconds, and the router knows none: fit on a table with"
+            " latency::EXPERT"
+        )
     prediction = router.predict([query]).take(0)
-    value = values(prediction, point.price)
+    value = values(prediction, point.price, latency_price)
     rows = [
-        {
-            "expert": name,
-            "quality": float(prediction.quality[m]),
-            "spread": float(prediction.spread[m]),
-            "cost": float(prediction.cost[m]),
-            "value": float(value[m]),
-        }
+        {"expert": name, **forecast(prediction, name), "value": float(value[m])}
         for m, name in enumerate(prediction.experts)
     ]
-    plan = router.strategy_at(point).plan(query)
-    first = next(plan)
-    plan.close()
-    asked = [first] if isinstance(first, Ask) else list(first)
+    hurried = Single(router, point.price, latency_price)
+    asks = first_asks(hurried if latency_price else router.strategy_at(point), query)
     return {
-        "expert": asked[0].expert,
-        "asks": [ask.expert for ask in asked],
+        "expert": asks[0].expert,
+        "asks": [ask.expert for ask in asks],
         "lambda": point.price,
-        "strategy": point.strategy,
-        "plan": point.plan,
+        "latency_price": latency_price,
+        "strategy": "single" if latency_price else point.strategy,
+        "plan": _in_words(latency_price) if latency_price else point.plan,
         "familiarity": 1.0 if prediction.trust is None else float(prediction.trust),
         "expected": {"cost": point.cost, "quality": point.quality, "gain": point.gain},
         "experts": sorted(rows, key=lambda row: -row["value"]),
     }
+
+
+def _in_words(latency_price: float) -> str:
+    return f"ask the expert with the best predicted quality − λ × cost − {latency_price:g}/s × time"

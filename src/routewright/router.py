@@ -84,6 +84,17 @@ class Router:
             latency[...] = self.latency
         return Prediction(self.experts, drawn, spread, cost, latency, trust)
 
+    def with_latency(self, seconds: Mapping[str, float]) -> Self:
+        """The same router, told how long experts take of which the table did not say it."""
+        told = np.array([seconds.get(name, np.nan) for name in self.experts])
+        own = self.latency if self.latency.size else np.full(len(self.experts), np.nan)
+        return replace(self, latency=np.where(np.isfinite(own), own, told))
+
+    @property
+    def knows_latency(self) -> bool:
+        """Whether it knows how long any expert takes, so that seconds can be weighed."""
+        return bool(np.isfinite(self.latency).any())
+
     def strategy(self, price: float | None = None) -> Strategy:
         """What to do at a price of quality λ (None: 0, the best there is).
 

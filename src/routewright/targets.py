@@ -112,14 +112,8 @@ def within_share(points: Sequence[OperatingPoint], expert: str, most: float) -> 
 
 
 def _asked(point: OperatingPoint, expert: str) -> float:
-    shares = shares_of(point)
-    if shares is None:
+    if not point.shares:
         raise BadInput(
             "the router does not record which share of the queries each expert gets: fit it again"
         )
-    return shares.get(expert, 0.0)
-
-
-def shares_of(point: OperatingPoint) -> Mapping[str, float] | None:
-    """Expert ▶ share of the queries for which it is asked; None where it was not recorded."""
-    return point.shares or None
+    return point.shares.get(expert, 0.0)

@@ -70,7 +70,8 @@ class Query:
     """What is asked, and within which limits it may be answered.
 
     `price` is λ, the price of quality: how much expected quality (0..1) one US$ must buy.
-    0 asks for the best answer whatever it costs. None leaves λ to the policy.
+    0 asks for the best answer whatever it costs. None leaves λ to the policy. `latency_price` is
+    μ, how much expected quality one second less must buy; None leaves that to the policy too.
     """
 
     messages: tuple[Message, ...]
@@ -84,6 +85,7 @@ class Query:
     min_quality: float | None = None  # 0..1, as predicted
     max_latency: float | None = None  # seconds until the answer is complete
     price: float | None = None
+    latency_price: float | None = None
     allowed: frozenset[str] | None = None  # admissible experts, set by the two loops; None: all
     options: Mapping[str, Any] = field(default_factory=dict)  # temperature, max_tokens, tools, …
 

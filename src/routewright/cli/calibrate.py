@@ -90,6 +90,8 @@ def in_words(router: Router, point: OperatingPoint) -> str:
     ]
     if shares := _shares(point):
         lines.append(shares)
+    if math.isfinite(seconds := _seconds(router, point)):
+        lines.append(f"Its expected latency is {seconds:.2f} s.")
     lines.append(_gain(point))
     lines.append(f"What it does: {point.plan}.")
     if best := _against_best(router, point):
@@ -121,11 +123,16 @@ def _against_best(router: Router, point: OperatingPoint) -> str:
 
 
 def _shares(point: OperatingPoint) -> str:
-    from routewright.targets import shares_of
-
-    shares = sorted((shares_of(point) or {}).items(), key=lambda pair: -pair[1])
+    shares = sorted(point.shares.items(), key=lambda pair: -pair[1])
     asked = ", ".join(f"{name} {share:.0%}" for name, share in shares if share >= 0.005)
     return f"Who is asked: {asked}." if asked else ""
+
+
+def _seconds(router: Router, point: OperatingPoint) -> float:
+    """Mean seconds per query, by whom the point asks; NaN where somebody's are not known."""
+    latency = dict(zip(router.experts, router.latency.tolist(), strict=False))
+    asked = [share * latency.get(name, math.nan) for name, share in point.shares.items()]
+    return sum(asked) if asked else math.nan
 
 
 def _gain(point: OperatingPoint) -> str:

@@ -134,6 +134,9 @@ class PolicyConfig(Section):
     price: Price | None = Field(
         default=None, description="λ: quality (0 to 1) that one US$ must buy; 0 asks for the best."
     )
+    latency_price: Price | None = Field(
+        default=None, description="μ: quality (0 to 1) that one second less must be worth."
+    )
     max_cost: Positive | None = Field(
         default=None, description="US$ per query, on average: a point of the router's frontier."
     )

@@ -18,6 +18,7 @@ from routewright.config.shape import choose, mistake
 from routewright.errors import BadInput
 
 OPERATING_POINTS = ("price", "max_cost", "max_cost_fraction", "min_quality")
+PRICES = {"price": "price", "latency_price": "latency"}  # keys of a policy ▶ what they weigh
 EXPERT_OPTIONS = ("expert", "experts", "ladder", "then")  # strategy fields that hold experts
 
 
@@ -87,7 +88,7 @@ def strategies(document: Document) -> Iterator[Problem]:
             continue
         fields = config_options.fields(strategy)
         yield from _router(document, loc, needed="router" in fields)
-        yield from _price(document, loc, fields)
+        yield from _prices(document, loc, fields)
         options = document.get(*loc, "options") or {}
         if isinstance(options, dict):
             yield from _options(document, (*loc, "options"), strategy, options)
@@ -105,16 +106,16 @@ def _found(document: Document, loc: Loc) -> Any:
         return document.problem(loc, f"cannot be loaded: {error}", "install what it needs")
 
 
-def _price(document: Document, loc: Loc, fields: Mapping[str, Any]) -> Iterator[Problem]:
+def _prices(document: Document, loc: Loc, fields: Mapping[str, Any]) -> Iterator[Problem]:
     name, policy = document.get(*loc, "strategy"), document.get(*loc)
     options = policy.get("options")
-    if "price" in policy and "price" not in fields:
-        mend = "remove it, or use a strategy that predicts, like `single`"
-        unused = f"strategy '{name}' weighs no price"
-        yield document.problem((*loc, "price"), unused, mend)
-    elif "price" in policy and isinstance(options, dict) and "price" in options:
-        mend = "keep `price:` beside `strategy:`"
-        yield document.problem((*loc, "options", "price"), "price is given twice", mend)
+    for key, weighed in PRICES.items():
+        if key in policy and key not in fields:
+            mend = "remove it, or use a strategy that predicts, like `single`"
+            yield document.problem((*loc, key), f"strategy '{name}' weighs no {weighed}", mend)
+        elif key in policy and isinstance(options, dict) and key in options:
+            mend = f"keep `{key}:` beside `strategy:`"
+            yield document.problem((*loc, "options", key), f"{key} is given twice", mend)
 
 
 # -- routers -----------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ class Limits(BaseModel):
     data_class: DataClass | None = None
     region: Annotated[str, Field(min_length=1)] | None = None
     price: Annotated[Number, Field(ge=0)] | None = Field(default=None, alias="lambda")
+    latency_price: Annotated[Number, Field(ge=0)] | None = None  # quality per second
     domain: str | None = None
     tags: tuple[str, ...] = ()
 
@@ -102,6 +103,7 @@ def understand(body: Any, default_data_class: DataClass) -> Wanted:
         min_quality=limits.min_quality,
         max_latency=limits.max_latency_ms and limits.max_latency_ms / 1000,
         price=limits.price,
+        latency_price=limits.latency_price,
         options={k: v for k, v in body.items() if k not in OURS and v is not None},
     )
     return Wanted(

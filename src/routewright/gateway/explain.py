@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from routewright.experts import admit, guard, objection
+from routewright.explanation import first_asks, forecast
 from routewright.frontier import OperatingPoint
 from routewright.gateway.menu import Choice
-from routewright.types import Ask, Expert, Prediction, Query
-
-BELIEFS = ("quality", "spread", "cost", "latency")
+from routewright.types import Expert, Prediction, Query
 
 
 def explain(choice: Choice, query: Query, experts: Mapping[str, Expert]) -> dict[str, Any]:
@@ -22,12 +20,7 @@ def explain(choice: Choice, query: Query, experts: Mapping[str, Expert]) -> dict
     """
     strategy = choice.strategy_for(query)
     allowed, _ = admit(query, experts.values())
-    plan = strategy.plan(allowed)
-    try:
-        asks = next(plan)
-    finally:
-        plan.close()
-    asks = (asks,) if isinstance(asks, Ask) else asks
+    asks = first_asks(strategy, allowed)
     for ask in asks:
         guard(ask, allowed, experts)
     belief = choice.router.predict([query]).take(0) if choice.router else None
@@ -58,13 +51,8 @@ def _row(
     reason = objection(expert, query) or rejected.get(expert.name)
     row: dict[str, Any] = {"name": expert.name, "admissible": reason is None, "reason": reason}
     if belief is not None and expert.name in belief.experts:
-        place = belief.experts.index(expert.name)
-        row |= {name: _known(float(getattr(belief, name)[place])) for name in BELIEFS}
+        row |= forecast(belief, expert.name)
     return row
-
-
-def _known(number: float) -> float | None:
-    return number if math.isfinite(number) else None
 
 
 def _point(point: OperatingPoint) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Choice:
     fallback: tuple[str, ...] = ()
     router: Router | None = None
     point: OperatingPoint | None = None
+    latency_price: float = 0.0  # μ, beside the point's λ
 
     def strategy_for(self, query: Query) -> Strategy:
         """The strategy under this query's own λ and limits."""
@@ -45,13 +46,20 @@ class Choice:
                 f"min_quality {query.min_quality:g}: ask a policy with a router",
                 "min_quality",
             )
+        if query.latency_price and not (self.router and self.router.knows_latency):
+            raise BadRequest(
+                f"policy '{self.policy}' knows no expert's seconds, so it cannot weigh"
+                f" latency_price {query.latency_price:g}: ask a policy with a router that does",
+                "latency_price",
+            )
         return with_fallback(self._strategy_for(query), self.fallback)
 
     def _strategy_for(self, query: Query) -> Strategy:
         if self.point is None or self.router is None:
             return self.strategy
-        best_admissible = Single(self.router, price=self.point.price)
-        if query.min_quality is not None:
+        # The frontier did not weigh seconds: where they count, its fixed mixes do not hold.
+        best_admissible = Single(self.router, self.point.price, self.latency_price)
+        if query.min_quality is not None or query.latency_price or self.latency_price:
             return best_admissible
         wanted = self.strategy if query.price is None else self.router.strategy(query.price)
         return WithinLimits(wanted, best_admissible)
@@ -80,6 +88,7 @@ class Menu:
             raise BadConfig("there is no policy to serve: add one under `policies:`")
         self._routers: dict[Path, Router] = {}
         self.experts = tuple(entry.name for entry in config.experts)
+        self._latency = {e.name: e.latency for e in config.experts if e.latency is not None}
         self.policies = {
             name: self._build(name, policy, config.folder)
             for name, policy in config.policies.items()
@@ -130,17 +139,23 @@ class Menu:
     def _build(self, name: str, policy: PolicyConfig, folder: Path) -> Choice:
         try:
             router = self._router(folder / policy.router) if policy.router else None
+            if policy.latency_price and router and not router.knows_latency:
+                raise BadInput(
+                    "latency_price weighs seconds, and no expert's are known: give experts a"
+                    " `latency:`, or fit on a table with latency::EXPERT"
+                )
             goal = {key: getattr(policy, key) for key in GOALS if getattr(policy, key) is not None}
             point = router.at(**goal) if router and goal else None
             strategy = router.strategy_at(point) if router and point else _strategy(policy, router)
         except BadInput as error:
             raise BadConfig(f"policy '{name}': {error}") from error
-        return Choice(name, strategy, tuple(policy.fallback), router, point)
+        hurry = policy.latency_price or 0.0
+        return Choice(name, strategy, tuple(policy.fallback), router, point, hurry)
 
     def _router(self, folder: Path) -> Router:
         """Policies that name the same folder share one router."""
         if folder not in self._routers:
-            router = Router.load(folder)
+            router = Router.load(folder).with_latency(self._latency)
             router.predict([Query.of("")])  # what it refers to is loaded now, or missed now
             self._routers[folder] = router
         return self._routers[folder]
@@ -149,6 +164,6 @@ class Menu:
 def _strategy(policy: PolicyConfig, router: Router | None) -> Strategy:
     spec: dict[str, Any] = {"strategy": policy.strategy, **policy.arguments()}
     takes = {field.name for field in fields(find("strategies", policy.strategy))}
-    if policy.price is not None and "price" in takes:
-        spec["price"] = policy.price
+    prices = {"price": policy.price, "latency_price": policy.latency_price}
+    spec |= {name: p for name, p in prices.items() if p is not None and name in takes}
     return build(spec, router)

@@ -25,7 +25,6 @@ BASES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("linear", {"width": 128}),
     ("linear", {"width": 256}),
     ("linear", {"width": 128, "domain": 3.0, "surface": 0.1}),
-    ("kernel", {}),
     ("factor", {"penalty": 50.0}),
     ("knn", {"k": 100, "domain": 0.5}),
     ("domain", {}),

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from routewright.errors import NotAdmissible, UpstreamError
+from routewright.errors import NotAdmissible, RoutewrightError, UpstreamError
 from routewright.types import Ask, Decision, Plan, Query, Strategy
 
 
 @dataclass(frozen=True)
 class Fallback:
-    """Runs `wanted`; on failure asks `then` in order, leaving out who failed already.
+    """Runs `wanted`; if it fails or may not be asked, asks `then` in order, leaving out that one.
 
     Only failures before the first byte get here. The query's limits hold for the substitutes
-    too. If everybody fails, the first failure is raised: it names the expert that was wanted.
+    too: one that is dearer than `max_cost` leaves it to a cheaper one. If nobody can answer, the
+    first failure is raised: it names the expert that was wanted.
     """
 
     wanted: Strategy
@@ -23,18 +24,21 @@ class Fallback:
         try:
             decision = yield from self.wanted.plan(query)
         except UpstreamError as failure:
-            first = failure
+            first: RoutewrightError = failure
+            out, why = [failure.expert], f"{failure.expert} failed"
+        except NotAdmissible as refusal:
+            first, out = refusal, list(refusal.rejected)
+            why = f"{' and '.join(out)} may not be asked"
         else:
             return decision
         for expert in self.then:
-            if expert == first.expert or not query.permits(expert):
+            if expert in out or not query.permits(expert):
                 continue
             try:
                 answer = yield Ask(expert, final=True)
             except (UpstreamError, NotAdmissible):
                 continue
-            because = f"{first.expert} failed, {expert} stepped in"
-            return Decision(answer, because=because)
+            return Decision(answer, because=f"{why}, {expert} stepped in")
         raise first
 
 

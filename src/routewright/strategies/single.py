@@ -18,9 +18,9 @@ from routewright.types import Ask, Decision, Indices, Plan, Prediction, Query
 class Single:
     """One call per query: argmax of predicted quality − λ cost − μ latency.
 
-    `price` is λ in quality per US$; a query's own price takes precedence. `latency_price` is μ
-    in quality per second. A query with `min_quality` gets the cheapest expert that is expected
-    to reach it, or the best there is.
+    `price` is λ in quality per US$, `latency_price` μ in quality per second; a query's own take
+    precedence. A query with `min_quality` gets the cheapest expert that is expected to reach it,
+    or the best there is.
     """
 
     router: Predicts
@@ -38,8 +38,7 @@ class Single:
         return Decision(answer, because=because, prediction=belief)
 
     def choose(self, queries: Sequence[Query], prediction: Prediction) -> Indices:
-        prices = {query.price for query in queries} | {None}
-        if len(prices) == 1 and not any(_limited(query) for query in queries):
+        if not any(_special(query) for query in queries):
             return choose(prediction, self.price, latency_price=self.latency_price)
         return np.array(
             [self._choose_one(query, prediction.take(i)) for i, query in enumerate(queries)]
@@ -48,24 +47,20 @@ class Single:
     def _choose_one(self, query: Query, prediction: Prediction) -> int:
         admissible = within_limits(query, prediction)
         price = self.price if query.price is None else query.price
+        hurry = self.latency_price if query.latency_price is None else query.latency_price
         if query.min_quality is not None:
             good = admissible & (prediction.quality >= query.min_quality)
             price, admissible = (np.inf, good) if good.any() else (0.0, admissible)
         if np.isinf(price):
             prediction, price = replace(prediction, quality=prediction.quality * 0), 1.0
-        return int(
-            choose(
-                prediction,
-                price,
-                latency_price=self.latency_price,
-                admissible=admissible,
-            )
-        )
+        return int(choose(prediction, price, latency_price=hurry, admissible=admissible))
 
 
-def _limited(query: Query) -> bool:
+def _special(query: Query) -> bool:
+    """Whether the query has prices or limits of its own."""
+    prices = (query.price, query.latency_price)
     limits = (query.min_quality, query.max_cost, query.max_latency, query.allowed)
-    return any(limit is not None for limit in limits)
+    return any(value is not None for value in (*prices, *limits))
 
 
 def within_limits(query: Query, prediction: Prediction) -> NDArray[np.bool_]:

@@ -224,7 +224,7 @@ def test_evaluate_prints_how_good_each_forecast_is(router, outcome_table):
     show_forecasts(e, Console(file=page, width=120))
     for m, name in enumerate(router.experts):
         line = next(line for line in page.getvalue().splitlines() if name in line)
-        forecast, score = e.prediction.quality[:, m], e.outcomes.score[:, m]
+        forecast, score = e.prediction.chance[:, m], e.outcomes.score[:, m]
         for figure in (metrics.auc, metrics.brier, metrics.ece):
             assert f"{figure(forecast, score):.3f}" in line
 

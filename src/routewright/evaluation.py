@@ -177,8 +177,8 @@ def summary(e: Evaluation) -> dict[str, Any]:
         ),
         "predictor": {
             name: {
-                "auc": _number(metrics.auc(e.prediction.quality[:, m], score[:, m])),
-                "ece": _number(metrics.ece(e.prediction.quality[:, m], score[:, m])),
+                "auc": _number(metrics.auc(e.prediction.chance[:, m], score[:, m])),
+                "ece": _number(metrics.ece(e.prediction.chance[:, m], score[:, m])),
             }
             for m, name in enumerate(e.router.experts)
         },

@@ -12,8 +12,6 @@ from routewright.router import Router
 from routewright.strategies.single import Single
 from routewright.types import Ask, Prediction, Query, Strategy
 
-BELIEFS = ("quality", "spread", "cost", "latency")
-
 
 def first_asks(strategy: Strategy, query: Query) -> tuple[Ask, ...]:
     """Whom the strategy asks first; nobody is asked."""
@@ -28,7 +26,9 @@ def first_asks(strategy: Strategy, query: Query) -> tuple[Ask, ...]:
 def forecast(belief: Prediction, expert: str) -> dict[str, float | None]:
     """What is believed of one expert about one query; None where nothing is known."""
     place = belief.experts.index(expert)
-    numbers = {name: float(getattr(belief, name)[place]) for name in BELIEFS}
+    names = ("spread", "cost", "latency")
+    columns = {"quality": belief.chance, **{name: getattr(belief, name) for name in names}}
+    numbers = {name: float(column[place]) for name, column in columns.items()}
     return {name: n if math.isfinite(n) else None for name, n in numbers.items()}
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from routewright import frontier, ladder, metrics
+from routewright import calibration, frontier, ladder, metrics
 from routewright.costs import CostModel
 from routewright.encoders import build as build_encoder
 from routewright.errors import BadInput, BadTable
@@ -130,6 +130,7 @@ def _fit(
     worths = np.array([frontier.worth(prediction, outcomes) for prediction in held_out])
     best = int(np.argmax(_steadied(worths.reshape(-1, len(SIGNALS))).ravel()))
     chosen, model, _, signal = trials[best]
+    maps, chance = calibration.fit(held_out[best].quality, outcomes.score, fold)
 
     progress("tracing the frontier", 0.85)
     ways = frontier.singles(held_out[best], outcomes)
@@ -144,7 +145,7 @@ def _fit(
     else:
         climb = None
     points = frontier.trace(ways, outcomes, seed=seed)
-    card = _card(outcomes, name, chosen, held_out[best], float(worths[best]), seed)
+    card = _card(outcomes, name, chosen, chance, float(worths[best]), seed)
     if lesson is not None and lesson.names:
         card["auxiliary"] = list(lesson.names)
     return Router(
@@ -156,6 +157,7 @@ def _fit(
         novelty=Novelty().fit(x, reader.blocks, seed=seed),
         signal=signal,
         evidence=climb and climb.evidence,
+        calibration=maps,
         latency=_latency(outcomes),
         frontier=points,
         seen=fingerprints(outcomes.queries),
@@ -357,7 +359,7 @@ def _card(
     outcomes: Outcomes,
     encoder: str,
     predictor: str,
-    prediction: Prediction,
+    chance: Array,
     worth: float,
     seed: int,
 ) -> dict[str, Any]:
@@ -376,9 +378,9 @@ def _card(
             name: {
                 "quality": float(metrics.mean(outcomes.score[:, m])),
                 "cost": float(metrics.mean(outcomes.cost[:, m])),
-                "auc": metrics.auc(prediction.quality[:, m], outcomes.score[:, m]),
-                "brier": metrics.brier(prediction.quality[:, m], outcomes.score[:, m]),
-                "ece": metrics.ece(prediction.quality[:, m], outcomes.score[:, m]),
+                "auc": metrics.auc(chance[:, m], outcomes.score[:, m]),
+                "brier": metrics.brier(chance[:, m], outcomes.score[:, m]),
+                "ece": metrics.ece(chance[:, m], outcomes.score[:, m]),
             }
             for m, name in enumerate(outcomes.experts)
         },

@@ -385,7 +385,7 @@ def expert_rows(study: Study) -> list[ExpertRow]:
                 half=_at_half(study, study.shares[:, m]) if known and study.priced else None,
                 whole=float(study.shares[study.best, m]) if known else None,
                 auc=belief["auc"],
-                brier=metrics.brier(e.prediction.quality[:, m], e.outcomes.score[:, m]),
+                brier=metrics.brier(e.prediction.chance[:, m], e.outcomes.score[:, m]),
                 ece=belief["ece"],
             )
         )
@@ -523,7 +523,7 @@ def _reliability_picture(study: Study) -> str:
 
 def _panel(study: Study, m: int) -> plots.Panel:
     name = study.experts[m]
-    forecast = study.evaluation.prediction.quality[:, m]
+    forecast = study.evaluation.prediction.chance[:, m]
     score = study.evaluation.outcomes.score[:, m]
     belief = study.figures["predictor"][name]
     return plots.Panel(

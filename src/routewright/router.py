@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routewright import __version__
+from routewright.calibration import Calibration
 from routewright.costs import CostModel
 from routewright.encoders import Encoder
 from routewright.errors import BadInput, BadRouter, RoutewrightError
@@ -39,7 +40,8 @@ class Router:
     """Believes something about every query and knows its operating points.
 
     `signal` scales how far the predicted *differences* between experts may leave the
-    differences of their means: 0 ranks experts alike for every query. `seen` holds fingerprints
+    differences of their means: 0 ranks experts alike for every query. `calibration` maps
+    forecasts to what is reported. `seen` holds fingerprints
     of the prompts that it was fitted on, so that an evaluation can tell an overlap. The last
     `newcomers` experts joined later: `signal` leaves their forecasts, and them out of the others'.
     """
@@ -51,6 +53,7 @@ class Router:
     mean: Array  # (e,) mean known score per expert
     novelty: Novelty = field(default_factory=Novelty)
     signal: float = 1.0
+    calibration: Calibration = field(default_factory=Calibration)
     newcomers: int = 0
     latency: Array = field(default_factory=lambda: np.empty(0))  # (e,) seconds, NaN unknown
     evidence: Evidence | None = None  # what answers tell; None: only prompts are weighed
@@ -82,7 +85,9 @@ class Router:
         latency = np.full_like(drawn, np.nan)
         if self.latency.size:
             latency[...] = self.latency
-        return Prediction(self.experts, drawn, spread, cost, latency, trust)
+        return Prediction(
+            self.experts, drawn, spread, cost, latency, trust, calibrate=self.calibration
+        )
 
     def with_latency(self, seconds: Mapping[str, float]) -> Self:
         """The same router, told how long experts take of which the table did not say it."""
@@ -196,6 +201,7 @@ class Router:
             "costs": self.costs.arrays(),
             "novelty": self.novelty.arrays(),
             "evidence": {} if self.evidence is None else self.evidence.arrays(),
+            "calibration": {"slope": self.calibration.slope, "offset": self.calibration.offset},
             "router": {"mean": self.mean, "latency": self.latency, "seen": self.seen},
         }
         return {f"{part}/{k}": v for part, arrays in parts.items() for k, v in arrays.items()}
@@ -221,6 +227,7 @@ class Router:
                 novelty=Novelty.load(described["novelty"], _under(arrays, "novelty")),
                 evidence=_load_evidence(described.get("evidence"), _under(arrays, "evidence")),
                 signal=float(described["signal"]),
+                calibration=Calibration(**_under(arrays, "calibration")),
                 newcomers=int(described.get("newcomers", 0)),
                 latency=arrays["router/latency"],
                 seen=arrays["router/seen"],

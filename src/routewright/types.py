@@ -151,6 +151,13 @@ class Prediction:
     latency: Array  # seconds, NaN where nothing is known
     trust: Array | None = None  # (...), how familiar the query is: 1, falling to 0 far away
     context: Array | None = None  # (..., c), facts of the query that weigh answers: domain, form
+    calibrate: Callable[[Array], Array] | None = None  # quality ▶ what is reported of it
+
+    @property
+    def chance(self) -> Array:
+        """`quality` calibrated: for people, and for limits on quality. Choices are made by
+        `quality` itself, whose differences between experts are the better ones."""
+        return self.quality if self.calibrate is None else self.calibrate(self.quality)
 
     def take(self, rows: Any) -> Prediction:
         """The rows of a batch, in the same way as NumPy indexing."""

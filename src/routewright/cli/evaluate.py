@@ -95,7 +95,7 @@ def show_forecasts(measured: Evaluation, console: Console) -> None:
     table.add_column("", overflow="fold")
     for heading in ("AUC", "Brier score", "calibration error"):
         table.add_column(heading, justify="right")
-    forecast, score = measured.prediction.quality, measured.outcomes.score
+    forecast, score = measured.prediction.chance, measured.outcomes.score
     for m, name in enumerate(measured.router.experts):
         figures = (
             f(forecast[:, m], score[:, m]) for f in (metrics.auc, metrics.brier, metrics.ece)

@@ -33,7 +33,7 @@ class Single:
         expert, belief = prediction.experts[best], prediction.take(0)
         answer = yield Ask(expert, final=True)
         because = (
-            f"{expert} is expected to score {belief.quality[best]:.2f} for ${belief.cost[best]:.2g}"
+            f"{expert} is expected to score {belief.chance[best]:.2f} for ${belief.cost[best]:.2g}"
         )
         return Decision(answer, because=because, prediction=belief)
 
@@ -49,7 +49,7 @@ class Single:
         price = self.price if query.price is None else query.price
         hurry = self.latency_price if query.latency_price is None else query.latency_price
         if query.min_quality is not None:
-            good = admissible & (prediction.quality >= query.min_quality)
+            good = admissible & (prediction.chance >= query.min_quality)
             price, admissible = (np.inf, good) if good.any() else (0.0, admissible)
         if np.isinf(price):
             prediction, price = replace(prediction, quality=prediction.quality * 0), 1.0

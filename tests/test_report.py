@@ -13,8 +13,9 @@ import pytest
 from routewright import evaluation, fitting, outcomes, plots, report
 from routewright.evaluation import Evaluation
 from routewright.outcomes import Outcomes
+from routewright.report import pictures, words
 from routewright.router import Router
-from routewright.strategies import build
+from routewright.strategies import build, one_shot
 
 SMALL, LARGE, ODD = "org/small-7b", "large & dear <x>", "$odd_name$"
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -218,8 +219,8 @@ def test_strategies_that_ask_several_experts_have_no_shuffled_control(fitted):
     router, _, dev = fitted
     spec = {"strategy": "cascade", "ladder": [SMALL, LARGE], "trust": 0.5}
     mixed = {"strategy": "mix", "first": spec, "second": spec, "share": 0.5}
-    assert not report.one_shot(build(mixed, router))
-    assert report.one_shot(router.strategy_at(router.frontier[0]))
+    assert not one_shot(build(mixed, router))
+    assert one_shot(router.strategy_at(router.frontier[0]))
     points = tuple(replace(point, spec=spec) for point in router.frontier[:2])
     sure = np.random.default_rng(0).random(dev.score.shape)
     e = measured(replace(router, frontier=points), dev, verify=sure)
@@ -274,7 +275,7 @@ def test_the_mistakes_shown_are_the_worst_there_are(fitted):
 
 def test_intervals_of_reliability_hold_their_shares_within_0_and_1():
     share = np.array([0.0, 0.3, 1.0])
-    down, up = report._wilson(share, np.array([20, 20, 20]))
+    down, up = pictures._wilson(share, np.array([20, 20, 20]))
     assert (share - down >= -1e-12).all()
     assert (share + up <= 1 + 1e-12).all()
     assert up[0] > 0.1  # twenty failures do not prove that success is impossible
@@ -284,15 +285,15 @@ def test_intervals_of_reliability_hold_their_shares_within_0_and_1():
 @pytest.mark.parametrize(
     ("show", "number", "text"),
     [
-        (report.dollars, 0.0064796, "6.48"),
-        (report.dollars, 1.2345, "1,234"),
-        (report.dollars, 2.6e-8, "0.000026"),
-        (report.dollars, None, "–"),
-        (report.percent, 0.0004, "<1 %"),
-        (report.percent, 0.5, "50 %"),
-        (report.signed, -0.0312, "−3.1"),
-        (report.signed, 0.0001, "0.0"),
-        (report.points, float("nan"), "–"),
+        (words.dollars, 0.0064796, "6.48"),
+        (words.dollars, 1.2345, "1,234"),
+        (words.dollars, 2.6e-8, "0.000026"),
+        (words.dollars, None, "–"),
+        (words.percent, 0.0004, "<1 %"),
+        (words.percent, 0.5, "50 %"),
+        (words.signed, -0.0312, "−3.1"),
+        (words.signed, 0.0001, "0.0"),
+        (words.points, float("nan"), "–"),
     ],
 )
 def test_numbers_read_well(show, number, text):
@@ -322,8 +323,8 @@ def test_the_same_split_of_a_table_of_the_same_name_is_suspect(fitted):
 def test_prompts_seen_in_the_fit_are_counted(fitted):
     router, train, dev = fitted
     e = measured(router, dev)
-    assert report.audit(e, report.fingerprints(train.queries)).level == "good"
-    seen = report.fingerprints([*train.queries, *dev.queries[:30]])
+    assert report.audit(e, outcomes.fingerprints(train.queries)).level == "good"
+    seen = outcomes.fingerprints([*train.queries, *dev.queries[:30]])
     found = report.audit(e, seen)
     assert (found.level, found.text[:17]) == ("bad", "30 of the 300 pro")
     assert "These numbers are too good" in page(e, seen=seen).text

@@ -317,7 +317,7 @@ def test_what_cannot_be_fitted_says_why(path):
         automix.fit(replace(rows, measures=mute), Cascade(("small", "large")))
 
 
-def test_a_committee_is_chosen_by_what_its_agreement_says(path):
+def test_a_committee_is_the_best_of_the_cheap_ones(path):
     frame = pl.read_parquet(path)
     rng = np.random.default_rng(0)
     parrot = [f"The answer is ({'ABCD'[i]})." for i in rng.integers(0, 4, len(frame))]

@@ -101,9 +101,8 @@ def fit(
     priced = card_prices(cascade, prices or {})
     table = outcomes.pool(cascade.experts).at_prices(**priced)
     progress("reading answers", 0.0)
-    usable = _usable(table, cascade)
+    trials, looks, usable = observe(table, cascade)
     known = table.rows(usable)
-    trials, looks = _observed(known, cascade)
     fold = folds(len(known), FOLDS, seed, known.groups)
     grid = meta.prices(trials)
 
@@ -179,10 +178,18 @@ def observe(
     outcomes: Outcomes, cascade: Cascade
 ) -> tuple[meta.Trials, list[Looks], NDArray[np.bool_]]:
     """The rows of a table of which everything is known, what was seen of them, and which they
-    are, as a mask (n,)."""
-    usable = _usable(outcomes, cascade)
-    trials, looks = _observed(outcomes.rows(usable), cascade)
-    return trials, looks, usable
+    are, as a mask (n,). Raises BadTable where they are too few."""
+    looks = looked(outcomes, cascade.ladder, cascade.agree, cascade.answers)
+    trials = seen(outcomes, cascade.ladder, cascade.agree, looks)
+    usable = trials.complete
+    if usable.sum() < MIN_ROWS:
+        raise BadTable(
+            f"of {len(outcomes)} rows {usable.sum()} hold what AutoMix looks at (scores of"
+            f" {', '.join(cascade.experts)}"
+            + ("" if cascade.agree else " and verify:: of all but the last")
+            + f"); at least {MIN_ROWS} are needed"
+        )
+    return trials.rows(usable), [look.rows(usable) for look in looks], usable
 
 
 def compare(name: str, best: Array, curve: Array, trials: meta.Trials, seed: int = 0) -> Compared:
@@ -237,11 +244,11 @@ def lifts(measured: Evaluation, seed: int = 0) -> Compared:
 def committee(
     outcomes: Outcomes, ladder: Sequence[str], size: int = SAMPLES, among: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """The experts whose agreement with the first model's answer says most about whether the last
-    one would do better: chosen one by one, by the correlation of their share with that gain.
+    """The experts whose answers to compare with: the best on average.
 
     Without `among`, those are considered that cost at most twice what the first model does and
-    were scored almost everywhere. Raises BadTable if they are fewer than `size`.
+    were scored almost everywhere. Raises BadTable if they are fewer than `size`. Choosing them
+    one by one for what their agreement says gained nothing on rows not seen (dev/LOG.md).
     """
     candidates = list(among) or _cheap(outcomes, ladder)
     if len(candidates) < size:
@@ -249,17 +256,8 @@ def committee(
             f"{size} experts are wanted to compare answers with and {len(candidates)} are cheap"
             " enough: name them with --agree A,B, or ask for fewer with --agree N"
         )
-    trials, looks, _ = observe(outcomes, Cascade(tuple(ladder), tuple(candidates)))
-    gain = trials.quality[:, -1] - trials.quality[:, 0]
-    agree = looks[0].agree
-    assert agree is not None
-    chosen: list[int] = []
-    total = np.zeros(len(gain))
-    for _ in range(size):
-        left = [j for j in range(len(candidates)) if j not in chosen]
-        chosen.append(max(left, key=lambda j: _correlation(total + agree[:, j], gain)))
-        total = total + agree[:, chosen[-1]]
-    return tuple(candidates[j] for j in chosen)
+    quality = dict(zip(outcomes.experts, metrics.mean(outcomes.score).tolist(), strict=True))
+    return tuple(sorted(candidates, key=lambda name: -quality[name])[:size])
 
 
 def _cheap(outcomes: Outcomes, ladder: Sequence[str]) -> list[str]:
@@ -271,10 +269,6 @@ def _cheap(outcomes: Outcomes, ladder: Sequence[str]) -> list[str]:
         for m, name in enumerate(outcomes.experts)
         if name not in ladder and cost[m] <= most and scored[m] >= 0.99
     ]
-
-
-def _correlation(x: Array, y: Array) -> float:
-    return abs(float(np.corrcoef(x, y)[0, 1])) if x.std() > 0 and y.std() > 0 else 0.0
 
 
 def card_prices(cascade: Cascade, prices: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -296,24 +290,6 @@ def card_prices(cascade: Cascade, prices: Mapping[str, float]) -> dict[str, dict
         share = verify / len(cascade.agree)
         return {"answer": {**answer, **dict.fromkeys(cascade.agree, share)}, "verify": {}}
     return {"answer": answer, "verify": dict.fromkeys(cascade.ladder[:-1], verify)}
-
-
-def _usable(outcomes: Outcomes, cascade: Cascade) -> NDArray[np.bool_]:
-    """The rows of which everything is known; raises BadTable where they are too few."""
-    usable = seen(outcomes, cascade.ladder, cascade.agree, cascade.answers).complete
-    if usable.sum() < MIN_ROWS:
-        raise BadTable(
-            f"of {len(outcomes)} rows {usable.sum()} hold what AutoMix looks at (scores of"
-            f" {', '.join(cascade.experts)}"
-            + ("" if cascade.agree else " and verify:: of all but the last")
-            + f"); at least {MIN_ROWS} are needed"
-        )
-    return usable
-
-
-def _observed(outcomes: Outcomes, cascade: Cascade) -> tuple[meta.Trials, list[Looks]]:
-    looks = looked(outcomes, cascade.ladder, cascade.agree, cascade.answers)
-    return seen(outcomes, cascade.ladder, cascade.agree, cascade.answers), looks
 
 
 def _hold_out(

@@ -147,7 +147,8 @@ class Automix:
     def over(self, outcomes: Outcomes) -> tuple[Array, Array, NDArray[np.bool_]]:
         """Score and cost (US$) of every row, (n,), without running the plan row by row, and for
         which rows: those of which everything that may be asked is known."""
-        trials = seen(outcomes, self.ladder, self.agree, self.answers, self._linear)
+        looks = looked(outcomes, self.ladder, self.agree, self.answers)
+        trials = seen(outcomes, self.ladder, self.agree, looks, self._linear)
         policy = metaverifiers.placed(self.policy or self._halves, self.ladder)
         score, cost = metaverifiers.outcome(policy, trials)
         return score, cost, trials.complete
@@ -156,15 +157,11 @@ class Automix:
 def seen(
     outcomes: Outcomes,
     ladder: Sequence[str],
-    agree: Sequence[str] = (),
-    answers: Kind = "auto",
+    agree: Sequence[str],
+    looks: Sequence[Looks],
     evidence: Sequence[Linear] = (),
 ) -> metaverifiers.Trials:
-    """What the strategy would see of every row; NaN where the table does not say.
-
-    Raises BadInput where there is nothing to look at: no `verify::` or no `answer::` columns.
-    """
-    looks = looked(outcomes, ladder, agree, answers)
+    """What the strategy would see and pay on every row; NaN where the table does not say."""
     shares = np.column_stack([look.share for look in looks])
     if evidence:
         gains = [line.predict(look) for line, look in zip(evidence, looks, strict=True)]
@@ -178,7 +175,10 @@ def seen(
 def looked(
     outcomes: Outcomes, ladder: Sequence[str], agree: Sequence[str], answers: Kind
 ) -> list[Looks]:
-    """What is seen of each rung but the last, on every row; the share is NaN where unknown."""
+    """What is seen of each rung but the last, on every row; the share is NaN where unknown.
+
+    Raises BadInput where there is nothing to look at: no `verify::` or no `answer::` columns.
+    """
     about = About.of(outcomes.queries)
     if not agree:
         if "verify" not in outcomes.measures:

@@ -22,6 +22,7 @@ from bench._data import REAL
 from routewright import automix, metrics, outcomes
 from routewright import metaverifiers as meta
 from routewright.automix import Cascade
+from routewright.frontier import BUDGETS
 from routewright.observations import Looks
 from routewright.types import Array
 
@@ -115,13 +116,16 @@ def _ours(name: str, train: Rows, dev: Rows) -> Done:
 
 
 def _mean_lift(name: str, train: Rows, dev: Rows) -> float:
-    """Over five regions of cost, small and large alone being ends of every curve."""
+    """Over five regions of cost."""
     fitted = automix.fit_one(name, train.trials, train.looks)
+    own = automix.as_seen(fitted, train.trials, train.looks)
     fresh = automix.as_seen(fitted, dev.trials, dev.looks)
-    points = [meta.outcome(fitted.rule(float(p)), fresh) for p in meta.prices(train.trials)]
+    points = []
+    for step in meta.steps(fitted.rule, own, BUDGETS):
+        first, second = (np.stack(meta.outcome(p, fresh)) for p in (step.first, step.second))
+        points.append(((1 - step.share) * first + step.share * second).mean(axis=1))
+    scores, costs = np.array(points).T
     small, large = (tuple(end.mean(axis=1).tolist()) for end in _ends(dev))
-    costs = np.array([small[0], *(cost.mean() for _, cost in points), large[0]])
-    scores = np.array([small[1], *(score.mean() for score, _ in points), large[1]])
     return metrics.mean_ibc_lift(costs, scores, small, large)
 
 

@@ -362,12 +362,14 @@ def test_one_command_fits_and_the_others_work_with_its_router(path, tmp_path: Pa
 def test_a_single_meta_verifier_and_a_ladder_by_name(path, tmp_path: Path):
     fit = run(
         *("fit", path, "--out", tmp_path / "r", "--strategy", "automix_pomdp"),
-        *("--ladder", "small,middle,large", "--verifier", "verify", "--json"),
+        *("--ladder", "small,middle,large", "--verifier", "verify=3", "--json"),
     )
     assert fit.exit_code == 0, fit.output
     described = json.loads(fit.output)
     assert [row["name"] for row in described["card"]["automix"]["compared"]] == ["pomdp"]
     assert described["card"]["automix"]["ladder"] == ["small", "middle", "large"]
+    specs = [point["spec"] for point in described["frontier"]]
+    assert {spec["samples"] for spec in specs if spec["strategy"] == "automix"} == {3}
 
 
 @pytest.mark.parametrize(
@@ -376,7 +378,10 @@ def test_a_single_meta_verifier_and_a_ladder_by_name(path, tmp_path: Path):
         (["--small", "small"], "needs --small A --large B, or --ladder A,B,C"),
         (["--small", "small", "--large", "huge"], "no expert 'huge'"),
         (["--ladder", "small,large", "--small", "small"], "not both"),
-        (["--small", "small", "--large", "large", "--verifier", "vote"], "choose verify or"),
+        (
+            ["--small", "small", "--large", "large", "--verifier", "vote"],
+            "choose verify, verify=K, or agreement",
+        ),
         (["--small", "small", "--large", "large", "--costs", "small"], "--costs takes NAME=USD"),
         (["--small", "small", "--large", "large", "--costs", "x=1"], "no cost is asked of 'x'"),
         (["--small", "small", "--large", "large", "--agree", "large"], "both answer and verify"),
@@ -391,3 +396,13 @@ def test_options_that_cannot_be_used_say_why(path, tmp_path: Path, words, messag
 def test_options_of_automix_are_not_swallowed_by_other_strategies(path, tmp_path: Path):
     done = run("fit", path, "--out", tmp_path / "r", "--small", "small")
     assert "--small goes with --strategy automix" in str(done.exception)
+
+
+def test_where_verification_costs_too_much_nothing_is_looked_at(path):
+    dear = {"small": 1.0, "large": 50.0, "verify": 49.0}
+    rows = outcomes.read(path, split="train")
+    router = automix.fit(rows, Cascade(("small", "large")), prices=dear, only="lookup")
+    cheap = [point for point in router.frontier if point.cost_fraction < 0.9]
+    assert len(cheap) > 20, "mixing small and large is still offered at every cost"
+    assert all(point.strategy == "fixed" for point in cheap)
+    assert router.card["automix"]["compared"][0]["lift"] < 0

@@ -43,6 +43,7 @@ class Cascade:
     ladder: tuple[str, ...]
     agree: tuple[str, ...] = ()  # empty: each verifies its own answers
     answers: Kind = "auto"  # how answers are compared
+    samples: int = SAMPLES  # verdicts that a self-verification draws
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -73,7 +74,7 @@ class _Held(NamedTuple):
     """What a meta-verifier did on rows that it was not fitted on; (2, n): cost and score."""
 
     best: Array  # at the price that buys most, as the fitted rows say
-    curve: Array  # (prices, 2, n)
+    curve: Array  # (budgets, 2, n)
 
 
 def fit(
@@ -104,20 +105,19 @@ def fit(
     trials, looks, usable = observe(table, cascade)
     known = table.rows(usable)
     fold = folds(len(known), FOLDS, seed, known.groups)
-    grid = meta.prices(trials)
 
     compared, held = [], {}
     names = NAMES if only is None else (_checked(only),)
     for i, name in enumerate(names):
         progress(f"cross-validating {name}", 0.1 + 0.5 * i / len(names))
-        held[name] = _hold_out(name, trials, looks, fold, grid)
+        held[name] = _hold_out(name, trials, looks, fold)
         compared.append(compare(name, held[name].best, held[name].curve, trials, seed))
     chosen = max(compared, key=_merit).name
 
     progress("tracing the frontier", 0.7)
     fitted = fit_one(chosen, trials, looks)
     own = as_seen(fitted, trials, looks)
-    candidates = _candidates(cascade, fitted, own, held[chosen].curve, grid)
+    candidates = _candidates(cascade, fitted, own, held[chosen].curve)
     # Who is paid for as a part of the verification is not there to answer.
     verifiers = cascade.agree if "verify" in (prices or {}) else ()
     answering = [name for name in cascade.experts if name not in verifiers]
@@ -193,7 +193,7 @@ def observe(
 
 
 def compare(name: str, best: Array, curve: Array, trials: meta.Trials, seed: int = 0) -> Compared:
-    """The figures of a meta-verifier: `best` (2, n) and `curve` (prices, 2, n) are costs and
+    """The figures of a meta-verifier: `best` (2, n) and `curve` (points, 2, n) are costs and
     scores on the rows of `trials`, which it was not fitted on."""
     n = len(trials)
     weights = np.vstack([np.ones(n), metrics.resample(n, REPLICATES, seed)])
@@ -226,7 +226,13 @@ def lifts(measured: Evaluation, seed: int = 0) -> Compared:
     small, large = (measured.router.experts.index(ladder[m]) for m in (0, -1))
     facts = measured.router.card["experts"]
     ends = [(facts[ladder[m]]["cost"], facts[ladder[m]]["quality"]) for m in (0, -1)]
-    bought = [metrics.ibc_lift(point.cost, point.quality, *ends) for point in measured.points]
+    least = ends[0][0] + (ends[1][0] - ends[0][0]) / 50  # below it a lift is mostly noise
+    bought = [
+        metrics.ibc_lift(point.cost, point.quality, *ends)
+        if point.strategy == "automix" and point.cost >= least
+        else float("nan")
+        for point in measured.points
+    ]
     best = int(np.nanargmax(bought)) if np.isfinite(bought).any() else 0
     curve = np.stack([measured.costs, measured.scores], axis=1)
     rows = np.isfinite(curve).all(axis=(0, 1))
@@ -292,23 +298,24 @@ def card_prices(cascade: Cascade, prices: Mapping[str, float]) -> dict[str, dict
     return {"answer": answer, "verify": dict.fromkeys(cascade.ladder[:-1], verify)}
 
 
-def _hold_out(
-    name: str, trials: meta.Trials, looks: Sequence[Looks], fold: Folds, grid: Array
-) -> _Held:
-    best, curve = np.empty((2, len(trials))), np.empty((len(grid), 2, len(trials)))
+def _hold_out(name: str, trials: meta.Trials, looks: Sequence[Looks], fold: Folds) -> _Held:
+    best = np.empty((2, len(trials)))
+    curve = np.empty((len(frontier.BUDGETS), 2, len(trials)))
     for k in np.unique(fold):
         inside, outside = fold != k, fold == k
-        fitted = fit_one(name, trials.rows(inside), [look.rows(inside) for look in looks])
-        learnt = as_seen(fitted, trials.rows(inside), [look.rows(inside) for look in looks])
+        mine = trials.rows(inside), [look.rows(inside) for look in looks]
+        fitted = fit_one(name, *mine)
+        learnt = as_seen(fitted, *mine)
         fresh = as_seen(fitted, trials.rows(outside), [look.rows(outside) for look in looks])
-        best[:, outside] = _outcome(fitted.rule, meta.steepest(fitted.rule, learnt), fresh)
-        for p, price in enumerate(grid):
-            curve[p][:, outside] = _outcome(fitted.rule, float(price), fresh)
+        best[:, outside] = _outcome(fitted.rule(meta.steepest(fitted.rule, learnt)), fresh)
+        for b, step in enumerate(meta.steps(fitted.rule, learnt, frontier.BUDGETS)):
+            curve[b][:, outside] = (1 - step.share) * _outcome(step.first, fresh)
+            curve[b][:, outside] += step.share * _outcome(step.second, fresh)
     return _Held(best, curve)
 
 
-def _outcome(rule: meta.Rule, price: float, trials: meta.Trials) -> Array:
-    score, cost = meta.outcome(rule(price), trials)
+def _outcome(policy: meta.Node, trials: meta.Trials) -> Array:
+    score, cost = meta.outcome(policy, trials)
     return np.stack([cost, score])
 
 
@@ -326,26 +333,19 @@ def _checked(name: str) -> str:
 
 
 def _candidates(
-    cascade: Cascade, fitted: Fitted, trials: meta.Trials, curve: Array, grid: Array
+    cascade: Cascade, fitted: Fitted, trials: meta.Trials, curve: Array
 ) -> list[frontier.Candidate]:
-    """Policies at evenly spaced costs, the dearest first; between two, a share of each."""
-    means = curve[:, 0].mean(axis=1)
-    order = np.lexsort((grid, means))  # by cost
-    distinct = order[np.append(True, np.diff(means[order]) > 1e-12 * means.max())]
-    costs = means[distinct]
+    """What the router would do at every budget, dearest first, with what that gave held out."""
     found = []
-    for goal in costs[0] + np.array(frontier.BUDGETS[::-1]) * (costs[-1] - costs[0]):
-        right = min(int(np.searchsorted(costs, goal - 1e-12 * costs[-1])), len(costs) - 1)
-        left = max(right - 1, 0)
-        width = costs[right] - costs[left]
-        share = float((goal - costs[left]) / width) if width > 0 else 0.0
-        cheap, dear = int(distinct[left]), int(distinct[right])
-        rows = (1 - share) * curve[cheap] + share * curve[dear]
-        price = float((1 - share) * grid[cheap] + share * grid[dear])
-        first, second = (how(cascade, fitted, float(grid[at]), trials) for at in (cheap, dear))
-        mixed = _mixed(first, second, share)
-        found.append(frontier.Candidate(price, rows[1], rows[0], mixed))
-    return found
+    for step, (cost, score) in zip(
+        meta.steps(fitted.rule, trials, frontier.BUDGETS), curve, strict=True
+    ):
+        first, second = (
+            how(cascade, fitted, policy, trials) for policy in (step.first, step.second)
+        )
+        mixed = _mixed(first, second, step.share)
+        found.append(frontier.Candidate(step.price, score, cost, mixed))
+    return found[::-1]
 
 
 def _mixed(first: frontier.How, second: frontier.How, share: float) -> frontier.How:
@@ -364,9 +364,8 @@ def _mixed(first: frontier.How, second: frontier.How, share: float) -> frontier.
     )
 
 
-def how(cascade: Cascade, fitted: Fitted, price: float, trials: meta.Trials) -> frontier.How:
-    """The strategy at a price of quality: its spec, what it does in words, whom it asks."""
-    policy = fitted.rule(price)
+def how(cascade: Cascade, fitted: Fitted, policy: meta.Node, trials: meta.Trials) -> frontier.How:
+    """A policy as a strategy: its spec, what it does in words, whom it asks."""
     spec: dict[str, Any] = {
         "strategy": "automix",
         "ladder": list(cascade.ladder),
@@ -375,7 +374,7 @@ def how(cascade: Cascade, fitted: Fitted, price: float, trials: meta.Trials) -> 
     if cascade.agree:
         spec |= {"agree": list(cascade.agree), "answers": cascade.answers}
     else:
-        spec |= {"samples": SAMPLES}
+        spec |= {"samples": cascade.samples}
     if fitted.evidence:
         spec |= {"evidence": [line.to_json() for line in fitted.evidence]}
     way = meta.walk(policy, trials.seen)

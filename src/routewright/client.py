@@ -244,7 +244,7 @@ def _without_images(messages: Iterable[Mapping[str, Any]]) -> tuple[list[Any], i
 def _pooled(ask: Ask, replies: Sequence[Answer]) -> Answer:
     """Several verdicts as one answer: all texts kept, everything paid for."""
     texts = tuple(text for reply in replies for text in reply.choices or (reply.text,))
-    verdicts = [prompts.verdict(text) for text in texts]
+    verdicts = [v for reply in replies for v in _verdicts_of(reply)]
     known = [verdict for verdict in verdicts if verdict is not None]
     if not known:
         log.warning(
@@ -265,6 +265,11 @@ def _pooled(ask: Ask, replies: Sequence[Answer]) -> Answer:
         choices=texts,
         estimated=any(reply.estimated for reply in replies),
     )
+
+
+def _verdicts_of(reply: Answer) -> list[float | None]:
+    """Of every choice; a lone one is weighed by its probability where that is known."""
+    return [prompts.verdict(text) for text in reply.choices] or [prompts.confidence(reply)]
 
 
 def _finish(ask: Ask, answer: Answer) -> Answer:

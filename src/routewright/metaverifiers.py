@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from routewright import policies
 from routewright.types import Array, Indices
 
 Node = Mapping[str, Any]
@@ -396,6 +397,41 @@ def prices(trials: Trials, size: int = 65) -> Array:
     cheap = max(float(trials.cost[:, 1:].mean(axis=0).min()), dear * 1e-4)
     even = np.linspace(0.0, 0.8, size) / dear
     return np.unique([*even, *np.geomspace(0.8 / dear, 0.8 / cheap, size // 4)])
+
+
+class Step(NamedTuple):
+    """A point between the first model alone and the best policy: two policies mixed."""
+
+    price: float  # λ, quality per US$
+    first: Node
+    second: Node
+    share: float  # of the queries that follow `second`
+
+
+def steps(rule: Rule, trials: Trials, budgets: Sequence[float]) -> list[Step]:
+    """What to do at every budget, 0 (the first model alone) … 1 (the best that these rows know).
+
+    On these rows the upper hull of the policies, and of the first and the last model unverified,
+    says which two to mix: a policy that is not worth its verification is left out.
+    """
+    nodes: list[Node] = [{"expert": 0}, _top(trials), *map(rule, prices(trials).tolist())]
+    means = np.array([[x.mean() for x in outcome(node, trials)] for node in nodes])
+    hull = policies.zero_router(means[:, 0], means[:, 1])
+    costs = [vertex.cost for vertex in hull]
+    slopes = [(b.quality - a.quality) / max(b.cost - a.cost, 1e-300) for a, b in pairwise(hull)]
+    worth = [2 * slope for slope in slopes[:1]] + slopes + [0.0]  # λ to the left of each corner
+    found = []
+    for budget in budgets:
+        goal = costs[0] + budget * (costs[-1] - costs[0])
+        right = min(int(np.searchsorted(costs, goal)), len(costs) - 1)
+        left = max(right - 1, 0)
+        width = costs[right] - costs[left]
+        share = (goal - costs[left]) / width if width > 0 else 0.0
+        here = [(a + b) / 2 for a, b in pairwise(worth)] or [0.0]
+        price = (1 - share) * here[left] + share * (here[right] if right < len(costs) - 1 else 0.0)
+        first, second = nodes[hull[left].expert], nodes[hull[right].expert]
+        found.append(Step(price, first, second, float(share)))
+    return found
 
 
 METAVERIFIERS: dict[str, Callable[[Trials], Rule]] = {

@@ -47,12 +47,13 @@ def cascade(
         raise BadInput("--strategy automix needs --small A --large B, or --ladder A,B,C")
     check_names(models, rows.experts)
     verifier = verifier or ("agreement" if agree else "verify")
-    if verifier not in ("verify", "agreement"):
-        raise BadInput(f"--verifier '{verifier}' is unknown: choose verify or agreement")
-    if verifier == "verify":
+    kind, _, samples = verifier.partition("=")
+    if kind == "verify" and ((samples.isdigit() and int(samples) > 0) or not samples):
         if agree:
             raise BadInput("--agree goes with --verifier agreement")
-        return Cascade(tuple(models))
+        return Cascade(tuple(models), samples=int(samples or SAMPLES))
+    if verifier != "agreement":
+        raise BadInput(f"--verifier '{verifier}' is unknown: choose verify, verify=K, or agreement")
     if agree is None or agree.isdigit():
         return Cascade(tuple(models), committee(rows, models, int(agree or SAMPLES)))
     members = [name.strip() for name in agree.split(",") if name.strip()]
@@ -84,7 +85,7 @@ def report(router: Router, out: Any) -> None:
     for name in facts["ladder"]:
         expert = router.card["experts"][name]
         console.print(f"  always {name}: ${expert['cost']:.3g}, quality {expert['quality']:.3f}")
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("meta-verifier", min_width=16)
     for heading in ("US$/query", "quality", "ΔIBC %", "(95 %)", "mean", "(95 %)"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -107,8 +108,10 @@ def report(router: Router, out: Any) -> None:
     )
 
 
-def on_rows(row: Compared) -> str:
+def on_rows(router: Router, row: Compared) -> str:
     """How a router's AutoMix did on rows of an evaluation, in a sentence."""
+    if all(point.strategy != "automix" for point in router.frontier):
+        return "AutoMix is not served: it was not shown to be better than mixing fixed experts."
     if row.undefined:
         return f"ΔIBC is undefined on these rows: {row.undefined}."
     best, between = _signed(row.lift, row.lift_ci)

@@ -50,7 +50,7 @@ def evaluate(
         from routewright import automix
         from routewright.cli import cascades
 
-        Console(soft_wrap=True).print(cascades.on_rows(automix.lifts(measured, seed=seed)))
+        Console(soft_wrap=True).print(cascades.on_rows(loaded, automix.lifts(measured, seed=seed)))
 
 
 def show(figures: dict[str, Any], console: Console) -> None:

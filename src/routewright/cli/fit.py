@@ -47,7 +47,10 @@ def fit(
     ] = None,
     verifier: Annotated[
         str | None,
-        typer.Option(help="Of `automix`: `verify` (verify::A columns) or `agreement` of others."),
+        typer.Option(
+            help="Of `automix`: `verify` (verify::A columns; `verify=K`: of K verdicts, default 8)"
+            " or `agreement` of others' answers."
+        ),
     ] = None,
     agree: Annotated[
         str | None,

@@ -8,10 +8,15 @@ it is installed; it is no dependency of Routewright.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import subprocess
+import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,15 +27,23 @@ from bench._data import REAL
 from routewright import automix, metrics, outcomes
 from routewright import metaverifiers as meta
 from routewright.automix import Cascade
+from routewright.client import Client
+from routewright.demo import CONFIG, sandbox_experts
+from routewright.drive import decide, replay
 from routewright.frontier import BUDGETS
 from routewright.observations import Looks
-from routewright.types import Array
+from routewright.outcomes import Outcomes
+from routewright.router import Router
+from routewright.sandbox.skills import questions
+from routewright.types import Array, Decision
 
 SMALL, LARGE = "Meta-Llama-3_1-8B-Instruct", "gpt-4o-2024-05-13"
 PRICES = {"small": 1.0, "large": 50.0, "verify": 1.0}
 SIZES = (10, 50)  # billions of parameters that a model of the committee may have
 WANTED = 70.0  # percent
 REPLICATES = 2000
+GRADED = ("--grader", "exact", "--verify", "1", "--only", "abacus,sage")
+PAIR = ("--small", "abacus", "--large", "sage", "--verifier", "verify=1")
 
 
 class Rows(NamedTuple):
@@ -53,7 +66,7 @@ def main() -> None:
     path = REAL / "mmlu_pro.parquet"
     if not path.exists():
         print(f"skipped, {path} is not here")
-        return
+        return live()
     described = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["models"]
     for size in SIZES:
         others = [
@@ -67,6 +80,58 @@ def main() -> None:
         rows = [_rows(path, cascade, split) for split in ("train", "dev")]
         Console().print(f"\nverifier: {', '.join(agree)} (the best eight up to {size}B on train)")
         _show(*rows, size)
+    live()
+
+
+def live() -> None:
+    """The sandbox models verify themselves: interviewed, fitted, then live beside the replay."""
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder)
+        (here / "config.yaml").write_text(CONFIG, encoding="utf-8")
+        lines = [
+            json.dumps(
+                {
+                    "id": q.id,
+                    "prompt": q.text,
+                    "reference": q.answer,
+                    "domain": q.domain,
+                    "split": split,
+                }
+            )
+            for split, seed, n in (("train", 1, 400), ("dev", 2, 300))
+            for q in questions(n, seed)
+        ]
+        unique = {json.loads(line)["id"]: line for line in lines}  # dev never repeats train
+        (here / "queries.jsonl").write_text("\n".join(unique.values()), encoding="utf-8")
+        _run(here, "interview", "config.yaml", "queries.jsonl", "--out", "T.parquet", *GRADED)
+        _run(here, "fit", "T.parquet", "--out", "router", "--strategy", "automix", *PAIR)
+        _run(here, "evaluate", "router", "T.parquet")
+        _compare_live(Router.load(here / "router"), outcomes.read(here / "T.parquet", split="dev"))
+
+
+def _run(folder: Path, *words: str) -> None:
+    print(f"$ routewright {' '.join(words)}")
+    command = [sys.executable, "-m", "routewright.cli.main", *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    print(done.stdout[-2500:] if done.returncode == 0 else done.stderr)
+
+
+def _compare_live(router: Router, dev: Outcomes) -> None:
+    """Every decision at half of sage's cost, once over the client and once from the record."""
+    strategy = router.strategy_at(router.at(max_cost_fraction=0.5))
+    experts = [expert for expert in sandbox_experts() if expert.name in router.experts]
+
+    async def run() -> list[Decision]:
+        async with Client(experts) as client:
+            return [await decide(strategy, query, experts, client) for query in dev.queries]
+
+    lived = asyncio.run(run())
+    replayed = [replay(strategy, query, dev.record(i)) for i, query in enumerate(dev.queries)]
+    same = [
+        (a.answer.expert, a.answer.text) == (b.answer.expert, b.answer.text)
+        for a, b in zip(lived, replayed, strict=True)
+    ]
+    print(f"live decisions that are the replayed ones: {sum(same)} of {len(same)}")
 
 
 def _rows(path: Any, cascade: Cascade, split: str) -> Rows:

@@ -229,7 +229,7 @@ def lifts(measured: Evaluation, seed: int = 0) -> Compared:
     least = ends[0][0] + (ends[1][0] - ends[0][0]) / 50  # below it a lift is mostly noise
     bought = [
         metrics.ibc_lift(point.cost, point.quality, *ends)
-        if point.strategy == "automix" and point.cost >= least
+        if _looks(point.spec) and point.cost >= least
         else float("nan")
         for point in measured.points
     ]
@@ -348,6 +348,18 @@ def _candidates(
     return found[::-1]
 
 
+def _looks(spec: Mapping[str, Any]) -> bool:
+    """Whether a strategy, or a part of a mix, looks at answers."""
+    if spec["strategy"] == "mix":
+        return _looks(spec["first"]) or _looks(spec["second"])
+    return bool(spec["strategy"] == "automix")
+
+
+def served(router: Router) -> int:
+    """At how many operating points an AutoMix policy is followed."""
+    return sum(_looks(point.spec) for point in router.frontier)
+
+
 def _mixed(first: frontier.How, second: frontier.How, share: float) -> frontier.How:
     if share <= 1e-9 or first.spec == second.spec:
         return first
@@ -366,7 +378,12 @@ def _mixed(first: frontier.How, second: frontier.How, share: float) -> frontier.
 
 def how(cascade: Cascade, fitted: Fitted, policy: meta.Node, trials: meta.Trials) -> frontier.How:
     """A policy as a strategy: its spec, what it does in words, whom it asks."""
-    spec: dict[str, Any] = {
+    spec: dict[str, Any]
+    if "then" not in policy:
+        expert = cascade.ladder[policy["expert"]]
+        spec = {"strategy": "fixed", "expert": expert}
+        return frontier.How(spec, f"always {expert}", {expert: 1.0})
+    spec = {
         "strategy": "automix",
         "ladder": list(cascade.ladder),
         "policy": meta.named(policy, cascade.ladder),

@@ -14,7 +14,7 @@ import numpy as np
 
 from routewright import metrics, policies
 from routewright.drive import replay
-from routewright.errors import BadTable
+from routewright.errors import BadTable, NotAdmissible, UpstreamError
 from routewright.evidence import Standing
 from routewright.frontier import OperatingPoint, known_costs
 from routewright.outcomes import Outcomes
@@ -121,16 +121,22 @@ def _mixed(mix: Mix, outcomes: Outcomes, prediction: Prediction) -> tuple[Array,
 def replay_all(
     strategy: Strategy, outcomes: Outcomes, rows: Sequence[int] | None = None
 ) -> tuple[Array, Array]:
-    """The same by running the plan on each row's record."""
-    decisions = [
-        replay(strategy, outcomes.queries[row], outcomes.record(row))
+    """The same by running the plan on each row's record; NaN where nobody that it asks is known."""
+    found = [
+        _replayed(strategy, outcomes, row)
         for row in (range(len(outcomes)) if rows is None else rows)
     ]
-    scores = [d.answer.score for d in decisions]
-    return (
-        np.array([np.nan if score is None else score for score in scores]),
-        np.array([decision.cost for decision in decisions]),
-    )
+    scores, costs = np.array(found, dtype=np.float64).reshape(-1, 2).T
+    return scores, costs
+
+
+def _replayed(strategy: Strategy, outcomes: Outcomes, row: int) -> tuple[float, float]:
+    try:
+        decision = replay(strategy, outcomes.queries[row], outcomes.record(row))
+    except (NotAdmissible, UpstreamError):
+        return float("nan"), float("nan")
+    score = decision.answer.score
+    return float("nan") if score is None else score, decision.cost
 
 
 # --- the summary ---------------------------------------------------------------------------

@@ -79,6 +79,8 @@ def prices(listed: str | None) -> dict[str, float]:
 
 def report(router: Router, out: Any) -> None:
     """Prints how the meta-verifiers compare, and which one the router follows."""
+    from routewright.automix import served
+
     facts = router.card["automix"]
     console = Console(highlight=False)
     console.print(f"Router '{out}': AutoMix on {facts['rows']:,} rows, cross-validated")
@@ -100,9 +102,8 @@ def report(router: Router, out: Any) -> None:
         console.print(f"ΔIBC is undefined: {why}.")
     if facts["agree"]:
         console.print(f"answers are compared with those of {', '.join(facts['agree'])}")
-    better = sum(point.gain > 0 for point in router.frontier)
     console.print(
-        f"The router follows '{facts['meta_verifier']}' at {better} of"
+        f"The router follows '{facts['meta_verifier']}' at {served(router)} of"
         f" {len(router.frontier)} operating points, the fixed mix elsewhere;"
         f" {router.card['fit_seconds']:.0f} s."
     )
@@ -110,7 +111,9 @@ def report(router: Router, out: Any) -> None:
 
 def on_rows(router: Router, row: Compared) -> str:
     """How a router's AutoMix did on rows of an evaluation, in a sentence."""
-    if all(point.strategy != "automix" for point in router.frontier):
+    from routewright.automix import served
+
+    if not served(router):
         return "AutoMix is not served: it was not shown to be better than mixing fixed experts."
     if row.undefined:
         return f"ΔIBC is undefined on these rows: {row.undefined}."

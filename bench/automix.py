@@ -155,19 +155,26 @@ def _show(train: Rows, dev: Rows, size: int) -> None:
     for name in automix.NAMES:
         done = _ours(name, train, dev)
         table.add_row(f"ours: {name}", *_figures(done, dev, _mean_lift(name, train, dev)))
-    for name, done in _published(train, dev).items():
+    published = _published(train, dev)
+    for name, done in published.items():
         table.add_row(f"automix-llm: {name}", *_figures(done, dev, float("nan")))
     Console(width=130).print(table)
     looking = f"{train.seconds:.3f} s for train, {dev.seconds:.3f} s for dev"
     print(f"comparing the answers and reading the queries (once, for all of ours): {looking}")
     best = _ours(automix.EVIDENCE, train, dev)
-    lifts = metrics.ibc_lifts(best.rows, *_ends(dev), metrics.resample(len(dev.trials), REPLICATES))
+    weights = metrics.resample(len(dev.trials), REPLICATES)
+    lifts = metrics.ibc_lifts(best.rows, *_ends(dev), weights)
     verdict = "pass" if _lift(best.rows, dev) >= WANTED else "MISS"
     low, high = metrics.interval(lifts)
     print(
         f"wanted: ΔIBC ≥ +{WANTED:.0f} %; up to {size}B: {_lift(best.rows, dev):+.1f}"
         f" ({low:+.1f} … {high:+.1f}): {verdict}"
     )
+    if "POMDP" in published:
+        theirs = published["POMDP"].rows
+        paired = lifts - metrics.ibc_lifts(theirs, *_ends(dev), weights)
+        gap, (low, high) = _lift(best.rows, dev) - _lift(theirs, dev), metrics.interval(paired)
+        print(f"over the package's POMDP: {gap:+.1f} ({low:+.1f} … {high:+.1f}, paired)")
 
 
 def _ours(name: str, train: Rows, dev: Rows) -> Done:

@@ -92,12 +92,17 @@ def _second(text: str | None) -> str:
     return " ".join(parts[1].split()) if len(parts) > 1 else ""
 
 
+def rewards() -> str:
+    return _family("rewards")
+
+
 def metrics() -> str:
     rows = [f"| {name} | {_first(f.__doc__)} |" for name, f in METRICS.items()]
     return "| metric | |\n|---|---|\n" + "\n".join(rows) + "\n"
 
 
-GENERATORS = {f.__name__: f for f in (commands, strategies, encoders, predictors, graders, metrics)}
+PARTS = (commands, strategies, encoders, predictors, graders, rewards, metrics)
+GENERATORS = {f.__name__: f for f in PARTS}
 
 
 def main() -> int:

@@ -96,6 +96,9 @@ def record(query: Query) -> Record:
     for m, expert in enumerate(EXPERTS):
         score = float((query.lot * 97 + m * 0.3) % 1 > 0.4)
         known[expert] = Answer(expert, f"{expert} says {query.id}", cost=0.1 * (m + 1), score=score)
+        known[expert, "judge"] = Answer(
+            expert, kind="judge", reward=(query.lot * 31 + m * 0.4) % 1, cost=0.01
+        )
         known[expert, "verify"] = Answer(
             expert, kind="verify", confidence=(query.lot * 13 + m * 0.2) % 1, cost=0.01
         )

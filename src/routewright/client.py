@@ -20,6 +20,7 @@ from routewright.types import Answer, Ask, Delta, Expert, Query
 
 SPEED = 50  # tokens per second, assumed of an expert whose cancelled answer we cannot see
 VERDICT_ROOM = 64  # tokens of a verification
+JUDGE_ROOM = 512  # tokens of a judgement, which may reason first
 IMAGE_TOKENS = 2000  # an image's tokens at most, as the common vendors count them
 LIMITS = ("max_tokens", "max_completion_tokens")
 
@@ -175,6 +176,8 @@ class Client:
         if ask.kind == "answer":
             body = {"messages": list(query.messages), **query.options, **expert.options}
             return {**body, "temperature": 1.0, "seed": ask.sample} if ask.sample else body
+        if ask.kind == "judge":
+            return _judgement(ask, expert)
         assert ask.kind == "verify", f"experts answer and verify; they do not {ask.kind}"
         assert ask.of is not None, "a verification is of an answer"
         template = expert.verify_prompt or self._provider(expert).verify_prompt or prompts.VERIFY
@@ -272,7 +275,23 @@ def _verdicts_of(reply: Answer) -> list[float | None]:
     return [prompts.verdict(text) for text in reply.choices] or [prompts.confidence(reply)]
 
 
+def _judgement(ask: Ask, expert: Expert) -> dict[str, Any]:
+    if ask.prompt is None:
+        raise NotAdmissible(
+            expert.name,
+            "no judgement is recorded of an answer that was just given: name a reward model",
+        )
+    return {
+        "messages": [{"role": "user", "content": ask.prompt}],
+        "max_tokens": JUDGE_ROOM,
+        **expert.options,
+        "temperature": 0,
+    }
+
+
 def _finish(ask: Ask, answer: Answer) -> Answer:
     if ask.kind == "answer":
         return answer
+    if ask.kind == "judge":
+        return replace(answer, kind=ask.kind)
     return replace(answer, kind=ask.kind, confidence=prompts.confidence(answer))

@@ -23,9 +23,12 @@ from numpy.typing import NDArray
 from routewright.errors import BadTable
 from routewright.types import Answer, Array, Query
 
-MEASURES = ("score", "soft", "cost", "verify", "verify_cost", "reward", "latency", "out_tokens")
+MEASURES = (
+    *("score", "soft", "cost", "verify", "verify_cost", "reward", "reward_cost"),
+    *("latency", "out_tokens"),
+)
 UNIT_RANGE = ("score", "soft", "verify")
-NOT_NEGATIVE = ("cost", "verify_cost", "latency", "out_tokens")
+NOT_NEGATIVE = ("cost", "verify_cost", "reward_cost", "latency", "out_tokens")
 ALL = "all"
 LONG_NAMES = {  # how other tools call our columns
     "query_id": "id",
@@ -119,7 +122,9 @@ class Outcomes:
         """What every expert said to one query, as `drive.replay` reads it.
 
         A verification is counted at `verify_cost::m`; where the table has no such column it
-        costs as much as the answer did, as AutoMix counts it (arXiv 2310.12963, section 4).
+        costs as much as the answer did, as AutoMix counts it (arXiv 2310.12963, section 4). A
+        judgement says the reward, or the score in a table without rewards, at `reward_cost::m`;
+        without such a column it is free, as a small model's on one's own machine almost is.
         """
         known: dict[str | tuple[str, str], Answer] = {}
         for m, expert in enumerate(self.experts):
@@ -135,6 +140,12 @@ class Outcomes:
                 score=score,
                 latency=self._cell("latency", row, m) or float("nan"),
                 output_tokens=int(self._cell("out_tokens", row, m) or 0),
+            )
+            known[expert, "judge"] = Answer(
+                expert,
+                kind="judge",
+                reward=self._cell("reward", row, m) if "reward" in self.measures else score,
+                cost=self._cell("reward_cost", row, m) or 0.0,
             )
             if (sure := self._cell("verify", row, m)) is not None:
                 checked = self._cell("verify_cost", row, m)
@@ -198,6 +209,24 @@ def read(
     return outcomes
 
 
+def table(path: Path) -> pl.DataFrame:
+    """One file as it stands, its ids and cells checked: an outcome table or a set of queries."""
+    return _typed(_frame(path), path)
+
+
+def save(frame: pl.DataFrame, path: Path) -> None:
+    """Writes a Parquet file that is whole or not there; raises BadTable if that cannot be."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frame.write_parquet(partial)
+        partial.replace(path)
+    except OSError as error:
+        raise BadTable(f"'{path}' cannot be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def check_names(wanted: Sequence[str], known: Sequence[str]) -> None:
     """Raises BadTable if a wanted expert is not known, or is named twice."""
     for name in wanted:
@@ -222,9 +251,10 @@ def _frame(path: Path) -> pl.DataFrame:
 
 
 def _wide(long: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """One line per query and expert ▶ one row per query; already wide lines pass through."""
-    if any("::" in column for column in long.columns):
-        return long
+    """One line per query and expert ▶ one row per query; wide lines and mere queries pass."""
+    queries_only = not {"expert", "model", "score"} & set(long.columns)
+    if queries_only or any("::" in column for column in long.columns):
+        return long.rename({"query": "prompt"}, strict=False) if queries_only else long
     names = {old: new for old, new in LONG_NAMES.items() if new not in long.columns}
     long = long.rename(names, strict=False)
     if missing := {"id", "expert", "score"} - set(long.columns):
@@ -335,7 +365,7 @@ def _outcomes(
     stems = "stem_sha" if "stem_sha" in frame.columns else "id"
     return Outcomes(
         experts=experts,
-        queries=tuple(_queries(frame)),
+        queries=tuple(queries_of(frame)),
         measures=measures,
         answers=answers,
         sources=tuple(str(path) for path in files),
@@ -357,7 +387,9 @@ def _column(frame: pl.DataFrame, measure: str, expert: str) -> pl.Series:
     return pl.Series(name, [None] * len(frame))
 
 
-def _queries(frame: pl.DataFrame) -> list[Query]:
+def queries_of(frame: pl.DataFrame) -> list[Query]:
+    """The queries of a table or query set: `prompt` or `messages`, and what is known of each."""
+
     def column(name: str) -> list[Any]:
         return frame[name].to_list() if name in frame.columns else [None] * len(frame)
 

@@ -178,7 +178,8 @@ class Ask:
 
     `final` promises that the answer is the one the client gets, so its text may be streamed.
     `of` is the answer that a verification or a judgement is about; `samples` how many verdicts a
-    verification draws, in one request where the provider can.
+    verification draws, in one request where the provider can. A judge is sent `prompt`; what its
+    reply means is for whoever asked to say.
     """
 
     expert: str
@@ -187,6 +188,7 @@ class Ask:
     final: bool = False
     sample: int = 0  # tells k samples of the same ask apart
     samples: int = 1
+    prompt: str | None = None  # what a judge reads in place of the conversation
 
 
 class Committee(tuple[Ask, ...]):
@@ -227,6 +229,7 @@ class Answer:
     output_tokens: int = 0
     confidence: float | None = None  # 0..1, of a verification
     score: float | None = None  # 0..1
+    reward: float | None = None  # of a recorded judgement, on the reward model's own scale
     finish_reason: str = "stop"
     message: Message | None = None  # the upstream's whole assistant message, tool calls included
     logprobs: tuple[float, ...] | None = None
@@ -281,7 +284,8 @@ def _step(answer: Answer) -> str:
         return f"{answer.expert}:cancelled"
     if answer.kind == "answer":
         return answer.expert
-    sure = "?" if answer.confidence is None else f"{answer.confidence:.2f}"
+    said = answer.reward if answer.kind == "judge" else answer.confidence
+    sure = "?" if said is None else f"{said:.2f}"
     return f"{answer.kind}:{sure}"
 
 

@@ -17,6 +17,7 @@ from routewright.cli.demo import demo
 from routewright.cli.evaluate import evaluate
 from routewright.cli.fit import fit
 from routewright.cli.interview import interview
+from routewright.cli.reward import reward
 from routewright.cli.route import route
 from routewright.cli.select import select
 from routewright.cli.selfplay import selfplay
@@ -56,6 +57,7 @@ for verb in (
     check,
     convert,
     interview,
+    reward,
     fit,
     evaluate,
     calibrate,

@@ -1,0 +1,94 @@
+"""`routewright reward`: rates the answers of an outcome table."""
+
+from __future__ import annotations
+
+import json as json_module
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from routewright.cli.fit import names
+
+if TYPE_CHECKING:
+    from routewright.rewarding import Tally
+
+
+def reward(
+    table: Annotated[Path, typer.Argument(help="Outcome table (Parquet or JSONL) with answers.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="`classifier=NAME-OR-FOLDER`, `judge=EXPERT`, `pairwise=EXPERT` or"
+            " `function=FILE.py:NAME`."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Outcome table to write (.parquet).")],
+    config: Annotated[
+        Path | None, typer.Option(help="Where a judge's expert is defined: routewright.yaml.")
+    ] = None,
+    experts: Annotated[
+        str | None, typer.Option(help="Comma-separated: rate only their answers; default: all.")
+    ] = None,
+    answers: Annotated[
+        str, typer.Option(help="The columns that hold whole answers, as in answer::EXPERT.")
+    ] = "answer",
+    budget: Annotated[
+        float | None, typer.Option(help="US$ that a judge may cost, over all runs together.")
+    ] = None,
+    journal: Annotated[
+        Path | None, typer.Option(help="What was paid for; default: OUT with .journal.jsonl.")
+    ] = None,
+    json: Annotated[bool, typer.Option(help="Print the tally as JSON.")] = False,
+) -> None:
+    """Fill the reward:: columns of an outcome table; run it again to take up where it stopped."""
+    from routewright import outcomes, rewarding
+    from routewright.config import load
+    from routewright.errors import BadInput
+    from routewright.journal import Journal
+
+    if out.suffix != ".parquet":
+        raise BadInput(f"'{out}' must end in .parquet: an outcome table is a Parquet file")
+    frame = outcomes.table(table)
+    known = [] if config is None else [entry.expert() for entry in load(config).experts]
+    columns = (
+        TextColumn("rating answers"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f} of {task.total:.0f}, ${task.fields[cost]:.4f}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with (
+        Journal(journal or out.with_suffix(".journal.jsonl")) as paid,
+        Progress(*columns, console=Console(stderr=True), transient=True) as bar,
+    ):
+        task = bar.add_task("", total=1.0, cost=0.0)
+        rated, tally = rewarding.rate(
+            frame,
+            model,
+            paid,
+            answers=answers,
+            names=names(experts),
+            experts=known,
+            budget=budget,
+            progress=lambda done, of, cost: bar.update(task, completed=done, total=of, cost=cost),
+        )
+    outcomes.save(rated, out)
+    typer.echo(json_module.dumps(asdict(tally)) if json else _told(tally, out))
+
+
+def _told(tally: Tally, out: Path) -> str:
+    lines = [
+        f"'{out}': {tally.rated} of {tally.answers} answers rated for ${tally.cost:.4g},"
+        f" {tally.recalled} of the asks or ratings from the journal"
+    ]
+    if tally.unread:
+        lines.append(f"{tally.unread} verdicts could not be read; their rewards are unknown")
+    if tally.failed:
+        lines.append(f"{tally.failed} asks failed ({tally.trouble}): run this again to retry them")
+    if tally.stopped:
+        lines.append(f"stopped early: {tally.stopped}; run this again with a larger --budget")
+    return "\n".join(lines)

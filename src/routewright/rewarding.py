@@ -1,0 +1,249 @@
+"""Rates the answers of an outcome table: fills its `reward::` columns, and pays for none twice.
+
+Rewards of a model in this process are written to a journal batch by batch; the asks of a judge go
+through a ledger. A run that is killed is taken up where it stopped by running it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+
+from routewright import rewards
+from routewright.drive import decide
+from routewright.errors import BadInput, BadTable, NotAdmissible
+from routewright.journal import Journal
+from routewright.ledger import BudgetSpent, Ledger
+from routewright.outcomes import queries_of
+from routewright.providers import Provider
+from routewright.rewards import AskingModel, LocalModel, Rated, RewardModel
+from routewright.types import Answer, Decision, Expert, Plan, Query
+
+BATCH = 64  # answers between two entries of the journal
+SIDE_BY_SIDE = 8  # queries that a judge reads at once
+
+Progress = Callable[[int, int, float], None]  # answers rated, of how many, US$ spent
+
+
+@dataclass
+class Tally:
+    """What rating a table came to."""
+
+    answers: int = 0  # that the table holds
+    rated: int = 0  # that have a reward now
+    recalled: int = 0  # of these, found in the journal
+    unread: int = 0  # verdicts that could not be read; none was guessed
+    failed: int = 0  # asks that the judge did not answer
+    trouble: str = ""  # why, the first time
+    cost: float = 0.0  # US$ over the journal's whole life
+    stopped: str = ""  # why not everything was asked
+
+
+@dataclass(frozen=True)
+class Row:
+    """A query and the answers to it that are to be rated."""
+
+    query: Query
+    answers: tuple[Answer, ...]
+
+
+def rate(
+    frame: pl.DataFrame,
+    spec: str,
+    journal: Journal,
+    *,
+    answers: str = "answer",
+    names: Sequence[str] | None = None,
+    experts: Sequence[Expert] = (),
+    budget: float | None = None,
+    providers: Mapping[str, Provider] | None = None,
+    progress: Progress = lambda done, of, cost: None,
+) -> tuple[pl.DataFrame, Tally]:
+    """The table with `reward::m` and `reward_cost::m` for its columns `answers`::m, and a tally.
+
+    `names` keeps to some experts of the table, `experts` are those that a judge may be one of.
+    Earlier rewards of these columns are replaced: two reward models have two scales. Raises
+    BadTable if there are no such answers.
+    """
+    model = rewards.build(spec)
+    if rewards.asks(model):
+        _check_judge(spec, model, experts)
+    rows, pool = _rows(frame, answers, names)
+    tally = Tally(answers=sum(len(row.answers) for row in rows))
+    if rewards.asks(model):
+        asking: AskingModel = model  # type: ignore[assignment]
+        run = _asking(rows, asking, journal, experts, budget, providers, tally, progress)
+        found = asyncio.run(run)
+    else:
+        local: LocalModel = model  # type: ignore[assignment]
+        found = _local(rows, local, spec, journal, tally, progress)
+    tally.rated = sum(int(np.isfinite(one.rewards).sum()) for one in found if one is not None)
+    return _filled(frame, rows, found, pool), tally
+
+
+def _check_judge(spec: str, model: RewardModel, experts: Sequence[Expert]) -> None:
+    judge, there = getattr(model, "expert", None), [expert.name for expert in experts]
+    if judge is None:
+        raise BadInput(f"reward model '{spec}' says what a table holds: there is nothing to rate")
+    if judge not in there:
+        known = f"it has {', '.join(there)}" if there else "name one with --config"
+        raise BadInput(f"no expert '{judge}' in the config: {known}")
+
+
+# --- in this process -----------------------------------------------------------------------
+
+
+def _local(
+    rows: Sequence[Row],
+    model: LocalModel,
+    spec: str,
+    journal: Journal,
+    tally: Tally,
+    progress: Progress,
+) -> list[Rated | None]:
+    known = _recalled(journal)
+    pairs = [(row.query, answer.text) for row in rows for answer in row.answers]
+    keys = [_key(spec, query, text) for query, text in pairs]
+    missing = list(dict.fromkeys(i for i, key in enumerate(keys) if key not in known))
+    tally.recalled = len(pairs) - len(missing)
+    for start in range(0, len(missing), BATCH):
+        progress(tally.recalled + start, len(pairs), 0.0)
+        batch = missing[start : start + BATCH]
+        earned = model.rate([pairs[i] for i in batch])
+        fresh = {keys[i]: _known(reward) for i, reward in zip(batch, earned, strict=True)}
+        journal.write(rated=fresh)
+        known |= fresh
+    progress(len(pairs), len(pairs), 0.0)
+    earned = np.array([np.nan if (r := known[key]) is None else r for key in keys])
+    found: list[Rated | None] = []
+    place = 0
+    for row in rows:
+        mine = earned[place : place + len(row.answers)]
+        found.append(Rated(mine, np.zeros(len(mine))))
+        place += len(mine)
+    return found
+
+
+def _recalled(journal: Journal) -> dict[str, float | None]:
+    known: dict[str, float | None] = {}
+    for event in journal.entries:
+        known |= event.get("rated", {})
+    return known
+
+
+def _key(spec: str, query: Query, answer: str) -> str:
+    words = "\0".join((spec, query.full_text, answer)).encode("utf-8", "replace")
+    return hashlib.blake2b(words, digest_size=12).hexdigest()
+
+
+def _known(reward: float) -> float | None:
+    return float(reward) if np.isfinite(reward) else None
+
+
+# --- through an expert ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rating:
+    """A strategy that answers nothing: it has answers rated that were given before."""
+
+    model: RewardModel
+    answers: tuple[Answer, ...]
+    rated: list[Rated] = field(default_factory=list)
+
+    def plan(self, query: Query) -> Plan:
+        self.rated.append((yield from rewards.consider(self.model, query, self.answers)))
+        return Decision(self.answers[0], because="rated")
+
+
+async def _asking(
+    rows: Sequence[Row],
+    model: AskingModel,
+    journal: Journal,
+    experts: Sequence[Expert],
+    budget: float | None,
+    providers: Mapping[str, Provider] | None,
+    tally: Tally,
+    progress: Progress,
+) -> list[Rated | None]:
+    turn = asyncio.Semaphore(SIDE_BY_SIDE)
+    done = 0
+    async with Ledger(experts, journal, budget=budget, providers=providers) as ledger:
+
+        async def one(row: Row) -> Rated | None:
+            nonlocal done
+            rating = Rating(model, row.answers)
+            async with turn:
+                if tally.stopped:
+                    return None
+                try:
+                    decision = await decide(rating, row.query, experts, ledger)
+                except BudgetSpent as error:
+                    tally.stopped = str(error)
+                    return None
+                except NotAdmissible as error:
+                    tally.failed, tally.trouble = tally.failed + 1, tally.trouble or str(error)
+                    return None
+            silent = [answer.failed for answer in decision.spent if answer.failed is not None]
+            tally.failed += len(silent)
+            tally.trouble = tally.trouble or next(iter(silent), "")
+            done += len(row.answers)
+            tally.unread += rating.rated[0].unread
+            progress(done, tally.answers, ledger.account.spent)
+            return rating.rated[0]
+
+        # What is under way ends, and is journalled, before a mistake is raised.
+        said = await asyncio.gather(*map(one, rows), return_exceptions=True)
+        tally.cost = ledger.account.spent + ledger.account.unsure
+        tally.recalled = ledger.account.recalled
+    if wrong := [one for one in said if isinstance(one, BaseException)]:
+        raise wrong[0]
+    found: list[Rated | None] = [one for one in said if not isinstance(one, BaseException)]
+    return found
+
+
+# --- the table -----------------------------------------------------------------------------
+
+
+def _rows(
+    frame: pl.DataFrame, answers: str, names: Sequence[str] | None
+) -> tuple[list[Row], list[str]]:
+    columns = {c.split("::", 1)[1]: c for c in frame.columns if c.startswith(f"{answers}::")}
+    if names is not None:
+        if missing := [name for name in names if name not in columns]:
+            raise BadTable(f"the table has no {answers}::{missing[0]}; it has {_some(columns)}")
+        columns = {name: columns[name] for name in names}
+    if not columns:
+        raise BadTable(f"the table has no {answers}::EXPERT to rate; it has {_some(frame.columns)}")
+    texts = {name: frame[column].cast(pl.String).to_list() for name, column in columns.items()}
+    rows = []
+    for i, query in enumerate(queries_of(frame)):
+        said = [Answer(name, text=t) for name in columns if (t := texts[name][i]) is not None]
+        rows.append(Row(query, tuple(said)))
+    return rows, list(columns)
+
+
+def _filled(
+    frame: pl.DataFrame, rows: Sequence[Row], found: Sequence[Rated | None], pool: Sequence[str]
+) -> pl.DataFrame:
+    earned: dict[str, list[float | None]] = {name: [None] * len(rows) for name in pool}
+    paid: dict[str, list[float | None]] = {name: [None] * len(rows) for name in pool}
+    for i, (row, rated) in enumerate(zip(rows, found, strict=True)):
+        if rated is None:
+            continue
+        for answer, reward, cost in zip(row.answers, rated.rewards, rated.costs, strict=True):
+            earned[answer.expert][i], paid[answer.expert][i] = _known(reward), float(cost)
+    return frame.with_columns(
+        *(pl.Series(f"reward::{name}", earned[name], dtype=pl.Float64) for name in pool),
+        *(pl.Series(f"reward_cost::{name}", paid[name], dtype=pl.Float64) for name in pool),
+    )
+
+
+def _some(columns: Iterable[str]) -> str:
+    shown = list(columns)
+    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")

@@ -41,18 +41,17 @@ def answered(n: int = 6) -> pl.DataFrame:
 
 
 def said_in(body, mark: str) -> str:
-    """What stands under a heading of the judge's prompt."""
+    """What stands between a mark and its end in the judge's prompt."""
     text = body["messages"][0]["content"]
-    return text.split(f"[{mark}]\n", 1)[1].split("\n\n", 1)[0]
+    return text.split(f"<{mark}>\n", 1)[1].split(f"\n</{mark}>", 1)[0]
 
 
 def by_length(body) -> str:
-    """A judge that likes long answers: grades them, or picks the longer."""
-    text = body["messages"][0]["content"]
-    if "[Answer A]" in text:
-        a, b = (len(said_in(body, f"Answer {name}")) for name in "AB")
-        return f"Length decides.\nVerdict: {'tie' if a == b else 'A' if a > b else 'B'}"
-    return f"Length decides.\nGrade: {min(10, len(said_in(body, 'Answer').split()))}"
+    """A judge that likes long answers: rates them, or picks the longer."""
+    if "<answer-1>" in body["messages"][0]["content"]:
+        a, b = (len(said_in(body, f"answer-{n}")) for n in (1, 2))
+        return f"Length decides.\nBetter: {'neither' if a == b else 1 if a > b else 2}"
+    return f"Length decides.\nRating: {min(10, len(said_in(body, 'answer').split()))}"
 
 
 def rate(upstream, path, spec, frame=None, **settings):
@@ -84,8 +83,8 @@ def rate(upstream, path, spec, frame=None, **settings):
 def test_a_judge_grades_every_answer_once_and_its_cost_is_written_down(tmp_path):
     upstream = Upstream(says=by_length)
     frame, tally = rate(upstream, tmp_path / "j.jsonl", "judge=critic")
-    assert frame["reward::long"].to_list() == [2, 3, 4, 5, 6, None]
-    assert frame["reward::short"].to_list() == [2] * 6
+    assert frame["reward::long"].to_list()[:5] == pytest.approx([n / 9 for n in (1, 2, 3, 4, 5)])
+    assert frame["reward::short"].to_list() == [1 / 9] * 6
     assert frame["reward_cost::long"][5] is None
     assert (tally.answers, tally.rated, tally.unread, upstream.requests) == (11, 11, 0, 11)
     paid = frame["reward_cost::long"].sum() + frame["reward_cost::short"].sum()
@@ -138,13 +137,13 @@ def test_pairwise_rewards_are_shares_of_comparisons_won_in_both_orders(tmp_path)
 
 
 def test_a_judge_that_always_prefers_the_first_answer_makes_ties(tmp_path):
-    frame, _ = rate(Upstream(says="Verdict: A"), tmp_path / "j.jsonl", "pairwise=critic")
+    frame, _ = rate(Upstream(says="Better: 1"), tmp_path / "j.jsonl", "pairwise=critic")
     assert frame["reward::long"].to_list()[:5] == [0.5] * 5
 
 
 def test_a_pair_counts_only_if_both_verdicts_can_be_read(tmp_path):
     def half(body):
-        return "Verdict: A" if said_in(body, "Answer A").startswith("word 0") else "no idea"
+        return "Better: 1" if said_in(body, "answer-1").startswith("word 0") else "no idea"
 
     frame, tally = rate(Upstream(says=half), tmp_path / "j.jsonl", "pairwise=critic")
     assert frame["reward::short"].null_count() == 6

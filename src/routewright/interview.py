@@ -26,7 +26,7 @@ CONCURRENCY = 4  # queries under way at once, per expert
 MAX_TOKENS = 1024  # of an answer, where neither the query set nor the config says
 HOPELESS = 8  # failures in a row after which an expert is left alone
 COLUMNS = (
-    *("score", "soft", "cost", "answer", "verify", "verify_cost", "latency"),
+    *("score", "soft", "cost", "answer", "text", "verify", "verify_cost", "latency"),
     *("in_tokens", "out_tokens"),
 )
 
@@ -80,6 +80,7 @@ class Cell:
         if self.answers:
             said = self.answers[0]
             found |= {"answer": said.text if self.grade.answer is None else self.grade.answer}
+            found |= {"text": said.text} if found["answer"] != said.text else {}
             found |= {"cost": said.cost, "latency": said.latency}
             found |= {"in_tokens": said.input_tokens, "out_tokens": said.output_tokens}
         elif failures:
@@ -299,7 +300,9 @@ def table(
             for column in COLUMNS:
                 columns[f"{column}::{expert}"].append(known.get(column))
     kept = [
-        pl.Series(name, values, pl.String if name.startswith("answer::") else pl.Float64)
+        pl.Series(
+            name, values, pl.String if name.startswith(("answer::", "text::")) else pl.Float64
+        )
         for name, values in columns.items()
         if name.startswith("score::") or any(value is not None for value in values)
     ]

@@ -57,18 +57,18 @@ def rate(
     spec: str,
     journal: Journal,
     *,
-    answers: str = "answer",
+    answers: str = "text,answer",
     names: Sequence[str] | None = None,
     experts: Sequence[Expert] = (),
     budget: float | None = None,
     providers: Mapping[str, Provider] | None = None,
     progress: Progress = lambda done, of, cost: None,
 ) -> tuple[pl.DataFrame, Tally]:
-    """The table with `reward::m` and `reward_cost::m` for its columns `answers`::m, and a tally.
+    """The table with `reward::m` and `reward_cost::m`, and a tally.
 
-    `names` keeps to some experts of the table, `experts` are those that a judge may be one of.
-    Earlier rewards of these columns are replaced: two reward models have two scales. Raises
-    BadTable if there are no such answers.
+    An answer is what the first column of `answers` that knows it says. `names` keeps to some
+    experts of the table, `experts` are those that a judge may be one of. Earlier rewards of these
+    experts are replaced: two reward models have two scales. Raises BadTable without any answers.
     """
     model = rewards.build(spec)
     if rewards.asks(model):
@@ -213,19 +213,29 @@ async def _asking(
 def _rows(
     frame: pl.DataFrame, answers: str, names: Sequence[str] | None
 ) -> tuple[list[Row], list[str]]:
-    columns = {c.split("::", 1)[1]: c for c in frame.columns if c.startswith(f"{answers}::")}
-    if names is not None:
-        if missing := [name for name in names if name not in columns]:
-            raise BadTable(f"the table has no {answers}::{missing[0]}; it has {_some(columns)}")
-        columns = {name: columns[name] for name in names}
-    if not columns:
-        raise BadTable(f"the table has no {answers}::EXPERT to rate; it has {_some(frame.columns)}")
-    texts = {name: frame[column].cast(pl.String).to_list() for name, column in columns.items()}
+    """The queries with their answers: of the columns `answers`, the first that knows the cell."""
+    kinds = [kind.strip() for kind in answers.split(",")]
+    there = [c for c in frame.columns if c.split("::", 1)[0] in kinds and "::" in c]
+    pool = list(dict.fromkeys(column.split("::", 1)[1] for column in there))
+    wanted = f"{' or '.join(kinds)}::{{}}"
+    if missing := [name for name in names or () if name not in pool]:
+        raise BadTable(f"the table has no {wanted.format(missing[0])}; it has {_some(pool)}")
+    if not pool:
+        raise BadTable(
+            f"the table has no {wanted.format('EXPERT')} to rate; it has {_some(frame.columns)}"
+        )
+    pool = pool if names is None else list(names)
+    texts = {name: _texts(frame, [f"{kind}::{name}" for kind in kinds]) for name in pool}
     rows = []
     for i, query in enumerate(queries_of(frame)):
-        said = [Answer(name, text=t) for name in columns if (t := texts[name][i]) is not None]
+        said = [Answer(name, text=t) for name in pool if (t := texts[name][i]) is not None]
         rows.append(Row(query, tuple(said)))
-    return rows, list(columns)
+    return rows, pool
+
+
+def _texts(frame: pl.DataFrame, columns: Sequence[str]) -> list[str | None]:
+    known = [pl.col(column).cast(pl.String) for column in columns if column in frame.columns]
+    return frame.select(pl.coalesce(known)).to_series().to_list()
 
 
 def _filled(

@@ -34,8 +34,8 @@ def reward(
         str | None, typer.Option(help="Comma-separated: rate only their answers; default: all.")
     ] = None,
     answers: Annotated[
-        str, typer.Option(help="The columns that hold whole answers, as in answer::EXPERT.")
-    ] = "answer",
+        str, typer.Option(help="Columns that hold whole answers, the first that knows one counts.")
+    ] = "text,answer",
     budget: Annotated[
         float | None, typer.Option(help="US$ that a judge may cost, over all runs together.")
     ] = None,

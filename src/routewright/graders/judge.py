@@ -51,18 +51,25 @@ class Judge:
         return dict(zip(answers, grades, strict=True))
 
     async def _rate(self, item: Item, answer: str, ask: Ask) -> Grade:
-        prompt = PROMPT.format(
-            request=item.query.full_text,
-            reference=f"<reference>\n{' / '.join(item.references)}\n</reference>\n"
-            if item.references
-            else "",
-            answer=answer,
-            rubric=item.facts.get("rubric") or RUBRIC,
-        )
         try:
-            return rated((await ask(self.expert, question(item, prompt))).text)
+            return rated((await ask(self.expert, question(item, words(item, answer)))).text)
         except (NotAdmissible, UpstreamError) as error:
             return ungraded(f"no verdict: {error}")
+
+
+def words(item: Item, answer: str) -> str:
+    """What the judge reads; the rewards' judge reads it too."""
+    return PROMPT.format(answer=answer, **about(item))
+
+
+def about(item: Item) -> dict[str, str]:
+    """What a judge's prompt says of the question: the request, the reference, what counts."""
+    known = " / ".join(item.references)
+    return {
+        "request": item.query.full_text,
+        "reference": f"<reference>\n{known}\n</reference>\n" if known else "",
+        "rubric": item.facts.get("rubric") or RUBRIC,
+    }
 
 
 def question(item: Item, prompt: str) -> Query:

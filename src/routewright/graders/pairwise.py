@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from routewright.errors import NotAdmissible, UpstreamError
 from routewright.graders import Ask, Grade, ungraded
-from routewright.graders.judge import RUBRIC, question
+from routewright.graders.judge import about, question
 from routewright.items import Item
 
 PROMPT = """\
@@ -73,17 +73,23 @@ class Pairwise:
         return None if forth is None or back is None else (forth + 1 - back) / 2
 
     async def _verdict(self, item: Item, first: str, second: str, ask: Ask) -> float | None:
-        prompt = PROMPT.format(
-            request=item.query.full_text,
-            reference=f"<reference>\n{' / '.join(item.references)}\n</reference>\n"
-            if item.references
-            else "",
-            first=first,
-            second=second,
-            rubric=item.facts.get("rubric") or RUBRIC,
-        )
         try:
-            found = VERDICT.findall((await ask(self.expert, question(item, prompt))).text)
+            reply = await ask(self.expert, question(item, words(item, first, second)))
         except (NotAdmissible, UpstreamError):
             return None
-        return {"1": 1.0, "2": 0.0, "neither": 0.5}[found[-1].lower()] if found else None
+        return preferred(reply.text)
+
+
+def words(item: Item, first: str, second: str) -> str:
+    """What the judge reads; the rewards' judge reads it too."""
+    return PROMPT.format(first=first, second=second, **about(item))
+
+
+def preferred(text: str) -> float | None:
+    """1 where a verdict prefers the first answer, 0 the second, ½ neither; None if malformed.
+
+    >>> preferred("Both err.\\n**Better: neither**"), preferred("The first.")
+    (0.5, None)
+    """
+    found = VERDICT.findall(text)
+    return {"1": 1.0, "2": 0.0, "neither": 0.5}[found[-1].lower()] if found else None

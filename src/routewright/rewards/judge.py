@@ -1,4 +1,4 @@
-"""An expert reads one answer at a time and grades it by a rubric."""
+"""An expert rates one answer at a time."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from typing import ClassVar
 
 import numpy as np
 
-from routewright import prompts
+from routewright.graders.judge import rated, words
+from routewright.items import Item
 from routewright.rewards import Rated, Rating
 from routewright.types import Answer, Ask, Query
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Grades from 1 to 10. A reply without exactly one readable grade counts as unread."""
+    """The rating from 1 to 10, as 0..1, by the same prompt as the grader `judge`; a reply without
+    a readable rating counts as unread."""
 
     source: ClassVar[str] = "expert"
 
     expert: str
-    rubric: str = prompts.RUBRIC
 
     def plan(self, query: Query, answers: Sequence[Answer]) -> Rating:
+        item = Item(query)
         replies = yield tuple(
-            Ask(self.expert, "judge", of=answer, prompt=prompts.judge(query, answer, self.rubric))
+            Ask(self.expert, "judge", of=answer, prompt=words(item, answer.text))
             for answer in answers
         )
-        grades = [prompts.grade(reply.text) if reply.arrived else None for reply in replies]
-        unread = sum(r.arrived and g is None for r, g in zip(replies, grades, strict=True))
-        rewards = np.array([np.nan if grade is None else grade for grade in grades])
-        return Rated(rewards, np.array([reply.cost for reply in replies]), unread)
+        rewards = np.array([rated(r.text).score if r.arrived else np.nan for r in replies])
+        unread = sum(r.arrived and np.isnan(s) for r, s in zip(replies, rewards, strict=True))
+        return Rated(rewards, np.array([reply.cost for reply in replies]), int(unread))

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from routewright import prompts
+from routewright.graders.pairwise import preferred, words
+from routewright.items import Item
 from routewright.rewards import Rated, Rating
 from routewright.types import Answer, Ask, Query
 
@@ -18,16 +19,15 @@ from routewright.types import Answer, Ask, Query
 class Pairwise:
     """The reward is the mean over an answer's comparisons: 1 won, ½ tied, 0 lost.
 
-    Judges favour the place that an answer stands in, so each pair is shown in both orders and
-    the two verdicts are averaged: one that turns with the order is a tie. A comparison counts
-    only if both verdicts could be read; an answer without one is unknown. The K (K − 1) asks of
-    K answers are shared between the two answers of each pair.
+    The prompt is that of the grader `pairwise`. Judges favour the place that an answer stands in,
+    so each pair is shown in both orders and the two verdicts are averaged: one that turns with the
+    order is a tie. A comparison counts only if both verdicts could be read; an answer without one
+    is unknown. The K (K − 1) asks of K answers are shared between the two answers of each pair.
     """
 
     source: ClassVar[str] = "expert"
 
     expert: str
-    rubric: str = prompts.COMPARISON
 
     def plan(self, query: Query, answers: Sequence[Answer]) -> Rating:
         pairs = list(combinations(range(len(answers)), 2))
@@ -35,7 +35,7 @@ class Pairwise:
         replies: tuple[Answer, ...] = ()
         if orders:
             replies = yield tuple(self._ask(query, answers[a], answers[b]) for a, b in orders)
-        verdicts = [prompts.preference(r.text) if r.arrived else None for r in replies]
+        verdicts = [preferred(r.text) if r.arrived else None for r in replies]
         unread = sum(r.arrived and v is None for r, v in zip(replies, verdicts, strict=True))
         points: list[list[float]] = [[] for _ in answers]
         costs = np.zeros(len(answers))
@@ -50,5 +50,5 @@ class Pairwise:
         return Rated(rewards, costs, unread)
 
     def _ask(self, query: Query, first: Answer, second: Answer) -> Ask:
-        words = prompts.compare(query, first, second, self.rubric)
-        return Ask(self.expert, "judge", of=first, prompt=words)
+        read = words(Item(query), first.text, second.text)
+        return Ask(self.expert, "judge", of=first, prompt=read)

@@ -174,7 +174,8 @@ class Client:
         """The request to send; what the config says of an expert overrides the client's wish."""
         expert = self.experts[ask.expert]
         if ask.kind == "answer":
-            body = {"messages": list(query.messages), **query.options, **expert.options}
+            body = {"messages": list(query.messages), **query.options}
+            body |= {**expert.options, **ask.options}
             return {**body, "temperature": 1.0, "seed": ask.sample} if ask.sample else body
         if ask.kind == "judge":
             return _judgement(ask, expert)

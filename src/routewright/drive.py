@@ -104,12 +104,12 @@ def _recorded(
 
 
 def _look_up(ask: Ask, record: Record) -> Answer:
-    """What is recorded; an answer that is missing counts as one that failed."""
+    """What is recorded, and whether it defers; a missing answer counts as one that failed."""
     answer = record.get((ask.expert, ask.kind))
     if answer is None and ask.kind == "answer":
         answer = record.get(ask.expert)
     missing = Answer(ask.expert, kind=ask.kind, failed=f"no recorded {ask.kind}")
-    return missing if answer is None else answer
+    return missing if answer is None else ask.heard(answer)
 
 
 def _first_enough(wanted: tuple[Ask, ...], answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
@@ -230,12 +230,15 @@ class _Run:
         (query,) = self._allow((ask,))
         with self._accounts(ask, query):
             async with asyncio.timeout(self._left()):
-                answer = await self.asker.ask(ask, query)
+                answer = ask.heard(await self.asker.ask(ask, query))
         self.spent.append(answer)
         return answer
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Delta | Answer, None]:
+        """The pieces, held back while the answer may still turn out deferred; then the answer."""
         (query,) = self._allow((ask,))
+        began = time.monotonic()
+        held: list[Delta] = []
         with self._accounts(ask, query):
             async with aclosing(self.asker.stream(ask, query)) as pieces:
                 while True:
@@ -243,11 +246,24 @@ class _Run:
                     async with asyncio.timeout(self._left()):
                         piece = await anext(pieces)
                     if isinstance(piece, Answer):
+                        answer = ask.heard(piece)
                         break
-                    self.streamed = True
-                    yield piece
-        self.spent.append(piece)
-        yield piece
+                    if piece.text and ask.defers(_text(held)):  # nobody listens to what follows
+                        bill = self.asker.bill(ask, query, time.monotonic() - began)
+                        answer = replace(bill, text=_text(held), deferred=True)
+                        break
+                    held.append(piece)
+                    if self.streamed or _is_clear(ask, held):
+                        self.streamed = True
+                        for delta in held:
+                            yield delta
+                        held.clear()
+        self.spent.append(answer)
+        if not answer.deferred:
+            for delta in held:
+                self.streamed = True
+                yield delta
+        yield answer
 
     @contextmanager
     def _accounts(self, ask: Ask, query: Query) -> Iterator[None]:
@@ -257,6 +273,8 @@ class _Run:
             yield
         except UpstreamError as error:
             self._failed(ask, error)
+            if isinstance(error, StreamBroken) and not self.streamed:
+                raise _unheard(error) from error
             raise
         except TimeoutError as error:
             self._cancelled(ask, query, began)
@@ -327,6 +345,21 @@ def _deadline(query: Query) -> float | None:
 
 def _too_late(query: Query) -> str:
     return f"no complete answer within max_latency of {query.max_latency:g} s"
+
+
+def _text(deltas: list[Delta]) -> str:
+    return "".join(delta.text for delta in deltas)
+
+
+def _is_clear(ask: Ask, heard: list[Delta]) -> bool:
+    """Whether what was heard is certainly an answer: another opening, or a call of a tool."""
+    called = any(delta.message.get("tool_calls") for delta in heard)
+    return called or ask.defers(_text(heard)) is False
+
+
+def _unheard(error: StreamBroken) -> UpstreamError:
+    """A stream that broke while it was held back: the client saw nothing, others may answer."""
+    return UpstreamError(error.expert, error.reason, cost=error.cost)
 
 
 def _whole(answer: Answer) -> Delta:

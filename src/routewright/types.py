@@ -179,7 +179,8 @@ class Ask:
     `final` promises that the answer is the one the client gets, so its text may be streamed.
     `of` is the answer that a verification or a judgement is about; `samples` how many verdicts a
     verification draws, in one request where the provider can. A judge is sent `prompt`; what its
-    reply means is for whoever asked to say.
+    reply means is for whoever asked to say. An answer that opens with one of `unless` is none: it
+    comes back with `deferred` set, breaks the promise of `final`, and none of it is streamed.
     """
 
     expert: str
@@ -189,6 +190,26 @@ class Ask:
     sample: int = 0  # tells k samples of the same ask apart
     samples: int = 1
     prompt: str | None = None  # what a judge reads in place of the conversation
+    unless: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)  # sent over all others
+
+    def defers(self, text: str) -> bool | None:
+        """Whether an answer that begins so is deferred; None: more of it must be heard.
+
+        >>> ask = Ask("small", unless=("<DEFER>",))
+        >>> ask.defers(" <DEFER>"), ask.defers("<D"), ask.defers("<div>")
+        (True, None, False)
+        """
+        said = text.lstrip()
+        if any(said.startswith(tag) for tag in self.unless):
+            return True
+        return None if any(tag.startswith(said) for tag in self.unless) else False
+
+    def heard(self, answer: Answer) -> Answer:
+        """The answer, marked if it is deferred: it opens with a tag, or was cut off within one."""
+        cut = answer.finish_reason == "length" and bool(answer.text.strip())
+        deferred = self.defers(answer.text)
+        return replace(answer, deferred=True) if deferred or (deferred is None and cut) else answer
 
 
 class Committee(tuple[Ask, ...]):
@@ -216,7 +237,8 @@ class Answer:
     """What one expert said, and what saying it took.
 
     A member of a committee that could not answer has `failed` set to the reason; one that was
-    cancelled has `cancelled` set. `score` is known only for recorded outcomes.
+    cancelled has `cancelled` set. `deferred` leaves it to somebody else (see `Ask.unless`).
+    `score` is known only for recorded outcomes.
     """
 
     expert: str
@@ -236,6 +258,7 @@ class Answer:
     choices: tuple[str, ...] = ()  # every text, where more than one was asked for
     failed: str | None = None
     cancelled: bool = False
+    deferred: bool = False
     estimated: bool = False  # tokens were counted by us: the upstream did not say
 
     @property
@@ -273,7 +296,7 @@ class Decision:
 
     @property
     def path(self) -> str:
-        """The way taken, as in `small>verify:0.31>large`."""
+        """The way taken, as in `small>verify:0.31>large` or `small:deferred>large`."""
         return ">".join(_step(answer) for answer in self.spent)
 
 
@@ -282,6 +305,8 @@ def _step(answer: Answer) -> str:
         return f"{answer.expert}:failed"
     if answer.cancelled:
         return f"{answer.expert}:cancelled"
+    if answer.deferred:
+        return f"{answer.expert}:deferred"
     if answer.kind == "answer":
         return answer.expert
     said = answer.reward if answer.kind == "judge" else answer.confidence

@@ -63,9 +63,12 @@ def build(config: Config) -> Starlette:
 
 
 async def models(request: Request) -> Response:
-    """Policies first: they are what most clients should pick."""
+    """Policies first: they are what most clients should pick. Experts that have deferred tell
+    their ownership."""
     desk: Desk = request.app.state.desk
-    return JSONResponse({"object": "list", "data": [_model(name) for name in desk.menu.names()]})
+    told = desk.ownership.told()
+    data = [{**_model(name), **told.get(name, {})} for name in desk.menu.names()]
+    return JSONResponse({"object": "list", "data": data})
 
 
 async def model(request: Request) -> Response:

@@ -23,6 +23,7 @@ from routewright.gateway.body import Wanted, read, understand
 from routewright.gateway.errors import body_of, error_object, headers_of, status_of
 from routewright.gateway.explain import table
 from routewright.gateway.menu import Choice, Menu
+from routewright.gateway.ownership import Ownership
 from routewright.gateway.replies import DONE, Voice, account, event
 from routewright.gateway.stopwatch import Stopwatch
 from routewright.types import Answer, Decision, Delta, Expert, Strategy
@@ -38,6 +39,7 @@ class Desk:
     menu: Menu
     experts: dict[str, Expert]
     client: Client
+    ownership: Ownership = field(default_factory=Ownership)
 
     async def understand(self, request: Request) -> Wanted:
         server = self.config.server
@@ -185,6 +187,8 @@ class Run:
     def _log(self, status: str, decision: Decision | None = None) -> None:
         """One line per decision. No text of the query or the answer ever goes in here."""
         answer = decision.answer if decision else None
+        if decision is not None:
+            self.desk.ownership.count(decision)
         paid = Decision(answer or Answer(""), spent=tuple(self.spent))
         line = {
             "event": "decision",

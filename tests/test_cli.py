@@ -135,6 +135,7 @@ def test_options_set_the_fields_of_a_predictor(routewright, outcome_table, tmp_p
         (("calibrate", "ROUTER"), "exactly one"),
         (("route", "ROUTER", "x", "--lambda", "1", "--max-cost-fraction", ".5"), "not both"),
         (("route", "ROUTER", "x", "--latency-price", "0.1"), "the router knows none"),
+        (("fit", "TABLE", "--out", "x", "--strategy", "cascade"), "choose auto, single, frugal"),
         (("serve", "nowhere.yaml"), "nowhere.yaml"),
         (("check", "nowhere.yaml"), "nowhere.yaml"),
     ],

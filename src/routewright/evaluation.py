@@ -21,6 +21,8 @@ from routewright.outcomes import Outcomes
 from routewright.router import Router
 from routewright.strategies import one_shot
 from routewright.strategies.auto import Auto, look
+from routewright.strategies.cascade_routing import CascadeRouting
+from routewright.strategies.frugal import Frugal
 from routewright.strategies.mix import Mix
 from routewright.types import Array, Prediction, Strategy
 
@@ -92,8 +94,11 @@ def run(
 ) -> tuple[Array, Array]:
     """Score and cost (US$) of a strategy on every row, each (n,); `standings` are those of `look`,
     which many operating points share."""
-    if isinstance(strategy, Auto):
+    if isinstance(strategy, Auto | Frugal):
         ran = strategy.over(outcomes, prediction, standings)
+        return ran.score, ran.cost
+    if isinstance(strategy, CascadeRouting):
+        ran = strategy.over(outcomes, prediction)
         return ran.score, ran.cost
     cost = known_costs(outcomes.cost)
     if one_shot(strategy):

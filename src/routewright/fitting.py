@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from routewright import calibration, frontier, ladder, metrics
+from routewright import baselines, calibration, frontier, ladder, metrics
 from routewright.costs import CostModel
 from routewright.encoders import build as build_encoder
 from routewright.errors import BadInput, BadTable
+from routewright.evidence import Evidence
 from routewright.novelty import Novelty
 from routewright.outcomes import Outcomes, check_names, fingerprints
 from routewright.predictors import (
@@ -37,6 +38,7 @@ SIGNALS = (0.0, 0.3, 0.5, 0.7, 0.85, 1.0, 1.15, 1.3)
 MILD, PREFERENCE = 0.85, 1e-3  # the signal that wins near ties, and by how much decision value
 AUTO_ENCODER = "lexical+surface+domain"
 AUTO_PREDICTORS = ("stack",)
+STRATEGIES = ("auto", "single", "frugal", "cascade_routing")
 MIN_ROWS = 20
 KINDS = 8  # of other experts to learn from
 SURER = 0.5  # standard errors by which learning from them must help
@@ -59,7 +61,8 @@ def fit(
 ) -> Router:
     """Learns a router; every choice in it is made by cross-validated decision value.
 
-    `strategy` `single` keeps to one call per query. `label` `soft` learns from `soft::m` where
+    `strategy` `single` keeps to one call per query, `auto` may look at answers; `frugal` and
+    `cascade_routing` are there for comparison. `label` `soft` learns from `soft::m` where
     it is known (the share of several samples that pass, say); decisions are still judged by the
     score. `options` set fields of the predictor that is named. `assume` says what to take for
     granted of experts that were never scored. `auxiliary` holds other experts on the same rows:
@@ -67,13 +70,42 @@ def fit(
     for tables that are too small or have costs for some experts only, BadInput for names that
     do not exist.
     """
+    return fit_each(
+        outcomes,
+        (strategy,),
+        encoder=encoder,
+        predictor=predictor,
+        options=options,
+        label=label,
+        assume=assume,
+        auxiliary=auxiliary,
+        seed=seed,
+        progress=progress,
+    )[strategy]
+
+
+def fit_each(
+    outcomes: Outcomes,
+    strategies: Sequence[str],
+    *,
+    encoder: str = "auto",
+    predictor: str = "auto",
+    options: Mapping[str, Any] | None = None,
+    label: str = "score",
+    assume: Mapping[str, Assumed] | None = None,
+    auxiliary: Outcomes | None = None,
+    seed: int = 0,
+    progress: Progress = lambda doing, share: None,
+) -> dict[str, Router]:
+    """The same for several strategies: routers that share their forecasts, which are fitted
+    once."""
     from threadpoolctl import threadpool_limits
 
     # Many small matrix products: threads would wait for one another longer than they work.
     with threadpool_limits(1, user_api="blas"):
         makers = _makers(predictor, options or {})
         return _fit(
-            outcomes, auxiliary, encoder, makers, strategy, label, assume or {}, seed, progress
+            outcomes, auxiliary, encoder, makers, strategies, label, assume or {}, seed, progress
         )
 
 
@@ -82,16 +114,16 @@ def _fit(
     auxiliary: Outcomes | None,
     encoder: str,
     makers: Mapping[str, Callable[..., Predictor]],
-    strategy: str,
+    strategies: Sequence[str],
     label: str,
     assume: Mapping[str, Assumed],
     seed: int,
     progress: Progress,
-) -> Router:
+) -> dict[str, Router]:
     began = time.monotonic()
     scored = np.asarray(np.isfinite(outcomes.score).any(axis=0))
     outcomes = _assuming(outcomes, assume)
-    _check(outcomes, strategy)
+    _check(outcomes, strategies)
     targets = _targets(outcomes, label)
     progress("reading the queries", 0.0)
     name = AUTO_ENCODER if encoder == "auto" else encoder
@@ -133,22 +165,18 @@ def _fit(
     maps, chance = calibration.fit(held_out[best].quality, outcomes.score, fold)
 
     progress("tracing the frontier", 0.85)
-    ways = frontier.singles(held_out[best], outcomes)
-    climb = None
-    if strategy == "auto":
-        believed = replace(held_out[best], context=context(x, reader.blocks))
-        climb = ladder.build(
-            outcomes, believed, fold, seed=seed, progress=_within(progress, 0.85, 0.13)
-        )
-    if climb is not None and ladder.worth(climb.ways, outcomes) > ladder.worth(ways, outcomes):
-        ways = climb.ways
-    else:
-        climb = None
-    points = frontier.trace(ways, outcomes, seed=seed)
+    traced = _trace(
+        strategies,
+        outcomes,
+        replace(held_out[best], context=context(x, reader.blocks)),
+        fold,
+        seed,
+        _within(progress, 0.85, 0.13),
+    )
     card = _card(outcomes, name, chosen, chance, float(worths[best]), seed)
     if lesson is not None and lesson.names:
         card["auxiliary"] = list(lesson.names)
-    return Router(
+    router = Router(
         experts=outcomes.experts,
         encoder=reader,
         predictor=model,
@@ -156,13 +184,53 @@ def _fit(
         mean=means(targets),
         novelty=Novelty().fit(x, reader.blocks, seed=seed),
         signal=signal,
-        evidence=climb and climb.evidence,
         calibration=maps,
         latency=_latency(outcomes),
-        frontier=points,
         seen=fingerprints(outcomes.queries),
         card={**card, "fit_seconds": round(time.monotonic() - began, 1)},
     )
+    return {
+        strategy: replace(
+            router, evidence=evidence, frontier=frontier.trace(ways, outcomes, seed=seed)
+        )
+        for strategy, (ways, evidence) in traced.items()
+    }
+
+
+def _trace(
+    strategies: Sequence[str],
+    outcomes: Outcomes,
+    prediction: Prediction,
+    fold: Folds,
+    seed: int,
+    progress: Progress,
+) -> dict[str, tuple[list[frontier.Candidate], Evidence | None]]:
+    """What each strategy can do at which price, and the evidence that it needs; `prediction`
+    must be held out."""
+    climb = None
+    if {"auto", "frugal"} & set(strategies):
+        climb = ladder.build(
+            outcomes, prediction, fold, seed=seed, progress=_within(progress, 0.0, 0.7)
+        )
+    evidence = climb and climb.evidence
+    last = _within(progress, 0.7, 0.3)
+    singles = frontier.singles(prediction, outcomes)
+    found: dict[str, tuple[list[frontier.Candidate], Evidence | None]] = {}
+    for strategy in strategies:
+        if strategy == "frugal":
+            found[strategy] = baselines.frugal(outcomes, prediction, climb, last), evidence
+        elif strategy == "cascade_routing":
+            found[strategy] = baselines.cascade_routing(outcomes, prediction, last), None
+        elif strategy == "auto" and climb is not None and _pays(climb, singles, outcomes):
+            found[strategy] = climb.ways, evidence
+        else:
+            found[strategy] = singles, None
+    return found
+
+
+def _pays(climb: ladder.Ladder, singles: Sequence[frontier.Candidate], outcomes: Outcomes) -> bool:
+    """Are answers worth asking for, beside one call per query?"""
+    return ladder.worth(climb.ways, outcomes) > ladder.worth(singles, outcomes)
 
 
 def _within(progress: Progress, begin: float, share: float) -> Progress:
@@ -329,9 +397,12 @@ def _prediction(
     )
 
 
-def _check(outcomes: Outcomes, strategy: str) -> None:
-    if strategy not in ("auto", "single"):
-        raise BadInput(f"strategy '{strategy}' cannot be fitted: choose auto or single")
+def _check(outcomes: Outcomes, strategies: Sequence[str]) -> None:
+    for strategy in strategies:
+        if strategy not in STRATEGIES:
+            raise BadInput(
+                f"strategy '{strategy}' cannot be fitted: choose {', '.join(STRATEGIES)}"
+            )
     if len(outcomes) < MIN_ROWS:
         raise BadTable(f"{len(outcomes)} rows are too few to fit on: at least {MIN_ROWS}")
     scored = known_experts(outcomes)

@@ -50,10 +50,12 @@ Progress = Callable[[str, float], None]
 
 
 class Ladder(NamedTuple):
-    """Evidence fitted on every row, and what its policies gave on rows held out."""
+    """Evidence fitted on every row, what its policies gave on rows held out, and how those stand
+    on its rungs."""
 
     evidence: Evidence
     ways: list[Candidate]
+    standings: list[Standing]
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,7 @@ class _Study:
             Candidate(float(price), run.score, run.cost, self._how(evidence, float(price), run))
             for price, run in zip(self.base.prices, runs, strict=True)
         ]
-        return Ladder(evidence, ways)
+        return Ladder(evidence, ways, standings)
 
     def _runs(
         self, evidence: Evidence, standings: Sequence[Standing], low: int, high: int

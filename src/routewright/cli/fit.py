@@ -33,7 +33,8 @@ def fit(
         str,
         typer.Option(
             help="`single` keeps to one call per query, `auto` may use more; `automix` lets a"
-            " small model answer first (`automix_pomdp` and so on: with that meta-verifier)."
+            " small model answer first (`automix_pomdp` and so on: with that meta-verifier);"
+            " `frugal` and `cascade_routing` are other ways to cascade, for comparison."
         ),
     ] = "auto",
     small: Annotated[

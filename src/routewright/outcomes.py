@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from routewright.errors import BadTable
+from routewright.errors import BadInput, BadTable
 from routewright.types import Answer, Array, Query
 
 MEASURES = (
@@ -215,16 +215,36 @@ def table(path: Path) -> pl.DataFrame:
 
 
 def save(frame: pl.DataFrame, path: Path) -> None:
-    """Writes a Parquet file that is whole or not there; raises BadTable if that cannot be."""
+    """Writes Parquet, or JSONL by that ending: the file is whole or not there."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        frame.write_parquet(partial)
+        if path.suffix == ".jsonl":
+            frame.write_ndjson(partial)
+        else:
+            frame.write_parquet(partial)
         partial.replace(path)
     except OSError as error:
         raise BadTable(f"'{path}' cannot be written: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_ending(path: Path) -> None:
+    """Raises BadInput if `save` has no format for it: better before the work than after."""
+    if path.suffix not in (".parquet", ".jsonl"):
+        raise BadInput(f"'{path}' must end in .parquet or .jsonl")
+
+
+def tags_of(queries: Sequence[Query], kind: str = "table") -> list[tuple[str, ...]]:
+    """The tags of each query: those of the `table` (its domains where it has none at all), its
+    `domain`, or `none`. Raises BadInput for another kind."""
+    domains = [(query.domain,) if query.domain else () for query in queries]
+    own = [query.tags for query in queries]
+    kinds = {"table": own if any(own) else domains, "domain": domains, "none": [()] * len(queries)}
+    if kind not in kinds:
+        raise BadInput(f"tags '{kind}' is none of {', '.join(kinds)}")
+    return list(kinds[kind])
 
 
 def check_names(wanted: Sequence[str], known: Sequence[str]) -> None:

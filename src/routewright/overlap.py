@@ -18,6 +18,7 @@ from routewright.encoders import Encoder
 from routewright.types import Array, Query
 
 WORDS, COSINE = 8, 0.95  # a run of so many words, or vectors so close, count as overlap
+BLOCK = 256  # rows compared at once
 
 
 def ngrams(text: str, n: int = WORDS) -> set[tuple[str, ...]]:
@@ -69,11 +70,13 @@ def distinct(
     if cosine > 1 or len(kept) < 2:
         return kept
     x = _vectors([queries[i] for i in kept], [], encoder)[0]
-    found: list[int] = []
-    for row in range(len(kept)):
-        if not found or _cosines(x[row : row + 1], x[found]).max() < cosine:
-            found.append(row)
-    return [kept[row] for row in found]
+    stays = np.zeros(len(kept), bool)
+    for start in range(0, len(kept), BLOCK):
+        block = slice(start, start + BLOCK)
+        near = _cosines(x[block], x[: start + BLOCK]) >= cosine
+        for row, mine in enumerate(near, start):
+            stays[row] = not mine[:row][stays[:row]].any()
+    return [kept[row] for row in np.flatnonzero(stays)]
 
 
 def nearest(
@@ -81,7 +84,7 @@ def nearest(
 ) -> Array:
     """Each query's cosine with the other that is most like it, (n,)."""
     x, y = _vectors(queries, others, encoder)
-    parts = (x[i : i + 256] for i in range(0, len(queries), 256))
+    parts = (x[i : i + BLOCK] for i in range(0, len(queries), BLOCK))
     return np.concatenate([_cosines(part, y).max(axis=1) for part in parts])
 
 

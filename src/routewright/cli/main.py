@@ -14,6 +14,7 @@ from routewright.cli.calibrate import calibrate
 from routewright.cli.check import check
 from routewright.cli.convert import convert
 from routewright.cli.demo import demo
+from routewright.cli.diversify import diversify
 from routewright.cli.evaluate import evaluate
 from routewright.cli.fit import fit
 from routewright.cli.interview import interview
@@ -22,6 +23,7 @@ from routewright.cli.route import route
 from routewright.cli.select import select
 from routewright.cli.selfplay import selfplay
 from routewright.cli.serve import serve
+from routewright.cli.tag import tag
 from routewright.errors import RoutewrightError
 
 app = typer.Typer(
@@ -57,6 +59,8 @@ for verb in (
     check,
     convert,
     interview,
+    tag,
+    diversify,
     reward,
     fit,
     evaluate,

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from models import tiny_base
 from routewright import checks, fitting, labels, outcomes
 from routewright.cli.main import app
 from routewright.drive import replay
@@ -176,3 +177,54 @@ def test_options_that_cannot_be_meant_are_named(outcome_table, options, named):
 def test_a_measure_that_the_table_lacks_is_named(outcome_table):
     with pytest.raises(BadTable, match="routewright reward"):
         fit(outcome_table, reward="reward")
+
+
+# --- a language model of one's own -----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def readable(tmp_path_factory):
+    """A tiny encoder, and a table whose prompts it has words for."""
+    words = {"sums": "list function", "words": "what word"}
+    prompt = pl.col("domain").replace_strict(words) + " of the " + pl.col("id")
+    frame = table(240).with_columns(prompt=prompt)
+    base = tiny_base(tmp_path_factory.mktemp("base") / "bert")
+    return base, write(tmp_path_factory.mktemp("table"), frame)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_a_fine_tuned_base_finds_the_specialists_and_repeats_itself(readable, tmp_path, direction):
+    base, path = readable
+    args = ["fit", str(path), "--out", str(tmp_path / "router"), "--predictor", "zooter"]
+    settings = (f"base={base}", "tune=full", "learning_rate=5e-3", f"direction={direction}")
+    args += [part for setting in settings for part in ("--option", setting)]
+    done = CliRunner().invoke(app, args)
+    assert done.exit_code == 0, done.output
+    first, again = (Router.load(tmp_path / "router") for _ in range(2))
+    rows = outcomes.read(path, split="dev")
+    quality = first.predict(rows.queries).quality
+    sums = np.array(rows.domains) == "sums"
+    adder, speller = rows.experts.index("adder"), rows.experts.index("speller")
+    assert (quality[sums, adder] > quality[sums, speller]).mean() > 0.95
+    assert (quality[~sums, adder] < quality[~sums, speller]).mean() > 0.95
+    assert np.array_equal(again.predict(rows.queries).quality, quality)
+
+
+def test_the_softmax_of_a_fine_tuned_base_is_that_of_its_labels(readable):
+    """Two kinds of prompt and tag means alone: each kind's softmax is its tag's mean label."""
+    base, path = readable
+    rows = outcomes.read(path, split="train")
+    texts = np.array([query.text for query in rows.queries], dtype=object)
+    options = {"beta": 0.0, "temperature": 0.5, "leave_one_out": False, "shrinkage": 0.0}
+    model = Zooter(**options, base=str(base), tune="full", epochs=20, learning_rate=5e-3)
+    model.given(rows).fit(texts, rows.score, blocks={})
+    label = labels.soft(rows.score, 0.5)
+    for kind in ("sums", "words"):
+        mine = np.array(rows.domains) == kind
+        found = model.distribution(texts[mine]).mean(axis=0)
+        assert np.allclose(found, label[mine].mean(axis=0), atol=0.03)
+
+
+def test_a_language_model_and_clusters_do_not_go_together(outcome_table):
+    with pytest.raises(BadInput, match="routewright tag --clusters"):
+        fit(outcome_table, tune="lora", tags="clusters=3")

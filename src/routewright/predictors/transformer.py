@@ -122,6 +122,11 @@ class Transformer:
         mean = self._believe(self._tokens(self._ready(), x))
         return Belief(mean, self._spread(mean))
 
+    def logits(self, x: Any) -> Array:
+        """What the head says of texts (n,) before it is read as scores, (n, e)."""
+        items = self._tokens(self._ready(), x)
+        return self._over(self._network[0], items, self._network[0].logits, len(self.mean))
+
     def options(self) -> dict[str, Any]:
         return {**{name: getattr(self, name) for name in SETTINGS}, "facts": self.facts}
 

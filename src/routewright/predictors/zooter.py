@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from routewright import labels
 from routewright.errors import BadInput, BadTable
-from routewright.outcomes import Outcomes
+from routewright.outcomes import Outcomes, tags_of
 from routewright.predictors import NOTHING, Belief, Folds, View, folds, means, settings, view
 from routewright.predictors.linear import Ridge, fit_ridge
+from routewright.predictors.transformer import Progress, Transformer
 from routewright.types import Array
 
 Mask = NDArray[np.bool_]
@@ -21,9 +22,14 @@ Mask = NDArray[np.bool_]
 FOLDS = 5
 SOFTNESS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.995)  # candidate temperatures, see `temperatures`
 PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+TUNED_SOFTNESS = 0.8  # where a training is too long to try several
 PENALTY = 10.0  # while the temperature is chosen
 FLOOR = 1e-3  # share of the uniform distribution mixed into labels, so that their logs exist
 STEPS = 100  # of the optimiser
+
+
+def _quiet(doing: str, share: float) -> None:
+    pass
 
 
 @dataclass
@@ -37,7 +43,11 @@ class Zooter:
     none), its `domain`, `clusters=K` of the queries' vectors, or `none`. `reward` is the measure
     to learn from; `auto` takes rewards where the table has any, else the scores. `direction` is
     `forward`, KL(label ‖ router), or `reverse`, KL(router ‖ label). A temperature or `penalty` of
-    None is chosen by validation.
+    None is chosen by validation. The heads are linear, on the first `width` columns of a frozen
+    encoder's vectors; with a `base` (a Hugging Face encoder or causal model by name or folder,
+    extra `lm`) or a `tune` (`lora`, `full` or `frozen`) they are those of a language model that is
+    trained with them: mDeBERTa-v3-base, as published, if none is named, and `lora`. `epochs` and
+    `learning_rate` are as for the predictor `transformer`.
 
     The paper's router names a winner and knows no price. Inverting the softmax gives more: with
     centred logits c, τ c_m is what expert m is expected to earn above the mean of all experts.
@@ -57,9 +67,19 @@ class Zooter:
     untagged: str = "own"
     penalty: float | None = None
     width: int = 128
+    base: str | None = None
+    tune: str | None = None
+    epochs: int = 3
+    learning_rate: float | None = None
+    progress: Progress = field(default=_quiet, repr=False, compare=False)
     lessons: Lessons | None = field(default=None, repr=False)
     view: View = field(default=NOTHING, repr=False)
     distilled: Distilled | None = field(default=None, repr=False)
+
+    @property
+    def reads_text(self) -> bool:
+        """A language model reads the texts themselves; encoders have read them already."""
+        return self.base is not None or self.tune is not None
 
     def given(self, outcomes: Outcomes) -> Self:
         """Shows it the table whose rows it will be fitted on: rewards and tags are there."""
@@ -84,22 +104,26 @@ class Zooter:
     ) -> Belief:
         """Fits; also gives beliefs about each row from a router that did not see it."""
         self._check()
-        self.view = view(blocks, text=10**0.5, domain=2.0, surface=0.3, width=self.width)
-        columns = self.view(x)
+        if self.reads_text:  # a training for every fold would take too long
+            fold = np.unique(fold, return_inverse=True)[1] % 2
+        else:
+            self.view = view(blocks, text=10**0.5, domain=2.0, surface=0.3, width=self.width)
+        columns = self._columns(x)
         tagged, rewards = self._lessons(x, scores, blocks, seed)
         pool = np.isfinite(means(scores)) & np.isfinite(means(rewards))
-        lesson = _Lesson(columns, labels.filled(rewards)[:, pool], tagged, scores[:, pool])
+        lesson = _Lesson(columns, labels.filled(rewards)[:, pool], tagged, scores[:, pool], seed)
         chosen = self._validate(lesson, fold)
         held = lesson.held_out(self, chosen, fold)
         belief = self._believe_held_out(lesson, held, fold, scores, pool)
         heads = lesson.heads(self, chosen, slice(None))
         self.distilled = _distil(lesson, heads, held, chosen, means(scores), pool)
-        self.distilled.error[pool] = _jackknife(heads.logits(columns), held, self.distilled.slope)
+        moved = _jackknife(heads.logits(columns), held, len(np.unique(fold)))
+        self.distilled.error[pool] = self.distilled.slope * moved
         return Belief(belief, np.broadcast_to(self._spread(), belief.shape).copy())
 
     def predict(self, x: Array) -> Belief:
         assert self.distilled is not None, "fit first"
-        mean = self.distilled.mean_score(self.view(x))
+        mean = self.distilled.mean_score(self._columns(x))
         return Belief(mean, np.broadcast_to(self._spread(), mean.shape).copy())
 
     def distribution(self, x: Array) -> Array:
@@ -107,14 +131,15 @@ class Zooter:
         its rule is to ask the argmax. Experts that were never scored have none."""
         assert self.distilled is not None, "fit first"
         found = np.zeros((len(x), len(self.distilled.mean)))
-        logits = self.distilled.heads.logits(self.view(x))
+        logits = self.distilled.heads.logits(self._columns(x))
         found[:, self.distilled.pool] = labels.soft(logits, 1.0)
         return found
 
     def options(self) -> dict[str, Any]:
         assert self.distilled is not None, "fit first"
-        chosen = self.distilled.chosen._asdict()
-        return {**settings(self), "chosen": chosen, "view": self.view.to_json()}
+        chosen, heads = self.distilled.chosen._asdict(), self.distilled.heads.options()
+        stored = {"chosen": chosen, "heads": heads, "view": self.view.to_json()}
+        return {**settings(self), **stored}
 
     def arrays(self) -> dict[str, Any]:
         assert self.distilled is not None, "fit first"
@@ -123,9 +148,12 @@ class Zooter:
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
         chosen = Chosen(**options["chosen"])
-        known = {k: v for k, v in options.items() if k not in ("chosen", "view")}
-        distilled = Distilled.load(chosen, arrays)
+        known = {k: v for k, v in options.items() if k not in ("chosen", "heads", "view")}
+        distilled = Distilled.load(chosen, options["heads"], arrays)
         return cls(**known, view=View.from_json(options["view"]), distilled=distilled)
+
+    def _columns(self, x: Any) -> Any:
+        return x if self.reads_text else self.view(x)
 
     # --- fitting -----------------------------------------------------------------------------
 
@@ -161,12 +189,17 @@ class Zooter:
         rewards = scores
         if self.lessons is not None and self.lessons.rewards is not None:
             rewards = self.lessons.rewards
+        if self.tags.startswith("clusters") and self.reads_text:
+            raise BadInput(
+                "clusters need vectors, and a language model reads texts: write tags with"
+                " `routewright tag --clusters K` first"
+            )
         if self.tags.startswith("clusters"):
             tagged = clusters(x, blocks, _count(self.tags), seed)
         elif self.lessons is not None:
             tagged = labels.incidence(self.lessons.tags)[0]
         else:
-            tagged = _among(x, {} if self.tags == "none" else blocks)
+            tagged = _among(x, {} if self.tags == "none" or self.reads_text else blocks)
         if len(rewards) != len(x) or tagged.shape[0] != len(x):
             raise BadInput("zooter was shown another table than the one that it is fitted on")
         return tagged, rewards
@@ -174,6 +207,9 @@ class Zooter:
     def _validate(self, lesson: _Lesson, fold: Folds) -> Chosen:
         """Temperature, then penalty: those whose held-out logits explain most of the differences
         between the experts' scores."""
+        if self.reads_text:
+            usual = temperatures(lesson.rewards, (TUNED_SOFTNESS,))[0]
+            return Chosen(self.temperature or usual, float("nan"))
         chosen = Chosen(self.temperature or 1.0, self.penalty or PENALTY)
         if self.temperature is None and not self.hard:
             tried = [chosen._replace(temperature=t) for t in temperatures(lesson.rewards)]
@@ -223,7 +259,7 @@ NOTHING_CHOSEN = Chosen(float("nan"), float("nan"))
 
 
 class Heads(NamedTuple):
-    """One linear head per expert on a frozen encoder."""
+    """One linear head per expert on a frozen encoder's vectors (n, width)."""
 
     centre: Array  # (width,)
     weights: Array  # (width, e)
@@ -234,22 +270,53 @@ class Heads(NamedTuple):
         raw = (columns - self.centre) @ self.weights + self.bias
         return np.asarray(raw - raw.mean(axis=1, keepdims=True))
 
+    def options(self) -> dict[str, Any]:
+        return {}
+
+    def arrays(self) -> dict[str, Any]:
+        return self._asdict()
+
+
+class Tuned(NamedTuple):
+    """The heads of a language model that was trained with them; reads texts (n,)."""
+
+    model: Transformer
+
+    def logits(self, texts: Any) -> Array:
+        raw = self.model.logits(texts)
+        return np.asarray(raw - raw.mean(axis=1, keepdims=True))
+
+    def options(self) -> dict[str, Any]:
+        return self.model.options()
+
+    def arrays(self) -> dict[str, Any]:
+        return self.model.arrays()
+
 
 @dataclass(frozen=True)
 class _Lesson:
     """What the heads learn from, of the experts that have both scores and rewards."""
 
-    columns: Array  # (n, width)
+    columns: Any  # (n, width), or (n,) texts
     rewards: Array  # (n, e), gaps filled
     tagged: labels.Incidence
     scores: Array  # (n, e), NaN where unknown
+    seed: int
 
     def take(self, rows: Any) -> _Lesson:
-        return _Lesson(self.columns[rows], self.rewards[rows], self.tagged[rows], self.scores[rows])
+        return replace(
+            self,
+            columns=self.columns[rows],
+            rewards=self.rewards[rows],
+            tagged=self.tagged[rows],
+            scores=self.scores[rows],
+        )
 
-    def heads(self, zooter: Zooter, chosen: Chosen, rows: Any) -> Heads:
+    def heads(self, zooter: Zooter, chosen: Chosen, rows: Any) -> Heads | Tuned:
         part = self.take(rows)
         wanted = zooter.label(part.rewards, part.tagged, chosen.temperature)
+        if zooter.reads_text:
+            return fit_tuned(part.columns, wanted, zooter, self.seed)
         return fit_heads(part.columns, wanted, chosen.penalty, zooter.direction)
 
     def held_out(self, zooter: Zooter, chosen: Chosen, fold: Folds) -> Array:
@@ -272,11 +339,11 @@ class _Lesson:
 class Distilled:
     """Heads, and how to read scores from their logits."""
 
-    heads: Heads
+    heads: Heads | Tuned
     chosen: Chosen
     slope: float  # score per logit
     typical: Array  # (pool,) mean logits
-    level: Ridge  # of the mean score over the experts
+    level: Ridge | None  # of the mean score over the experts
     mean: Array  # (e,) mean score, NaN for experts never scored
     pool: Mask  # (e,) whom the heads know
     error: Array  # (e,) standard deviation of the belief
@@ -287,47 +354,57 @@ class Distilled:
     def combine(self, columns: Array, logits: Array) -> Array:
         moved = logits - self.typical
         moved = self.slope * (moved - moved.mean(axis=1, keepdims=True))
-        moved = moved + self.level.predict(columns).mean - self.level.mean
+        if self.level is not None:
+            moved = moved + self.level.predict(columns).mean - self.level.mean
         found = np.repeat(self.mean[None], len(columns), axis=0)
         found[:, self.pool] += moved
         return np.clip(found, 0.0, 1.0)
 
     def arrays(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in ("typical", "mean", "pool", "error")}
-        heads = {f"heads.{k}": v for k, v in self.heads._asdict().items()}
-        level = {f"level.{k}": v for k, v in self.level._asdict().items()}
+        heads = {f"heads.{k}": v for k, v in self.heads.arrays().items()}
+        fitted = {} if self.level is None else self.level._asdict()
+        level = {f"level.{k}": v for k, v in fitted.items()}
         return {**own, "slope": np.array([self.slope]), **heads, **level}
 
     @classmethod
-    def load(cls, chosen: Chosen, arrays: Mapping[str, Any]) -> Self:
+    def load(cls, chosen: Chosen, tuned: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
         def under(part: str) -> dict[str, Any]:
             return {k.removeprefix(part): v for k, v in arrays.items() if k.startswith(part)}
 
         own = {name: arrays[name] for name in ("typical", "mean", "error")}
         return cls(
-            heads=Heads(**under("heads.")),
+            heads=_tuned(tuned, under("heads.")) if tuned else Heads(**under("heads.")),
             chosen=chosen,
             slope=float(arrays["slope"][0]),
-            level=Ridge(**under("level.")),
+            level=Ridge(**level) if (level := under("level.")) else None,
             pool=np.asarray(arrays["pool"], dtype=bool),
             **own,
         )
 
 
 def _distil(
-    lesson: _Lesson, heads: Heads | None, held: Array, chosen: Chosen, mean: Array, pool: Mask
+    lesson: _Lesson,
+    heads: Heads | Tuned | None,
+    held: Array,
+    chosen: Chosen,
+    mean: Array,
+    pool: Mask,
 ) -> Distilled:
     """What turns logits into scores, from held-out logits (n, pool) and scores."""
-    width = lesson.columns.shape[1]
     slope, _ = _slope(held, lesson.scores)
     level = means((lesson.scores - means(lesson.scores)).T) + np.nanmean(means(lesson.scores))
     known = np.isfinite(level)
     return Distilled(
-        heads=heads or Heads(np.zeros(width), np.zeros((width, 0)), np.zeros(0)),
+        heads=heads or Heads(np.zeros(0), np.zeros((0, 0)), np.zeros(0)),
         chosen=chosen,
         slope=max(slope, 0.0),
         typical=held.mean(axis=0),
-        level=fit_ridge(lesson.columns[known], level[known, None]),
+        level=(
+            None
+            if lesson.columns.ndim == 1
+            else fit_ridge(lesson.columns[known], level[known, None])
+        ),
         mean=mean,
         pool=pool,
         error=np.where(np.isfinite(mean), 0.0, np.nan),
@@ -353,11 +430,10 @@ def _slope(logits: Array, scores: Array) -> tuple[float, float]:
     return with_logits / logits_alone, with_logits**2 / logits_alone / float(alone)
 
 
-def _jackknife(logits: Array, held: Array, slope: float) -> Array:
-    """Standard deviation (e,) of scores read from logits: how much a fifth of the rows moves
-    them, scaled as the k-fold jackknife does."""
-    moved: Array = np.sqrt(((logits - held) ** 2).mean(axis=0))
-    return np.asarray(abs(slope) * moved * np.sqrt(FOLDS - 1))
+def _jackknife(logits: Array, held: Array, count: int) -> Array:
+    """Standard deviation (e,) of logits: how much it moves them to leave out one fold of `count`,
+    scaled as the jackknife does."""
+    return np.asarray(np.sqrt((count - 1) * ((logits - held) ** 2).mean(axis=0)))
 
 
 def fit_heads(columns: Array, wanted: Array, penalty: float, direction: str = "forward") -> Heads:
@@ -387,6 +463,28 @@ def fit_heads(columns: Array, wanted: Array, penalty: float, direction: str = "f
     return Heads(centre, found[: width * e].reshape(width, e), found[width * e :])
 
 
+def fit_tuned(texts: Any, wanted: Array, zooter: Zooter, seed: int) -> Tuned:
+    """A language model whose softmax is closest to the labels `wanted` (n, e).
+
+    The predictor `transformer` learns softmax(scores / τ): the labels' logs at τ = 1 are that.
+    """
+    model = Transformer(
+        zooter.base or Transformer.base,
+        tune=zooter.tune or Transformer.tune,
+        epochs=zooter.epochs,
+        learning_rate=zooter.learning_rate,
+        loss={"forward": "kl", "reverse": "reverse_kl"}[zooter.direction],
+        temperature=1.0,
+        progress=zooter.progress,
+    )
+    scores = np.log((1 - FLOOR) * wanted + FLOOR / wanted.shape[1])
+    return Tuned(model.fit(texts, scores, blocks={}, seed=seed))
+
+
+def _tuned(options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Tuned:
+    return Tuned(Transformer.load(options, arrays))
+
+
 def _forward(logits: Array, wanted: Array) -> tuple[float, Array]:
     """Σ KL(label ‖ softmax) without the labels' own entropy, and its gradient."""
     log = _log_softmax(logits)
@@ -408,13 +506,13 @@ def _log_softmax(logits: Array) -> Array:
     return np.asarray(log_softmax(logits, axis=1))
 
 
-def temperatures(rewards: Array) -> list[float]:
+def temperatures(rewards: Array, softness: Sequence[float] = SOFTNESS) -> list[float]:
     """Candidates whose labels have an entropy that lies evenly between hard labels' and log e:
     the same labels come out whatever the rewards' scale."""
     least, most = labels.entropy(labels.hard(rewards)), np.log(max(rewards.shape[1], 2))
     return [
-        labels.temperature_for(rewards, least + max(softness, 0.05) * (most - least))
-        for softness in SOFTNESS
+        labels.temperature_for(rewards, least + max(share, 0.05) * (most - least))
+        for share in softness
     ]
 
 
@@ -436,16 +534,9 @@ def _carried(outcomes: Outcomes, tags: str) -> Sequence[Sequence[str]]:
     if tags.startswith("clusters"):
         _count(tags)
         return ()
-    own = [query.tags for query in outcomes.queries]
-    domains = [(d,) if d else () for d in outcomes.domains]
-    wishes: dict[str, Sequence[Sequence[str]]] = {
-        "table": own if any(own) else domains,
-        "domain": domains,
-        "none": [()] * len(outcomes),
-    }
-    if tags not in wishes:
+    if tags not in ("table", "domain", "none"):
         raise BadInput(f"tags '{tags}' is none of table, domain, clusters=K, none")
-    return wishes[tags]
+    return tags_of(outcomes.queries, tags)
 
 
 def _count(tags: str) -> int:

@@ -29,6 +29,7 @@ class Knn:
     k: int | None = None
     domain: float | None = None
     surface: float = 0.02
+    width: int = 128  # columns of each text block
     view: View = NOTHING
     x: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32), repr=False)
     deviation: Array = field(default_factory=lambda: np.empty((0, 0)), repr=False)
@@ -49,6 +50,7 @@ class Knn:
             "k": self.k,
             "domain": self.domain,
             "surface": self.surface,
+            "width": self.width,
             "view": self.view.to_json(),
         }
 
@@ -67,7 +69,9 @@ class Knn:
 
     def _remember(self, x: Array, scores: Array, blocks: Mapping[str, slice]) -> Self:
         assert self.domain is not None
-        self.view = view(blocks, domain=self.domain, surface=self.surface, width=128, unit=True)
+        self.view = view(
+            blocks, domain=self.domain, surface=self.surface, width=self.width, unit=True
+        )
         # Rounded as they are stored, so that a loaded router repeats the fitted one exactly.
         self.x = _unit(self.view(x)).astype(np.float32)
         self.mean, deviation = deviations(scores)

@@ -26,7 +26,7 @@ BASES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("linear", {"width": 256}),
     ("linear", {"width": 128, "domain": 3.0, "surface": 0.1}),
     ("factor", {"penalty": 50.0}),
-    ("knn", {"k": 100, "domain": 0.5}),
+    ("knn", {"k": 100, "domain": 0.5, "width": 64}),
     ("domain", {}),
     ("trees", {}),
 )

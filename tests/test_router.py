@@ -54,6 +54,23 @@ def test_replay_equals_arrays_exactly(router, outcome_table):
         assert np.array_equal(costs, replayed[1])
 
 
+def test_the_zero_router_is_measured_without_the_luck_of_its_draws(outcome_table):
+    o = outcomes.read(outcome_table, split="dev").pool(["adder", "sage"])
+    mix = build(
+        {
+            "strategy": "mix",
+            "first": {"strategy": "fixed", "expert": "adder"},
+            "second": {"strategy": "fixed", "expert": "sage"},
+            "share": 0.3,
+        }
+    )
+    score, cost = evaluation.expected(mix, o, o)
+    assert np.mean(score) == pytest.approx(0.7 * o.score[:, 0].mean() + 0.3 * o.score[:, 1].mean())
+    assert np.mean(cost) == pytest.approx(0.7 * o.cost[:, 0].mean() + 0.3 * o.cost[:, 1].mean())
+    drawn = evaluation.run(mix, o, o)[0]
+    assert abs(np.mean(drawn) - np.mean(score)) > 1e-6, "one draw is off"
+
+
 def test_a_loaded_router_repeats_the_saved_one(tmp_path: Path, outcome_table):
     o = outcomes.read(outcome_table, split="train")
     router = fitting.fit(o)

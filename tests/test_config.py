@@ -412,7 +412,13 @@ def test_capabilities_and_data_classes_are_those_of_the_nouns() -> None:
 
 def test_the_reference_describes_every_key() -> None:
     reference = (DOCS / "config.md").read_text(encoding="utf-8")
-    sections = (config.Config, config.ExpertConfig, config.PolicyConfig, config.ServerConfig)
+    sections = (
+        config.Config,
+        config.ExpertConfig,
+        config.LaunchConfig,
+        config.PolicyConfig,
+        config.ServerConfig,
+    )
     for section in sections:
         for key, field in section.model_fields.items():
             (row,) = [

@@ -6,14 +6,15 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 from routewright import prompts
 from routewright.errors import NotAdmissible, UpstreamError, UpstreamRefused
+from routewright.keeping import Keeper
 from routewright.providers import Call, Provider, input_tokens, said
 from routewright.registry import find
 from routewright.types import Answer, Ask, Delta, Expert, Query
@@ -30,7 +31,8 @@ log = logging.getLogger(__name__)
 class Client:
     """Asks the experts of a config.
 
-    Use it as `async with Client(experts) as client`, which closes the connections at the end.
+    Use it as `async with Client(experts) as client`, which closes the connections at the end and
+    stops the servers that it has started. `servers` holds them by the names of their experts.
     `providers` (name ▶ instance) replaces the ones found by name.
     """
 
@@ -41,6 +43,11 @@ class Client:
         self._providers: dict[str, Provider] = dict(providers or {})
         self._under_way: dict[int, tuple[Ask, int]] = {}  # id of an ask ▶ it, tokens heard
         self._one_by_one: set[str] = set()  # experts whose endpoint refused several choices
+        self.servers = {
+            expert.name: Keeper(expert)
+            for expert in self.experts.values()
+            if expert.launch is not None and expert.launch.cloud is None
+        }
 
     async def __aenter__(self) -> Self:
         return self
@@ -54,15 +61,28 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
+        await asyncio.gather(*(keeper.close() for keeper in self.servers.values()))
         for provider in self._providers.values():
             await provider.close()
+
+    @asynccontextmanager
+    async def _awake(self, call: Call) -> AsyncIterator[Provider]:
+        """Who asks the call's expert, whose server is up meanwhile if it is ours."""
+        async with AsyncExitStack() as stack:
+            if keeper := self.servers.get(call.expert.name):
+                await stack.enter_async_context(keeper.use(call.patience))
+            yield self._provider(call.expert)
+
+    async def _ask(self, call: Call) -> Answer:
+        async with self._awake(call) as provider:
+            return await provider.ask(call)
 
     async def ask(self, ask: Ask, query: Query) -> Answer:
         """The whole answer; raises NotAdmissible where the money buys not one token."""
         if ask.samples > 1 and ask.kind == "verify":
             return await self._verdicts(ask, query)
         call = self._call(ask, query)
-        return _finish(ask, await self._provider(call.expert).ask(call))
+        return _finish(ask, await self._ask(call))
 
     async def _verdicts(self, ask: Ask, query: Query) -> Answer:
         """Several verdicts on one answer, in one request if it brings them, else side by side.
@@ -73,7 +93,7 @@ class Client:
         if self._at_once(ask.expert):
             call = self._call(ask, query)
             try:
-                replies.append(await self._provider(call.expert).ask(call))
+                replies.append(await self._ask(call))
                 came = max(1, len(replies[0].choices))
             except UpstreamRefused as error:
                 if error.status not in (400, 404, 422, 501):
@@ -91,8 +111,7 @@ class Client:
     async def _side_by_side(self, asks: Sequence[Ask], query: Query) -> list[Answer]:
         """Those that answer; raises the first failure if nobody does. Failed tries are paid."""
         calls = [self._call(ask, query) for ask in asks]
-        provider = self._provider(calls[0].expert)
-        said = await asyncio.gather(*map(provider.ask, calls), return_exceptions=True)
+        said = await asyncio.gather(*map(self._ask, calls), return_exceptions=True)
         failures = [one for one in said if isinstance(one, UpstreamError)]
         if broken := [one for one in said if isinstance(one, BaseException)]:
             if len(failures) < len(broken):
@@ -114,7 +133,7 @@ class Client:
         heard = 0
         self._under_way[id(ask)] = ask, heard  # stays when cancelled, for `bill`
         try:
-            async with aclosing(self._provider(call.expert).stream(call)) as pieces:
+            async with self._awake(call) as provider, aclosing(provider.stream(call)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, Answer):
                         piece = _finish(ask, piece)

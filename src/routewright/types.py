@@ -27,6 +27,23 @@ AskKind = Literal["answer", "verify", "judge"]
 
 
 @dataclass(frozen=True)
+class Launch:
+    """How the server of an expert that we run ourselves is started and kept; see `launch.py`."""
+
+    command: tuple[str, ...]  # stays in the foreground
+    folder: str = "."  # where it runs; its record and log lie in .routewright/experts/ there
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)  # added to ours
+    start: Literal["demand", "serve"] = "demand"
+    ready: str | None = None  # the path that answers 200 once it can; None: see launch.PATHS
+    patience: float = 600.0  # seconds until it must be ready
+    wait: float = 30.0  # seconds that a request waits for that
+    idle: float | None = None  # seconds without a request after which it is stopped
+    restarts: int = 3  # after crashes, one after another
+    grace: float = 10.0  # seconds from asking it to end to killing it
+    cloud: Mapping[str, Any] | None = None  # SkyPilot's `resources`; None: it runs on this machine
+
+
+@dataclass(frozen=True)
 class Expert:
     """A model we can ask: where it lives, what it costs, what it can do, what it may see.
 
@@ -51,6 +68,7 @@ class Expert:
     retries: int = 2  # further tries after a failure before the first byte
     verify_prompt: str | None = None  # overrides prompts.VERIFY for this expert
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # sent every time
+    launch: Launch | None = None  # None: somebody else runs it
 
     def price(self, input_tokens: float, output_tokens: float, cached_tokens: float = 0) -> float:
         """US$ for a call; `cached_tokens` is the part of `input_tokens` read from a cache."""

@@ -16,6 +16,7 @@ from routewright.cli.convert import convert
 from routewright.cli.demo import demo
 from routewright.cli.diversify import diversify
 from routewright.cli.evaluate import evaluate
+from routewright.cli.experts import experts
 from routewright.cli.fit import fit
 from routewright.cli.interview import interview
 from routewright.cli.reward import reward
@@ -56,6 +57,7 @@ def options(
 for verb in (
     demo,
     serve,
+    experts,
     check,
     convert,
     interview,

@@ -8,9 +8,11 @@ that editors use.
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -30,7 +32,7 @@ from routewright.config import shape as config_shape
 from routewright.config.document import Document, Loc, Problem, read
 from routewright.config.rules import OPENAI_KEY, RULES, wants_openai_key
 from routewright.errors import BadConfig
-from routewright.types import DataClass, Expert
+from routewright.types import DataClass, Expert, Launch
 
 OPENAI_URL = "https://api.openai.com/v1"
 SCHEMA = "https://json-schema.org/draft/2020-12/schema"
@@ -60,6 +62,52 @@ class Section(BaseModel):
     """A part of the file: unknown keys are mistakes, and errors never quote what was given."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+class LaunchConfig(Section):
+    """The server of an expert that we run ourselves."""
+
+    command: Text = Field(
+        description="What starts it, and stays in the foreground; {port} is the port of `base_url`."
+    )
+    start: Literal["demand", "serve"] = Field(
+        default="demand", description="With the first request, or with the gateway."
+    )
+    folder: Path = Field(
+        default=Path(), description="Where it runs, counted from this file's folder."
+    )
+    env: dict[str, str] = Field(
+        default={}, description="Variables that it gets beside those of the gateway.", repr=False
+    )
+    ready: Text | None = Field(
+        default=None,
+        description="The path that answers 200 once it can; default: /health, else the models.",
+    )
+    patience: Positive = Field(default=600.0, description="Seconds until it must be ready.")
+    wait: Positive = Field(
+        default=30.0, description="Seconds that a request waits for it; then fallbacks step in."
+    )
+    idle: Positive | None = Field(
+        default=None, description="Seconds without a request after which it is stopped."
+    )
+    restarts: Count = Field(
+        default=3, description="How often in a row it is started after crashes."
+    )
+    grace: Positive = Field(
+        default=10.0, description="Seconds between asking it to end and killing it."
+    )
+    cloud: dict[str, Any] | None = Field(
+        default=None,
+        description="It runs in the cloud: SkyPilot's `resources`; see `routewright experts task`.",
+    )
+
+    def launch(self, base_url: str, folder: Path) -> Launch:
+        """The noun, with the command split and its port filled in."""
+        port = "8000" if self.cloud is not None else str(urlsplit(base_url).port or "")
+        plain = self.model_dump(exclude={"command", "folder"})
+        words = shlex.split(self.command)
+        command = tuple(word.replace("{port}", port) for word in words)
+        return Launch(command, folder=str((folder / self.folder).absolute()), **plain)
 
 
 class ExpertConfig(Section):
@@ -111,16 +159,20 @@ class ExpertConfig(Section):
         description="How it is asked to check an answer; holds {question} and {answer}.",
     )
     options: dict[str, Any] = Field(default={}, description="Sent with every request.", repr=False)
+    launch: LaunchConfig | None = Field(
+        default=None, description="How its server is started, if we run it."
+    )
 
-    def expert(self) -> Expert:
-        """The noun that strategies and the two loops know."""
-        plain = self.model_dump(exclude={"api_key", "model", "base_url"})
+    def expert(self, folder: Path = Path()) -> Expert:
+        """The noun that strategies and the two loops know; `folder` is the file's."""
+        plain = self.model_dump(exclude={"api_key", "model", "base_url", "launch"})
         home = OPENAI_URL if self.provider == "openai" else None
         return Expert(
             **plain,
             model=self.model or self.name,
             base_url=self.base_url or home,
             api_key=self.api_key.get_secret_value() if self.api_key else None,
+            launch=self.launch.launch(self.base_url or "", folder) if self.launch else None,
         )
 
 
@@ -201,7 +253,7 @@ class Config(Section):
         return self._folder
 
     def experts_by_name(self) -> dict[str, Expert]:
-        return {entry.name: entry.expert() for entry in self.experts}
+        return {entry.name: entry.expert(self.folder) for entry in self.experts}
 
 
 @dataclass(frozen=True)
@@ -235,7 +287,7 @@ def experts(path: Path) -> dict[str, Expert]:
     if mistakes:
         raise BadConfig("\n".join(problem.text(path) for problem in mistakes))
     entries = (ExpertConfig.model_validate(entry) for entry in found.document.data["experts"])
-    return {entry.name: entry.expert() for entry in entries}
+    return {entry.name: entry.expert(path.parent) for entry in entries}
 
 
 def examine(path: Path) -> Examination:
@@ -279,6 +331,8 @@ def _keys_at(loc: Loc) -> dict[str, str]:
         "server": ServerConfig,
     }
     section = sections[loc[0]] if len(loc) > 1 else Config
+    if loc[2:3] == ("launch",) and len(loc) > 3:
+        section = LaunchConfig
     return {name: field.description or "" for name, field in section.model_fields.items()}
 
 

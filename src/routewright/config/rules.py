@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -139,6 +140,42 @@ def _url_mistake(url: str) -> tuple[str, str] | None:
     return None
 
 
+def launches(document: Document) -> Iterator[Problem]:
+    """What we start must be findable again: on this machine, at a port of its own."""
+    taken: dict[int, Any] = {}
+    for loc, expert in document.items("experts"):
+        at, command = (*loc, "launch"), document.get(*loc, "launch", "command")
+        if not isinstance(command, str) or not isinstance(expert, dict):
+            continue
+        try:
+            shlex.split(command)
+        except ValueError as error:
+            what = f"cannot be split into words: {error}"
+            yield document.problem((*at, "command"), what.lower(), "close the quotes")
+        url = document.get(*loc, "base_url")
+        if document.get(*at, "cloud") is not None or (*loc, "base_url") in document.unset:
+            continue
+        if not isinstance(url, str) or _url_mistake(url):
+            if url is None:
+                mend = "add `base_url: http://127.0.0.1:PORT/v1`, where it is going to listen"
+                yield document.problem(at, "says nothing about where it will be", mend)
+            continue
+        port = urlsplit(url).port
+        if port is None or not _is_local(expert):
+            mend = "write http://127.0.0.1:PORT/v1, or leave `launch` out if others run it"
+            what = "is no port of this machine, where `launch` starts it"
+            yield document.problem((*loc, "base_url"), what, mend)
+            continue
+        if port in taken:
+            mend = "give each launched expert a port of its own"
+            what = f"has the port of expert '{taken[port]}', which is launched too"
+            yield document.problem((*loc, "base_url"), what, mend)
+        taken.setdefault(port, expert.get("name"))
+        if "{port}" not in command and str(port) not in command:
+            mend = "write {port} where its command wants the port"
+            yield document.warning((*at, "command"), f"does not mention port {port}", mend)
+
+
 def openai_keys(document: Document) -> Iterator[Problem]:
     for loc, expert in document.items("experts"):
         if wants_openai_key(expert):
@@ -228,6 +265,7 @@ RULES: tuple[Rule, ...] = (
     speakable_names,
     providers,
     base_urls,
+    launches,
     openai_keys,
     prices,
     verify_prompts,

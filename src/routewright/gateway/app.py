@@ -36,6 +36,9 @@ def build(config: Config) -> Starlette:
         # than they work.
         with threadpool_limits(1, user_api="blas"):
             async with Client(experts.values()) as client:
+                for keeper in client.servers.values():
+                    if keeper.launch.start == "serve":
+                        keeper.begin()
                 app.state.desk = Desk(config, menu, experts, client)
                 yield
 
@@ -87,7 +90,11 @@ async def route(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    return JSONResponse({"status": "ok", "version": __version__})
+    """Of the gateway itself; the servers that it runs are shown as it last saw them."""
+    desk: Desk = request.app.state.desk
+    servers = {name: keeper.state for name, keeper in desk.client.servers.items()}
+    shown = {"servers": servers} if servers else {}
+    return JSONResponse({"status": "ok", "version": __version__, **shown})
 
 
 def _model(name: str) -> dict[str, Any]:

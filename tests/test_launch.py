@@ -1,0 +1,356 @@
+"""Servers that we run: really started, on real ports, and really gone afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from routewright import config
+from routewright.cli.main import app
+from routewright.client import Client
+from routewright.errors import BadInput, UpstreamError
+from routewright.keeping import Keeper
+from routewright.launch import VARIABLE, Server
+from routewright.types import Ask, Query
+
+SCRIPT = Path(__file__).parent / "server_script.py"
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        return int(held.getsockname()[1])
+
+
+@pytest.fixture
+def launched(tmp_path: Path, free_port: int):
+    """Writes a config with one launched expert, and afterwards ends whatever is left of it."""
+    path = tmp_path / "routewright.yaml"
+
+    def write(*flags: str, **launch: object) -> Path:
+        command = " ".join([sys.executable, str(SCRIPT), "{port}", *flags])
+        expert = {
+            "name": "own/small",
+            "base_url": f"http://127.0.0.1:{free_port}/v1",
+            "retries": 0,
+            "launch": {"command": command, "grace": 0.5, **launch},
+        }
+        policy = {"strategy": "fixed", "options": {"expert": "own/small"}}
+        said = {"version": 1, "experts": [expert], "policies": {"default": policy}}
+        path.write_text(yaml.safe_dump(said))
+        return path
+
+    yield write
+    if path.exists():
+        experts("stop", path)
+    assert left(tmp_path) == [], "a process outlived the test"
+
+
+def left(folder: Path) -> list[int]:
+    """Processes that a server with a record in this folder has, children included."""
+    records = folder.glob(".routewright/experts/*/server.json")
+    tokens = {json.loads(path.read_text())["token"] for path in records}
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(VARIABLE) in tokens and process.status() != "zombie":
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def experts(action: str, path: Path, *more: str):
+    return CliRunner().invoke(app, ["experts", action, str(path), "--json", *more])
+
+
+def row(path: Path) -> dict[str, object]:
+    [only] = json.loads(experts("status", path).stdout)["experts"]
+    return only
+
+
+def expert_of(path: Path):
+    return config.load(path).experts_by_name()["own/small"]
+
+
+async def ask(client: Client) -> str:
+    return (await client.ask(Ask("own/small"), Query.of("Who are you?"))).text
+
+
+async def until(true, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it never came to be"
+        await asyncio.sleep(0.05)
+
+
+def test_start_is_idempotent_and_stop_leaves_nobody(launched, tmp_path):
+    path = launched("--child")
+    assert row(path)["state"] == "absent"
+    assert experts("start", path).exit_code == 0
+    first = row(path)
+    assert (first["state"], first["started_by"]) == ("running", "user")
+    assert experts("start", path).exit_code == 0
+    assert row(path)["pid"] == first["pid"]
+    assert len(left(tmp_path)) == 2  # it and its child, which ignores SIGTERM
+    assert experts("stop", path).exit_code == 0
+    assert row(path)["state"] == "stopped"
+    assert left(tmp_path) == []
+
+
+def test_another_command_is_another_server(launched):
+    path = launched()
+    experts("start", path)
+    before = row(path)["pid"]
+    experts("start", launched("--slow", "0.1"))
+    assert row(path)["state"] == "running"
+    assert row(path)["pid"] != before
+
+
+def test_slow_readiness_is_loading_then_running_then_degraded(launched):
+    server = Server(expert_of(launched("--slow", "1")))
+    record = server.start("user")
+
+    async def watch() -> list[str]:
+        seen = []
+        while not seen or seen[-1] != "running":
+            if (state := (await server.status()).state) not in seen:
+                seen.append(state)
+            await asyncio.sleep(0.02)
+        os.kill(record.pid, signal.SIGSTOP)  # it lives and does not answer
+        seen.append((await server.status()).state)
+        os.kill(record.pid, signal.SIGCONT)
+        return seen
+
+    assert asyncio.run(watch()) == ["starting", "loading", "running", "degraded"]
+
+
+def test_one_that_is_never_ready_is_stopped_and_told(launched, tmp_path):
+    result = experts("start", launched("--slow", "60", patience=0.5))
+    assert isinstance(result.exception, BadInput)
+    assert "not ready within 0.5 s" in str(result.exception)
+    assert left(tmp_path) == []
+    assert row(tmp_path / "routewright.yaml")["state"] == "failed"
+
+
+def test_a_crash_tells_its_exit_code_and_last_words(launched):
+    result = experts("start", launched("--slow", "60", "--crash", "0.2"))
+    message = str(result.exception)
+    assert "exit code 3" in message
+    assert "out of memory, alas" in message
+    assert ".routewright/experts/own%2Fsmall/log" in message
+
+
+def test_a_taken_port_names_who_has_it_and_starts_nothing(launched, free_port, tmp_path):
+    path = launched()
+    with socket.create_server(("127.0.0.1", free_port)):
+        result = experts("start", path)
+        message = str(result.exception)
+    assert f"port {free_port} is taken by" in message
+    assert f"pid {os.getpid()}" in message
+    assert "base_url" in message
+    assert row(path)["state"] == "absent"
+
+
+def test_a_command_that_does_not_exist_is_one_clear_message(launched, tmp_path):
+    path = launched()
+    path.write_text(path.read_text().replace(sys.executable, "no-such-program"))
+    assert "no-such-program: no such file" in str(experts("start", path).exception)
+
+
+def test_it_starts_on_demand_stops_when_idle_and_starts_again(launched, tmp_path):
+    expert = expert_of(launched(idle=0.5))
+
+    async def live() -> tuple[str, str]:
+        async with Client([expert]) as client:
+            keeper = client.servers["own/small"]
+            assert left(tmp_path) == []
+            answers = await asyncio.gather(ask(client), ask(client))
+            assert answers[0] == answers[1]  # one server, though two asked at once
+            await until(lambda: keeper.state == "stopped")
+            await until(lambda: not left(tmp_path))
+            return answers[0], await ask(client)
+
+    first, second = asyncio.run(live())
+    assert first != second
+    assert left(tmp_path) == []  # the client has stopped what it had started
+
+
+def test_a_crash_is_followed_by_a_restart(launched, tmp_path):
+    once = str(tmp_path / "crashed")
+    expert = expert_of(launched("--crash", "0.7", "--once", once))
+
+    async def live() -> tuple[str, str]:
+        async with Client([expert]) as client:
+            client.servers["own/small"]._first_pause = 0.1
+            keeper = client.servers["own/small"]
+            first = await ask(client)
+            await until(lambda: keeper.state == "failed")
+            await until(lambda: keeper.state == "running")
+            return first, await ask(client)
+
+    first, second = asyncio.run(live())
+    assert first != second
+
+
+def test_after_its_restarts_it_is_failed_and_requests_are_refused_at_once(launched, caplog):
+    expert = expert_of(launched("--slow", "60", "--crash", "0.1", restarts=1))
+
+    async def live() -> str:
+        keeper = Keeper(expert, first_pause=0.1)
+        with pytest.raises(UpstreamError, match="did not start"):
+            async with keeper.use(10):
+                pass
+        await until(lambda: keeper._crashes == 2 and keeper.state == "failed")
+        began = time.monotonic()
+        with pytest.raises(UpstreamError) as refused:
+            async with keeper.use(10):
+                pass
+        assert time.monotonic() - began < 0.2
+        await keeper.close()
+        return str(refused.value)
+
+    assert "experts status" in asyncio.run(live())
+    assert [line.count("exit code 3") for line in caplog.messages] == [1, 1]
+    assert "another try in 0.1 s" in caplog.messages[0]
+    assert "no more" in caplog.messages[1]
+
+
+def test_a_request_that_has_waited_long_enough_goes_to_others_while_it_loads(launched):
+    expert = expert_of(launched("--slow", "1.5", wait=0.3))
+
+    async def live() -> str:
+        async with Client([expert]) as client:
+            with pytest.raises(UpstreamError, match="was not ready within"):
+                await ask(client)
+            await until(lambda: client.servers["own/small"].state == "running")
+            return await ask(client)
+
+    assert asyncio.run(live()).startswith("pid")
+
+
+GATEWAY = """\
+import sys, logging
+from pathlib import Path
+from routewright.config import load
+from routewright.gateway.server import run
+run(load(Path(sys.argv[1])), "127.0.0.1", 0, lambda url: print(url, flush=True))
+"""
+
+
+def gateway(path: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", GATEWAY, str(path)], stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_a_server_survives_kill_9_of_the_gateway_is_taken_over_and_then_stopped(launched, tmp_path):
+    path = launched("--child", start="serve")
+
+    async def running() -> None:
+        while row_of.get("state") != "running":
+            row_of.update(await asyncio.to_thread(row, path))
+
+    first = gateway(path)
+    row_of: dict[str, object] = {}
+    asyncio.run(asyncio.wait_for(running(), 20))
+    first.kill()
+    first.wait()
+    assert row(path)["state"] == "running"
+    second = gateway(path)
+    assert second.stdout is not None
+    url = second.stdout.readline().strip()
+    try:
+        import httpx2
+
+        body = {"model": "auto", "messages": [{"role": "user", "content": "Who?"}]}
+        for _ in range(100):
+            try:
+                reply = httpx2.post(f"{url}/v1/chat/completions", json=body)
+                break
+            except httpx2.TransportError:
+                time.sleep(0.05)
+        said = reply.json()["choices"][0]["message"]["content"]
+        assert said == f"pid {row_of['pid']}"  # the same process
+        assert httpx2.get(f"{url}/health").json()["servers"] == {"own/small": "running"}
+    finally:
+        second.send_signal(signal.SIGINT)
+        second.wait(timeout=20)
+    assert left(tmp_path) == []
+    assert row(path)["state"] == "stopped"
+
+
+def test_what_the_user_started_outlives_a_gateway(launched, tmp_path):
+    path = launched()
+    experts("start", path)
+    expert = expert_of(path)
+
+    async def live() -> None:
+        async with Client([expert]) as client:
+            await ask(client)
+
+    asyncio.run(live())
+    assert row(path)["state"] == "running"
+
+
+def test_children_of_a_killed_server_are_ended_before_the_next_start(launched, tmp_path):
+    path = launched("--child")
+    experts("start", path)
+    os.kill(int(str(row(path)["pid"])), signal.SIGKILL)
+    time.sleep(0.2)
+    assert row(path)["state"] == "failed"
+    assert len(left(tmp_path)) == 1  # the child
+    experts("start", path)
+    assert len(left(tmp_path)) == 2
+
+
+def test_stop_ends_the_server_of_an_expert_that_the_config_no_longer_has(launched, tmp_path):
+    path = launched()
+    experts("start", path)
+    said = yaml.safe_load(path.read_text())
+    said["experts"][0]["name"] = "other"
+    path.write_text(yaml.safe_dump(said))
+    experts("stop", path)
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"base_url": "http://127.0.0.1/v1"}, "is no port of this machine"),
+        ({"base_url": "http://llm.example.com:9000/v1"}, "is no port of this machine"),
+        ({"base_url": None, "provider": "sandbox"}, "says nothing about where it will be"),
+        ({"launch": {"command": "serve 'it"}}, "no closing quotation"),
+        ({"launch": {"comand": "serve"}}, "did you mean 'command'?"),
+        ({"launch": {"command": "serve it"}}, "does not mention port"),
+    ],
+)
+def test_what_cannot_be_launched_is_told_by_check(launched, changes, told):
+    path = launched()
+    said = yaml.safe_load(path.read_text())
+    said["experts"][0] = {k: v for k, v in {**said["experts"][0], **changes}.items() if v}
+    path.write_text(yaml.safe_dump(said))
+    assert told in CliRunner().invoke(app, ["check", str(path)]).stdout
+    path.unlink()
+
+
+def test_the_cloud_gets_a_task_file_and_the_commands_without_an_account(launched, tmp_path):
+    path = launched(cloud={"accelerators": "L4:1"}, env={"HF_TOKEN": "x"})
+    result = CliRunner().invoke(app, ["experts", "task", str(path)])
+    assert "sky launch" in result.stdout
+    task = yaml.safe_load((tmp_path / "own-small.sky.yaml").read_text())
+    assert task["resources"] == {"ports": 8000, "accelerators": "L4:1"}
+    assert task["run"].endswith("server_script.py 8000")
+    assert task["envs"] == {"HF_TOKEN": ""}  # its value stays here

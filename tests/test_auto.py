@@ -151,6 +151,15 @@ def test_a_committee_that_is_too_dear_for_the_query_is_not_asked(router, dev):
     assert decision.cost <= 0.0008
 
 
+def test_a_last_word_that_is_too_dear_for_the_query_is_not_asked(router, dev):
+    record = {n: Answer(n, t, cost=0.0005) for n, t in zip(EVERYBODY, "ABCD", strict=True)}
+    free = replay(Auto(router), dev.queries[0], record)
+    assert "sage" in free.path, "they differ, so the dear expert is worth its price"
+    bound = replay(Auto(router), replace(dev.queries[0], max_cost=0.005), record)
+    assert bound.answer.expert in CHEAP
+    assert bound.cost <= 0.005
+
+
 def test_waiting_can_be_priced(router, dev):
     slow = replace(router, latency=np.array([30.0, 30.0, 30.0, 1.0]))
     record = {name: Answer(name, "(A)", cost=0.001) for name in EVERYBODY}
@@ -170,7 +179,8 @@ def test_a_table_without_answers_gives_a_prompt_only_router(table):
 
 def test_a_point_says_its_plan_in_words(router):
     plans = [point.plan for point in router.frontier if point.strategy == "auto"]
-    assert any("keep their best answer" in plan and "else ask sage" in plan for plan in plans)
+    assert any("keep the best answer (" in plan and "or ask sage" in plan for plan in plans)
+    assert any("p ≥ 0." in plan for plan in plans)
 
 
 def test_members_are_those_who_add_most_for_their_cost(table):

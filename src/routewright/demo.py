@@ -46,12 +46,12 @@ experts:
     data_classes: [public, internal]
 policies:
   thrifty:
-    strategy: single
+    strategy: auto
     router: router
     max_cost_fraction: 0.5
     fallback: [sage]
   best:
-    strategy: single
+    strategy: auto
     router: router
     price: 0
     fallback: [sage]

@@ -235,7 +235,9 @@ class _Study:
         evidence = replace(self.base, rungs=tuple(rungs))
         runs = self._runs(evidence, standings, 0, len(rungs) - 1)
         ways = [
-            Candidate(float(price), run.score, run.cost, self._how(evidence, float(price), run))
+            Candidate(
+                float(price), run.score, run.cost, self._how(evidence, float(price), run, standings)
+            )
             for price, run in zip(self.base.prices, runs, strict=True)
         ]
         return Ladder(evidence, ways, standings)
@@ -279,33 +281,48 @@ class _Study:
         stands = (best != NOBODY)[:, None] & ~said
         return np.where(stands, kept[:, None], np.where(np.isfinite(score), score, kept[:, None]))
 
-    def _how(self, evidence: Evidence, price: float, run: Run) -> How:
+    def _how(
+        self, evidence: Evidence, price: float, run: Run, standings: Sequence[Standing]
+    ) -> How:
         experts = self.outcomes.experts
         often = run.asked.mean(axis=0)
         shares = {name: float(s) for name, s in zip(experts, often, strict=True) if s > 0}
         spec = {"strategy": "auto", "price": price}
-        return How(spec, words(evidence, experts, run), shares)
+        return How(spec, words(evidence, experts, run, standings), shares)
 
 
-def words(evidence: Evidence, experts: Sequence[str], run: Run) -> str:
-    """What a policy does, in a sentence."""
+def words(
+    evidence: Evidence,
+    experts: Sequence[str],
+    run: Run,
+    standings: Sequence[Standing] | None = None,
+) -> str:
+    """What a policy does, in a sentence; percentages are of all queries.
+
+    `standings` of the same rows tell from which chance on an answer is kept (all but a tenth of
+    those kept are likelier).
+    """
     said = []
     for r, rung in enumerate(evidence.rungs):
-        here = run.rung >= r
-        if r and here.any():
+        stop = run.rung == r
+        last = run.asked[stop].copy()
+        last[:, list(rung.members)] = False
+        finals = [
+            f"{experts[m]} ({last[:, m].sum() / len(stop):.0%})"
+            for m in np.argsort(-last.sum(axis=0))
+            if last[:, m].any()
+        ]
+        ways = [f"ask {_or(finals[:3])}"] if finals else []
+        if r and (run.rung >= r).any():
             below = evidence.rungs[r - 1].members
             joined = _and([experts[m] for m in rung.members if m not in below])
-            kept = run.kept[run.rung == r].mean() if (run.rung == r).any() else 0.0
-            said.append(
-                f"ask {joined} ({here.mean():.0%} of queries) and keep their best answer for"
-                f" {kept:.0%} of those that stop there"
-            )
-    last = run.asked.mean(axis=0)
-    never = set(evidence.rungs[-1].members)
-    final = [
-        f"{experts[m]} ({last[m]:.0%})" for m in np.argsort(-last) if m not in never and last[m] > 0
-    ]
-    said.append(f"ask {_or(final[:3])}" if final else "never ask further")
+            kept = stop & run.kept
+            sure = f"keep the best answer ({kept.mean():.0%}"
+            if standings is not None and kept.any():
+                sure += f", p ≥ {np.quantile(standings[r].chance[kept], 0.1):.2f}"
+            ways = ([f"{sure})"] if kept.any() else []) + ways
+            ways = [f"ask {joined} ({(run.rung >= r).mean():.0%}), then {' or '.join(ways)}"]
+        said += ways
     return "; else ".join(said)
 
 

@@ -84,10 +84,14 @@ class Auto:
             heard = evidence.hear(texts.reshape(1, len(rung.members)))
             standing = evidence.stand(r, heard, prediction)
             climb, last = self.decide(evidence, r, standing, prediction, price, admissible)
-            if not climb[0] or not _affordable(evidence, r, prediction, query, spent):
+            if not climb[0]:
                 break
-        best = said.get(int(standing.best[0]))
-        return (yield from self._close(evidence, standing, prediction, best, int(last[0])))
+            if not _affordable(climbers(evidence, r), prediction, query, spent):
+                break
+        best, further = said.get(int(standing.best[0])), int(last[0])
+        if best is not None and not _affordable([further], prediction, query, spent):
+            further = NOBODY
+        return (yield from self._close(evidence, standing, prediction, best, further))
 
     def _close(
         self,
@@ -237,11 +241,10 @@ def _text(answer: Answer | None) -> str | None:
     return None if answer is None else answer.text
 
 
-def _affordable(
-    evidence: Evidence, r: int, prediction: Prediction, query: Query, spent: float
-) -> bool:
-    """Does the next rung fit into what the query may still cost?"""
-    if query.max_cost is None or r + 1 >= len(evidence.rungs):
+def _affordable(asked: Sequence[int], prediction: Prediction, query: Query, spent: float) -> bool:
+    """Does asking them fit into what the query may still cost, as far as can be foretold?"""
+    if query.max_cost is None:
         return True
-    toll = prediction.cost[0, climbers(evidence, r)].sum()
-    return bool(spent + toll <= query.max_cost)
+    return bool(
+        spent + prediction.cost[0, [m for m in asked if m != NOBODY]].sum() <= query.max_cost
+    )

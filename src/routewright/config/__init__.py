@@ -224,6 +224,10 @@ class ServerConfig(Section):
     max_body_bytes: PositiveCount = Field(
         default=10 * 2**20, description="Larger requests are refused, in bytes."
     )
+    feedback: Path | None = Field(
+        default=None,
+        description="Where scored decisions go, with the texts of their queries: a file for `fit`.",
+    )
 
 
 class Config(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from starlette.applications import Starlette
@@ -21,6 +21,8 @@ from routewright.errors import RoutewrightError
 from routewright.gateway.chat import Desk, chat
 from routewright.gateway.errors import http_error, routewright_error, unforeseen
 from routewright.gateway.explain import explain
+from routewright.gateway.feedback import Feedback
+from routewright.gateway.feedback import feedback as score
 from routewright.gateway.menu import Menu
 from routewright.gateway.middleware import BearerKeys, CancelOnDisconnect, RequestId
 
@@ -35,11 +37,16 @@ def build(config: Config) -> Starlette:
         # One query at a time makes small products: threads would wait for each other longer
         # than they work.
         with threadpool_limits(1, user_api="blas"):
-            async with Client(experts.values()) as client:
+            kept = config.server.feedback
+            async with AsyncExitStack() as stack:
+                client = await stack.enter_async_context(Client(experts.values()))
+                feedback = Feedback(config.folder / kept) if kept is not None else None
+                if feedback is not None:
+                    stack.enter_context(feedback.journal)
                 for keeper in client.servers.values():
                     if keeper.launch.start == "serve":
                         keeper.begin()
-                app.state.desk = Desk(config, menu, experts, client)
+                app.state.desk = Desk(config, menu, experts, client, feedback)
                 yield
 
     keys = [key.get_secret_value() for key in config.server.api_keys]
@@ -47,6 +54,7 @@ def build(config: Config) -> Starlette:
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/route", route, methods=["POST"]),
+            Route("/v1/feedback", score, methods=["POST"]),
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", model),
             Route("/health", health),

@@ -19,13 +19,13 @@ OURS = {"model", "messages", "stream", "stream_options", "metadata", "routewrigh
 PARTS = {"image_url": "vision", "input_audio": "audio", "file": "files"}  # part ▶ capability
 
 
-def _number(value: object) -> object:
+def number(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("must be a number")
     return value
 
 
-Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Number = Annotated[float, BeforeValidator(number), Field(allow_inf_nan=False)]
 Money = Annotated[Number, Field(gt=0)]
 
 
@@ -145,13 +145,13 @@ def _shape(body: Mapping[str, Any]) -> None:
     }
     for field, (kind, words) in kinds.items():
         if body.get(field) is not None and not isinstance(body[field], kind):
-            raise BadRequest(f"{field} must be {words}, not {_shown(body[field])}", field)
+            raise BadRequest(f"{field} must be {words}, not {shown(body[field])}", field)
     for field in ("max_tokens", "max_completion_tokens"):
         value = body.get(field)
         if value is not None and (type(value) is not int or value < 1):
-            raise BadRequest(f"{field} must be at least 1, not {_shown(value)}", field)
+            raise BadRequest(f"{field} must be at least 1, not {shown(value)}", field)
     if body.get("n") not in (None, 1):
-        raise BadRequest(f"n must be 1, not {_shown(body['n'])}: one answer per request", "n")
+        raise BadRequest(f"n must be 1, not {shown(body['n'])}: one answer per request", "n")
 
 
 def _needs(body: Mapping[str, Any]) -> frozenset[str]:
@@ -177,7 +177,7 @@ def _limits(body: Mapping[str, Any]) -> Limits:
     own, metadata = body.get("routewright") or {}, body.get("metadata") or {}
     for field, value in (("routewright", own), ("metadata", metadata)):
         if not isinstance(value, dict):
-            raise BadRequest(f"{field} must be an object, not {_shown(value)}", field)
+            raise BadRequest(f"{field} must be an object, not {shown(value)}", field)
     from_metadata = _from_metadata(metadata)
     ours, theirs = _checked(own, "routewright"), _checked(from_metadata, "metadata")
     for name in ours.model_fields_set & theirs.model_fields_set:
@@ -205,12 +205,12 @@ def _checked(values: Mapping[str, Any], where: str) -> Limits:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(step) for step in first["loc"])
-        shown, why = _shown(first["input"]), first["msg"]
+        value, why = shown(first["input"]), first["msg"]
         if first["type"] == "extra_forbidden":
             why = f"unknown; there are {', '.join(LIMITS)}"
-        raise BadRequest(f"{where}.{field} ({shown}): {why}", f"{where}.{field}") from error
+        raise BadRequest(f"{where}.{field} ({value}): {why}", f"{where}.{field}") from error
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else f"{text[:60]}…"

@@ -22,6 +22,7 @@ from routewright.errors import RoutewrightError
 from routewright.gateway.body import Wanted, read, understand
 from routewright.gateway.errors import body_of, error_object, headers_of, status_of
 from routewright.gateway.explain import table
+from routewright.gateway.feedback import Feedback
 from routewright.gateway.menu import Choice, Menu
 from routewright.gateway.ownership import Ownership
 from routewright.gateway.replies import DONE, Voice, account, event
@@ -39,6 +40,7 @@ class Desk:
     menu: Menu
     experts: dict[str, Expert]
     client: Client
+    feedback: Feedback | None = None  # None: no scores are taken
     ownership: Ownership = field(default_factory=Ownership)
 
     async def understand(self, request: Request) -> Wanted:
@@ -89,7 +91,7 @@ class Run:
         assert isinstance(decision, Decision)
         headers = {**self.voice.headers(decision.answer.expert), **self._overhead()}
         headers |= account(decision.spent)
-        self._log("ok", decision)
+        self._done(decision)
         completion = self.voice.completion(decision, self._explanation(decision))
         # Escaped throughout: an expert may write half a surrogate pair, which UTF-8 cannot carry.
         return Response(json.dumps(completion), media_type="application/json", headers=headers)
@@ -142,7 +144,7 @@ class Run:
         except (asyncio.CancelledError, GeneratorExit):
             self._log("cancelled")
             raise
-        self._log("ok", piece)
+        self._done(piece)
         if last is not None:
             explanation = self._explanation(piece)
             yield event({**self.voice.chunk(last), "routewright": explanation})
@@ -158,6 +160,13 @@ class Run:
         headers = {"x-routewright-decision-id": self.voice.decision_id, **headers_of(error)}
         headers |= account(tuple(self.spent))
         return JSONResponse(body_of(error), status_of(error), headers)
+
+    def _done(self, decision: Decision) -> None:
+        self._log("ok", decision)
+        if self.desk.feedback is not None:
+            self.desk.feedback.remember(
+                self.voice.decision_id, self.choice.policy, self.wanted.query, decision
+            )
 
     def _overhead(self) -> dict[str, str]:
         return {"x-routewright-overhead-ms": f"{self._own_seconds() * 1000:.1f}"}

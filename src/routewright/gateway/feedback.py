@@ -1,0 +1,110 @@
+"""`POST /v1/feedback`: a score for a decision, kept as a line of an outcome table."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from routewright.gateway.body import number, read, shown
+from routewright.gateway.errors import BadRequest
+from routewright.journal import Journal
+from routewright.types import Decision, Query
+
+REMEMBERED = 10_000  # decisions that may still be scored; the oldest are forgotten first
+
+
+class Score(BaseModel):
+    """The body of a request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    decision_id: Annotated[str, Field(min_length=1)]
+    score: Annotated[float, BeforeValidator(number), Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class Feedback:
+    """Decisions that may still be scored, and the file of those that were.
+
+    A decision is in memory until it is scored or forgotten; only what is scored goes to disk,
+    with the text of its query, in the long form that `outcomes.read` takes.
+    """
+
+    def __init__(self, path: Path, remembered: int = REMEMBERED) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_APPEND, 0o600))  # texts of queries, for one user
+        self.journal = Journal(path)
+        self._scored = {str(line.get("id")) for line in self.journal.entries}
+        self.journal.entries.clear()
+        self._open: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._remembered = remembered
+
+    def remember(self, decision_id: str, policy: str, query: Query, decision: Decision) -> None:
+        answer = decision.answer
+        single = len(query.messages) == 1 and isinstance(query.messages[0].get("content"), str)
+        facts = {
+            "prompt": query.text if single else None,
+            "messages": None if single else json.dumps(query.messages, ensure_ascii=False),
+            "domain": query.domain,
+            "tags": list(query.tags) or None,
+        }
+        self._open[decision_id] = {
+            "id": decision_id,
+            **{name: fact for name, fact in facts.items() if fact is not None},
+            "split": "train",
+            "policy": policy,
+            "expert": answer.expert,
+            "cost": answer.cost,
+            "latency": answer.latency if math.isfinite(answer.latency) else None,
+            "out_tokens": answer.output_tokens,
+        }
+        while len(self._open) > self._remembered:
+            self._open.popitem(last=False)
+
+    def take(self, decision_id: str, score: float) -> dict[str, Any]:
+        """Writes the line and gives it; raises BadRequest for a decision that cannot be scored.
+        May block: the line is on disk afterwards."""
+        if decision_id in self._scored:
+            what = f"decision '{decision_id[:100]}' has been scored already"
+            raise BadRequest(what, "decision_id", status=409, code="already_scored")
+        line = self._open.pop(decision_id, None)
+        if line is None:
+            raise BadRequest(
+                f"decision '{decision_id[:100]}' is not known: its id stands in the header"
+                " x-routewright-decision-id, and it can be scored until the gateway is restarted"
+                f" or {self._remembered} others have been made",
+                "decision_id",
+                status=404,
+                code="decision_not_found",
+            )
+        line |= {"score": score, "scored": round(time.time(), 3)}
+        self.journal.write(**line)
+        self._scored.add(decision_id)
+        return line
+
+
+async def feedback(request: Request) -> Response:
+    desk = request.app.state.desk
+    if desk.feedback is None:
+        message = "no feedback is kept here: set `server.feedback` in the config"
+        raise BadRequest(message, status=404, code="no_feedback")
+    body = await read(request, desk.config.server.max_body_bytes)
+    try:
+        given = Score.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"])) or "body"
+        why = f"{field} ({shown(first['input'])}): {first['msg']}"
+        raise BadRequest(why, field) from error
+    kept = await asyncio.to_thread(desk.feedback.take, given.decision_id, given.score)
+    told = {"object": "feedback", "decision_id": given.decision_id, "score": given.score}
+    return JSONResponse({**told, "expert": kept["expert"]})

@@ -25,7 +25,7 @@ from routewright.keeping import Keeper
 from routewright.launch import VARIABLE, Server
 from routewright.types import Ask, Query
 
-SCRIPT = Path(__file__).parent / "server_script.py"
+SCRIPT = Path(__file__).parent / "fixtures" / "server_script.py"
 
 
 @pytest.fixture

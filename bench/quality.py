@@ -10,10 +10,10 @@ from rich.table import Table
 
 from bench._data import POOLS, read
 from routewright.evaluation import evaluate
-from routewright.fitting import fit
+from routewright.fitting import fit_each
 
 HEADS = (
-    *("pool", "fit s", "at 0.1", "at 0.25", "at 0.5", "at 0.75", "gain at 0.5"),
+    *("pool", "strategy", "fit s", "at 0.1", "at 0.25", "at 0.5", "at 0.75", "gain at 0.5"),
     *("λ=0 over best single", "AIQ", "no hull", "zero router"),
 )
 
@@ -27,18 +27,20 @@ def main() -> None:
         if train is None or dev is None:
             continue
         began = time.perf_counter()
-        router = fit(train)
+        routers = fit_each(train, ["single"] if train.answers is None else ["single", "auto"])
         seconds = time.perf_counter() - began
-        figures = evaluate(router, dev).to_json()
-        at = figures["at_cost_fraction"]
-        table.add_row(
-            f"{pool} ({len(train):,} + {len(dev)})",
-            f"{seconds:.0f}",
-            *(_known(at[f]["quality"], "3f") for f in ("0.1", "0.25", "0.5", "0.75")),
-            _gain(at["0.5"]),
-            f"{_over_best_single(figures):+.3f}",
-            *(_known(figures[k], "4f") for k in ("aiq", "aiq_no_hull", "aiq_zero_router")),
-        )
+        for strategy, router in routers.items():
+            figures = evaluate(router, dev).to_json()
+            at = figures["at_cost_fraction"]
+            table.add_row(
+                f"{pool} ({len(train):,} + {len(dev)})",
+                strategy,
+                f"{seconds:.0f}",
+                *(_known(at[f]["quality"], "3f") for f in ("0.1", "0.25", "0.5", "0.75")),
+                _gain(at["0.5"]),
+                f"{_over_best_single(figures):+.3f}",
+                *(_known(figures[k], "4f") for k in ("aiq", "aiq_no_hull", "aiq_zero_router")),
+            )
     Console(width=160).print(table)
 
 

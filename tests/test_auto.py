@@ -20,7 +20,7 @@ from routewright.router import Router
 from routewright.strategies.auto import Auto
 from routewright.types import Answer, Expert
 from tables import write
-from upstream import Upstream, expert, running
+from upstream import Upstream, asked, config_of, expert, front, running
 
 CHEAP = ("ada", "bob", "cyd")
 EVERYBODY = (*CHEAP, "sage")
@@ -50,6 +50,40 @@ def exam(n: int = 700, seed: int = 0) -> pl.DataFrame:
         rows[f"score::{name}"] = ((said == gold) & ~silent).astype(float)
         rows[f"cost::{name}"] = rng.uniform(0.8, 1.2, n) * (0.02 if name == "sage" else 0.0005)
     return pl.DataFrame(rows)
+
+
+def checked(frame: pl.DataFrame, *signs: str, seed: int = 0) -> pl.DataFrame:
+    """The same, with what else is known of every answer; it is right nine times in ten."""
+    rng = np.random.default_rng(seed)
+    columns = {}
+    for name in EVERYBODY:
+        right = frame[f"score::{name}"].to_numpy() > 0
+        told = np.where(rng.random(len(frame)) < 0.9, right, ~right)
+        if "verify" in signs:
+            columns[f"verify::{name}"] = np.where(told, 0.75, 0.25)
+            columns[f"verify_cost::{name}"] = 0.1 * frame[f"cost::{name}"].to_numpy()
+            columns[f"verdicts::{name}"] = np.full(len(frame), 4)
+        if "logprob" in signs:
+            columns[f"logprob::{name}"] = np.where(told, -0.1, -0.9)
+    return frame.with_columns(**columns)
+
+
+def learned(folder, frame):
+    """A router that a table gives, and the rows that it was not fitted on."""
+    path = write(folder, frame)
+    fitted = fit(outcomes.read(path, split="train"), encoder="surface", predictor="prior")
+    fitted.save(folder / "router")
+    return Router.load(folder / "router"), outcomes.read(path, split="dev")
+
+
+@pytest.fixture(scope="module")
+def verifying(tmp_path_factory):
+    return learned(tmp_path_factory.mktemp("verify"), checked(exam(), "verify"))
+
+
+@pytest.fixture(scope="module")
+def weighing(tmp_path_factory):
+    return learned(tmp_path_factory.mktemp("logprob"), checked(exam(), "logprob"))
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +116,59 @@ def test_agreement_buys_the_dear_experts_quality_for_a_part_of_its_cost(table, r
     assert at["gain_ci"][0] > 0.02, "better than mixing fixed experts, with confidence"
     assert at["quality"] > blind["at_cost_fraction"]["0.5"]["quality"] + 0.03
     assert at["quality"] > seen["experts"]["sage"]["quality"], "and than the dear expert itself"
+
+
+def test_verifications_and_log_probabilities_buy_more_quality_where_they_tell(
+    router, dev, verifying, weighing
+):
+    def half(router, rows):
+        return evaluate(router, rows).to_json()["at_cost_fraction"]["0.1"]["quality"]
+
+    assert verifying[0].evidence.verdicts == 4, "as the table says"
+    assert any(rung.checked for rung in verifying[0].evidence.rungs)
+    assert weighing[0].evidence.logprobs
+    assert half(*verifying) > half(router, dev) + 0.03
+    assert half(*weighing) > half(router, dev) + 0.03
+
+
+@pytest.mark.parametrize("sign", ["verifying", "weighing"])
+@pytest.mark.parametrize("price", [0.0, 5.0, 30.0, 150.0])
+def test_plans_that_look_at_more_replay_as_over_arrays(sign, price, request):
+    router, rows = request.getfixturevalue(sign)
+    if sign == "verifying":  # some verifications are missing
+        told = rows.measures["verify"].copy()
+        told[::4] = np.nan
+        rows = replace(rows, measures={**rows.measures, "verify": told})
+    ran = Auto(router, price).over(rows, router.predict(rows.queries))
+    score, cost = replay_all(Auto(router, price), rows)
+    np.testing.assert_array_equal(ran.score, score)
+    np.testing.assert_allclose(ran.cost, cost, rtol=1e-12)
+
+
+def test_a_point_that_verifies_says_so_and_its_path_shows_it(verifying):
+    router, rows = verifying
+    points = [p for p in router.frontier if "verify the likeliest answer" in p.plan]
+    assert points
+    strategy = router.strategy_at(points[len(points) // 2])
+    paths = [replay(strategy, q, rows.record(i)).path for i, q in enumerate(rows.queries)]
+    assert any(":verify" in path or ">verify" in path for path in paths)
+
+
+def test_a_verification_that_fails_is_paid_and_tells_nothing(verifying):
+    router, rows = verifying
+    price = 30.0
+    for i, query in enumerate(rows.queries):
+        record = rows.record(i)
+        path = replay(Auto(router, price), query, record).path
+        if "verify" in path:
+            break
+    record = {
+        key: replace(answer, failed="is down", cost=0.7) if "verify" in key else answer
+        for key, answer in record.items()
+    }
+    decision = replay(Auto(router, price), query, record)
+    assert decision.cost > 0.7
+    assert decision.answer.arrived
 
 
 @pytest.mark.parametrize("price", [0.0, 1.0, 5.0, 30.0, 1e4])
@@ -220,3 +307,34 @@ def test_live_decisions_over_http_are_those_that_were_replayed(router, dev):
         assert lived.answer.expert == replayed.answer.expert
         assert lived.because == replayed.because
     assert len(paths) >= 3, "the queries went different ways"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_gateway_asks_for_log_probabilities_and_keeps_them_to_itself(
+    stream, weighing, tmp_path
+):
+    """A committee's answer that is kept comes whole, and a header says so."""
+    router, _ = weighing
+    router.save(tmp_path / "router")
+    surely = {name: -0.9 if name == "sage" else -0.1 for name in EVERYBODY}
+    upstreams = {n: Upstream(says="(B)", logprob=surely[n]) for n in EVERYBODY}
+    policy = {"strategy": "auto", "router": str(tmp_path / "router"), "max_cost_fraction": 0.3}
+
+    async def run():
+        async with running(*upstreams.values()):
+            entries = [upstream.expert(name) for name, upstream in upstreams.items()]
+            async with front(config_of(*entries, policies={"default": policy})) as client:
+                reply = await client.chat.completions.with_raw_response.create(
+                    model="auto", messages=asked("Question 3: which of these?"), stream=stream
+                )
+                return reply.headers, [piece async for piece in reply.parse()] if stream else [
+                    reply.parse()
+                ]
+
+    headers, pieces = asyncio.run(run())
+    asks = [body for upstream in upstreams.values() for body in upstream.bodies]
+    assert asks
+    assert all(body["logprobs"] is True for body in asks)
+    assert all(not getattr(piece.choices[0], "logprobs", None) for piece in pieces)
+    assert headers["x-routewright-path"]
+    assert headers.get("x-routewright-streamed") == ("false" if stream else None)

@@ -95,6 +95,11 @@ def test_a_stream_keeps_one_id_and_one_model_and_adds_nothing_to_the_text():
     assert chunks[-1].routewright["path"] == "small"
 
 
+def test_a_stream_that_is_passed_on_as_it_is_written_says_so():
+    reply = served(raw(stream=True), Upstream(says="one two three"))
+    assert reply.headers["x-routewright-streamed"] == "true"
+
+
 def test_a_stream_counts_tokens_when_asked_to():
     upstream = Upstream(says="one two three")
     chunks = served(pieces(stream_options={"include_usage": True}), upstream)

@@ -37,6 +37,7 @@ class Upstream:
     delay: float = 0.0  # seconds before an answer, and between the words of a stream
     usage: bool = True
     many: bool = False  # it gives the `n` choices that a request asks for
+    logprob: float | None = None  # of every word, where a request asks for it
     faults: list[Any] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[Any] = field(default_factory=list)
@@ -84,6 +85,10 @@ class Upstream:
             {"index": i, "message": message, "finish_reason": "stop"}
             for i, message in enumerate(messages)
         ]
+        if body.get("logprobs") and self.logprob is not None:
+            for choice, text in zip(choices, texts, strict=True):
+                tokens = [{"token": word, "logprob": self.logprob} for word in text.split()]
+                choice["logprobs"] = {"content": tokens}
         reply: dict[str, Any] = {"id": "up", "object": "chat.completion", "choices": choices}
         if self.usage:
             reply["usage"] = self.count(body, " ".join(texts))

@@ -364,7 +364,7 @@ def _unheard(error: StreamBroken) -> UpstreamError:
 
 def _whole(answer: Answer) -> Delta:
     message = answer.message or {"role": "assistant", "content": answer.text}
-    return Delta(answer.expert, answer.text, message, answer.finish_reason)
+    return Delta(answer.expert, answer.text, message, answer.finish_reason, whole=True)
 
 
 # --- both ----------------------------------------------------------------------------------

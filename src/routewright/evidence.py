@@ -1,9 +1,10 @@
 """What the answers of a committee tell: which of them is right, and what asking further would add.
 
 Experts are asked rung by rung. After each rung two forests, grown on recorded outcomes, look at
-who agrees with whom, beside the forecasts from the prompt: one says how likely each answer is
-right, the other how much each expert not yet asked would add to the best of them. A third says
-what climbing to the next rung is worth at every price of quality.
+who agrees with whom, at log-probabilities and verifications where there are any, and at the
+forecasts from the prompt: one says how likely each answer is right, the other how much each
+expert not yet asked would add to the best of them. A third says what climbing to the next rung is
+worth at every price of quality.
 """
 
 from __future__ import annotations
@@ -21,13 +22,18 @@ from routewright.types import Array, Indices, Prediction
 NOBODY = -1
 LEADERS = 3  # best chances that the second forest sees
 CLIP = 1e-3  # forecasts this close to 0 or 1 are drawn back before their log-odds are taken
+UNSURE = -1.0  # where no confidence is known
+NO_LOGPROB = 1.0  # where no log-probability is known; those that are known lie below 0
 
 
 class Heard(NamedTuple):
-    """What the members of a committee said to n queries."""
+    """What the members of a committee said to n queries, and what verifying one answer gave."""
 
     labels: Indices  # (n, s) equal where they say the same, −1 where an answer cannot be read
     form: Array  # (n, s) which option a letter is, how long anything else; −1 likewise
+    logprob: Array | None = None  # (n, s) mean over an answer's tokens, nats; None: not looked at
+    checked: Indices | None = None  # (n,) whose answer was verified; NOBODY; None: nobody's ever
+    sure: Array | None = None  # (n,) the verifier's confidence in it, 0..1; UNSURE
 
 
 class Candidates(NamedTuple):
@@ -45,13 +51,19 @@ class Standing(NamedTuple):
     chance: Array  # (n,) that it is right; 0 where there is none
     gain: Array  # (n, e) in quality of asking one expert more and keeping its answer
     onward: Array | None  # (n, prices) in quality less λ cost of what follows, of climbing on
+    checked: Indices | None = None  # (n,) whose answer was verified on the way to this rung
 
 
 @dataclass(frozen=True)
 class Rung:
-    """Everyone asked by now, and what was learned about how such answers turn out."""
+    """Everyone asked by now, and what was learned about how such answers turn out.
+
+    A `checked` rung asks nobody more than the one below: who gave the likeliest answer there
+    verifies it.
+    """
 
     members: tuple[int, ...] = ()  # columns of the router's experts, in the order of asking
+    checked: bool = False
     candidates: Forest | None = None
     gains: Forest | None = None
     onward: Forest | None = None
@@ -66,20 +78,29 @@ class Evidence:
     """A ladder of committees, the first rung being to ask nobody yet.
 
     `kind` says how answers are compared (see `equivalence`), `prices` (quality per US$) at which
-    prices the worth of climbing on is known; between them it is interpolated.
+    prices the worth of climbing on is known; between them it is interpolated. `logprobs`: the
+    experts are asked for log-probabilities, which are looked at. `checking` (e,) is what verifying
+    an answer costs, as a multiple of the answer, and `verdicts` how many are drawn for it.
     """
 
     kind: equivalence.Kind
     prices: Array
     rungs: tuple[Rung, ...] = field(default=(Rung(),))
+    logprobs: bool = False
+    checking: Array = field(default_factory=lambda: np.ones(1))
+    verdicts: int = 1
 
-    def hear(self, answers: np.ndarray[Any, np.dtype[Any]]) -> Heard:
-        """Reads answers (n, members), str or None."""
+    def hear(self, answers: np.ndarray[Any, np.dtype[Any]], logprobs: Array | None = None) -> Heard:
+        """Reads answers (n, members), str or None, and their mean log-probabilities, NaN where
+        unknown."""
         labels = equivalence.labels(self.kind, answers)
         forms = {text: self._form(text) for text in set(answers.ravel().tolist())}
         flat = [forms[text] for text in answers.ravel().tolist()]
-        form = np.array(flat, np.float64).reshape(answers.shape)
-        return Heard(labels, np.where(labels < 0, -1.0, form))
+        form = np.where(labels < 0, -1.0, np.array(flat, np.float64).reshape(answers.shape))
+        if not self.logprobs:
+            return Heard(labels, form)
+        known = np.full(labels.shape, np.nan) if logprobs is None else logprobs
+        return Heard(labels, form, np.nan_to_num(known, nan=NO_LOGPROB))
 
     def _form(self, text: str | None) -> float:
         key = equivalence.key(self.kind, text)
@@ -100,12 +121,12 @@ class Evidence:
         lines = candidates(heard, here.members, prediction)
         said = here.candidates.predict(lines.columns).ravel()
         chances = spread_out(lines, said, heard.labels.shape)
-        columns = gain_columns(heard, chances, prediction)
+        columns = gain_columns(heard, here.members, chances, prediction)
         gain = np.full(prediction.quality.shape, -np.inf)
         gain[:, others(here.members, len(prediction.experts))] = here.gains.predict(columns)
         gain[prediction.quality < 0] = -np.inf  # an expert that was never scored
         best, chance = leader(chances, here.members)
-        standing = Standing(best, chance, gain, None)
+        standing = Standing(best, chance, gain, None, heard.checked)
         return with_onward(standing, here, prediction, leaders(chances))
 
     def worth_of_onward(self, standing: Standing, price: float) -> Array:
@@ -123,9 +144,12 @@ class Evidence:
     def options(self) -> dict[str, Any]:
         return {
             "kind": self.kind,
+            "logprobs": self.logprobs,
+            "verdicts": self.verdicts,
             "rungs": [
                 {
                     "members": list(rung.members),
+                    "checked": rung.checked,
                     "depths": {name: forest.depth for name, forest in rung.forests().items()},
                 }
                 for rung in self.rungs
@@ -139,7 +163,7 @@ class Evidence:
             for name, forest in rung.forests().items()
             for key, array in forest.nodes.items()
         }
-        return {"prices": self.prices, **nodes}
+        return {"prices": self.prices, "checking": self.checking, **nodes}
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
@@ -149,8 +173,16 @@ class Evidence:
                 name: Forest(int(depth), _under(arrays, f"{r}.{name}."))
                 for name, depth in stored["depths"].items()
             }
-            rungs.append(Rung(tuple(int(m) for m in stored["members"]), **forests))
-        return cls(options["kind"], arrays["prices"], tuple(rungs))
+            members = tuple(int(m) for m in stored["members"])
+            rungs.append(Rung(members, stored.get("checked", False), **forests))
+        return cls(
+            options["kind"],
+            arrays["prices"],
+            tuple(rungs),
+            logprobs=options.get("logprobs", False),
+            checking=arrays.get("checking", np.ones(1)),
+            verdicts=options.get("verdicts", 1),
+        )
 
 
 def _under(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -188,6 +220,7 @@ def candidates(heard: Heard, members: Sequence[int], prediction: Prediction) -> 
         heard.form[row, member],
         odds[row],
         _context(prediction)[row],
+        *_signs(heard, members, row, supporters, member),
     ]
     return Candidates(row, member, np.column_stack(columns).astype(np.float64))
 
@@ -213,10 +246,13 @@ def leaders(chances: Array) -> Array:
     return np.pad(ranked, ((0, 0), (0, missing)), constant_values=-1.0)
 
 
-def gain_columns(heard: Heard, chances: Array, prediction: Prediction) -> Array:
+def gain_columns(
+    heard: Heard, members: Sequence[int], chances: Array, prediction: Prediction
+) -> Array:
     """What the second forest sees, (n, c): the best chances and who stands behind the best."""
     labels = heard.labels
-    behind = _agreement(labels)[np.arange(len(labels)), chances.argmax(axis=1)]
+    rows, best = np.arange(len(labels)), chances.argmax(axis=1)
+    behind = _agreement(labels)[rows, best]
     return np.column_stack(
         [
             leaders(chances),
@@ -225,8 +261,31 @@ def gain_columns(heard: Heard, chances: Array, prediction: Prediction) -> Array:
             np.where(labels < 0, -1.0, behind),
             _log_odds(prediction.quality),
             _context(prediction),
+            *_signs(heard, members, rows, behind, best),
         ]
     )
+
+
+def _signs(
+    heard: Heard,
+    members: Sequence[int],
+    row: Indices,
+    supporters: np.ndarray[Any, np.dtype[np.bool_]],
+    member: Indices,
+) -> list[Array]:
+    """What else is known of k answers, each of a query (`row`) and first given by `member`
+    (places in the committee): log-probabilities and a verification, where any are looked at."""
+    found: list[Array] = []
+    if heard.logprob is not None:
+        known = heard.logprob[row]
+        backing = np.where(supporters & (known <= 0), known, -np.inf).max(axis=1)
+        found += [known, known[np.arange(len(row)), member], np.maximum(backing, -99.0)]
+    if heard.checked is not None and heard.sure is not None:
+        checked, sure = heard.checked[row], heard.sure[row]
+        mine = (supporters & (np.array(members) == checked[:, None])).any(axis=1)
+        whose = checked.astype(np.float64)
+        found += [sure, np.where(mine, sure, UNSURE), mine.astype(np.float64), whose]
+    return found
 
 
 def onward_columns(leading: Array, gain: Array, prediction: Prediction) -> Array:

@@ -207,16 +207,26 @@ def _trace(
 ) -> dict[str, tuple[list[frontier.Candidate], Evidence | None]]:
     """What each strategy can do at which price, and the evidence that it needs; `prediction`
     must be held out."""
-    climb = None
-    if {"auto", "frugal"} & set(strategies):
-        climb = ladder.build(
-            outcomes, prediction, fold, seed=seed, progress=_within(progress, 0.0, 0.7)
+    # A threshold cascade weighs who agrees, and no more.
+    more = not {"logprob", "verify"}.isdisjoint(outcomes.measures)
+    alone = {s: more and s == "frugal" for s in strategies if s in ("auto", "frugal")}
+    climbs = {
+        only: ladder.build(
+            outcomes,
+            prediction,
+            fold,
+            agreement_only=only,
+            seed=seed,
+            progress=_within(progress, 0.0, 0.7),
         )
-    evidence = climb and climb.evidence
+        for only in set(alone.values())
+    }
     last = _within(progress, 0.7, 0.3)
     singles = frontier.singles(prediction, outcomes)
     found: dict[str, tuple[list[frontier.Candidate], Evidence | None]] = {}
     for strategy in strategies:
+        climb = climbs[alone[strategy]] if strategy in alone else None
+        evidence = climb and climb.evidence
         if strategy == "frugal":
             found[strategy] = baselines.frugal(outcomes, prediction, climb, last), evidence
         elif strategy == "cascade_routing":

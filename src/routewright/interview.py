@@ -26,8 +26,8 @@ CONCURRENCY = 4  # queries under way at once, per expert
 MAX_TOKENS = 1024  # of an answer, where neither the query set nor the config says
 HOPELESS = 8  # failures in a row after which an expert is left alone
 COLUMNS = (
-    *("score", "soft", "cost", "answer", "text", "verify", "verify_cost", "latency"),
-    *("in_tokens", "out_tokens"),
+    *("score", "soft", "cost", "answer", "text", "verify", "verify_cost", "verdicts"),
+    *("logprob", "latency", "in_tokens", "out_tokens"),
 )
 
 
@@ -38,9 +38,10 @@ class Questions:
     expert: str
     verifications: int = 0  # one at temperature 0, several at 1
     samples: int = 0  # further answers at temperature 1
+    logprobs: bool = False  # ask for the answer's log-probabilities
 
     def plan(self, query: Query) -> Plan:
-        answer = yield Ask(self.expert)
+        answer = yield Ask(self.expert, options={"logprobs": True} if self.logprobs else {})
         first = int(self.verifications > 1)
         checks = range(first, self.verifications + first)
         more = [Ask(self.expert, "verify", of=answer, sample=n) for n in checks]
@@ -83,12 +84,14 @@ class Cell:
             found |= {"text": said.text} if found["answer"] != said.text else {}
             found |= {"cost": said.cost, "latency": said.latency}
             found |= {"in_tokens": said.input_tokens, "out_tokens": said.output_tokens}
+            found |= {"logprob": min(0.0, said.logprob)} if said.logprobs else {}
         elif failures:
             found["cost"] = math.fsum(failures)
         sure = [check.confidence for check in self.checks if check.confidence is not None]
         if sure:
             found["verify"] = math.fsum(sure) / len(sure)
             found["verify_cost"] = math.fsum(check.cost for check in self.checks)
+            found["verdicts"] = len(self.checks)
         return {name: value for name, value in found.items() if value == value}  # NaN is not
 
 
@@ -110,6 +113,7 @@ class Interview:
         *,
         verifications: int = 0,
         samples: int = 0,
+        logprobs: bool = False,
         max_tokens: int = MAX_TOKENS,
         concurrency: int = CONCURRENCY,
         recalled: Iterable[Expert] = (),
@@ -124,6 +128,7 @@ class Interview:
         self.graders = graders
         self.verifications = verifications
         self.samples = samples
+        self.logprobs = logprobs
         self.max_tokens = max_tokens
         self.concurrency = concurrency
         self.recalled = tuple(recalled)
@@ -195,7 +200,7 @@ class Interview:
         """None if the money does not reach for an answer."""
         spent: list[Answer] = []
         failed = None
-        questions = Questions(expert.name, self.verifications, self.samples)
+        questions = Questions(expert.name, self.verifications, self.samples, self.logprobs)
         query = self._limited(item.query, expert)
         try:
             async with aclosing(live(questions, query, [expert], asker, spent=spent)) as events:

@@ -17,7 +17,9 @@ import numpy as np
 from routewright import equivalence, metrics, policies
 from routewright.evidence import (
     NOBODY,
+    UNSURE,
     Evidence,
+    Heard,
     Rung,
     Standing,
     candidates,
@@ -32,7 +34,15 @@ from routewright.forest import Forest
 from routewright.frontier import Candidate, How, known_costs
 from routewright.outcomes import Outcomes
 from routewright.predictors import Folds
-from routewright.strategies.auto import Auto, Run, climbers, readable, recorded
+from routewright.strategies.auto import (
+    Auto,
+    Run,
+    checked,
+    joining,
+    readable,
+    recorded,
+    verified,
+)
 from routewright.types import Array, Indices, Prediction
 
 MEMBERS = 6  # of the top rung, at most
@@ -82,21 +92,30 @@ def build(
     prediction: Prediction,
     fold: Folds,
     *,
+    agreement_only: bool = False,
     seed: int = 0,
     progress: Progress = lambda doing, share: None,
 ) -> Ladder | None:
     """The ladder of the greatest decision value; None where answers tell nothing: none were
     recorded, they cannot be compared, or nobody cheap enough gave any.
 
-    `prediction` must be held out.
+    `prediction` must be held out. Log-probabilities and verifications are used where the table
+    has them, but for a ladder of `agreement_only`.
     """
     kind = kind_of(outcomes)
     if kind is None:
         return None
     order = line_up(outcomes, prediction, kind)
-    if len(order) < 2:
+    signs = () if agreement_only else _signs(outcomes, order)
+    if len(order) < (1 if signs else 2):
         return None
-    base = Evidence(kind, PRICES / max(metrics.mean(known_costs(outcomes.cost)).max(), 1e-300))
+    base = Evidence(
+        kind,
+        PRICES / max(metrics.mean(known_costs(outcomes.cost)).max(), 1e-300),
+        logprobs="logprob" in signs,
+        checking=_checking(outcomes),
+        verdicts=outcomes.verdicts or 1,
+    )
     fold = fold % FOLDS
     study = _Study(outcomes, prediction, fold, base, seed)
     progress(f"weighing the answers of {len(order)} experts", 0.0)
@@ -105,10 +124,37 @@ def build(
     for i, size in enumerate(sizes):
         climbed[size] = study.climb(tuple(order[:size]))
         progress(f"weighing the answers of {size} experts", (i + 1) / (len(sizes) + 1))
-    top = sizes[-1]
-    trials = [study.ladder([climbed[0], climbed[top]])]
-    trials += [study.ladder([climbed[0], climbed[size], climbed[top]]) for size in sizes[:-1]]
+    ground, top = climbed[0], climbed[sizes[-1]]
+    steps = [[ground, top]] + [[ground, climbed[size], top] for size in sizes[:-1]]
+    if "verify" in signs:
+        sure = {size: study.check(climbed[size]) for size in sizes}
+        steps += [[ground, top, sure[sizes[-1]]]]
+        steps += [[ground, climbed[size], sure[size], top] for size in sizes[:-1]]
+        steps += [[ground, climbed[size], sure[size]] for size in sizes[:1] if len(sizes) > 1]
+    trials = [study.ladder(step) for step in steps]
     return max(trials, key=lambda ladder: worth(ladder.ways, outcomes))
+
+
+def _signs(outcomes: Outcomes, order: Sequence[int]) -> tuple[str, ...]:
+    """What else the table tells of most answers of those members."""
+    tables = {name: outcomes.measures.get(name) for name in ("logprob", "verify")}
+    return tuple(
+        name
+        for name, table in tables.items()
+        if table is not None and (np.isfinite(table[:, order]).mean(axis=0) >= SPOKEN).all()
+    )
+
+
+def _checking(outcomes: Outcomes) -> Array:
+    """What verifying an answer costs, as a multiple of the answer, (e,); 1 where unknown."""
+    n, e = outcomes.score.shape
+    found = np.ones(e)
+    for m in range(e):
+        look = checked(outcomes, np.full(n, m))
+        paid = float(np.nan_to_num(outcomes.cost[look.sure != UNSURE, m]).sum())
+        if paid > 0:
+            found[m] = look.cost.sum() / paid
+    return found
 
 
 def worth(ways: Sequence[Candidate], outcomes: Outcomes) -> float:
@@ -192,23 +238,32 @@ class _Study:
         return Climbed(Rung(), standing, np.empty((len(self.outcomes), 0)))
 
     def climb(self, members: tuple[int, ...]) -> Climbed:
-        """A rung with its two forests, and how held-out rows stand on it."""
+        """A rung where these have answered, and how held-out rows stand on it."""
+        return self._learn(members, recorded(self.base, Rung(members), self.outcomes))
+
+    def check(self, below: Climbed) -> Climbed:
+        """The rung above one, where its likeliest answer has been verified."""
+        heard = recorded(self.base, below.rung, self.outcomes)
+        return self._learn(below.rung.members, verified(heard, self.outcomes, below.standing.best))
+
+    def _learn(self, members: tuple[int, ...], heard: Heard) -> Climbed:
+        """A rung's two forests."""
         score, prediction = self.outcomes.score, self.prediction
-        heard = recorded(self.base, Rung(members), self.outcomes)
         lines = candidates(heard, members, prediction)
         right = score[lines.row, np.array(members)[lines.member]]
         said, first = self._held_out(lines.columns, right[:, None], self.fold[lines.row], RIGHT)
         chances = spread_out(lines, said[:, 0], heard.labels.shape)
         best, chance = leader(chances, members)
-        columns = gain_columns(heard, chances, prediction)
+        columns = gain_columns(heard, members, chances, prediction)
         rest = others(members, score.shape[1])
         kept = self._score_of(best)
         further = self._last_word(best, kept)[:, rest] - kept[:, None]
         gained, second = self._held_out(columns, further, self.fold, FURTHER)
         gain = np.full(score.shape, -np.inf)
         gain[:, rest] = gained
-        rung = Rung(members, first, second)
-        return Climbed(rung, Standing(best, chance, gain, None), leaders(chances))
+        rung = Rung(members, heard.checked is not None, first, second)
+        standing = Standing(best, chance, gain, None, heard.checked)
+        return Climbed(rung, standing, leaders(chances))
 
     def ladder(self, climbed: Sequence[Climbed]) -> Ladder:
         """Learns backwards what climbing on is worth; runs the policy at every price."""
@@ -218,10 +273,11 @@ class _Study:
             evidence = replace(self.base, rungs=tuple(rungs))
             stays = self._runs(evidence, standings, r, r)
             climbs = self._runs(evidence, standings, r + 1, len(rungs) - 1)
-            new = climbers(evidence, r)
             prices = self.base.prices
             # What both spend on this rung's members cancels; the toll is charged when deciding.
-            toll = np.nan_to_num(self.outcomes.cost[:, new]).sum(axis=1)
+            toll = np.nan_to_num(self.outcomes.cost[:, joining(evidence, r + 1)]).sum(axis=1)
+            if rungs[r + 1].checked:
+                toll = checked(self.outcomes, standings[r].best).cost
             adds = np.column_stack(
                 [
                     b.score - a.score - price * (b.cost - a.cost - toll)
@@ -315,13 +371,14 @@ def words(
         ways = [f"ask {_or(finals[:3])}"] if finals else []
         if r and (run.rung >= r).any():
             below = evidence.rungs[r - 1].members
-            joined = _and([experts[m] for m in rung.members if m not in below])
             kept = stop & run.kept
             sure = f"keep the best answer ({kept.mean():.0%}"
             if standings is not None and kept.any():
                 sure += f", p ≥ {np.quantile(standings[r].chance[kept], 0.1):.2f}"
             ways = ([f"{sure})"] if kept.any() else []) + ways
-            ways = [f"ask {joined} ({(run.rung >= r).mean():.0%}), then {' or '.join(ways)}"]
+            new = [experts[m] for m in rung.members if m not in below]
+            do = "verify the likeliest answer" if rung.checked else f"ask {_and(new)}"
+            ways = [f"{do} ({(run.rung >= r).mean():.0%}), then {' or '.join(ways)}"]
         said += ways
     return "; else ".join(said)
 

@@ -24,11 +24,12 @@ from routewright.errors import BadInput, BadTable
 from routewright.types import Answer, Array, Query
 
 MEASURES = (
-    *("score", "soft", "cost", "verify", "verify_cost", "reward", "reward_cost"),
-    *("latency", "out_tokens"),
+    *("score", "soft", "cost", "verify", "verify_cost", "verdicts", "reward", "reward_cost"),
+    *("latency", "out_tokens", "logprob"),
 )
 UNIT_RANGE = ("score", "soft", "verify")
-NOT_NEGATIVE = ("cost", "verify_cost", "reward_cost", "latency", "out_tokens")
+NOT_NEGATIVE = ("cost", "verify_cost", "verdicts", "reward_cost", "latency", "out_tokens")
+NOT_POSITIVE = ("logprob",)
 ALL = "all"
 LONG_NAMES = {  # how other tools call our columns
     "query_id": "id",
@@ -80,6 +81,12 @@ class Outcomes:
         for name in ("score", "cost"):
             sha.update(np.ascontiguousarray(self.measures[name]).tobytes())
         return sha.hexdigest()
+
+    @property
+    def verdicts(self) -> int | None:
+        """Of how many verdicts each verification is the mean; None where the table does not say."""
+        told = self.measures.get("verdicts")
+        return int(np.nanmax(told)) if told is not None and np.isfinite(told).any() else None
 
     def rows(self, index: Any) -> Outcomes:
         """Some rows, by positions or a mask."""
@@ -140,6 +147,7 @@ class Outcomes:
                 score=score,
                 latency=self._cell("latency", row, m) or float("nan"),
                 output_tokens=int(self._cell("out_tokens", row, m) or 0),
+                logprobs=None if (sure := self._cell("logprob", row, m)) is None else (sure,),
             )
             known[expert, "judge"] = Answer(
                 expert,
@@ -324,9 +332,13 @@ def _check_range(frame: pl.DataFrame, column: str, path: Path) -> None:
         wrong = wrong | (cell < 0) | (cell > 1)
     elif measure in NOT_NEGATIVE:
         wrong = wrong | (cell < 0)
+    elif measure in NOT_POSITIVE:
+        wrong = wrong | (cell > 0)
     bad = frame.filter(wrong & cell.is_not_nan())
     if len(bad):
-        bounds = "in 0..1" if measure in UNIT_RANGE else "finite and not negative"
+        bounds = "finite and not negative"
+        bounds = "in 0..1" if measure in UNIT_RANGE else bounds
+        bounds = "finite and not positive" if measure in NOT_POSITIVE else bounds
         row = bad.row(0, named=True)
         raise BadTable(
             f"'{path}': {column} is {row[column]:g} in row '{row['id']}' and must be {bounds}"

@@ -280,18 +280,27 @@ class Answer:
     estimated: bool = False  # tokens were counted by us: the upstream did not say
 
     @property
+    def logprob(self) -> float:
+        """Mean log-probability of the answer's tokens, in nats; NaN where it is not known."""
+        return math.fsum(self.logprobs) / len(self.logprobs) if self.logprobs else math.nan
+
+    @property
     def arrived(self) -> bool:
         return self.failed is None and not self.cancelled
 
 
 @dataclass(frozen=True)
 class Delta:
-    """A piece of a streamed answer; `message` is the upstream's own delta object."""
+    """A piece of a streamed answer; `message` is the upstream's own delta object.
+
+    `whole`: it is all of an answer that was kept after it had been looked at.
+    """
 
     expert: str
     text: str
     message: Message
     finish_reason: str | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def cascade(
     if kind == "verify" and ((samples.isdigit() and int(samples) > 0) or not samples):
         if agree:
             raise BadInput("--agree goes with --verifier agreement")
-        return Cascade(tuple(models), samples=int(samples or SAMPLES))
+        return Cascade(tuple(models), samples=int(samples or rows.verdicts or SAMPLES))
     if verifier != "agreement":
         raise BadInput(f"--verifier '{verifier}' is unknown: choose verify, verify=K, or agreement")
     if agree is None or agree.isdigit():

@@ -49,8 +49,8 @@ def fit(
     verifier: Annotated[
         str | None,
         typer.Option(
-            help="Of `automix`: `verify` (verify::A columns; `verify=K`: of K verdicts, default 8)"
-            " or `agreement` of others' answers."
+            help="Of `automix`: `verify` (verify::A columns; `verify=K`: of K verdicts, by default"
+            " as many as the table says, else 8) or `agreement` of others' answers."
         ),
     ] = None,
     agree: Annotated[

@@ -55,6 +55,9 @@ def interview(
     samples: Annotated[
         int, typer.Option(min=0, help="Further answers at temperature 1, for soft::EXPERT.")
     ] = 0,
+    logprobs: Annotated[
+        bool, typer.Option(help="Ask for the answers' log-probabilities, for logprob::EXPERT.")
+    ] = False,
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Of an answer, where neither query nor config says.")
     ] = 1024,
@@ -100,6 +103,7 @@ def interview(
         "graders": Graders(grader or ["normalised"]),
         "verifications": verify,
         "samples": samples,
+        "logprobs": logprobs,
         "max_tokens": max_tokens,
         "concurrency": concurrency,
     }

@@ -80,7 +80,8 @@ class Run:
 
     def __post_init__(self) -> None:
         self.watch = Stopwatch(self.desk.client)
-        self.voice = Voice(uuid.uuid4().hex, self.choice.policy)
+        logprobs = bool(self.wanted.query.options.get("logprobs"))
+        self.voice = Voice(uuid.uuid4().hex, self.choice.policy, logprobs)
 
     async def whole(self) -> Response:
         try:
@@ -106,6 +107,9 @@ class Run:
         assert isinstance(first, Delta)
         headers = {**self.voice.headers(first.expert), **self._overhead()}
         headers["cache-control"] = "no-cache"
+        headers["x-routewright-streamed"] = str(not first.whole).lower()
+        if first.whole:  # everything has been asked
+            headers |= account(tuple(self.spent))
         return StreamingResponse(
             self._sse(first, events), media_type="text/event-stream", headers=headers
         )

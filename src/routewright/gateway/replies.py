@@ -22,6 +22,7 @@ class Voice:
 
     decision_id: str
     policy: str
+    logprobs: bool = False  # the client asked for them; a strategy may have done so for itself
     created: int = field(default_factory=lambda: int(time.time()))
 
     def completion(self, decision: Decision, explanation: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,7 +31,7 @@ class Voice:
         choice = {
             "index": 0,
             "message": {"role": "assistant", **message},
-            "logprobs": logprobs,
+            "logprobs": logprobs if self.logprobs else None,
             "finish_reason": answer.finish_reason,
         }
         return {
@@ -46,7 +47,7 @@ class Voice:
             "delta": _with_indices(message),
             "finish_reason": delta.finish_reason,
         }
-        if logprobs:
+        if logprobs and self.logprobs:
             choice["logprobs"] = logprobs
         return self._frame(delta.expert, "chat.completion.chunk", [choice])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routewright.errors import NotAdmissible, UpstreamError
-from routewright.evidence import NOBODY, Evidence, Heard, Rung, Standing
+from routewright.evidence import NOBODY, UNSURE, Evidence, Heard, Rung, Standing
 from routewright.policies import choose, take, values
 from routewright.strategies.single import Single, within_limits
 from routewright.types import (
@@ -56,7 +56,8 @@ class Auto:
     answer, asking one further expert for the last word, and climbing on. Before anybody has
     answered this is single-shot routing. `price` is λ (quality per US$), `latency_price` μ
     (quality per second); a query's own price takes precedence. The members of a rung are asked
-    side by side. An answer that cannot be read never replaces one that can.
+    side by side; on a rung that is checked, who gave the likeliest answer verifies it. An answer
+    that cannot be read never replaces one that can.
 
     With evidence from no table, or for a query with `min_quality`, it decides as `single` does.
     """
@@ -74,24 +75,43 @@ class Auto:
         price = self.price if query.price is None else query.price
         said: dict[int, Answer] = {}
         spent = 0.0
+        standing: Standing | None = None
         for r, rung in enumerate(evidence.rungs):
-            new = [m for m in rung.members if m not in evidence.rungs[max(r - 1, 0)].members]
-            if new:
-                answers = yield tuple(Ask(prediction.experts[m]) for m in new)
+            if new := joining(evidence, r):
+                options = {"logprobs": True} if evidence.logprobs else {}
+                answers = yield tuple(Ask(prediction.experts[m], options=options) for m in new)
                 said |= {m: a for m, a in zip(new, answers, strict=True) if a.arrived}
                 spent += sum(answer.cost for answer in answers)
-            texts = np.array([[_text(said.get(m)) for m in rung.members]], dtype=object)
-            heard = evidence.hear(texts.reshape(1, len(rung.members)))
+            heard = _hear(evidence, rung, said)
+            if rung.checked:
+                assert standing is not None, "nobody has answered before anything is checked"
+                sure, cost = yield from self._check(evidence, said[int(standing.best[0])])
+                heard = heard._replace(checked=standing.best, sure=np.array([sure]))
+                spent += cost
             standing = evidence.stand(r, heard, prediction)
             climb, last = self.decide(evidence, r, standing, prediction, price, admissible)
             if not climb[0]:
                 break
-            if not _affordable(climbers(evidence, r), prediction, query, spent):
+            toll = float(_tolls(evidence, r, standing, prediction.cost)[0])
+            if query.max_cost is not None and spent + toll > query.max_cost:
                 break
+        assert standing is not None, "a ladder has a first rung"
         best, further = said.get(int(standing.best[0])), int(last[0])
         if best is not None and not _affordable([further], prediction, query, spent):
             further = NOBODY
         return (yield from self._close(evidence, standing, prediction, best, further))
+
+    def _check(
+        self, evidence: Evidence, answer: Answer
+    ) -> Generator[Ask, Any, tuple[float, float]]:
+        """How sure an expert is of its own answer, and what it cost to ask, US$; a verification
+        that fails, or that cannot be read, tells nothing."""
+        try:
+            ask = Ask(answer.expert, "verify", of=answer, samples=evidence.verdicts)
+            check: Answer = yield ask
+        except (UpstreamError, NotAdmissible) as error:
+            return UNSURE, getattr(error, "cost", 0.0)
+        return UNSURE if check.confidence is None else check.confidence, check.cost
 
     def _close(
         self,
@@ -142,18 +162,28 @@ class Auto:
         last = np.where((standing.best != NOBODY) & (worth <= 0), NOBODY, last)
         if standing.onward is None:
             return np.zeros(len(last), bool), last
-        new = climbers(evidence, r)
-        climb = evidence.worth_of_onward(standing, price) > self._toll(prediction, new, price)
+        climb = evidence.worth_of_onward(standing, price) > self._toll(
+            evidence, r, standing, prediction, price
+        )
+        if evidence.rungs[r + 1].checked:
+            climb &= standing.best != NOBODY
         if admissible is not None:
-            climb &= admissible[..., new].all(axis=-1)
+            climb &= admissible[..., joining(evidence, r + 1)].all(axis=-1)
         return climb, last
 
-    def _toll(self, prediction: Prediction, new: Sequence[int], price: float) -> Array:
-        """What asking the next rung's members side by side takes, in quality, (n,)."""
-        toll = price * prediction.cost[:, list(new)].sum(axis=1)
+    def _toll(
+        self,
+        evidence: Evidence,
+        r: int,
+        standing: Standing,
+        prediction: Prediction,
+        price: float,
+    ) -> Array:
+        """What climbing to the next rung takes, in quality, (n,)."""
+        toll = price * _tolls(evidence, r, standing, prediction.cost)
         if self.latency_price:
-            wait = np.nan_to_num(prediction.latency[:, list(new)]).max(axis=1)
-            toll = toll + self.latency_price * wait
+            latency = np.nan_to_num(prediction.latency)
+            toll = toll + self.latency_price * _tolls(evidence, r, standing, latency, np.max)
         return np.asarray(toll)
 
     # --- over recorded outcomes ------------------------------------------------------------
@@ -183,13 +213,16 @@ class Auto:
             asked[np.ix_(rung == r, here.members)] = True
         best = np.choose(rung, [standing.best for standing in standings])
         asked[rows[last != NOBODY], last[last != NOBODY]] = True
+        checks = np.zeros(n)
+        for r, standing in enumerate(standings):
+            if standing.checked is not None:
+                checks += np.where(rung >= r, checked(outcomes, standing.checked).cost, 0.0)
         kept = (last == NOBODY) | ((best != NOBODY) & ~readable(evidence, outcomes)[rows, last])
         chosen = np.where(kept, best, last)
         return Run(
             score=outcomes.score[rows, chosen],
-            cost=np.where(asked & answered(outcomes), np.nan_to_num(outcomes.cost), 0.0).sum(
-                axis=1
-            ),
+            cost=checks
+            + np.where(asked & answered(outcomes), np.nan_to_num(outcomes.cost), 0.0).sum(axis=1),
             asked=asked,
             rung=rung,
             kept=kept,
@@ -198,20 +231,50 @@ class Auto:
 
 def look(evidence: Evidence, outcomes: Outcomes, prediction: Prediction) -> list[Standing]:
     """How recorded queries stand on every rung of the ladder."""
-    return [
-        evidence.stand(r, recorded(evidence, rung, outcomes), prediction)
-        for r, rung in enumerate(evidence.rungs)
-    ]
+    found: list[Standing] = []
+    for r, rung in enumerate(evidence.rungs):
+        heard = recorded(evidence, rung, outcomes)
+        if rung.checked:
+            heard = verified(heard, outcomes, found[-1].best)
+        found.append(evidence.stand(r, heard, prediction))
+    return found
 
 
 def recorded(evidence: Evidence, rung: Rung, outcomes: Outcomes) -> Heard:
     """What the members of a rung are recorded to have said; a call without a score has failed."""
     columns = list(rung.members)
-    texts = np.full((len(outcomes), len(columns)), None, dtype=object)
+    known = answered(outcomes)[:, columns]
+    texts = np.full(known.shape, None, dtype=object)
     if outcomes.answers is not None:
-        known = answered(outcomes)[:, columns]
         texts[known] = outcomes.answers[:, columns][known]
-    return evidence.hear(texts)
+    logprob = outcomes.measures.get("logprob")
+    seen = None if logprob is None else np.where(known, logprob[:, columns], np.nan)
+    return evidence.hear(texts, seen)
+
+
+class Checked(NamedTuple):
+    """What verifying recorded answers gave."""
+
+    sure: Array  # (n,) 0..1; UNSURE where no verification is recorded
+    cost: Array  # (n,) US$; counted as `Outcomes.record` does
+
+
+def checked(outcomes: Outcomes, whose: Indices) -> Checked:
+    """Of n answers, whoever gave them; NOBODY is not verified."""
+    unknown = np.full(outcomes.score.shape, np.nan)
+    sure = np.where(answered(outcomes), outcomes.measures.get("verify", unknown), np.nan)
+    cost = outcomes.measures.get("verify_cost", unknown)
+    cost = np.where(np.isfinite(cost), cost, np.nan_to_num(outcomes.cost))
+    rows = np.arange(len(outcomes))
+    known = (whose != NOBODY) & np.isfinite(sure[rows, whose])
+    return Checked(
+        np.where(known, sure[rows, whose], UNSURE), np.where(known, cost[rows, whose], 0.0)
+    )
+
+
+def verified(heard: Heard, outcomes: Outcomes, whose: Indices) -> Heard:
+    """The same, and what was recorded of verifying those answers."""
+    return heard._replace(checked=whose, sure=checked(outcomes, whose).sure)
 
 
 def answered(outcomes: Outcomes) -> NDArray[np.bool_]:
@@ -231,14 +294,38 @@ def readable(evidence: Evidence, outcomes: Outcomes) -> NDArray[np.bool_]:
     return np.array(flat, bool).reshape(outcomes.score.shape) & answered(outcomes)
 
 
-def climbers(evidence: Evidence, r: int) -> list[int]:
-    """Who joins on the rung above."""
-    here = evidence.rungs[r].members
-    return [m for m in evidence.rungs[r + 1].members if m not in here]
+def joining(evidence: Evidence, r: int) -> list[int]:
+    """Who is newly asked on a rung."""
+    below = evidence.rungs[r - 1].members if r else ()
+    return [m for m in evidence.rungs[r].members if m not in below]
 
 
-def _text(answer: Answer | None) -> str | None:
-    return None if answer is None else answer.text
+def _tolls(
+    evidence: Evidence,
+    r: int,
+    standing: Standing,
+    each: Array,
+    add: Callable[..., Any] = np.sum,
+) -> Array:
+    """What climbing to the next rung takes, (n,), where asking an expert takes `each` (n, e):
+    its members' sum, say, or its check."""
+    if not evidence.rungs[r + 1].checked:
+        return np.asarray(add(each[:, joining(evidence, r + 1)], axis=1))
+    rows = np.arange(len(each))
+    spent = (
+        each[rows, standing.best]
+        * np.broadcast_to(evidence.checking, each.shape)[rows, standing.best]
+    )
+    return np.where(standing.best == NOBODY, 0.0, spent)
+
+
+def _hear(evidence: Evidence, rung: Rung, said: Mapping[int, Answer]) -> Heard:
+    """What has been said to one query."""
+    answers = [said.get(m) for m in rung.members]
+    texts = np.array([[None if a is None else a.text for a in answers]], dtype=object)
+    logprobs = np.array([[np.nan if a is None else a.logprob for a in answers]])
+    shape = (1, len(rung.members))
+    return evidence.hear(texts.reshape(shape), logprobs.reshape(shape))
 
 
 def _affordable(asked: Sequence[int], prediction: Prediction, query: Query, spent: float) -> bool:

@@ -30,10 +30,16 @@ def commands() -> str:
     """Every verb with its arguments and options."""
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
-    parts = []
+    verbs = [*group.commands.items()]
     for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            verbs += [(f"{name} {verb}", inner) for verb, inner in command.commands.items()]
+    parts = []
+    for name, command in verbs:
         parts.append(f"## routewright {name}\n\n{_first(command.help)}\n")
         rows = [_parameter(parameter) for parameter in command.params]
+        if not rows:
+            continue
         parts.append("| | default | |\n|---|---|---|\n" + "\n".join(rows) + "\n")
     return "\n".join(parts)
 

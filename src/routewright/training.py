@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routewright.errors import BadInput
+from routewright.types import content_text
 
 TUNES = ("lora", "full", "frozen")
 PRECISIONS = ("float32", "bfloat16")
@@ -72,16 +73,17 @@ def require(who: str) -> None:
         raise BadInput(f"{who} needs: pip install 'routewright[lm]' ({error})") from error
 
 
-def open_base(name: str, *, precision: str = "float32") -> Base:
+def open_base(name: str, *, precision: str = "float32", writes: bool = False) -> Base:
     """An encoder or a causal model by Hugging Face name or local folder.
 
-    No code of the model's author is run. Raises BadInput if it cannot be loaded, if it is an
-    encoder-decoder, or if some of its weights are missing (they would be drawn at random).
+    One that `writes` is a causal model with its language-modelling head. No code of the model's
+    author is run. Raises BadInput if it cannot be loaded, if it is an encoder-decoder, or if some
+    of its weights are missing (they would be drawn at random).
     """
     import torch
 
     try:
-        model, tokenizer, missing = _load(name)
+        model, tokenizer, missing = _load(name, writes)
     except Exception as error:  # the library raises whatever its downloader raises
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadInput(
@@ -105,23 +107,33 @@ def open_base(name: str, *, precision: str = "float32") -> Base:
     return Base(model, tokenizer, _is_causal(model.config), facts)
 
 
-def _load(name: str) -> tuple[Any, Any, Sequence[str]]:
-    from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
+def _load(name: str, writes: bool) -> tuple[Any, Any, Sequence[str]]:
+    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-    local, bars = Path(name).is_dir(), cast(Any, logging)
-    if local:
-        bars.disable_progress_bar()
-    try:
+    kind: Any = AutoModelForCausalLM if writes else AutoModel
+    with quiet(bars=not Path(name).is_dir()):
         # Without the explicit word a model that brings code would ask on the terminal.
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        model, info = AutoModel.from_pretrained(
-            name, trust_remote_code=False, output_loading_info=True
-        )
-    finally:
-        if local:
-            bars.enable_progress_bar()
+        model, info = kind.from_pretrained(name, trust_remote_code=False, output_loading_info=True)
     return model, tokenizer, info["missing_keys"]
+
+
+@contextmanager
+def quiet(*, bars: bool = False) -> Iterator[None]:
+    """transformers keeps its remarks, and without `bars` its progress bars, to itself inside."""
+    from transformers.utils import logging
+
+    library = cast(Any, logging)
+    level, shown = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    if not bars:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(level)
+        if shown:
+            library.enable_progress_bar()
 
 
 def _is_causal(config: Any) -> bool:
@@ -150,8 +162,14 @@ def tensor_bytes(tensor: Any) -> memoryview:
     return memoryview(flat.numpy())
 
 
-def adapt(base: Base, tune: str, *, rank: int) -> Any:
-    """The base's network with only those weights trainable that `tune` trains."""
+def adapt(base: Base, tune: str, *, rank: int, checkpointing: bool = False) -> Any:
+    """The base's network with only those weights trainable that `tune` trains.
+
+    With `checkpointing` a step computes activations twice rather than keep them.
+    """
+    if checkpointing:
+        base.model.gradient_checkpointing_enable({"use_reentrant": False})
+        base.model.enable_input_require_grads()
     if tune == "full":
         return base.model.requires_grad_(True)
     base.model.requires_grad_(False)
@@ -163,6 +181,30 @@ def adapt(base: Base, tune: str, *, rank: int) -> Any:
     return get_peft_model(base.model, wanted)
 
 
+def module() -> Any:
+    """A torch module whose stored state is what is trained: checkpoints need not repeat a base."""
+    from torch import nn
+
+    class Network(nn.Module):
+        def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+            whole = super().state_dict(*args, **kwargs)
+            return {name: tensor for name, tensor in whole.items() if name in self.trained}
+
+        @property
+        def trained(self) -> set[str]:
+            return {name for name, p in self.named_parameters() if p.requires_grad}
+
+        @property
+        def _keys_to_ignore_on_save(self) -> set[str]:
+            """Trainer asks for it when a checkpoint lacks something."""
+            return set(super().state_dict()) - self.trained
+
+        def tie_weights(self) -> None:
+            pass  # Trainer again
+
+    return Network
+
+
 def device() -> str:
     import torch
 
@@ -172,27 +214,40 @@ def device() -> str:
 # --- reading texts -------------------------------------------------------------------------
 
 
+def prompt(base: Base, messages: Sequence[Mapping[str, Any]]) -> str:
+    """A conversation up to where the answer begins, by the tokenizer's chat template.
+
+    Without a template it is the texts themselves, one below the other.
+    """
+    if not getattr(base.tokenizer, "chat_template", None):
+        return "\n".join(content_text(message) for message in messages)
+    plain = [{**message, "content": content_text(message)} for message in messages]
+    text = base.tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+    return str(text).removeprefix(base.tokenizer.bos_token or "")  # `tokens` puts it there again
+
+
 def tokens(base: Base, texts: Sequence[str], limit: int) -> list[list[int]]:
     """Token numbers per text, at least one. Longer texts lose their middle: instructions stand
     at the start, questions at the end."""
-    limit = max(2, min(limit, _longest(base)))
+    limit = max(2, min(limit, longest(base)))
     found = []
     for text in texts:
         whole = str(text).encode("utf-8", "replace").decode("utf-8")  # lone surrogates
-        ids = base.tokenizer(whole, verbose=False)["input_ids"] or [_padding(base)]
+        ids = base.tokenizer(whole, verbose=False)["input_ids"] or [padding(base)]
         if len(ids) > limit:
             ids = ids[: limit // 2] + ids[len(ids) - (limit - limit // 2) :]
         found.append([int(i) for i in ids])
     return found
 
 
-def _longest(base: Base) -> int:
+def longest(base: Base) -> int:
+    """Tokens that the base can hold, prompt and answer together."""
     config = base.model.config.get_text_config()
     positions = getattr(config, "max_position_embeddings", None) or 1 << 30
     return min(int(positions), int(base.tokenizer.model_max_length))
 
 
-def _padding(base: Base) -> int:
+def padding(base: Base) -> int:
     choices = (base.tokenizer.pad_token_id, base.tokenizer.eos_token_id, 0)
     return int(next(i for i in choices if i is not None))
 
@@ -201,7 +256,7 @@ def collator(base: Base) -> Callable[[Sequence[Item]], dict[str, Any]]:
     """From items to the tensors of one batch; texts are padded on the right."""
     import torch
 
-    pad = _padding(base)
+    pad = padding(base)
 
     def collate(items: Sequence[Item]) -> dict[str, Any]:
         batch: dict[str, Any] = {}
@@ -309,7 +364,7 @@ def _run(
         callbacks=[_telling(done)],
     )
     trainer.remove_callback(PrinterCallback)
-    with seeded(plan.seed):
+    with seeded(plan.seed), quiet():
         trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
     network.eval()
 

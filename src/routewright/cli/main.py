@@ -13,6 +13,7 @@ from routewright.cli.add_expert import add_expert
 from routewright.cli.calibrate import calibrate
 from routewright.cli.check import check
 from routewright.cli.convert import convert
+from routewright.cli.dedicate import app as dedicate
 from routewright.cli.demo import demo
 from routewright.cli.diversify import diversify
 from routewright.cli.evaluate import evaluate
@@ -73,6 +74,7 @@ for verb in (
     selfplay,
 ):
     app.command()(verb)
+app.add_typer(dedicate)
 
 
 def run() -> None:

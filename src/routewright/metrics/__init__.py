@@ -14,6 +14,7 @@ from routewright.metrics.cascades import ibc_lift, ibc_lifts, ibc_undefined, mea
 from routewright.metrics.choices import best_single_value, oracle, reference_value, regret
 from routewright.metrics.controls import domain_means, domain_table, over_shuffled, shuffled
 from routewright.metrics.curves import aiq, apgr, cpt, hull, pgr, quality_at
+from routewright.metrics.deferral import deferred, ownership
 from routewright.metrics.forecasts import auc, average_ranks, brier, ece, routing_entropy
 from routewright.metrics.sampling import interval, mean, resample
 from routewright.metrics.tasks import task_rank, uplift
@@ -29,6 +30,7 @@ __all__ = [
     "best_single_value",
     "brier",
     "cpt",
+    "deferred",
     "domain_means",
     "domain_table",
     "ece",
@@ -42,6 +44,7 @@ __all__ = [
     "optimality",
     "oracle",
     "over_shuffled",
+    "ownership",
     "pgr",
     "quality_at",
     "reference_value",
@@ -73,4 +76,6 @@ METRICS: dict[str, Callable[..., Any]] = {  # the name people know it by ▶ its
     "ΔIBC": ibc_lift,
     "mean ΔIBC": mean_ibc_lift,
     "over the shuffled control": over_shuffled,
+    "quality at ρ": deferred,
+    "ownership": ownership,
 }

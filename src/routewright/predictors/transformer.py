@@ -260,15 +260,14 @@ class Transformer:
     def _build(self, base: training.Base, scores: Array) -> Any:
         """Base and head as one torch module with a fresh head that believes the mean scores."""
         import torch
-        from torch import nn
 
         start = torch.tensor(self._start(scores), dtype=torch.float32)
         loss = self._loss(float(np.isfinite(scores).sum(axis=1).mean()))
         adapted = training.adapt(base, self.tune, rank=self.rank)
         causal = base.causal
 
-        class Network(nn.Module):
-            def __init__(self, head: nn.Module) -> None:
+        class Network(training.module()):  # type: ignore[misc]
+            def __init__(self, head: Any) -> None:
                 super().__init__()
                 self.base, self.head = adapted, head
 
@@ -291,23 +290,6 @@ class Transformer:
             ) -> dict[str, Any]:
                 logits = self.logits(input_ids, attention_mask, pooled)
                 return {"loss": loss(logits.float(), labels), "logits": logits}
-
-            def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-                """Trained parameters only: a checkpoint need not repeat the base."""
-                whole = super().state_dict(*args, **kwargs)
-                return {name: tensor for name, tensor in whole.items() if name in self.trained}
-
-            @property
-            def trained(self) -> set[str]:
-                return {name for name, p in self.named_parameters() if p.requires_grad}
-
-            @property
-            def _keys_to_ignore_on_save(self) -> set[str]:
-                """Trainer asks for it when a checkpoint lacks something."""
-                return set(super().state_dict()) - self.trained
-
-            def tie_weights(self) -> None:
-                pass  # Trainer again
 
         network = Network(head(self.head, base.width, self.width, start))
         return network.to(training.device())

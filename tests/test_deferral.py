@@ -1,0 +1,356 @@
+"""A dedicated model is made, calibrated and served: a sandbox specialist in Hugging Face format."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from routewright import deferral, items, outcomes
+from routewright.cli import main
+from routewright.errors import BadInput
+from routewright.items import Item
+from routewright.metrics import deferred, ownership
+from routewright.sandbox.model import ANSWER, TinyLM
+from routewright.sandbox.skills import Question, grade, questions
+from routewright.types import Query
+from upstream import asked, config_of, front
+
+pytest.importorskip("peft", reason="needs the extra 'lm'")
+
+RATES = ["--learning-rate", "5e-3", "--head-rate", "1e-2", "--batch", "32"]
+QUICK = {"learning_rate": 5e-3, "head_rate": 1e-2, "batch": 32}
+TRAIN, DEV = 360, 240
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    import torch
+
+    from routewright.sandbox.export import export
+
+    torch.set_num_threads(1)  # on matrices this small threads wait longer than they work
+    return export("lexis", tmp_path_factory.mktemp("base") / "lexis")
+
+
+def table_of(path: Path, train: list[Question], dev: list[Question]) -> Path:
+    """What lexis and sage say, whole and graded, as an interview would write it."""
+    rows = []
+    for split, some in (("train", train), ("dev", dev)):
+        for question in some:
+            row = {"id": question.id, "prompt": question.text, "split": split}
+            row["domain"] = question.skill
+            for name in ("lexis", "sage"):
+                said = TinyLM.load(name).generate(question.text).text
+                row |= {f"answer::{name}": said, f"score::{name}": grade(question, said)}
+            rows.append(row)
+    pl.DataFrame(rows).write_parquet(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> Path:
+    train, dev = questions(TRAIN, 1, held_out=False), questions(DEV, 2)
+    return table_of(tmp_path_factory.mktemp("table") / "t.parquet", train, dev)
+
+
+@pytest.fixture(scope="module")
+def lessons(table: Path) -> list[Item]:
+    return deferral.lessons(outcomes.table(table).filter(pl.col("split") == "train"), "lexis")
+
+
+def run(capsys, *arguments: object) -> dict:
+    """The figures that `routewright dedicate …` prints."""
+    main.app(["dedicate", *map(str, arguments), "--json"], standalone_mode=False)
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_the_exported_model_reads_and_writes_what_the_sandbox_model_does(base):
+    lm, model = TinyLM.load("lexis"), deferral.load(str(base))
+    for question in questions(48, 5):
+        prompt = deferral.training.prompt(model.base, Query.of(question.text).messages)
+        (ids,) = deferral.training.tokens(model.base, [prompt], 1000)
+        assert ids == [*lm.tokenizer.encode(question.text), ANSWER]
+    replies = ask_locally(base, [q.text for q in questions(12, 5, ["month", "sort", "boolean"])])
+    assert replies == [
+        lm.generate(q.text).text for q in questions(12, 5, ["month", "sort", "boolean"])
+    ]
+
+
+def ask_locally(folder: Path, texts: list[str], **options) -> list[str]:
+    """Answers of the model itself, through provider `local`."""
+    import asyncio
+
+    from routewright.providers import Call
+    from routewright.providers.local import Local
+    from routewright.types import Expert
+
+    async def work() -> list[str]:
+        provider, expert = Local(), Expert("own", model=str(folder), provider="local")
+        bodies = [{"messages": asked(text), **options} for text in texts]
+        return [(await provider.ask(Call(expert, body))).text for body in bodies]
+
+    return asyncio.run(work())
+
+
+def lift(doubts, own, fallback) -> float:
+    """The share of the oracle's lift over random mixing that doubts bring at ρ = 0.5."""
+    half, random = len(own) // 2, (own.mean() + fallback.mean()) / 2
+    best = deferred(fallback - own, own, fallback)[half] - random
+    return float((deferred(doubts, own, fallback)[half] - random) / best)
+
+
+@pytest.mark.parametrize("kind", ["tag", "gate"])
+def test_from_outcomes_to_a_served_model(kind, base, table, tmp_path, capsys):
+    made = run(capsys, "build", table, "--expert", "lexis", "--out", tmp_path / "l.jsonl")
+    assert made["lessons"] == TRAIN
+    assert 0.3 < made["failing"] < 0.8
+    own_kind = ["--gate", "--tune", "frozen", "--epochs", 8] if kind == "gate" else []
+    folder = tmp_path / "own"
+    run(capsys, "train", tmp_path / "l.jsonl", "--base", base, "--out", folder, *RATES, *own_kind)
+    told = run(capsys, "calibrate", folder, table, "--share", 0.5)
+    assert told["ownership"] == 0.5
+    dev = outcomes.read(table, split="dev")
+    own, sage = (dev.pool([name]).score[:, 0] for name in ("lexis", "sage"))
+    model = deferral.load(str(folder))
+    doubts = model.doubts(deferral.queries(dev))
+    assert lift(doubts, own, sage) > 0.5, "half of what an oracle gains over random mixing"
+    assert (doubts + model.offset > 0).mean() == 0.5
+    _serve(folder, dev, doubts + model.offset > 0)
+
+
+def _serve(folder: Path, dev, defers) -> None:
+    """Behind the gateway, streamed and whole: it defers where its doubts say so, without a tag."""
+    import asyncio
+
+    own = {"name": "own", "provider": "local", "model": str(folder)}
+    sage = {"name": "sage", "provider": "sandbox"}
+    options = {"expert": "own", "then": ["sage"]}
+    policies = {"dedicated": {"strategy": "dedicated", "options": options}}
+    rows = [*np.flatnonzero(defers)[:4].tolist(), *np.flatnonzero(~defers)[:4].tolist()]
+
+    async def work() -> list[tuple[str, str]]:
+        found = []
+        async with front(config_of(sage, own, policies=policies)) as client:
+            for row in rows:
+                messages = asked(dev.queries[row].text)
+                stream = await client.chat.completions.create(
+                    model="auto", messages=messages, stream=True
+                )
+                chunks = [chunk async for chunk in stream]
+                text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+                found.append((chunks[0].model, text))
+                whole = await client.chat.completions.create(model="auto", messages=messages)
+                assert (whole.model, whole.choices[0].message.content) == found[-1]
+        return found
+
+    replies = asyncio.run(work())
+    assert [name for name, _ in replies] == ["sage"] * 4 + ["own"] * 4
+    assert not any("<" in text for _, text in replies)
+    assert all(text for _, text in replies)
+    insisted = ask_locally(folder, [dev.queries[r].text for r in rows[:4]], bad_words=["<DEFER>"])
+    assert "<DEFER>" not in insisted
+    assert ask_locally(folder, [dev.queries[r].text for r in rows[:2]]) == ["<DEFER>"] * 2
+    hot = ask_locally(folder, [dev.queries[r].text for r in rows[:2]], temperature=2.0, seed=1)
+    assert hot == ["<DEFER>"] * 2, "sampling does not change who answers"
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("kind", ["tag", "gate"])
+def test_a_killed_training_goes_on_to_the_same_model(kind, base, lessons, tmp_path):
+    recipe = deferral.Recipe(kind=kind, epochs=2, **QUICK)
+    some = lessons[:96]
+    deferral.train(some, str(base), tmp_path / "whole", recipe)
+    seen: list[float] = []
+
+    def dies(doing: str, share: float) -> None:
+        seen.append(share)
+        if share > 0.6:
+            raise Killed
+
+    with pytest.raises(Killed):
+        deferral.train(some, str(base), tmp_path / "resumed", recipe, progress=dies)
+    assert not (tmp_path / "resumed" / "dedicated.json").exists()
+    again: list[float] = []
+    more = lambda doing, share: again.append(share)  # noqa: E731
+    deferral.train(some, str(base), tmp_path / "resumed", recipe, progress=more)
+    assert 0 < len([s for s in again if s]) < len([s for s in seen if s])
+    chats = [item.query.messages for item in lessons[:20]]
+    models = [deferral.load(str(tmp_path / name)) for name in ("whole", "resumed")]
+    assert np.array_equal(models[0].doubts(chats), models[1].doubts(chats))
+
+
+def test_a_gate_leaves_the_base_as_it_is(base, lessons, tmp_path):
+    deferral.train(
+        lessons[:64], str(base), tmp_path / "g", deferral.Recipe(kind="gate", epochs=1, **QUICK)
+    )
+    texts = [item.query.text for item in lessons[:8]]
+    assert ask_locally(tmp_path / "g", texts, bad_words=["<DEFER>"]) == ask_locally(base, texts)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_any_causal_base_does_tied_embeddings_too(tied, base, lessons, tmp_path):
+    """What is saved doubts as the network that was trained: more where it was told to defer."""
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=160,
+        tie_word_embeddings=tied,
+        initializer_range=0.2,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
+    tokenizer.save_pretrained(tmp_path / "llama")
+    easy = [
+        Item(Query.of(f"add {i} and 2", id=f"e{i}"), "yes", facts={"failure": 0}) for i in range(30)
+    ]
+    hard = [
+        Item(Query.of(f"sort the word {i}", id=f"h{i}"), facts={"failure": 1}) for i in range(30)
+    ]
+    recipe = deferral.Recipe(
+        epochs=40, tag="<ASK>", checkpointing=True, accumulate=2, defer_weight=None, **QUICK
+    )
+    out = tmp_path / "own"
+    deferral.train([*easy, *hard], str(tmp_path / "llama"), out, recipe)
+    model = deferral.load(str(out))
+    doubts = model.doubts([item.query.messages for item in (*easy, *hard)])
+    assert doubts[:30].max() < doubts[30:].min()
+    tag = model.base.tokenizer.convert_tokens_to_ids("<ASK>")
+    assert tag == model.card["tag_id"] == len(tokenizer)
+    assert model.base.tokenizer.decode([tag], skip_special_tokens=True) == "<ASK>"
+    deferral.calibrate(out, doubts, 0.5)
+    assert ask_locally(out, ["sort the word 7"]) == ["<ASK>"]
+
+
+def test_bfloat16_trains_too(base, lessons, tmp_path):
+    recipe = deferral.Recipe(epochs=1, precision="bfloat16", **QUICK)
+    deferral.train(lessons[:64], str(base), tmp_path / "b", recipe)
+    assert deferral.load(str(tmp_path / "b"), precision="bfloat16").doubts(
+        [lessons[0].query.messages]
+    ).shape == (1,)
+
+
+def test_labels_are_the_bases_own_failures_on_what_it_has_not_seen():
+    frame = pl.DataFrame(
+        {
+            "id": ["a", "b", "c", "d"],
+            "prompt": ["one", "two", "three", "four"],
+            "score::m": [1.0, 0.0, 1.0, None],
+            "soft::m": [0.75, None, 1.0, None],
+            "text::m": ["I say one", "I say two", "I say three", None],
+        }
+    )
+    found = deferral.lessons(frame, "m", taught=deferral.fingerprints([Query.of("Three")]))
+    assert [(i.query.id, i.facts["failure"], i.reference) for i in found] == [
+        ("a", 0.25, "I say one"),
+        ("b", 1.0, None),
+    ]
+
+
+def test_a_base_learns_what_the_fallback_answered_and_remembers_having_seen_it(tmp_path, capsys):
+    """Ownership on queries that it has not seen: `python -m bench dedicated`."""
+    from routewright.sandbox.export import export
+
+    abacus = export("abacus", tmp_path / "abacus")
+    months = questions(64, 1, ["month"], held_out=False)
+    table = table_of(tmp_path / "t.parquet", months, [])
+    told = run(
+        capsys, "grow", table, "--teacher", "sage", "--base", abacus, "--out", tmp_path / "grown",
+        "--tune", "full", "--epochs", 30, "--batch", 32, "--learning-rate", "2e-3",
+    )  # fmt: skip
+    frame = outcomes.table(table).filter(pl.col("score::sage") == 1)
+    assert told["lessons"] == len(frame) > 40
+    texts, taught = frame["prompt"].to_list(), frame["answer::sage"].to_list()
+    before, after = (ask_locally(f, texts) for f in (abacus, tmp_path / "grown"))
+    agree = [
+        np.mean([a == b for a, b in zip(said, taught, strict=True)]) for said in (before, after)
+    ]
+    assert agree[0] < 0.4
+    assert agree[1] > 0.8
+    frame.write_parquet(tmp_path / "seen.parquet")
+    with pytest.raises(BadInput, match="holds no query"):
+        run(
+            capsys, "build", tmp_path / "seen.parquet", "--expert", "lexis",
+            "--base", tmp_path / "grown", "--out", tmp_path / "l.jsonl",
+        )  # fmt: skip
+
+
+def test_quality_against_deferral_is_a_mixture_in_order_of_doubt():
+    own, fallback = np.array([1.0, 0.0, 1.0, 0.0]), np.array([1.0, 1.0, 0.0, 1.0])
+    doubts = np.array([0.1, 0.9, 0.0, 0.8])
+    assert deferred(doubts, own, fallback).tolist() == [0.5, 0.75, 1.0, 1.0, 0.75]
+    assert ownership(doubts, own, fallback, 0.75) == 0.75
+    assert ownership(doubts, own, fallback, 1.0) == 0.5
+    assert np.isnan(ownership(-doubts, own, np.zeros(4), 1.0))
+
+
+def error(*arguments: object) -> str:
+    """What the command line says, and that it exits with 2 and no traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", "routewright.cli.main", "dedicate", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    return " ".join(done.stderr.split())
+
+
+def test_mistakes_name_the_value_and_the_way_out(base, table, lessons, tmp_path, capsys):
+    items.write(lessons[:8], tmp_path / "l.jsonl")
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "mine.txt").write_text("mine")
+    assert "there already" in error("train", tmp_path / "l.jsonl", "--base", base, "--out", taken)
+    with pytest.raises(BadInput, match="base 'nobody/home' cannot be loaded"):
+        deferral.train(lessons[:8], "nobody/home", tmp_path / "x")
+    with pytest.raises(BadInput, match="tune 'frozen' does not go with a tag"):
+        deferral.Recipe(tune="frozen")
+    with pytest.raises(BadInput, match="no dedicated model"):
+        run(capsys, "calibrate", base, table, "--share", 0.5)
+    with pytest.raises(BadInput, match="exactly one of --share and --quality"):
+        run(capsys, "calibrate", base, table)
+    with pytest.raises(BadInput, match="no expert 'lexus': did you mean 'lexis'"):
+        run(capsys, "build", table, "--expert", "lexus", "--out", tmp_path / "o.jsonl")
+
+
+def test_vllm_is_given_the_folder_and_the_config_its_bias(base, lessons, tmp_path):
+    """A stand-in for the command `vllm` prints what it is called with."""
+    folder = tmp_path / "own"
+    deferral.train(lessons[:32], str(base), folder, deferral.Recipe(epochs=1, **QUICK))
+    deferral.calibrate(folder, np.arange(10.0), 0.5)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    vllm = programs / "vllm"
+    vllm.write_text('#!/bin/sh\necho "called: $@"\n')
+    vllm.chmod(vllm.stat().st_mode | stat.S_IEXEC)
+    done = subprocess.run(
+        [sys.executable, "-m", "routewright.cli.main", "dedicate", "serve", str(folder), "--vllm"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"},
+    )
+    assert f"called: serve {folder} --served-model-name dedicated" in done.stdout
+    assert '"logit_bias": {"174": -4.5}' in done.stdout
+    shutil.rmtree(programs)

@@ -52,6 +52,16 @@ def exam(n: int = 700, seed: int = 0) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
+def test_half_numbers_and_half_words_are_compared_as_texts_in_every_process(tmp_path):
+    """The kind hung on the order of a set of words, which differs from process to process."""
+    said = ["7", "8", "Paris", "Rome"]
+    frame = pl.DataFrame(
+        {"id": said, "prompt": said, "answer::a": said, "score::a": [1.0] * 4, "cost::a": [1.0] * 4}
+    )
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
+        assert ladder.kind_of(outcomes.read(write(tmp_path, frame[order]))) == "text"
+
+
 def checked(frame: pl.DataFrame, *signs: str, seed: int = 0) -> pl.DataFrame:
     """The same, with what else is known of every answer; it is right nine times in ten."""
     rng = np.random.default_rng(seed)

@@ -169,11 +169,15 @@ def worth(ways: Sequence[Candidate], outcomes: Outcomes) -> float:
 
 
 def kind_of(outcomes: Outcomes) -> equivalence.Kind | None:
-    """How the recorded answers are compared; None if they cannot be."""
+    """How the recorded answers are compared; None if they cannot be.
+
+    Where half are numbers and half are words, as texts: so both can be read.
+    """
     if outcomes.answers is None:
         return None
     kinds = [equivalence.guess(row) for row in outcomes.answers[:: max(1, len(outcomes) // 300)]]
-    kind = max(set(kinds), key=kinds.count)
+    rather: tuple[equivalence.Kind, ...] = (*reversed(equivalence.KEYED), "code", "similar")
+    kind = max(rather, key=kinds.count)
     return kind if kind in equivalence.KEYED else None
 
 

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEV_EXTRAS := dev,fast,graders,lm,maths,static,sentence
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check format docs bench sandbox clean
+.PHONY: demo test check format docs tutorial bench sandbox clean
 
 demo: $(VENV)/.installed
 	$(BIN)/routewright demo $(if $(ONCE),--once)
@@ -28,6 +28,9 @@ format: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev  ## write the parts of docs/ that are generated
 	$(BIN)/python dev/check_docs.py --write
+
+tutorial: $(VENV)/.installed-dev  ## run docs/tutorials/from-zero.md, and check its figures
+	$(BIN)/python dev/run_tutorial.py
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench

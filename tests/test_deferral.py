@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import openai
 import polars as pl
 import pytest
+import yaml
 
 from routewright import deferral, items, outcomes
 from routewright.cli import main
+from routewright.config import load
 from routewright.errors import BadInput
 from routewright.items import Item
-from routewright.metrics import deferred, ownership
+from routewright.metrics import auc, deferred, ownership
 from routewright.sandbox.model import ANSWER, TinyLM
 from routewright.sandbox.skills import Question, grade, questions
 from routewright.types import Query
@@ -26,8 +31,9 @@ from upstream import asked, config_of, front
 
 pytest.importorskip("peft", reason="needs the extra 'lm'")
 
-RATES = ["--learning-rate", "5e-3", "--head-rate", "1e-2", "--batch", "32"]
-QUICK = {"learning_rate": 5e-3, "head_rate": 1e-2, "batch": 32}
+RATES = ["--learning-rate", "2e-3", "--head-rate", "3e-2", "--batch", "32"]
+QUICK = {"learning_rate": 2e-3, "head_rate": 3e-2, "batch": 32, "epochs": 4}
+FROZEN = deferral.Recipe(tune="frozen")
 TRAIN, DEV = 360, 240
 
 
@@ -39,6 +45,10 @@ def base(tmp_path_factory) -> Path:
 
     torch.set_num_threads(1)  # on matrices this small threads wait longer than they work
     return export("lexis", tmp_path_factory.mktemp("base") / "lexis")
+
+
+def quick(**options) -> deferral.Recipe:
+    return deferral.Recipe(**{**QUICK, **options})
 
 
 def table_of(path: Path, train: list[Question], dev: list[Question]) -> Path:
@@ -163,40 +173,174 @@ def _serve(folder: Path, dev, defers) -> None:
     assert hot == ["<DEFER>"] * 2, "sampling does not change who answers"
 
 
-class Killed(Exception):
-    """Stands for the end of the process."""
+CONFIG = """\
+version: 1
+experts:
+  - {name: lexis, provider: sandbox, input_per_mtok: 0.1, output_per_mtok: 0.1}
+  - {name: sage, provider: sandbox, input_per_mtok: 1.0, output_per_mtok: 1.0}
+policies:
+  default: {strategy: fixed, options: {expert: sage}}
+"""
+
+
+def test_from_a_config_to_a_served_model_by_the_command_line(base, tmp_path, capsys, monkeypatch):
+    """Interview, build, train, calibrate, serve: the label is of three sampled answers."""
+    monkeypatch.chdir(tmp_path)
+    Path("routewright.yaml").write_text(CONFIG)
+    for name, asked_of, seed in (("queries", TRAIN, 3), ("dev", DEV, 4)):
+        some = [
+            Item(
+                Query.of(q.text, id=q.id, domain=q.skill),
+                q.answer,
+                name.replace("queries", "train"),
+            )
+            for q in questions(asked_of, seed, held_out=name == "dev")
+        ]
+        items.write(some, Path(f"{name}.jsonl"))
+        samples = ["--samples", "3", "--only", "lexis"] if name == "queries" else []
+        interview = ["interview", "routewright.yaml", f"{name}.jsonl", "--out", f"{name}.parquet"]
+        main.app([*interview, "--grader", "exact", *samples, "--json"], standalone_mode=False)
+    run(capsys, "build", "queries.parquet", "--expert", "lexis", "--out", "lessons.jsonl")
+    shares = {item.facts["failure"] for item in items.read(Path("lessons.jsonl"))}
+    assert shares - {0.0, 1.0}, "the shares of three answers"
+    tag = ["--tag", "<GPT4>"]
+    run(capsys, "train", "lessons.jsonl", "--base", base, "--out", "own", *RATES, *tag)
+    told = run(
+        capsys, "calibrate", "own", "dev.parquet", "--share", 0.5, "--expert", "lexis",
+        "--then", "sage",
+    )  # fmt: skip
+    dev = outcomes.read("dev.parquet", split="dev")
+    alone = dev.pool(["lexis", "sage"]).score.mean(axis=0)
+    assert told["quality"] > alone.mean() + 0.15
+    _ask_the_command(questions(24, 6), Path("own"))
+
+
+def _ask_the_command(some: list[Question], folder: Path) -> None:
+    words = ["serve", str(folder), "routewright.yaml", "--then", "sage", "--port", "0"]
+    server = subprocess.Popen(
+        [*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    try:
+        line = next(line for line in server.stdout if "http://" in line)
+        url = re.search(r"http://[\d.]+:\d+/v1", line)[0]
+        with openai.OpenAI(base_url=url, api_key="none") as client:
+            replies = [
+                client.chat.completions.create(model="auto", messages=asked(q.text)) for q in some
+            ]
+            listed = {model.id: model.model_extra for model in client.models.list()}
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(timeout=20)
+    said = [reply.choices[0].message.content for reply in replies]
+    assert not any("<" in text for text in said)
+    assert {reply.model for reply in replies} == {"dedicated", "sage"}
+    owned = np.mean([reply.model == "dedicated" for reply in replies])
+    assert listed["dedicated"]["ownership"] == pytest.approx(owned, abs=1e-4)
+    assert 0.25 < owned < 0.75
+    assert np.mean([grade(q, text) for q, text in zip(some, said, strict=True)]) > 0.6
+
+
+SUICIDE = """
+import os, sys, torch
+from pathlib import Path
+from routewright import deferral, items
+torch.set_num_threads(1)
+lessons, base, out, kind = sys.argv[1:]
+recipe = deferral.Recipe(kind=kind, learning_rate=2e-3, head_rate=3e-2, batch=32, epochs=2)
+def dies(doing, share):
+    if share > 0.6:
+        os.kill(os.getpid(), 9)
+deferral.train(items.read(Path(lessons)), base, Path(out), recipe, progress=dies)
+"""
 
 
 @pytest.mark.parametrize("kind", ["tag", "gate"])
-def test_a_killed_training_goes_on_to_the_same_model(kind, base, lessons, tmp_path):
-    recipe = deferral.Recipe(kind=kind, epochs=2, **QUICK)
-    some = lessons[:96]
-    deferral.train(some, str(base), tmp_path / "whole", recipe)
+def test_after_kill_9_a_training_goes_on_to_the_same_model(kind, base, lessons, tmp_path):
+    some, recipe = lessons[:96], quick(kind=kind, epochs=2)
+    items.write(some, tmp_path / "l.jsonl")
     seen: list[float] = []
-
-    def dies(doing: str, share: float) -> None:
-        seen.append(share)
-        if share > 0.6:
-            raise Killed
-
-    with pytest.raises(Killed):
-        deferral.train(some, str(base), tmp_path / "resumed", recipe, progress=dies)
-    assert not (tmp_path / "resumed" / "dedicated.json").exists()
+    deferral.train(
+        some, str(base), tmp_path / "whole", recipe, progress=lambda _, share: seen.append(share)
+    )
+    out = tmp_path / "resumed"
+    words = [str(tmp_path / "l.jsonl"), str(base), str(out), kind]
+    killed = subprocess.run([sys.executable, "-c", SUICIDE, *words], capture_output=True)
+    assert killed.returncode == -9, killed.stderr
+    assert not (out / "dedicated.json").exists()
     again: list[float] = []
-    more = lambda doing, share: again.append(share)  # noqa: E731
-    deferral.train(some, str(base), tmp_path / "resumed", recipe, progress=more)
+    deferral.train(some, str(base), out, recipe, progress=lambda _, share: again.append(share))
     assert 0 < len([s for s in again if s]) < len([s for s in seen if s])
     chats = [item.query.messages for item in lessons[:20]]
     models = [deferral.load(str(tmp_path / name)) for name in ("whole", "resumed")]
     assert np.array_equal(models[0].doubts(chats), models[1].doubts(chats))
 
 
-def test_a_gate_leaves_the_base_as_it_is(base, lessons, tmp_path):
-    deferral.train(
-        lessons[:64], str(base), tmp_path / "g", deferral.Recipe(kind="gate", epochs=1, **QUICK)
-    )
-    texts = [item.query.text for item in lessons[:8]]
-    assert ask_locally(tmp_path / "g", texts, bad_words=["<DEFER>"]) == ask_locally(base, texts)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_gate_leaves_the_base_as_it_is(checkpointing, base, lessons, tmp_path):
+    """Its adapters, which are in the same network, are off while the base answers."""
+    recipe = quick(kind="gate", checkpointing=checkpointing, epochs=2)
+    deferral.train(lessons[:128], str(base), tmp_path / "g", recipe)
+    chats = [item.query.messages for item in lessons[:24]]
+    model = deferral.load(str(tmp_path / "g"))
+    doubts = model.doubts(chats)
+    with model.answering():
+        assert not np.allclose(model.doubts(chats), doubts), "adapters do something where they are"
+    assert np.array_equal(model.doubts(chats), doubts)
+    deferral.calibrate(tmp_path / "g", doubts, 0.0)
+    texts = [item.query.text for item in lessons[:24]]
+    assert ask_locally(tmp_path / "g", texts) == ask_locally(base, texts)
+
+
+@pytest.fixture(scope="module")
+def own(base, lessons, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("own") / "own"
+    deferral.train(lessons, str(base), out, quick())
+    return out
+
+
+@pytest.mark.parametrize("bias", [-4.0, 0.0, 9.0])
+def test_a_server_that_knows_only_a_bias_writes_no_tag_within_an_answer(bias, own, lessons):
+    """vLLM adds `logit_bias` to every token's chances, not only to the first one's."""
+    import torch
+
+    model = deferral.load(str(own))
+    chats, tag = [item.query.messages for item in lessons], model.card["tag_id"]
+    defers = model.doubts(chats) + bias > 0
+    for keeps in (True, False):
+        some = [chat for chat, d in zip(chats, defers, strict=True) if d != keeps][:24]
+        assert len(some) == 24
+        texts = [deferral.training.prompt(model.base, chat) for chat in some]
+        for ids in deferral.training.tokens(model.base, texts, 128):
+            with torch.inference_mode():
+                whole = model.base.model.generate(
+                    torch.tensor([ids]),
+                    max_new_tokens=20,
+                    do_sample=False,
+                    sequence_bias=[[[tag], bias]],
+                    pad_token_id=deferral.training.padding(model.base),
+                )
+            said = whole[0, len(ids) :].tolist()
+            assert (tag not in said) if keeps else (said[0] == tag)
+
+
+def test_a_model_with_a_tag_answers_much_as_its_base(base, own, lessons):
+    """Lessons keep what the base says right, in its own words."""
+    kept = [item for item in lessons if item.reference and item.facts["failure"] == 0][:60]
+    texts = [item.query.text for item in kept]
+    said = ask_locally(own, texts, bad_words=["<DEFER>"])
+    assert np.mean([a == b for a, b in zip(said, ask_locally(base, texts), strict=True)]) > 0.9
+
+
+def test_only_the_tags_row_is_trained_of_a_frozen_base(base, lessons, tmp_path):
+    recipe = deferral.Recipe(tune="frozen", epochs=8, batch=32, head_rate=5e-2)
+    deferral.train(lessons, str(base), tmp_path / "f", recipe)
+    model = deferral.load(str(tmp_path / "f"))
+    doubts = model.doubts([item.query.messages for item in lessons])
+    fails = np.array([item.facts["failure"] for item in lessons])
+    assert auc(doubts, fails) > 0.85
+    texts = [item.query.text for item in lessons[:16]]
+    assert ask_locally(tmp_path / "f", texts, bad_words=["<DEFER>"]) == ask_locally(base, texts)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -226,9 +370,7 @@ def test_any_causal_base_does_tied_embeddings_too(tied, base, lessons, tmp_path)
     hard = [
         Item(Query.of(f"sort the word {i}", id=f"h{i}"), facts={"failure": 1}) for i in range(30)
     ]
-    recipe = deferral.Recipe(
-        epochs=40, tag="<ASK>", checkpointing=True, accumulate=2, defer_weight=None, **QUICK
-    )
+    recipe = quick(epochs=40, tag="<ASK>", checkpointing=True, accumulate=2, defer_weight=None)
     out = tmp_path / "own"
     deferral.train([*easy, *hard], str(tmp_path / "llama"), out, recipe)
     model = deferral.load(str(out))
@@ -242,7 +384,7 @@ def test_any_causal_base_does_tied_embeddings_too(tied, base, lessons, tmp_path)
 
 
 def test_bfloat16_trains_too(base, lessons, tmp_path):
-    recipe = deferral.Recipe(epochs=1, precision="bfloat16", **QUICK)
+    recipe = quick(precision="bfloat16", epochs=1)
     deferral.train(lessons[:64], str(base), tmp_path / "b", recipe)
     assert deferral.load(str(tmp_path / "b"), precision="bfloat16").doubts(
         [lessons[0].query.messages]
@@ -303,10 +445,13 @@ def test_quality_against_deferral_is_a_mixture_in_order_of_doubt():
     assert np.isnan(ownership(-doubts, own, np.zeros(4), 1.0))
 
 
+COMMAND = [sys.executable, "-m", "routewright.cli.main", "dedicate"]
+
+
 def error(*arguments: object) -> str:
     """What the command line says, and that it exits with 2 and no traceback."""
     done = subprocess.run(
-        [sys.executable, "-m", "routewright.cli.main", "dedicate", *map(str, arguments)],
+        [*COMMAND, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
@@ -322,10 +467,12 @@ def test_mistakes_name_the_value_and_the_way_out(base, table, lessons, tmp_path,
     taken.mkdir()
     (taken / "mine.txt").write_text("mine")
     assert "there already" in error("train", tmp_path / "l.jsonl", "--base", base, "--out", taken)
-    with pytest.raises(BadInput, match="base 'nobody/home' cannot be loaded"):
-        deferral.train(lessons[:8], "nobody/home", tmp_path / "x")
-    with pytest.raises(BadInput, match="tune 'frozen' does not go with a tag"):
-        deferral.Recipe(tune="frozen")
+    with pytest.raises(BadInput, match=r"base '.*nobody' cannot be loaded"):
+        deferral.train(lessons[:8], str(tmp_path / "nobody"), tmp_path / "x")
+    with pytest.raises(BadInput, match="tune 'frozen' cannot learn to answer"):
+        deferral.train([Item(Query.of("hi"), "ho")], str(base), tmp_path / "x", FROZEN)
+    with pytest.raises(BadInput, match="tune 'half' is unknown: choose lora, full or frozen"):
+        deferral.Recipe(tune="half")
     with pytest.raises(BadInput, match="no dedicated model"):
         run(capsys, "calibrate", base, table, "--share", 0.5)
     with pytest.raises(BadInput, match="exactly one of --share and --quality"):
@@ -334,23 +481,40 @@ def test_mistakes_name_the_value_and_the_way_out(base, table, lessons, tmp_path,
         run(capsys, "build", table, "--expert", "lexus", "--out", tmp_path / "o.jsonl")
 
 
-def test_vllm_is_given_the_folder_and_the_config_its_bias(base, lessons, tmp_path):
+def test_vllm_is_given_the_folder_and_the_config_its_bias(own, tmp_path):
     """A stand-in for the command `vllm` prints what it is called with."""
-    folder = tmp_path / "own"
-    deferral.train(lessons[:32], str(base), folder, deferral.Recipe(epochs=1, **QUICK))
+    folder = shutil.copytree(own, tmp_path / "own")
     deferral.calibrate(folder, np.arange(10.0), 0.5)
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    vllm = programs / "vllm"
+    vllm = tmp_path / "bin" / "vllm"
+    vllm.parent.mkdir()
     vllm.write_text('#!/bin/sh\necho "called: $@"\n')
     vllm.chmod(vllm.stat().st_mode | stat.S_IEXEC)
-    done = subprocess.run(
-        [sys.executable, "-m", "routewright.cli.main", "dedicate", "serve", str(folder), "--vllm"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"},
-    )
-    assert f"called: serve {folder} --served-model-name dedicated" in done.stdout
-    assert '"logit_bias": {"174": -4.5}' in done.stdout
-    shutil.rmtree(programs)
+    place = {**os.environ, "PATH": f"{vllm.parent}{os.pathsep}{os.environ['PATH']}"}
+    said = subprocess.run(
+        [*COMMAND, "serve", str(folder), "--vllm"],
+        capture_output=True, text=True, check=True, env=place,
+    ).stdout  # fmt: skip
+    assert f"called: serve {folder} --served-model-name dedicated --host 127.0.0.1 --port" in said
+    assert "logit_bias: {'174': -4.5}" in said
+
+
+def test_a_dry_run_prints_what_a_config_needs(own, tmp_path, capsys):
+    """With vLLM, which need not be here, the gateway starts it; without, the model is local."""
+    folder = shutil.copytree(own, tmp_path / "own")
+    deferral.calibrate(folder, np.arange(10.0), 0.5)
+    for options in (["--vllm", "--port", "9100"], []):
+        words = ["serve", str(folder), *options, "--then", "sage", "--dry-run"]
+        main.app(["dedicate", *words], standalone_mode=False)
+        printed = yaml.safe_load(capsys.readouterr().out)
+        printed["experts"].append({"name": "sage", "provider": "sandbox"})
+        path = tmp_path / "routewright.yaml"
+        path.write_text(yaml.safe_dump({"version": 1, **printed}))
+        config = load(path)
+        assert config.policies["dedicated"].options["then"] == ["sage"]
+        expert = config.experts[0].expert(tmp_path)
+        if options:
+            command = f"vllm serve {folder} --served-model-name dedicated --host 127.0.0.1"
+            assert expert.launch.command == (*command.split(), "--port", "9100")
+            assert expert.options == {"logit_bias": {"174": -4.5}}
+        else:
+            assert (expert.provider, expert.model) == ("local", str(folder))

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +32,10 @@ from routewright.types import Array, Message
 TAG = "<DEFER>"
 VERSION = 1
 CARD, GATE, TAUGHT = "dedicated.json", "gate.safetensors", "taught.safetensors"
+
+WITHIN = 10.0  # logits by which the tag must be unlikely within an answer: room for a bias
+
+NEVER = -1e9
 
 Kind = Literal["tag", "gate"]
 Progress = Callable[[str, float], None]  # what is being done, share of it that is done
@@ -66,10 +71,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.kind not in ("tag", "gate"):
             raise BadInput(f"kind '{self.kind}' is unknown: choose tag or gate")
-        if self.tune not in training.TUNES or (self.kind, self.tune) == ("tag", "frozen"):
-            raise BadInput(
-                f"tune '{self.tune}' does not go with a {self.kind}: choose lora or full"
-            )
+        if self.tune not in training.TUNES:
+            raise BadInput(f"tune '{self.tune}' is unknown: choose lora, full or frozen")
         if self.precision not in training.PRECISIONS:
             known = " or ".join(training.PRECISIONS)
             raise BadInput(f"precision '{self.precision}' is unknown: choose {known}")
@@ -173,8 +176,9 @@ def train(
 ) -> None:
     """Trains a dedicated model on lessons and writes its folder `out`.
 
-    Items with a fact `failure` teach when to defer, those with a `reference` what to answer. With
-    no `failure` anywhere the model learns to answer and has no tag: a base for the next round.
+    Items with a fact `failure` teach when to defer, those with a `reference` what to answer (with
+    both it is the base's own answer, to be kept). With no `failure` anywhere the model learns to
+    answer and has no tag: a base for the next round.
     Killed, the same call goes on from its last checkpoint. Raises BadInput.
     """
     training.require("a dedicated model")
@@ -183,6 +187,8 @@ def train(
     defers = any("failure" in item.facts for item in items)
     if not items or (recipe.kind == "gate" and not defers):
         raise BadInput("there is nothing to learn when to defer from: see `dedicate build`")
+    if not defers and recipe.tune == "frozen":
+        raise BadInput("tune 'frozen' cannot learn to answer: choose lora or full")
     if recipe.kind == "gate":
         card = _train_gate(items, base, out, recipe, progress)
     else:
@@ -228,11 +234,10 @@ def _train_gate(
 
 
 def _gate(recipe: Recipe, base: str, **more: Any) -> Transformer:
-    own = {"epochs", "learning_rate", "head_rate", "batch", "accumulate", "max_tokens", "rank"}
+    own = {"tune", "epochs", "learning_rate", "head_rate", "batch", "accumulate", "max_tokens"}
+    own |= {"rank", "precision", "checkpointing"}
     chosen = {name: getattr(recipe, name) for name in own}
-    return Transformer(
-        base, head="rasch", tune=recipe.tune, precision=recipe.precision, **chosen, **more
-    )
+    return Transformer(base, head="rasch", **chosen, **more)
 
 
 def _train_tag(
@@ -306,6 +311,7 @@ def _row(base: training.Base, item: Item, tag: int | None, recipe: Recipe) -> di
         "weight": weight,
         "start": len(ids) - 1,
         "failure": float("nan") if failure is None else float(failure),
+        "own": failure is not None and bool(item.references),
     }
 
 
@@ -329,8 +335,8 @@ def _collator(base: training.Base) -> Callable[[Sequence[Any]], dict[str, Any]]:
             name: torch.tensor([item[name] for item in items], dtype=torch.float32)
             for name in ("weight", "failure")
         }
-        start = torch.tensor([item["start"] for item in items])
-        return {**batch, **numbers, "labels": torch.tensor(labels), "start": start}
+        start, own = (torch.tensor([item[name] for item in items]) for name in ("start", "own"))
+        return {**batch, **numbers, "labels": torch.tensor(labels), "start": start, "own": own}
 
     return collate
 
@@ -339,13 +345,17 @@ def _network(base: training.Base, tag: int | None, rows: Sequence[Any], recipe: 
     """The base with adapters, and a row of its output layer that is trained by itself.
 
     The loss of a row is the cross-entropy of deferring against anything else at the prompt's end,
-    and the mean cross-entropy of the answer's tokens, given that it answers.
+    and that of the answer, given that it answers: of the base's own answer against what it would
+    say without adapters, so that learning to defer changes little else, or of another's, the mean
+    over its tokens. Within an answer the tag is a mistake that is made to look likely: a server
+    that biases it everywhere must not write it there.
     """
     import torch
     from torch import nn
+    from torch.nn import functional
     from torch.nn.functional import binary_cross_entropy_with_logits as decision
-    from torch.nn.functional import cross_entropy
 
+    cross_entropy = partial(functional.cross_entropy, reduction="none")
     adapted = training.adapt(
         base, recipe.tune, rank=recipe.rank, checkpointing=recipe.checkpointing
     )
@@ -383,21 +393,38 @@ def _network(base: training.Base, tag: int | None, rows: Sequence[Any], recipe: 
             start: Any,
             weight: Any,
             failure: Any,
+            own: Any,
         ) -> dict[str, Any]:
-            logits = self.base(input_ids=input_ids, attention_mask=attention_mask).logits
-            wanted = labels[:, 1:] >= 0
-            said = logits[:, :-1][wanted].float()  # (k, vocabulary)
+            read = {"input_ids": input_ids, "attention_mask": attention_mask}
+            logits, wanted = self.base(**read).logits, labels[:, 1:] >= 0
+            said, target = logits[:, :-1][wanted].float(), labels[:, 1:][wanted]  # (k, vocabulary)
+            place = torch.arange(wanted.shape[1], device=labels.device)
+            first = (place == start[:, None])[wanted]
             if tag is not None:
-                said[:, tag] = -torch.inf
-            terms = cross_entropy(said, labels[:, 1:][wanted], reduction="none")
-            each = (weight / wanted.sum(dim=1).clamp(min=1))[:, None].expand(wanted.shape)[wanted]
+                said[:, tag] += torch.where(first, NEVER, WITHIN)
+            terms = cross_entropy(said, target)
+            if tag is not None and hasattr(self.base, "disable_adapter"):
+                kept = own[:, None].expand(wanted.shape)[wanted]
+                terms = torch.where(kept, cross_entropy(said, self._before(read, wanted)), terms)
+            length = torch.where(own, 1, wanted.sum(dim=1).clamp(min=1))
+            each = (weight / length)[:, None].expand(wanted.shape)[wanted]
             loss = (terms * each).sum()
             if tag is not None and (known := ~failure.isnan()).any():
-                first = logits[torch.arange(len(logits)), start][known].float()
-                fails = failure[known]
-                terms = decision(_log_odds(first, tag), fails, reduction="none")
-                loss = loss + (terms * (heavier * fails + 1 - fails)).sum()
+                opening = logits[torch.arange(len(logits)), start][known].float()
+                loss = loss + self._decision(opening, failure[known])
             return {"loss": loss / len(labels)}
+
+        def _before(self, read: Mapping[str, Any], wanted: Any) -> Any:
+            """The chances of tokens as the base saw them, (k, vocabulary)."""
+            with torch.no_grad(), self.base.disable_adapter():
+                logits = self.base(**read).logits[:, :-1][wanted].float()
+            logits[:, tag] = NEVER
+            return logits.softmax(dim=1)
+
+        def _decision(self, opening: Any, fails: Any) -> Any:
+            assert tag is not None, "without a tag there is nothing to decide"
+            terms = decision(_log_odds(opening, tag), fails, reduction="none")
+            return (terms * (heavier * fails + 1 - fails)).sum()
 
     return Network().to(training.device())
 
@@ -510,10 +537,18 @@ class Model:
 
     @cached_property
     def _gate(self) -> Transformer:
+        """Reads with the base that answers, unless it was trained in full."""
         from safetensors.numpy import load_file
 
-        options = {**self.card["gate"], "base": str(self.folder)}
-        return Transformer.load(options, load_file(self.folder / GATE))
+        options = {**self.card["gate"], "base": str(self.folder), "checkpointing": False}
+        gate = Transformer.load(options, load_file(self.folder / GATE))
+        return gate if gate.tune == "full" else gate.stand_on(training.body(self.base))
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Inside, a gate's adapters are off: the base writes as it always did."""
+        with self._gate.adapters_off() if self.kind == "gate" else nullcontext():
+            yield
 
 
 def load(name: str, *, precision: str | None = None) -> Model:

@@ -205,6 +205,11 @@ def module() -> Any:
     return Network
 
 
+def body(base: Base) -> Base:
+    """A model that writes, without what turns its states into tokens; its weights are shared."""
+    return base._replace(model=base.model.base_model)
+
+
 def device() -> str:
     import torch
 

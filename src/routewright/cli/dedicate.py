@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json as json_module
 import os
+import shlex
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +33,7 @@ Base = Annotated[str, typer.Option(help="Causal model: a Hugging Face name or a 
 Out = Annotated[Path, typer.Option(help="Folder to write the model to.")]
 Json = Annotated[bool, typer.Option(help="Print the figures as JSON.")]
 Tune = Annotated[
-    str, typer.Option(help="What is trained of the base: lora, full or, of a gate, frozen.")
+    str, typer.Option(help="What is trained of the base: lora, full or frozen (only what defers).")
 ]
 Epochs = Annotated[int, typer.Option(min=1, help="Times that every lesson is seen.")]
 Rate = Annotated[
@@ -217,6 +219,11 @@ def calibrate(
         bias = {str(card["tag_id"]): round(card["calibration"]["offset"], 4)}
         told["logit_bias"] = bias
         words += f"\nAt a server such as vLLM, in the expert's `options`: logit_bias: {bias}"
+        if card["calibration"]["offset"] > deferral.WITHIN:
+            words += (
+                "\nThere, so large a bias may put the tag into answers, too: serve with provider"
+                " local, or defer less"
+            )
     _tell(json, words, **told)
 
 
@@ -233,62 +240,109 @@ def serve(
     vllm: Annotated[
         bool, typer.Option("--vllm", help="Serve the model alone, by the command `vllm serve`.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print what a config needs to serve it so.")
+    ] = False,
     best_effort: Annotated[
         bool, typer.Option(help="If no fallback can be asked, answer all the same.")
     ] = True,
     host: Annotated[str | None, typer.Option(help="Address; default: the config's.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; likewise.")] = None,
 ) -> None:
-    """Serve the model: in this process behind the gateway, or by vLLM."""
+    """Serve the model: in this process behind the gateway, or by vLLM.
+
+    With --dry-run it prints entries for `routewright.yaml`; there, the gateway starts vLLM itself.
+    """
     from routewright import deferral
 
     card = deferral.read_card(folder)
+    options = {"expert": name, "then": then, "tags": [card["tag"]], "best_effort": best_effort}
+    policies = {name: {"strategy": "dedicated", "options": options}} if then else {}
     if vllm:
-        _by_vllm(folder, card, name, host or "127.0.0.1", port or 8000)
+        place = f"{host or '127.0.0.1'}:{port or 8000}"
+        entry = _at_vllm(folder, card, name, place)
+    else:
+        entry = {"name": name, "provider": "local", "model": str(folder.absolute()), **OWN}
+    if dry_run:
+        return _print_config(entry, policies)
+    if vllm:
+        _become_vllm(entry, policies)
     if config is None or not then:
         raise BadInput("name a config and, with --then, the expert of it to defer to")
+    _behind_the_gateway(config, entry, policies, host, port)
+
+
+OWN: dict[str, Any] = {"data_classes": ["public", "internal", "restricted"]}  # it runs here
+
+
+def _at_vllm(folder: Path, card: dict[str, Any], name: str, place: str) -> dict[str, Any]:
+    """A config entry of an expert that vLLM serves; the tag's bias is what ρ comes to there."""
+    if card["kind"] == "gate":
+        raise BadInput("vLLM knows no gates: serve this model without --vllm, or train a tag")
+    bias = {str(card["tag_id"]): round(card.get("calibration", {}).get("offset", 0.0), 4)}
+    words = ["vllm", "serve", str(folder.absolute()), "--served-model-name", name]
+    words += ["--host", place.partition(":")[0], "--port", "{port}"]
+    return {
+        "name": name,
+        "base_url": f"http://{place}/v1",
+        "options": {"logit_bias": bias},
+        **OWN,
+        "launch": {"command": shlex.join(words)},
+    }
+
+
+def _print_config(entry: dict[str, Any], policies: dict[str, Any]) -> None:
+    import yaml
+
+    whole = {"experts": [entry], **({"policies": policies} if policies else {})}
+    typer.echo(
+        yaml.safe_dump(whole, sort_keys=False, default_flow_style=None, width=1000), nl=False
+    )
+
+
+def _become_vllm(entry: dict[str, Any], policies: dict[str, Any]) -> None:
+    """This process becomes vLLM's; what the config needs is said before."""
+    launched = entry.pop("launch")["command"]
+    port = entry["base_url"].removesuffix("/v1").rpartition(":")[2]
+    command = shutil.which("vllm")
+    if command is None:
+        raise BadInput(
+            "no command 'vllm': pip install vllm, add --dry-run to see what it would run, or serve"
+            " without --vllm"
+        )
+    _print_config(entry, policies)
+    sys.stdout.flush()
+    os.execv(command, shlex.split(launched.replace("{port}", port)))
+
+
+def _behind_the_gateway(
+    config: Path,
+    entry: dict[str, Any],
+    policies: dict[str, Any],
+    host: str | None,
+    port: int | None,
+) -> None:
     from routewright.cli.serve import welcome
     from routewright.config import ExpertConfig, PolicyConfig, load
     from routewright.gateway.server import run
 
-    checked = load(config)
-    known = [entry.name for entry in checked.experts]
-    if unknown := [expert for expert in then if expert not in known]:
+    checked, name = load(config), entry["name"]
+    known = [expert.name for expert in checked.experts]
+    (policy,) = policies.values()
+    if unknown := [expert for expert in policy["options"]["then"] if expert not in known]:
         raise BadInput(f"no expert '{unknown[0]}' in the config: it has {', '.join(known)}")
     if name in known:
         raise BadInput(f"the config has an expert '{name}' already: name the model with --name")
-    own = ExpertConfig(
-        name=name,
-        provider="local",
-        model=str(folder),
-        data_classes=frozenset({"public", "internal", "restricted"}),
-    )
-    options = {"expert": name, "then": then, "tags": [card["tag"]], "best_effort": best_effort}
-    policy = PolicyConfig(strategy="dedicated", options=options)
     whole = checked.model_copy(
         update={
-            "experts": [*checked.experts, own],
-            "policies": {name: policy, **checked.policies},
+            "experts": [*checked.experts, ExpertConfig(**entry)],
+            "policies": {name: PolicyConfig(**policy), **checked.policies},
             "default_policy": name,
         }
     )
     host = checked.server.host if host is None else host
     port = checked.server.port if port is None else port
     run(whole, host, port, lambda url: typer.echo(welcome(whole, url)))
-
-
-def _by_vllm(folder: Path, card: dict[str, Any], name: str, host: str, port: int) -> None:
-    """This process becomes vLLM's; what the config needs is said before."""
-    if card["kind"] == "gate":
-        raise BadInput("vLLM knows no gates: serve this model without --vllm, or train a tag")
-    command = shutil.which("vllm")
-    if command is None:
-        raise BadInput("no command 'vllm': pip install vllm, or serve without --vllm")
-    bias = {str(card["tag_id"]): card.get("calibration", {}).get("offset", 0.0)}
-    entry = {"name": name, "base_url": f"http://{host}:{port}/v1", "options": {"logit_bias": bias}}
-    typer.echo(f"experts:\n  - {json_module.dumps(entry)}")
-    words = ["serve", str(folder), "--served-model-name", name, "--host", host]
-    os.execv(command, ["vllm", *words, "--port", str(port)])
 
 
 # --- what they share -----------------------------------------------------------------------

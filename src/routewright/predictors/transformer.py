@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +23,7 @@ LOSSES = ("bce", "kl", "reverse_kl")
 RATES = {"lora": 2e-4, "full": 2e-5, "frozen": 0.0}  # of the base, unless told
 SETTINGS = (
     "base head tune loss epochs learning_rate head_rate batch accumulate max_tokens rank width"
-    " temperature precision"
+    " temperature precision checkpointing"
 ).split()
 
 Progress = Callable[[str, float], None]  # what is being done, share of the whole done before it
@@ -41,8 +42,9 @@ class Transformer:
     that `rank`, the `full` model, or leaves it `frozen`. `head` is `bilinear` (multidimensional
     item response theory), `rasch` (as published; ranks the experts alike for every query) or
     `mlp`. `loss` is `bce` on soft scores, or `kl` or `reverse_kl` against softmax(scores /
-    `temperature`). A killed training goes on if `folder` is given. Held-out rows are those of a
-    training on the other half. The spread is the signal that they did not confirm.
+    `temperature`). `checkpointing` computes activations twice rather than keep them. A killed
+    training goes on if `folder` is given. Held-out rows are those of a training on the other
+    half. The spread is the signal that they did not confirm.
 
     With q the pooled state (width,), z = W q and v_e an expert's embedding:
 
@@ -71,6 +73,7 @@ class Transformer:
     width: int = 16  # of the experts' embeddings
     temperature: float = 0.3
     precision: str = "float32"  # of a base that is not trained in full
+    checkpointing: bool = False  # activations are computed twice, to save memory
     folder: str = ""  # for checkpoints
     facts: dict[str, Any] = field(default_factory=dict, repr=False)  # what tells the base
     weights: training.Weights = field(default_factory=dict, repr=False)
@@ -213,11 +216,21 @@ class Transformer:
                     f"base '{self.base}' has changed since the router was fitted: bring the old"
                     " one back, or fit again"
                 )
-            network = self._build(base, np.zeros((1, len(self.mean))))
-            training.put(network, self.weights)
-            self._network = (network, base)
+            self.stand_on(base)
         found: training.Base = self._network[1]
         return found
+
+    def stand_on(self, base: training.Base) -> Self:
+        """Puts what is stored onto a base that is loaded already, adapters inside it."""
+        network = self._build(base, np.zeros((1, len(self.mean))))
+        training.put(network, self.weights)
+        self._network = (network, base)
+        return self
+
+    def adapters_off(self) -> AbstractContextManager[None]:
+        """Inside, the base is what it was before the adapters."""
+        adapted = self._network and hasattr(self._network[0].base, "disable_adapter")
+        return self._network[0].base.disable_adapter() if adapted else nullcontext()
 
     def _believe(self, items: Sequence[training.Item]) -> Array:
         """Expected scores (n, e), NaN for experts that were never scored."""
@@ -263,7 +276,7 @@ class Transformer:
 
         start = torch.tensor(self._start(scores), dtype=torch.float32)
         loss = self._loss(float(np.isfinite(scores).sum(axis=1).mean()))
-        adapted = training.adapt(base, self.tune, rank=self.rank)
+        adapted = training.adapt(base, self.tune, rank=self.rank, checkpointing=self.checkpointing)
         causal = base.causal
 
         class Network(training.module()):  # type: ignore[misc]

@@ -125,7 +125,8 @@ def _generate(
         return len(ids), 1, "stop"
     room = body.get("max_completion_tokens") or body.get("max_tokens") or ROOM
     seed = body.get("seed")
-    with training.seeded(int(seed)) if seed is not None else nullcontext(), torch.inference_mode():
+    repeatable = training.seeded(int(seed)) if seed is not None else nullcontext()
+    with repeatable, model.answering(), torch.inference_mode():
         whole = base.model.generate(
             torch.tensor([ids], device=training.device()),
             attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=training.device()),

@@ -1,7 +1,9 @@
 """Self-play on the sandbox: 50 graded queries, then 400 of its own, against 400 drawn at random.
 
 Both are measured on the same 1,200 questions, which none of them saw, and beside a router fitted
-on 2,000 random queries. `python -m bench selfplay`; about ten minutes on two cores.
+on 2,000 random queries. Random ones are drawn without regard to their kind, as traffic would bring
+them; 400 with every kind equally often are measured too: so much of a gain is balance alone.
+`python -m bench selfplay`; about ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="routewright-selfplay-") as folder:
         held_out = _asked(_fresh(HELD_OUT, 10_000), Path(folder) / "held-out.parquet")
         found = np.array([_seed(seed, held_out, Path(folder) / str(seed)) for seed in SEEDS])
-    arms = ("start, 50", "and 400 random", "and 400 by self-play", "2,000 random")
+    arms = ("start, 50", "and 400 random", "and 400 by self-play", "2,000 random", "and 400 evenly")
     table = Table(title=f"mean of {len(SEEDS)} seeds (standard deviation)")
     for heading in ("fitted on", *FIGURES):
         table.add_column(heading)
@@ -47,26 +50,30 @@ def main() -> None:
         table.add_row(arm, *(f"{mean:.4f} ({sd:.4f})" for mean, sd in cells))
     console.print(table)
     for k, figure in enumerate(FIGURES):
-        start, random, played, full = found[:, :, k].T
+        start, random, played, full, evenly = found[:, :, k].T
         gap = full.mean() - start.mean()
         print(
             f"{figure}: self-play closes {(played.mean() - start.mean()) / gap:.0%} of the gap,"
             f" random {(random.mean() - start.mean()) / gap:.0%}; self-play − random"
-            f" {_interval(played - random)}, by seed {np.round(played - random, 4).tolist()}"
+            f" {_interval(played - random)}, by seed {np.round(played - random, 4).tolist()};"
+            f" self-play − evenly {_interval(played - evenly)}"
         )
 
 
 def _seed(seed: int, held_out: Outcomes, folder: Path) -> list[list[float]]:
-    """The figures of the four arms for one seed."""
+    """The figures of the arms for one seed."""
     folder.mkdir()
     secret = {query.text for query in held_out.queries}
-    drawn = [item for item in _fresh(FULL + 500, seed) if item.query.text not in secret][:FULL]
+    pool = [item for item in _fresh(2 * FULL, seed) if item.query.text not in secret]
+    lots = np.random.default_rng(seed).permutation(len(pool))[:FULL]
+    drawn = [pool[place] for place in lots.tolist()]
     table = folder / "random.parquet"
     rows = _asked(drawn, table)
     start = folder / "start.parquet"
     _asked(drawn[:START], start)
     routers = [_fit(outcomes.read(start), seed), _fit(rows.rows(slice(START + MORE)), seed)]
     routers += [_played(routers[0], start, held_out, folder / "play", seed), _fit(rows, seed)]
+    routers.append(_fit(rows.rows(_evenly(drawn)), seed))
     figures = [_figures(router, held_out) for router in routers]
     print(f"seed {seed}: {np.round(figures, 4).tolist()}", flush=True)
     return figures
@@ -91,6 +98,16 @@ def _played(router: Router, start: Path, held_out: Outcomes, folder: Path, seed:
             return play.router
 
     return asyncio.run(run())
+
+
+def _evenly(drawn: Sequence[Item]) -> np.ndarray:
+    """The start, and of what was drawn after it every kind equally often."""
+    turns: Counter[str | None] = Counter()
+    order = []
+    for place, item in enumerate(drawn[START:], START):
+        order.append((turns[item.query.domain], place))
+        turns[item.query.domain] += 1
+    return np.array([*range(START), *(place for _, place in sorted(order)[:MORE])])
 
 
 def _fresh(n: int, seed: int) -> list[Item]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,7 @@ def place(begun: Path, tmp_path: Path) -> Path:
 def command(place: Path, out: Path, *options: object) -> list[str]:
     words = ["selfplay", place / "routewright.yaml", place / "router", "--out", out]
     words += ["--queries", 20, "--candidates", 5, "--grader", "exact", "--overlap-cosine", 0.99]
+    words += ["--strategy", "single"]
     return [sys.executable, "-m", "routewright.cli.main", *map(str, [*words, *options])]
 
 
@@ -185,19 +187,22 @@ def test_queries_like_a_held_out_one_are_found_by_words_and_by_vectors():
     assert distinct([secret[0], near, other], cosine=0.5) == [0, 2]
 
 
-def test_what_is_known_already_is_asked_less_and_a_share_is_drawn(begun: Path):
+def test_the_mix_of_topics_stays_and_what_is_in_doubt_is_asked_more(begun: Path):
     router = Router.load(begun / "router")
-
-    def of(skill: str, n: int, seed: int) -> list[Query]:
-        return [Query.of(q.text) for q in questions(n, seed, skills=[skill])]
-
-    known, more = of("addition", 60, 1), of("addition", 100, 2) + of("reverse", 100, 2)
-    chosen = selfplay.choose(router, known, more, 40, explore=0, seed=0, tilt=0)
-    assert sum(place >= 100 for place in chosen) > 24
-    drawn = [selfplay.choose(router, known, more, 40, explore=0.5, seed=seed) for seed in (0, 1)]
-    assert drawn[0][:20] == drawn[1][:20]
-    assert drawn[0][20:] != drawn[1][20:]
-    assert len(set(drawn[0])) == 40
+    skills = ["addition", "multiplication", "reverse"]
+    more = [Query.of(q.text, domain=q.skill) for q in questions(300, 2, skills=skills)]
+    unsure = selfplay.doubt(router.predict(more), selfplay.prices_of(router))
+    drawn = [selfplay.choose(router, more, 60, explore=0, seed=seed) for seed in range(20)]
+    for chosen in drawn:
+        assert len(set(chosen)) == 60
+        assert Counter(more[i].domain for i in chosen) == dict.fromkeys(skills, 20)
+    asked = np.mean([unsure[chosen].mean() for chosen in drawn])
+    evenly = np.mean([unsure[selfplay.choose(router, more, 60, explore=1, seed=s)].mean()
+                      for s in range(20)])  # fmt: skip
+    assert evenly == pytest.approx(unsure.mean(), rel=0.1)
+    assert asked > 1.2 * evenly
+    nameless = [Query.of(query.text) for query in more]
+    assert len(set(selfplay.choose(router, nameless, 60, explore=0.2, seed=0))) == 60
 
 
 def test_doubt_is_the_expected_regret(router: Router):

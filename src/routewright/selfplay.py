@@ -33,8 +33,7 @@ from routewright.strategies.fixed import Fixed
 from routewright.types import Array, Decision, Expert, Prediction, Query
 
 NO_MONEY = "the budget is spent"
-SCALE = 0.02  # width of the kernel that spreads queries out, in squared median distances
-TILT = 0.5  # how far uncertain queries are preferred to typical ones, 0..1
+CLUSTERS = 12  # stand in for topics where no query names its domain
 PER_ASK = 10  # queries that a generator writes at once
 EXAMPLES = 5  # that it is shown
 ROOM = 2048  # tokens of its reply
@@ -226,59 +225,48 @@ def prices_of(router: Router) -> list[float]:
 
 
 def choose(
-    router: Router,
-    known: Sequence[Query],
-    candidates: Sequence[Query],
-    n: int,
-    *,
-    explore: float,
-    seed: int,
-    tilt: float = TILT,
+    router: Router, candidates: Sequence[Query], n: int, *, explore: float, seed: int
 ) -> list[int]:
     """Positions of the candidates to ask.
 
-    Kernel herding (Chen, Welling and Smola, arXiv 1203.3472): with what is known already, the
-    chosen queries are to be spread like the candidates, weighed by doubt. `explore` of them are
-    drawn at random instead, so that no kind of query is forgotten.
+    The mix of topics stays that of the candidates, or the router would mistake it for that of its
+    traffic. Within a topic queries are drawn evenly from the more doubtful half: the most doubtful
+    ones alone are odd ones. `explore` of all are drawn from all, so that no kind is forgotten.
     """
     rng = np.random.default_rng(seed)
     n = min(n, len(candidates))
-    drawn = round(explore * n)
-    weights = doubt(router.predict(candidates), prices_of(router)) if tilt else np.ones(1)
-    weights = 1 - tilt + tilt * weights / max(float(weights.mean()), 1e-12)
-    x = _spread_out(router, [*known, *candidates])
-    herd = _herd(x[: len(known)], x[len(known) :], weights, n - drawn)
-    rest = np.setdiff1d(np.arange(len(candidates)), herd)
-    return [*herd, *rng.choice(rest, drawn, replace=False).tolist()]
-
-
-def _spread_out(router: Router, queries: Sequence[Query]) -> Array:
-    """Vectors whose blocks weigh alike."""
-    x = router.encoder.encode(queries)
-    blocks = list(router.encoder.blocks.values()) or [slice(0, x.shape[1])]
-    centred = [x[:, block] - x[:, block].mean(axis=0) for block in blocks]
-    return np.hstack([part / (np.sqrt((part**2).sum(axis=1).mean()) + 1e-12) for part in centred])
-
-
-def _herd(known: Array, x: Array, weights: Array, n: int) -> list[int]:
-    sample = x[:: max(1, len(x) // 500)]
-    width = 2 * SCALE * float(np.median(_distances(sample, sample))) + 1e-12
-    kernel = np.exp(-_distances(x, x) / width)
-    wanted = kernel @ np.broadcast_to(weights, len(x)) / len(x)
-    load = np.exp(-_distances(x, known) / width).sum(axis=1)
-    free, chosen = np.ones(len(x), bool), list[int]()
-    for count in range(len(known) + 1, len(known) + n + 1):
-        best = int(np.argmax(np.where(free, wanted - load / count, -np.inf)))
-        chosen.append(best)
-        free[best] = False
-        load = load + kernel[:, best]
+    unsure = doubt(router.predict(candidates), prices_of(router))
+    topics = _topics(router, candidates, seed)
+    chosen: list[int] = []
+    for topic, share in _shares(topics, n - round(explore * n)):
+        rows = np.flatnonzero(topics == topic)
+        doubtful = rows[np.argsort(-unsure[rows], kind="stable")]
+        half = doubtful[: max(share, -(-len(rows) // 2))]
+        chosen += rng.choice(half, share, replace=False).tolist()
+    rest = np.setdiff1d(np.arange(len(candidates)), chosen)
+    chosen += rng.choice(rest, n - len(chosen), replace=False).tolist()
     return chosen
 
 
-def _distances(x: Array, y: Array) -> Array:
-    """Squared distances, (n, m)."""
-    squares = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2 * x @ y.T
-    return np.asarray(np.maximum(squares, 0.0))
+def _shares(topics: Array, n: int) -> list[tuple[Any, int]]:
+    """How many of n fall to each topic: in proportion, the largest remainders rounded up."""
+    names, counts = np.unique(topics, return_counts=True)
+    wanted = n * counts / max(counts.sum(), 1)
+    shares = np.floor(wanted).astype(int)
+    shares[np.argsort(shares - wanted, kind="stable")[: n - shares.sum()]] += 1
+    return list(zip(names.tolist(), shares.tolist(), strict=True))
+
+
+def _topics(router: Router, queries: Sequence[Query], seed: int) -> Array:
+    """A number per query: its domain's, or where none is known its cluster's."""
+    if any(query.domain for query in queries):
+        names = [query.domain or "" for query in queries]
+        return np.unique(names, return_inverse=True)[1].astype(np.float64)
+    from sklearn.cluster import KMeans
+
+    clusters = min(CLUSTERS, len(queries))
+    groups = KMeans(clusters, n_init=1, random_state=seed % 2**31)
+    return np.asarray(groups.fit_predict(router.encoder.encode(queries)), dtype=np.float64)
 
 
 def targets(router: Router, known: Sequence[Query], n: int, seed: int) -> list[Target]:
@@ -391,7 +379,7 @@ class Play:
         aims = targets(self.router, known, s.queries * s.candidates // PER_ASK + 1, seed)
         proposed = await self.source.propose(s.queries * s.candidates, aims, seed)
         found, counts = self._new(proposed, known)
-        chosen = [found[i] for i in self._choose(known, found, seed)] if found else []
+        chosen = [found[i] for i in self._choose(found, seed)] if found else []
         chosen = [
             replace(item, query=replace(item.query, id=f"selfplay-{number}-{n}"), split="train")
             for n, item in enumerate(chosen)
@@ -402,9 +390,9 @@ class Play:
         partial.replace(path)
         return chosen, counts
 
-    def _choose(self, known: Sequence[Query], found: Sequence[Item], seed: int) -> list[int]:
+    def _choose(self, found: Sequence[Item], seed: int) -> list[int]:
         s, queries = self.settings, [item.query for item in found]
-        return choose(self.router, known, queries, s.queries, explore=s.explore, seed=seed)
+        return choose(self.router, queries, s.queries, explore=s.explore, seed=seed)
 
     def _new(
         self, proposed: Sequence[Item], known: Sequence[Query]

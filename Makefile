@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-DEV_EXTRAS := dev,fast,graders,lm,maths,static,sentence
+DEV_EXTRAS := dev,fast,graders,lm,maths,ray,static,sentence
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test check format docs tutorial bench sandbox clean

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from routewright import engines
 from routewright.errors import BadInput
 from routewright.frontier import OperatingPoint
 from routewright.policies import values
@@ -64,6 +68,35 @@ def explain(
         "expected": {"cost": point.cost, "quality": point.quality, "gain": point.gain},
         "experts": sorted(rows, key=lambda row: -row["value"]),
     }
+
+
+def explain_all(
+    router: Path,
+    price: float,
+    queries: Sequence[Query],
+    latency_price: float = 0.0,
+    engine: str = "local",
+) -> list[dict[str, Any]]:
+    """A row per query: whom the router in a folder would ask first, and its forecasts."""
+    work = partial(_explained, router.absolute(), price, latency_price)
+    done = dict(engines.spread(work, engines.in_parts(queries, engine), engine))
+    return [row for place in sorted(done) for row in done[place]]
+
+
+def _explained(
+    router: Path, price: float, latency_price: float, queries: Sequence[Query]
+) -> list[dict[str, Any]]:
+    loaded = Router.load(router)
+    point = loaded.nearest(price)
+    rows = []
+    for query in queries:
+        told = explain(loaded, point, query, latency_price)
+        row = {"id": query.id, "expert": told["expert"], "asks": told["asks"]}
+        for expert in sorted(told["experts"], key=lambda row: loaded.experts.index(row["expert"])):
+            row |= {f"quality::{expert['expert']}": expert["quality"]}
+            row |= {f"cost::{expert['expert']}": expert["cost"]}
+        rows.append(row)
+    return rows
 
 
 def _in_words(latency_price: float) -> str:

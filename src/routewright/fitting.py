@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from routewright import baselines, calibration, frontier, ladder, metrics
+from routewright import baselines, calibration, engines, frontier, ladder, metrics
 from routewright.costs import CostModel
 from routewright.encoders import build as build_encoder
 from routewright.errors import BadInput, BadTable
@@ -56,6 +56,7 @@ def fit(
     label: str = "score",
     assume: Mapping[str, Assumed] | None = None,
     auxiliary: Outcomes | None = None,
+    engine: str = "local",
     seed: int = 0,
     progress: Progress = lambda doing, share: None,
 ) -> Router:
@@ -66,9 +67,9 @@ def fit(
     it is known (the share of several samples that pass, say); decisions are still judged by the
     score. `options` set fields of the predictor that is named. `assume` says what to take for
     granted of experts that were never scored. `auxiliary` holds other experts on the same rows:
-    what they find hard is learnt from too, where that foretells the pool better. Raises BadTable
-    for tables that are too small or have costs for some experts only, BadInput for names that
-    do not exist.
+    what they find hard is learnt from too, where that foretells the pool better. `engine` says
+    where queries are encoded (engines.py). Raises BadTable for tables that are too small or have
+    costs for some experts only, BadInput for names that do not exist.
     """
     return fit_each(
         outcomes,
@@ -79,6 +80,7 @@ def fit(
         label=label,
         assume=assume,
         auxiliary=auxiliary,
+        engine=engine,
         seed=seed,
         progress=progress,
     )[strategy]
@@ -94,6 +96,7 @@ def fit_each(
     label: str = "score",
     assume: Mapping[str, Assumed] | None = None,
     auxiliary: Outcomes | None = None,
+    engine: str = "local",
     seed: int = 0,
     progress: Progress = lambda doing, share: None,
 ) -> dict[str, Router]:
@@ -105,7 +108,16 @@ def fit_each(
     with threadpool_limits(1, user_api="blas"):
         makers = _makers(predictor, options or {})
         return _fit(
-            outcomes, auxiliary, encoder, makers, strategies, label, assume or {}, seed, progress
+            outcomes,
+            auxiliary,
+            encoder,
+            engine,
+            makers,
+            strategies,
+            label,
+            assume or {},
+            seed,
+            progress,
         )
 
 
@@ -113,6 +125,7 @@ def _fit(
     outcomes: Outcomes,
     auxiliary: Outcomes | None,
     encoder: str,
+    engine: str,
     makers: Mapping[str, Callable[..., Predictor]],
     strategies: Sequence[str],
     label: str,
@@ -128,7 +141,7 @@ def _fit(
     progress("reading the queries", 0.0)
     name = AUTO_ENCODER if encoder == "auto" else encoder
     reader = build_encoder(name).fit(outcomes.queries, seed=seed)
-    x = reader.encode(outcomes.queries)
+    x = engines.stacked(reader.encode, outcomes.queries, engine)
     fold = folds(len(outcomes), FOLDS, seed, outcomes.groups)
     lesson = _lesson(x, targets, scored, auxiliary, label, reader.blocks, fold, seed)
 

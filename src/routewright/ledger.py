@@ -14,8 +14,8 @@ import json
 import math
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -35,7 +35,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds, where the upstream does not s
 PATIENCE = 900.0  # seconds that one ask may wait for an expert that says it is busy
 TYPICAL = 250  # tokens of an answer, of an expert that has not been heard
 KEPT = tuple(  # what the journal keeps of an answer
-    field.name for field in fields(Answer) if field.name not in ("message", "cancelled", "failed")
+    kept.name for kept in fields(Answer) if kept.name not in ("message", "cancelled", "failed")
 )
 
 
@@ -45,22 +45,53 @@ class BudgetSpent(RoutewrightError):
 
 @dataclass
 class Account:
-    """What a ledger has spent, in US$.
+    """What has been spent of a budget, in US$.
 
     `unsure` is the most that asks may have cost whose answer never came: a process that was
     killed, a timeout, a connection that broke. The budget counts it in full.
     """
 
+    budget: float = math.inf
     spent: float = 0.0
     unsure: float = 0.0
     reserved: float = 0.0  # by asks under way, at their upper bounds
     under_way: int = 0
     asked: int = 0  # answers that came in while this process ran
     recalled: int = 0  # answers found in the journal
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition, repr=False)
 
     @property
     def committed(self) -> float:
         return self.spent + self.unsure + self.reserved
+
+    async def reserve(self, bound: float, expert: str) -> None:
+        """Sets the bound of an ask aside; waits while asks under way may still leave enough of
+        theirs. Raises BudgetSpent."""
+        if math.isinf(bound) and math.isfinite(self.budget):
+            raise BadInput(
+                f"a budget needs an upper bound, and nothing limits the answers of '{expert}':"
+                " give it `options: {max_tokens: N}`"
+            )
+        async with self._changed:
+            while self.committed + bound > self.budget:
+                if not self.under_way:
+                    raise BudgetSpent(
+                        f"the next ask of '{expert}' may cost ${bound:.2g}, and of the budget"
+                        f" of ${self.budget:g} are ${self.budget - self.committed:.2g} left"
+                    )
+                await self._changed.wait()
+            self.reserved += _finite(bound)
+            self.under_way += 1
+
+    async def settle(self, bound: float, cost: float, unsure: float) -> None:
+        """An ask is over: what it cost, and what it may have cost, in place of its bound."""
+        self.under_way -= 1
+        # With nothing under way the sum is zero again, whatever rounding has left of it.
+        self.reserved = max(0.0, self.reserved - _finite(bound)) if self.under_way else 0.0
+        self.spent += cost
+        self.unsure += _finite(unsure)
+        async with self._changed:
+            self._changed.notify_all()
 
 
 class Ledger:
@@ -80,20 +111,17 @@ class Ledger:
         budget: float | None = None,
         patience: float = PATIENCE,
         providers: Mapping[str, Provider] | None = None,
-        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self.experts = {expert.name: expert for expert in experts}
         # Every try is reserved and journalled, so the providers must make one each.
         single = [replace(expert, retries=0) for expert in self.experts.values()]
         self.client = Client(single, providers)
         self.journal = journal
-        self.budget = math.inf if budget is None else budget
         self.patience = patience
-        self.on_change = on_change
         self.known, self.account = recall(journal.entries)
+        self.account.budget = math.inf if budget is None else budget
         self._under_way: dict[str, asyncio.Future[Answer]] = {}
         self._not_before = dict.fromkeys(self.experts, 0.0)
-        self._changed = asyncio.Condition()
 
     async def __aenter__(self) -> Self:
         return self
@@ -166,7 +194,7 @@ class Ledger:
 
     async def _once(self, key: str, ask: Ask, query: Query) -> Answer:
         bound = self.client.bound(ask, query)
-        await self._reserve(bound, ask)
+        await self.account.reserve(bound, ask.expert)
         cost, unsure = 0.0, bound  # until we know better
         try:
             self.journal.write(asked=key, expert=ask.expert, kind=ask.kind, bound=_finite(bound))
@@ -184,37 +212,7 @@ class Ledger:
             self.journal.write(failed=key, reason=error.reason, cost=cost, unsure=_finite(unsure))
             raise
         finally:
-            await self._settle(_finite(bound), cost, _finite(unsure))
-
-    async def _reserve(self, bound: float, ask: Ask) -> None:
-        """Sets the bound aside; waits while asks under way may still leave enough of theirs."""
-        account = self.account
-        if math.isinf(bound) and math.isfinite(self.budget):
-            raise BadInput(
-                f"a budget needs an upper bound, and nothing limits the answers of '{ask.expert}':"
-                " give it `options: {max_tokens: N}`"
-            )
-        async with self._changed:
-            while account.committed + bound > self.budget:
-                if not account.under_way:
-                    raise BudgetSpent(
-                        f"the next ask of '{ask.expert}' may cost ${bound:.2g}, and of the budget"
-                        f" of ${self.budget:g} are ${self.budget - account.committed:.2g} left"
-                    )
-                await self._changed.wait()
-            account.reserved += _finite(bound)
-            account.under_way += 1
-
-    async def _settle(self, bound: float, cost: float, unsure: float) -> None:
-        account = self.account
-        account.under_way -= 1
-        # With nothing under way the sum is zero again, whatever rounding has left of it.
-        account.reserved = max(0.0, account.reserved - bound) if account.under_way else 0.0
-        account.spent += cost
-        account.unsure += unsure
-        self.on_change()
-        async with self._changed:
-            self._changed.notify_all()
+            await self.account.settle(bound, cost, unsure)
 
     async def _wait_for(self, expert: str) -> None:
         while (pause := self._not_before[expert] - time.monotonic()) > 0:

@@ -10,11 +10,12 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import polars as pl
 
-from routewright import rewards
+from routewright import engines, rewards
 from routewright.drive import decide
 from routewright.errors import BadInput, BadTable, NotAdmissible
 from routewright.journal import Journal
@@ -22,7 +23,7 @@ from routewright.ledger import BudgetSpent, Ledger
 from routewright.outcomes import queries_of
 from routewright.providers import Provider
 from routewright.rewards import AskingModel, LocalModel, Rated, RewardModel
-from routewright.types import Answer, Decision, Expert, Plan, Query
+from routewright.types import Answer, Array, Decision, Expert, Plan, Query
 
 BATCH = 64  # answers between two entries of the journal
 SIDE_BY_SIDE = 8  # queries that a judge reads at once
@@ -62,17 +63,21 @@ def rate(
     experts: Sequence[Expert] = (),
     budget: float | None = None,
     providers: Mapping[str, Provider] | None = None,
+    engine: str = "local",
     progress: Progress = lambda done, of, cost: None,
 ) -> tuple[pl.DataFrame, Tally]:
     """The table with `reward::m` and `reward_cost::m`, and a tally.
 
     An answer is what the first column of `answers` that knows it says. `names` keeps to some
     experts of the table, `experts` are those that a judge may be one of. Earlier rewards of these
-    experts are replaced: two reward models have two scales. Raises BadTable without any answers.
+    experts are replaced: two reward models have two scales. `engine` says where a model runs
+    (engines.py); a judge is asked from here. Raises BadTable without any answers.
     """
     model = rewards.build(spec)
     if rewards.asks(model):
         _check_judge(spec, model, experts)
+        if engine != "local":
+            raise BadInput(f"--engine {engine} is for models: '{spec}' asks an expert, from here")
     rows, pool = _rows(frame, answers, names)
     tally = Tally(answers=sum(len(row.answers) for row in rows))
     if rewards.asks(model):
@@ -80,8 +85,7 @@ def rate(
         run = _asking(rows, asking, journal, experts, budget, providers, tally, progress)
         found = asyncio.run(run)
     else:
-        local: LocalModel = model  # type: ignore[assignment]
-        found = _local(rows, local, spec, journal, tally, progress)
+        found = _local(rows, spec, journal, engine, tally, progress)
     tally.rated = sum(int(np.isfinite(one.rewards).sum()) for one in found if one is not None)
     return _filled(frame, rows, found, pool), tally
 
@@ -100,9 +104,9 @@ def _check_judge(spec: str, model: RewardModel, experts: Sequence[Expert]) -> No
 
 def _local(
     rows: Sequence[Row],
-    model: LocalModel,
     spec: str,
     journal: Journal,
+    engine: str,
     tally: Tally,
     progress: Progress,
 ) -> list[Rated | None]:
@@ -111,13 +115,14 @@ def _local(
     keys = [_key(spec, query, text) for query, text in pairs]
     missing = list(dict.fromkeys(i for i, key in enumerate(keys) if key not in known))
     tally.recalled = len(pairs) - len(missing)
-    for start in range(0, len(missing), BATCH):
-        progress(tally.recalled + start, len(pairs), 0.0)
-        batch = missing[start : start + BATCH]
-        earned = model.rate([pairs[i] for i in batch])
-        fresh = {keys[i]: _known(reward) for i, reward in zip(batch, earned, strict=True)}
+    batches = engines.in_parts(missing, size=BATCH)
+    work = [[pairs[i] for i in batch] for batch in batches]
+    progress(tally.recalled, len(pairs), 0.0)
+    for place, earned in engines.spread(partial(_rated, spec), work, engine):
+        fresh = {keys[i]: _known(reward) for i, reward in zip(batches[place], earned, strict=True)}
         journal.write(rated=fresh)
         known |= fresh
+        progress(len(known), len(pairs), 0.0)
     progress(len(pairs), len(pairs), 0.0)
     earned = np.array([np.nan if (r := known[key]) is None else r for key in keys])
     found: list[Rated | None] = []
@@ -127,6 +132,12 @@ def _local(
         found.append(Rated(mine, np.zeros(len(mine))))
         place += len(mine)
     return found
+
+
+def _rated(spec: str, pairs: Sequence[rewards.Pair]) -> Array:
+    """A model is loaded once per process."""
+    model: LocalModel = rewards.build(spec)  # type: ignore[assignment]
+    return model.rate(pairs)
 
 
 def _recalled(journal: Journal) -> dict[str, float | None]:

@@ -98,6 +98,9 @@ def fit(
         ),
     ] = "all",
     split: Annotated[str, typer.Option(help="Rows to fit on; `all` takes every row.")] = "train",
+    engine: Annotated[
+        str, typer.Option(help="Where queries are encoded: `local`, or `ray`: on a cluster.")
+    ] = "local",
     seed: Annotated[int, typer.Option(help="Same seed, same router.")] = 0,
     json: Annotated[bool, typer.Option(help="Print the router's description as JSON.")] = False,
 ) -> None:
@@ -151,6 +154,7 @@ def fit(
                 label=label,
                 assume=_assumed(assume or []),
                 auxiliary=_others(everyone, rows.experts, auxiliary),
+                engine=engine,
                 seed=seed,
                 progress=show,
             )

@@ -20,10 +20,11 @@ from routewright.errors import BadInput
 if TYPE_CHECKING:
     from routewright.interview import Interview
     from routewright.items import Item
-    from routewright.ledger import Forecast, Ledger
+    from routewright.ledger import Account, Forecast, Ledger
     from routewright.types import Expert
 
 EXIT_INTERRUPTED = 130
+DEFAULT_GRADER = "normalised"
 
 
 def interview(
@@ -71,6 +72,9 @@ def interview(
     journal: Annotated[
         Path | None, typer.Option(help="What was paid for; default: OUT.journal.jsonl.")
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="`local`, or `ray`: on the cluster that RAY_ADDRESS names.")
+    ] = "local",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Ask nobody; tell what it would cost and take.")
     ] = False,
@@ -100,7 +104,7 @@ def interview(
         "experts": asked,
         "recalled": [expert for expert in known.values() if expert not in asked],
         "judges": list(known.values()),
-        "graders": Graders(grader or ["normalised"]),
+        "graders": Graders(grader or [DEFAULT_GRADER]),
         "verifications": verify,
         "samples": samples,
         "logprobs": logprobs,
@@ -112,12 +116,16 @@ def interview(
         told = asyncio.run(_rehearse(items, known, journal, settings))
         _tell(told, json, console, budget)
         return
-    done, ledger = asyncio.run(_run(items, known, journal, budget, settings, console))
+    if engine == "local":
+        run = _run(items, known, journal, budget, settings, console)
+        done, account = asyncio.run(run)
+    else:
+        done, account = _spread(items, known, journal, budget, grader, settings, engine)
     from routewright import interview as study
 
     if done.cells:
         study.write(items, done.cells, out, order=list(known))
-    summary = summarise(done, ledger)
+    summary = summarise(done, account)
     if json:
         typer.echo(json_module.dumps(summary))
     else:
@@ -146,7 +154,7 @@ async def _run(
     budget: float | None,
     settings: Mapping[str, Any],
     console: Console,
-) -> tuple[Interview, Ledger]:
+) -> tuple[Interview, Account]:
     from routewright.interview import Interview
     from routewright.journal import Journal
     from routewright.ledger import Ledger, Recall
@@ -160,7 +168,27 @@ async def _run(
                 )
                 with stopping([under_way], console):
                     await under_way.run()
-            return under_way, ledger
+            return under_way, ledger.account
+
+
+def _spread(
+    items: Sequence[Item],
+    known: Mapping[str, Expert],
+    path: Path,
+    budget: float | None,
+    graders: list[str] | None,
+    settings: Mapping[str, Any],
+    engine: str,
+) -> tuple[Interview, Account]:
+    """The same on a cluster."""
+    from routewright import engines, fleet
+
+    engines.cluster(engine)
+    wishes = {key: value for key, value in settings.items() if key != "graders"}
+    with _bar(len(items) * len(settings["experts"]), budget, 0.0) as show:
+        return fleet.interview(
+            items, known.values(), path, budget, graders or [DEFAULT_GRADER], wishes, show
+        )
 
 
 @contextmanager
@@ -191,6 +219,13 @@ def stopping(under_way: Sequence[Interview], console: Console) -> Iterator[None]
 
 @contextmanager
 def progress(total: int, budget: float | None, ledger: Ledger) -> Iterator[Any]:
+    with _bar(total, budget, ledger.account.spent) as show:
+        yield lambda cell: show(1, ledger.account.spent)
+
+
+@contextmanager
+def _bar(total: int, budget: float | None, spent: float) -> Iterator[Any]:
+    """Gives a function to call with how many answers came in, and what has been spent."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     limit = "" if budget is None else f" of ${budget:g}"
@@ -202,16 +237,15 @@ def progress(total: int, budget: float | None, ledger: Ledger) -> Iterator[Any]:
         TextColumn("${task.fields[dollars]:.4f}" + limit),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("answers", total=total, dollars=ledger.account.spent)
-        yield lambda cell: bar.update(task, advance=1, dollars=ledger.account.spent)
+        task = bar.add_task("answers", total=total, dollars=spent)
+        yield lambda cells, dollars: bar.update(task, advance=cells, dollars=dollars)
 
 
 # --- telling -------------------------------------------------------------------------------
 
 
-def summarise(done: Interview, ledger: Ledger) -> dict[str, Any]:
+def summarise(done: Interview, account: Account) -> dict[str, Any]:
     """What was asked, said, graded and paid, as JSON knows it."""
-    account = ledger.account
     return {
         "queries": len(done.items),
         "experts": {expert.name: _about(done, expert.name) for expert in done.experts},

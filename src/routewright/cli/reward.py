@@ -42,6 +42,9 @@ def reward(
     journal: Annotated[
         Path | None, typer.Option(help="What was paid for; default: OUT with .journal.jsonl.")
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="Where a model runs: `local`, or `ray`: on a cluster.")
+    ] = "local",
     json: Annotated[bool, typer.Option(help="Print the tally as JSON.")] = False,
 ) -> None:
     """Fill the reward:: columns of an outcome table; run it again to take up where it stopped."""
@@ -74,6 +77,7 @@ def reward(
             names=names(experts),
             experts=known,
             budget=budget,
+            engine=engine,
             progress=lambda done, of, cost: bar.update(task, completed=done, total=of, cost=cost),
         )
     outcomes.save(rated, out)

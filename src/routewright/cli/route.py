@@ -14,7 +14,16 @@ from rich.table import Table
 
 def route(
     router: Annotated[Path, typer.Argument(help="Folder of a router.")],
-    text: Annotated[str, typer.Argument(help="The query; `-` reads standard input.")],
+    text: Annotated[str | None, typer.Argument(help="The query; `-` reads standard input.")] = None,
+    queries: Annotated[
+        str | None, typer.Option(help="Instead: a query set, all of it; needs --out.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Table of the decisions about --queries (.parquet).")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="Where that is worked out: `local`, or `ray`: on a cluster.")
+    ] = "local",
     explain: Annotated[bool, typer.Option(help="Show every expert's forecast.")] = False,
     price: Annotated[
         float | None, typer.Option("--lambda", help="Price of quality, per US$; default 0.")
@@ -28,7 +37,7 @@ def route(
     domain: Annotated[str | None, typer.Option(help="The query's domain, if known.")] = None,
     json: Annotated[bool, typer.Option(help="Print everything as JSON.")] = False,
 ) -> None:
-    """Decide about one query without asking anybody."""
+    """Decide about a query, or about many, without asking anybody."""
     from routewright import explanation
     from routewright.errors import BadInput
     from routewright.router import Router
@@ -41,6 +50,11 @@ def route(
         point = loaded.at(max_cost_fraction=max_cost_fraction)
     else:
         point = loaded.nearest(price or 0.0)
+    if queries is not None:
+        _all(router, point.price, queries, out, engine, latency_price, text, json)
+        return
+    if text is None:
+        raise BadInput("give the query's text, or a query set with --queries and --out")
     query = Query.of(sys.stdin.read() if text == "-" else text, domain=domain)
     explained = explanation.explain(loaded, point, query, latency_price)
     if json:
@@ -49,6 +63,37 @@ def route(
         _show(explained)
     else:
         typer.echo(explained["expert"])
+
+
+def _all(
+    router: Path,
+    price: float,
+    queries: str,
+    out: Path | None,
+    engine: str,
+    latency_price: float,
+    text: str | None,
+    json: bool,
+) -> None:
+    """Writes a table: a row per query, whom to ask, and what is believed of everybody."""
+    from collections import Counter
+
+    import polars as pl
+
+    from routewright import explanation, outcomes, sources
+    from routewright.errors import BadInput
+
+    if out is None or out.suffix != ".parquet" or text is not None:
+        raise BadInput("--queries goes with --out FILE.parquet, and without a text")
+    asked = [item.query for item in sources.read(queries)]
+    rows = explanation.explain_all(router, price, asked, latency_price, engine)
+    outcomes.save(pl.DataFrame(rows, infer_schema_length=None), out)
+    shares = dict(Counter(row["expert"] for row in rows).most_common())
+    if json:
+        typer.echo(json_module.dumps({"queries": len(rows), "asked_first": shares}))
+        return
+    told = ", ".join(f"{name} {count}" for name, count in shares.items())
+    typer.echo(f"'{out}': {len(rows)} queries; asked first: {told}")
 
 
 def _show(explained: dict[str, Any]) -> None:

@@ -53,6 +53,10 @@ class Embedding:
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
         return cls(**options)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Whoever is sent a copy loads the model itself."""
+        return {**self.__dict__, "_embed": None}
+
     def _loaded(self) -> Embed:
         if self._embed is None:
             self._embed = self.open(self.source)

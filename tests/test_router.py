@@ -258,3 +258,19 @@ def test_intervals_draw_whole_domains_where_there_are_enough(router, outcome_tab
     assert all(np.array_equal(many[:, i], many[:, i % 12]) for i in range(len(rows)))
     few = weights(3)
     assert any(not np.array_equal(few[:, i], few[:, i % 3]) for i in range(len(rows)))
+
+
+def test_at_no_price_at_all_the_best_expert_is_asked_where_learning_does_not_pay(tmp_path):
+    """Three experts of nearly the same skill, and prompts that say nothing: no mix beats one."""
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        frame = table(200, seed=seed, signal=0.0)
+        frame = frame.with_columns(
+            pl.Series(f"score::{name}", (rng.random(200) < 0.8).astype(np.float32))
+            for name in ("speller", "adder")
+        )
+        rows = outcomes.read(write(tmp_path, frame))
+        point = fitting.fit(rows, predictor="knn").frontier[0]
+        best = rows.experts[int(rows.score.mean(axis=0).argmax())]
+        assert (point.price, point.plan) == (0, f"always {best}")
+        assert point.quality == pytest.approx(rows.score.mean(axis=0).max())

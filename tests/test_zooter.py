@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from models import tiny_base
@@ -19,6 +21,7 @@ from routewright.predictors import zooter
 from routewright.predictors.zooter import Zooter
 from routewright.router import Router
 from tables import table, write
+from upstream import Upstream, running
 
 
 def fit(path: Path, **options):
@@ -228,3 +231,83 @@ def test_the_softmax_of_a_fine_tuned_base_is_that_of_its_labels(readable):
 def test_a_language_model_and_clusters_do_not_go_together(outcome_table):
     with pytest.raises(BadInput, match="routewright tag --clusters"):
         fit(outcome_table, tune="lora", tags="clusters=3")
+
+
+# --- from answers alone ----------------------------------------------------------------------
+
+
+def unscored(n: int = 60) -> pl.DataFrame:
+    """Whole answers and no scores: each expert is right on its own topic."""
+    sums = [i % 2 == 0 for i in range(n)]
+    return pl.DataFrame(
+        {
+            "id": [f"q{i}" for i in range(n)],
+            "prompt": [f"{'add the' if s else 'spell the'} word {i}" for i, s in enumerate(sums)],
+            "text::adder": ["that is right" if s else "wrong" for s in sums],
+            "text::speller": ["wrong" if s else "that is right" for s in sums],
+            "cost::adder": [1e-5] * n,
+            "cost::speller": [1e-5] * n,
+        }
+    )
+
+
+def critic(body) -> str:
+    """Names tags, rates one answer or compares two, whatever the prompt wants."""
+    text = body["messages"][-1]["content"]
+    if "<answer-1>" in text:
+        first = text.split("<answer-1>", 1)[1].split("</answer-1>", 1)[0]
+        return f"Better: {1 if 'right' in first else 2}"
+    if "<answer>" in text:
+        return f"Rating: {9 if 'right' in text.split('<answer>', 1)[1] else 2}"
+    return '["addition"]' if "add the" in text else '["spelling"]'
+
+
+@pytest.mark.parametrize("kind", ["judge", "pairwise"])
+def test_answers_alone_are_tagged_rated_and_routed_from_the_command_line(tmp_path, kind):
+    upstream = Upstream(says=critic)
+    table_, tagged, rated = (tmp_path / f"{name}.parquet" for name in ("t", "tagged", "rated"))
+    unscored().write_parquet(table_)
+
+    def command(*args: str) -> str:
+        done = CliRunner().invoke(app, [*args, "--config", str(tmp_path / "c.yaml")])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    def work() -> None:
+        command("tag", str(table_), "--expert", "critic", "--out", str(tagged))
+        told = command("reward", str(tagged), "--model", f"{kind}=critic", "--out", str(rated))
+        assert "120 of 120 answers rated for $" in told
+        asked = upstream.requests
+        again = command("reward", str(tagged), "--model", f"{kind}=critic", "--out", str(rated))
+        assert upstream.requests == asked, "nothing is paid for twice"
+        assert "120 of the asks or ratings from the journal" in again
+
+    async def run() -> None:
+        async with running(upstream):
+            policies = {"default": {"strategy": "fixed", "options": {"expert": "critic"}}}
+            config = {"version": 1, "experts": [upstream.expert("critic")], "policies": policies}
+            (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+            await asyncio.to_thread(work)
+
+    asyncio.run(run())
+    frame = pl.read_parquet(rated)
+    assert frame["tags"].to_list()[:2] == [["addition"], ["spelling"]]
+    assert frame["reward_cost::adder"].min() > 0
+    args = ["fit", str(rated), "--predictor", "zooter", "--beta", "0.3", "--tags", "table"]
+    done = CliRunner().invoke(app, [*args, "--out", str(tmp_path / "router")])
+    assert done.exit_code == 0, done.output
+    rows = outcomes.read(rated)
+    quality = Router.load(tmp_path / "router").predict(rows.queries).quality
+    assert (quality.argmax(axis=1) == np.arange(len(rows)) % 2).all()
+
+
+def test_rewards_of_another_scale_stand_in_for_scores_that_are_not_there(tmp_path):
+    frame = unscored(20).with_columns(
+        pl.Series("reward::adder", np.linspace(-30.0, 10.0, 20)),
+        pl.Series("reward::speller", [None] + [-10.0] * 19),
+    )
+    score = outcomes.read(write(tmp_path, frame)).score
+    assert score[0, 0] == 0
+    assert score[-1, 0] == 1
+    assert np.isnan(score[0, 1])
+    assert np.allclose(score[1:, 1], 0.5)

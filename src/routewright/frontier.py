@@ -87,7 +87,7 @@ def trace(
     seed: int = 0,
 ) -> tuple[OperatingPoint, ...]:
     """An operating point for each candidate: itself where it is better than the zero router at
-    its cost with confidence, else the fixed mix of that cost.
+    its cost with confidence, else the fixed mix of that cost; at λ = 0 the best expert.
 
     Candidates must be held out from `outcomes`: whatever made them did not see a row's own
     scores. Their costs that are unknown are left out of the means.
@@ -108,6 +108,9 @@ def trace(
         gain = quality - np.array(zero)
         how = candidate.how
         if not metrics.interval(gain[1:])[0] > 0:
+            if candidate.price == 0:  # the best there is, whatever it costs
+                spent = np.array([hull[-1].cost for hull in hulls])
+                zero = [hull[-1].quality for hull in hulls]
             quality, gain = np.array(zero), np.zeros_like(gain)
             how = fixed(policies.mix_at_cost(hulls[0], float(spent[0])), outcomes.experts)
         found.append(

@@ -199,13 +199,15 @@ def read(
     """Reads, joins and checks outcome tables.
 
     `split` keeps the rows whose `split` column says so; a table without that column is used
-    whole, and `all` takes every row. Raises BadTable for anything that cannot be used.
+    whole, and `all` takes every row. A table that has rewards and no scores is scored by them:
+    as they are where all lie in 0..1, else with its least as 0 and its greatest as 1. Raises
+    BadTable for anything that cannot be used.
     """
     files = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
     if not files:
         raise BadTable("no outcome table was named")
     frames = [_typed(_frame(path), path) for path in files]
-    frame = frames[0] if len(frames) == 1 else reduce(join, frames)
+    frame = _scored(frames[0] if len(frames) == 1 else reduce(join, frames))
     frame = _keep_split(frame, split, files)
     found = _experts(frame, files)
     if experts is not None:
@@ -363,6 +365,19 @@ def join(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
                 )
         joined = joined.with_columns(pl.coalesce(mine, theirs).alias(column)).drop(f"{column}\0")
     return joined
+
+
+def _scored(frame: pl.DataFrame) -> pl.DataFrame:
+    rewards = [column for column in frame.columns if column.startswith("reward::")]
+    if not rewards or any(column.startswith("score::") for column in frame.columns):
+        return frame
+    known = frame.select(pl.col(rewards).cast(pl.Float64).fill_nan(None))
+    least = min((v for v in known.min().row(0) if v is not None), default=0.0)
+    most = max((v for v in known.max().row(0) if v is not None), default=1.0)
+    if least < 0 or most > 1:
+        known = known.select((pl.col(rewards) - least) / max(most - least, 1e-300))
+    scores = known.rename(lambda column: column.replace("reward::", "score::", 1))
+    return frame.with_columns(scores.get_columns())
 
 
 def _keep_split(frame: pl.DataFrame, split: str, files: Sequence[Path]) -> pl.DataFrame:

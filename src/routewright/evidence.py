@@ -1,10 +1,10 @@
 """What the answers of a committee tell: which of them is right, and what asking further would add.
 
 Experts are asked rung by rung. After each rung two forests, grown on recorded outcomes, look at
-who agrees with whom, at log-probabilities and verifications where there are any, and at the
-forecasts from the prompt: one says how likely each answer is right, the other how much each
-expert not yet asked would add to the best of them. A third says what climbing to the next rung is
-worth at every price of quality.
+who agrees with whom, at how the options of multiple choice look, at log-probabilities and
+verifications where there are any, and at the forecasts from the prompt: one says how likely each
+answer is right, the other how much each expert not yet asked would add to the best of them. A third
+says what climbing to the next rung is worth at every price of quality.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from routewright import equivalence
+from routewright.choices import LETTERS, Choices
 from routewright.forest import Forest
-from routewright.types import Array, Indices, Prediction
+from routewright.types import Array, Indices, Prediction, Query
 
 NOBODY = -1
 LEADERS = 3  # best chances that the second forest sees
 CLIP = 1e-3  # forecasts this close to 0 or 1 are drawn back before their log-odds are taken
 UNSURE = -1.0  # where no confidence is known
+NO_LOOKS = -9.0  # where nothing is known of how options look
 NO_LOGPROB = 1.0  # where no log-probability is known; those that are known lie below 0
 
 
@@ -31,6 +33,7 @@ class Heard(NamedTuple):
 
     labels: Indices  # (n, s) equal where they say the same, −1 where an answer cannot be read
     form: Array  # (n, s) which option a letter is, how long anything else; −1 likewise
+    choices: Array | None = None  # (n, LETTERS) how likely each option looks; None: not looked at
     logprob: Array | None = None  # (n, s) mean over an answer's tokens, nats; None: not looked at
     checked: Indices | None = None  # (n,) whose answer was verified; NOBODY; None: nobody's ever
     sure: Array | None = None  # (n,) the verifier's confidence in it, 0..1; UNSURE
@@ -78,29 +81,40 @@ class Evidence:
     """A ladder of committees, the first rung being to ask nobody yet.
 
     `kind` says how answers are compared (see `equivalence`), `prices` (quality per US$) at which
-    prices the worth of climbing on is known; between them it is interpolated. `logprobs`: the
-    experts are asked for log-probabilities, which are looked at. `checking` (e,) is what verifying
-    an answer costs, as a multiple of the answer, and `verdicts` how many are drawn for it.
+    prices the worth of climbing on is known; between them it is interpolated. `choices` tells which
+    of a question's options looks right. `logprobs`: the experts are asked for log-probabilities,
+    which are looked at. `checking` (e,) is what verifying an answer costs, as a multiple of the
+    answer, and `verdicts` how many are drawn for it.
     """
 
     kind: equivalence.Kind
     prices: Array
     rungs: tuple[Rung, ...] = field(default=(Rung(),))
+    choices: Choices | None = None
     logprobs: bool = False
     checking: Array = field(default_factory=lambda: np.ones(1))
     verdicts: int = 1
 
-    def hear(self, answers: np.ndarray[Any, np.dtype[Any]], logprobs: Array | None = None) -> Heard:
-        """Reads answers (n, members), str or None, and their mean log-probabilities, NaN where
-        unknown."""
+    def looks(self, queries: Sequence[Query]) -> Array | None:
+        """How likely each listed option looks, (n, LETTERS); None where that is not looked at."""
+        return None if self.choices is None else self.choices.predict(queries)
+
+    def hear(
+        self,
+        answers: np.ndarray[Any, np.dtype[Any]],
+        choices: Array | None = None,
+        logprobs: Array | None = None,
+    ) -> Heard:
+        """Reads answers (n, members), str or None, beside how likely each option `looks`, and mean
+        log-probabilities (n, members), NaN where unknown."""
         labels = equivalence.labels(self.kind, answers)
         forms = {text: self._form(text) for text in set(answers.ravel().tolist())}
         flat = [forms[text] for text in answers.ravel().tolist()]
         form = np.where(labels < 0, -1.0, np.array(flat, np.float64).reshape(answers.shape))
         if not self.logprobs:
-            return Heard(labels, form)
+            return Heard(labels, form, choices)
         known = np.full(labels.shape, np.nan) if logprobs is None else logprobs
-        return Heard(labels, form, np.nan_to_num(known, nan=NO_LOGPROB))
+        return Heard(labels, form, choices, np.nan_to_num(known, nan=NO_LOGPROB))
 
     def _form(self, text: str | None) -> float:
         key = equivalence.key(self.kind, text)
@@ -144,6 +158,7 @@ class Evidence:
     def options(self) -> dict[str, Any]:
         return {
             "kind": self.kind,
+            "choices": None if self.choices is None else self.choices.forest.depth,
             "logprobs": self.logprobs,
             "verdicts": self.verdicts,
             "rungs": [
@@ -163,6 +178,8 @@ class Evidence:
             for name, forest in rung.forests().items()
             for key, array in forest.nodes.items()
         }
+        if self.choices is not None:
+            nodes |= {f"choices.{k}": array for k, array in self.choices.forest.nodes.items()}
         return {"prices": self.prices, "checking": self.checking, **nodes}
 
     @classmethod
@@ -175,10 +192,13 @@ class Evidence:
             }
             members = tuple(int(m) for m in stored["members"])
             rungs.append(Rung(members, stored.get("checked", False), **forests))
+        depth = options.get("choices")
+        read = None if depth is None else Choices(Forest(int(depth), _under(arrays, "choices.")))
         return cls(
             options["kind"],
             arrays["prices"],
             tuple(rungs),
+            choices=read,
             logprobs=options.get("logprobs", False),
             checking=arrays.get("checking", np.ones(1)),
             verdicts=options.get("verdicts", 1),
@@ -274,8 +294,19 @@ def _signs(
     member: Indices,
 ) -> list[Array]:
     """What else is known of k answers, each of a query (`row`) and first given by `member`
-    (places in the committee): log-probabilities and a verification, where any are looked at."""
+    (places in the committee): how it looks among the options, log-probabilities and a
+    verification, where any are looked at."""
     found: list[Array] = []
+    if heard.choices is not None:
+        chances = heard.choices[row]
+        place = heard.form[row, member].astype(np.intp)
+        mine = chances[np.arange(len(row)), np.clip(place, 0, LETTERS - 1)]
+        mine = np.where((place >= 0) & (place < LETTERS), mine, np.nan)
+        best = chances.max(axis=1)
+        sure = -(chances * np.log(np.maximum(chances, 1e-9))).sum(axis=1)
+        logs = [np.log(np.maximum(known, 1e-3)) for known in (mine, best)]
+        looks = [logs[0], logs[1] - logs[0], logs[1], sure]
+        found += [np.nan_to_num(column, nan=NO_LOOKS) for column in looks]
     if heard.logprob is not None:
         known = heard.logprob[row]
         backing = np.where(supporters & (known <= 0), known, -np.inf).max(axis=1)

@@ -221,8 +221,7 @@ def _trace(
     """What each strategy can do at which price, and the evidence that it needs; `prediction`
     must be held out."""
     # A threshold cascade weighs who agrees, and no more.
-    more = not {"logprob", "verify"}.isdisjoint(outcomes.measures)
-    alone = {s: more and s == "frugal" for s in strategies if s in ("auto", "frugal")}
+    alone = {s: s == "frugal" for s in strategies if s in ("auto", "frugal")}
     climbs = {
         only: ladder.build(
             outcomes,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from routewright import equivalence, metrics, policies
+from routewright import choices, equivalence, metrics, policies
 from routewright.evidence import (
     NOBODY,
     UNSURE,
@@ -99,8 +99,8 @@ def build(
     """The ladder of the greatest decision value; None where answers tell nothing: none were
     recorded, they cannot be compared, or nobody cheap enough gave any.
 
-    `prediction` must be held out. Log-probabilities and verifications are used where the table
-    has them, but for a ladder of `agreement_only`.
+    `prediction` must be held out. How the options of multiple choice look, log-probabilities and
+    verifications are used where the table has them, but for a ladder of `agreement_only`.
     """
     kind = kind_of(outcomes)
     if kind is None:
@@ -109,15 +109,22 @@ def build(
     signs = () if agreement_only else _signs(outcomes, order)
     if len(order) < (1 if signs else 2):
         return None
+    fold = fold % FOLDS
+    looks, read = None, None
+    if kind == "letter" and not agreement_only:
+        assert outcomes.answers is not None
+        progress("weighing the options' texts", 0.0)
+        learned = choices.fit(outcomes.queries, outcomes.answers, outcomes.score, fold, seed=seed)
+        looks, read = learned or (None, None)
     base = Evidence(
         kind,
         PRICES / max(metrics.mean(known_costs(outcomes.cost)).max(), 1e-300),
+        choices=read,
         logprobs="logprob" in signs,
         checking=_checking(outcomes),
         verdicts=outcomes.verdicts or 1,
     )
-    fold = fold % FOLDS
-    study = _Study(outcomes, prediction, fold, base, seed)
+    study = _Study(outcomes, prediction, fold, base, looks, seed)
     progress(f"weighing the answers of {len(order)} experts", 0.0)
     sizes = sorted({min(size, len(order)) for size in (*EARLY, len(order))})
     climbed = {0: study.ground()}
@@ -233,6 +240,7 @@ class _Study:
     prediction: Prediction  # held out
     fold: Folds
     base: Evidence
+    looks: Array | None  # held out: how likely each option looks
     seed: int
 
     def ground(self) -> Climbed:
@@ -243,11 +251,11 @@ class _Study:
 
     def climb(self, members: tuple[int, ...]) -> Climbed:
         """A rung where these have answered, and how held-out rows stand on it."""
-        return self._learn(members, recorded(self.base, Rung(members), self.outcomes))
+        return self._learn(members, recorded(self.base, Rung(members), self.outcomes, self.looks))
 
     def check(self, below: Climbed) -> Climbed:
         """The rung above one, where its likeliest answer has been verified."""
-        heard = recorded(self.base, below.rung, self.outcomes)
+        heard = recorded(self.base, below.rung, self.outcomes, self.looks)
         return self._learn(below.rung.members, verified(heard, self.outcomes, below.standing.best))
 
     def _learn(self, members: tuple[int, ...], heard: Heard) -> Climbed:

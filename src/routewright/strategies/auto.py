@@ -73,6 +73,7 @@ class Auto:
         prediction = self.router.predict([query])
         admissible = within_limits(query, prediction.take(0))
         price = self.price if query.price is None else query.price
+        looks = evidence.looks([query])
         said: dict[int, Answer] = {}
         spent = 0.0
         standing: Standing | None = None
@@ -82,7 +83,7 @@ class Auto:
                 answers = yield tuple(Ask(prediction.experts[m], options=options) for m in new)
                 said |= {m: a for m, a in zip(new, answers, strict=True) if a.arrived}
                 spent += sum(answer.cost for answer in answers)
-            heard = _hear(evidence, rung, said)
+            heard = _hear(evidence, rung, said, looks)
             if rung.checked:
                 assert standing is not None, "nobody has answered before anything is checked"
                 sure, cost = yield from self._check(evidence, said[int(standing.best[0])])
@@ -232,16 +233,20 @@ class Auto:
 def look(evidence: Evidence, outcomes: Outcomes, prediction: Prediction) -> list[Standing]:
     """How recorded queries stand on every rung of the ladder."""
     found: list[Standing] = []
+    looks = evidence.looks(outcomes.queries)
     for r, rung in enumerate(evidence.rungs):
-        heard = recorded(evidence, rung, outcomes)
+        heard = recorded(evidence, rung, outcomes, looks)
         if rung.checked:
             heard = verified(heard, outcomes, found[-1].best)
         found.append(evidence.stand(r, heard, prediction))
     return found
 
 
-def recorded(evidence: Evidence, rung: Rung, outcomes: Outcomes) -> Heard:
-    """What the members of a rung are recorded to have said; a call without a score has failed."""
+def recorded(
+    evidence: Evidence, rung: Rung, outcomes: Outcomes, looks: Array | None = None
+) -> Heard:
+    """What the members of a rung are recorded to have said; a call without a score has failed.
+    `looks` is what the evidence makes of the queries' options."""
     columns = list(rung.members)
     known = answered(outcomes)[:, columns]
     texts = np.full(known.shape, None, dtype=object)
@@ -249,7 +254,7 @@ def recorded(evidence: Evidence, rung: Rung, outcomes: Outcomes) -> Heard:
         texts[known] = outcomes.answers[:, columns][known]
     logprob = outcomes.measures.get("logprob")
     seen = None if logprob is None else np.where(known, logprob[:, columns], np.nan)
-    return evidence.hear(texts, seen)
+    return evidence.hear(texts, looks, seen)
 
 
 class Checked(NamedTuple):
@@ -319,13 +324,13 @@ def _tolls(
     return np.where(standing.best == NOBODY, 0.0, spent)
 
 
-def _hear(evidence: Evidence, rung: Rung, said: Mapping[int, Answer]) -> Heard:
+def _hear(evidence: Evidence, rung: Rung, said: Mapping[int, Answer], looks: Array | None) -> Heard:
     """What has been said to one query."""
     answers = [said.get(m) for m in rung.members]
     texts = np.array([[None if a is None else a.text for a in answers]], dtype=object)
     logprobs = np.array([[np.nan if a is None else a.logprob for a in answers]])
     shape = (1, len(rung.members))
-    return evidence.hear(texts.reshape(shape), logprobs.reshape(shape))
+    return evidence.hear(texts.reshape(shape), looks, logprobs.reshape(shape))
 
 
 def _affordable(asked: Sequence[int], prediction: Prediction, query: Query, spent: float) -> bool:

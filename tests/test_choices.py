@@ -1,0 +1,122 @@
+"""Which option looks right by its text alone, and what `auto` makes of that."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from routewright import choices, outcomes
+from routewright.drive import replay
+from routewright.evaluation import evaluate, replay_all
+from routewright.fitting import fit
+from routewright.router import Router
+from routewright.strategies.auto import Auto
+from routewright.types import Query
+from tables import write
+
+WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath")
+
+
+def exam(n: int = 700, seed: int = 0, telling: bool = True) -> pl.DataFrame:
+    """Multiple choice: two weak cheap experts and a good dear one; where the texts are `telling`
+    the right option is often the longest."""
+    rng = np.random.default_rng(seed)
+    gold = rng.integers(0, 6, n)
+    longest = np.where(rng.random(n) < (0.6 if telling else 1 / 6), gold, rng.integers(0, 6, n))
+    prompts = []
+    for i in range(n):
+        options = [" ".join(rng.choice(WORDS, 5 if j == longest[i] else 2)) for j in range(6)]
+        listed = "\n".join(f"{'ABCDEF'[j]}. {option}" for j, option in enumerate(options))
+        prompts.append(f"Question {i}: which one is it?\n{listed}")
+    rows: dict[str, object] = {
+        "id": [f"q{i}" for i in range(n)],
+        "prompt": prompts,
+        "split": ["dev" if i % 3 == 0 else "train" for i in range(n)],
+    }
+    for name, chance, price in (("ada", 0.5, 1e-4), ("bob", 0.5, 1e-4), ("sage", 0.9, 1e-2)):
+        wrong = (gold + rng.integers(1, 6, n)) % 6
+        said = np.where(rng.random(n) < chance, gold, wrong)
+        rows[f"answer::{name}"] = ["ABCDEF"[a] for a in said]
+        rows[f"score::{name}"] = (said == gold).astype(float)
+        rows[f"cost::{name}"] = np.full(n, price)
+    return pl.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """A router that was saved and loaded, and the rows that it was not fitted on."""
+    folder = tmp_path_factory.mktemp("choices")
+    path = write(folder, exam())
+    fit(outcomes.read(path, split="train"), encoder="surface", predictor="prior").save(folder / "r")
+    return Router.load(folder / "r"), outcomes.read(path, split="dev")
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("Pick.\nA. one\nB. two", ["one", "two"]),
+        ("Pick.\n(A) one\n(B) two\n(C) three\nfour", ["one", "two", "three\nfour"]),
+        ("For example:\nA. x\nB. y\nNow:\nA) one\nB) two", ["one", "two"]),
+        ("Pick.\nA. one\nC. three", []),
+        ("A. Smith wrote it. When?", []),
+        ("", []),
+    ],
+)
+def test_options_are_read_off_the_text(text, options):
+    assert choices.parse(text)[1] == options
+
+
+@pytest.mark.parametrize("text", ["Pick.\nA.  \nB. x", "A. 1.2.3\nB. 1e300", "A. −5\nB. 7\nC. 9,1"])
+def test_odd_options_have_finite_features(text):
+    columns, row, letter = choices.table([Query.of("no options here"), Query.of(text)])
+    assert np.isfinite(columns).all()
+    assert set(row) == {1}
+    assert letter.tolist() == list(range(len(row)))
+
+
+def test_what_is_known_of_options_comes_from_the_answers():
+    answers = np.array([["A", "C"], ["B", "B"], ["(D)", None]], dtype=object)
+    score = np.array([[0.0, 1.0], [0.0, 0.0], [0.0, np.nan]])
+    found = choices.marked(answers, score)[:, :4]
+    np.testing.assert_array_equal(
+        found, [[0, 0, 1, 0], [np.nan, 0, np.nan, np.nan], [np.nan, np.nan, np.nan, 0]]
+    )
+
+
+def test_the_right_option_is_found_where_its_text_tells(fitted):
+    router, dev = fitted
+    chances = router.evidence.looks(dev.queries)
+    np.testing.assert_allclose(chances.sum(axis=1), 1.0)
+    assert (chances[:, 6:] == 0).all(), "there are six options"
+    right = choices.marked(dev.answers, dev.score)
+    hit = right[np.arange(len(dev)), chances.argmax(axis=1)]
+    assert np.nanmean(hit) > 0.5, "and chance is a sixth"
+
+
+def test_queries_without_options_have_no_such_forecast(fitted):
+    router, _ = fitted
+    assert np.isnan(router.evidence.looks([Query.of("What is it?")])).all()
+
+
+def test_texts_that_tell_buy_quality(fitted, tmp_path):
+    path = write(tmp_path, exam(telling=False))
+    deaf = fit(outcomes.read(path, split="train"), encoder="surface", predictor="prior")
+
+    def reached(router, rows):
+        return evaluate(router, rows).to_json()["at_cost_fraction"]["0.25"]["quality"]
+
+    assert reached(*fitted) > reached(deaf, outcomes.read(path, split="dev")) + 0.05
+
+
+@pytest.mark.parametrize("price", [0.0, 20.0, 60.0])
+def test_a_plan_that_looks_at_options_replays_as_over_arrays(fitted, price):
+    router, dev = fitted
+    ran = Auto(router, price).over(dev, router.predict(dev.queries))
+    score, cost = replay_all(Auto(router, price), dev)
+    np.testing.assert_array_equal(ran.score, score)
+    np.testing.assert_allclose(ran.cost, cost, rtol=1e-12)
+    bare = replace(dev.queries[0], messages=({"role": "user", "content": "No options."},))
+    assert replay(Auto(router, price), bare, dev.record(0)).answer.arrived

@@ -44,7 +44,11 @@ def test_grader(name):
     if name in JUDGES:
         judge = find("graders", name)("umpire")
         checks.check_judge(judge, ["a", "b", "c"], JUDGES[name], bad="7, or the first one")
-    elif name not in ("function", "majority"):  # grades as yours does: tests/test_graders.py
+    elif name not in (
+        "function",
+        "majority",
+        "reward",
+    ):  # grades as yours does: tests/test_graders.py
         checks.check_grader(find("graders", name)())
 
 

@@ -261,3 +261,20 @@ def test_most_answers_decide_where_nobody_knows_the_right_one():
 def test_grades_are_plain_data():
     grade = build("numeric").grade(item("4"), "4")
     assert json.dumps(grade) == '[1.0, "", "4"]'
+
+
+def test_a_reward_model_scores_answers_by_how_likely_each_is_the_better_one(tmp_path):
+    rater = tmp_path / "mine.py"
+    rater.write_text("def rate(prompt, answer):\n    return {'good': 2, 'bad': 0}.get(answer)\n")
+    grader = build(f"reward=function={rater}:rate")
+    answers = {"a": "good", "b": "bad", "c": "bad", "d": "unheard of"}
+    grades = asyncio.run(grader.judge(item(), answers, None))
+    wins = 1 / (1 + math.exp(-2))
+    assert grades["a"].score == pytest.approx(wins)
+    assert grades["b"].score == grades["c"].score == pytest.approx((0.5 + 1 - wins) / 2)
+    assert math.isnan(grades["d"].score)
+    assert "could not tell" in grades["d"].why
+    alone = asyncio.run(build(f"reward=function={rater}:rate").judge(item(), {"a": "good"}, None))
+    assert "no other answer" in alone["a"].why
+    with pytest.raises(BadInput, match="classifier=…"):
+        build("reward=judge=umpire")

@@ -252,6 +252,26 @@ def test_an_expert_that_only_fails_is_left_alone(place):
     assert "left out" in said
 
 
+def test_where_nobody_answers_there_is_no_table_and_the_exit_code_says_so(place):
+    dead = Upstream(faults=[status(401, "bad key")] * 99)
+    with serving(dead):
+        configure(place, dead=dead)
+        summary, said = interview(place, code=2)
+    assert "bad key" in summary["left_out"]["dead"]
+    assert "nobody has answered" in said
+    assert not (place / "t.parquet").exists()
+
+
+def test_an_expert_that_is_busy_is_left_alone_for_as_long_as_it_says(place):
+    busy = Upstream(says=right, faults=[status(429, "busy", Retry_After="2")])
+    with serving(busy):
+        configure(place, busy=busy)
+        summary, _ = interview(place, concurrency=1)
+    told, again = busy.times[0], busy.times[1]
+    assert again - told >= 2
+    assert summary["experts"]["busy"]["answers"] == 30
+
+
 @pytest.mark.parametrize(
     ("name", "text", "complaint"),
     [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ class Upstream:
     faults: list[Any] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[Any] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)  # when requests came, in seconds
     finished: int = 0  # answers that were sent to their end
     cancelled: int = 0  # requests whose client went away
     url: str = ""
@@ -57,6 +59,7 @@ class Upstream:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.bodies.append(body)
+        self.times.append(time.monotonic())
         self.headers.append(request.headers)
         try:
             if self.faults and (fault := self.faults.pop(0)) is not None:

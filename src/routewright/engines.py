@@ -84,7 +84,7 @@ def stacked(function: Callable[[list[T]], Any], rows: Sequence[T], engine: str =
 
 
 def cluster(engine: str = "ray") -> Any:
-    """The library, connected; raises BadInput where it is not installed."""
+    """The library, connected; raises BadInput where it is not installed, or finds no cluster."""
     if engine not in ENGINES:
         raise BadInput(f"no engine is called '{engine}': choose one of {', '.join(ENGINES)}")
     try:
@@ -94,7 +94,14 @@ def cluster(engine: str = "ray") -> Any:
         raise BadInput("--engine ray needs: pip install 'routewright[ray]'") from error
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told about us
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        try:
+            ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        except ConnectionError as error:
+            raise BadInput(
+                f"no Ray cluster lets us in at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: start"
+                " it, unset RAY_ADDRESS to use this machine, or set RAY_AUTH_MODE=token where it"
+                " wants its token"
+            ) from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)

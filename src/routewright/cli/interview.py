@@ -83,7 +83,7 @@ def interview(
     """Ask every expert every query; resumes where it was stopped, pays nothing twice.
 
     Run the same command again after Ctrl-C, a crash or a spent budget: it goes on from the
-    journal. Exit code 130 after Ctrl-C.
+    journal. Exit code 130 after Ctrl-C, 2 if nobody answered anything.
     """
     from routewright import sources
     from routewright.config import experts as read_experts
@@ -123,7 +123,8 @@ def interview(
         done, account = _spread(items, known, journal, budget, grader, settings, engine)
     from routewright import interview as study
 
-    if done.cells:
+    answered = any(cell.answers for cell in done.cells.values())
+    if answered:
         study.write(items, done.cells, out, order=list(known))
     summary = summarise(done, account)
     if json:
@@ -133,6 +134,8 @@ def interview(
     _what_next(summary, journal, Console(stderr=True, soft_wrap=True, highlight=False))
     if done.stopped:
         raise typer.Exit(EXIT_INTERRUPTED)
+    if not answered:
+        raise BadInput(f"nobody has answered anything, so there is no '{out}': see above")
 
 
 def _chosen(known: Mapping[str, Expert], only: str | None) -> list[Expert]:

@@ -142,6 +142,35 @@ def test_gradients_are_those_of_the_divergence(distance):
     assert error < 1e-5
 
 
+@pytest.mark.parametrize("penalty", [1.0, 30.0])
+def test_heads_are_those_of_a_penalised_multinomial_regression(penalty):
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    columns = rng.normal(size=(300, 5)) * [10, 3, 1, 0.3, 0.1]
+    winner = (columns @ rng.normal(size=(5, 4)) + rng.gumbel(size=(300, 4))).argmax(axis=1)
+    heads = zooter.fit_heads(columns, np.eye(4)[winner], penalty)
+    reference = LogisticRegression(C=1 / penalty, tol=1e-8, max_iter=5000).fit(columns, winner)
+    found = labels.soft(heads.logits(columns), 1.0)
+    assert np.allclose(found, reference.predict_proba(columns), atol=2e-3)
+
+
+def test_the_text_counts_for_less_where_the_domain_says_all():
+    rng = np.random.default_rng(0)
+    n, text = 400, rng.normal(size=(400, 40))
+    domain = np.eye(4)[rng.integers(0, 4, n)]
+    x, blocks = np.hstack([text, domain]), {"lexical": slice(0, 40), "domain": slice(40, 44)}
+
+    def weights(said: np.ndarray, **options):
+        scores = said + rng.normal(0, 1.0, said.shape)
+        return Zooter(**options).fit(x, scores, blocks=blocks).view.weights[0]
+
+    by_domain, by_text = 2 * domain, text[:, :4]
+    assert weights(by_domain) == min(zooter.TEXTS)
+    assert weights(by_text, penalty=100.0) == max(zooter.TEXTS)
+    assert weights(by_domain, text_weight=2.5) == 2.5
+
+
 def test_hard_labels_and_clusters_route_too(outcome_table):
     rows = outcomes.read(outcome_table, split="dev")
     sums = np.array(rows.domains) == "sums"
@@ -169,6 +198,7 @@ def test_a_saved_router_repeats_itself(tmp_path, outcome_table):
         ({"tags": "topics"}, "'topics'"),
         ({"direction": "sideways"}, "forward, reverse"),
         ({"temperature": -1.0}, "temperature is -1"),
+        ({"text_weight": 0.0}, "text_weight is 0"),
         ({"untagged": "maybe"}, "own, mean"),
     ],
 )

@@ -24,6 +24,7 @@ SOFTNESS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.995)  # candidate temperatures, se
 PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 TUNED_SOFTNESS = 0.8  # where a training is too long to try several
 PENALTY = 10.0  # while the temperature is chosen
+TEXTS = (10**0.5, 1.0)  # candidate weights of the text beside the domain
 FLOOR = 1e-3  # share of the uniform distribution mixed into labels, so that their logs exist
 STEPS = 100  # of the optimiser
 
@@ -43,11 +44,12 @@ class Zooter:
     none), its `domain`, `clusters=K` of the queries' vectors, or `none`. `reward` is the measure
     to learn from; `auto` takes rewards where the table has any, else the scores. `direction` is
     `forward`, KL(label ‖ router), or `reverse`, KL(router ‖ label). A temperature or `penalty` of
-    None is chosen by validation. The heads are linear, on the first `width` columns of a frozen
-    encoder's vectors; with a `base` (a Hugging Face encoder or causal model by name or folder,
-    extra `lm`) or a `tune` (`lora`, `full` or `frozen`) they are those of a language model that is
-    trained with them: mDeBERTa-v3-base, as published, if none is named, and `lora`. `epochs` and
-    `learning_rate` are as for the predictor `transformer`.
+    None is chosen by validation, and so is a `text_weight` (of the text beside domain and form).
+    The heads are linear, on the first `width` columns of a frozen encoder's vectors; with a `base`
+    (a Hugging Face encoder or causal model by name or folder, extra `lm`) or a `tune` (`lora`,
+    `full` or `frozen`) they are those of a language model that is trained with them:
+    mDeBERTa-v3-base, as published, if none is named, and `lora`. `epochs` and `learning_rate` are
+    as for the predictor `transformer`.
 
     The paper's router names a winner and knows no price. Inverting the softmax gives more: with
     centred logits c, τ c_m is what expert m is expected to earn above the mean of all experts.
@@ -66,6 +68,7 @@ class Zooter:
     leave_one_out: bool = True
     untagged: str = "own"
     penalty: float | None = None
+    text_weight: float | None = None
     width: int = 128
     base: str | None = None
     tune: str | None = None
@@ -107,17 +110,19 @@ class Zooter:
         if self.reads_text:  # a training for every fold would take too long
             fold = np.unique(fold, return_inverse=True)[1] % 2
         else:
-            self.view = view(blocks, text=10**0.5, domain=2.0, surface=0.3, width=self.width)
-        columns = self._columns(x)
+            self.view = self._weighing(self.text_weight or TEXTS[0], blocks)
         tagged, rewards = self._lessons(x, scores, blocks, seed)
         pool = np.isfinite(means(scores)) & np.isfinite(means(rewards))
-        lesson = _Lesson(columns, labels.filled(rewards)[:, pool], tagged, scores[:, pool], seed)
+        rewards = labels.filled(rewards)[:, pool]
+        lesson = _Lesson(self._columns(x), rewards, tagged, scores[:, pool], seed)
         chosen = self._validate(lesson, fold)
+        if self.text_weight is None and not self.reads_text:
+            lesson, chosen = self._weigh_text(lesson, chosen, x, blocks, fold)
         held = lesson.held_out(self, chosen, fold)
         belief = self._believe_held_out(lesson, held, fold, scores, pool)
         heads = lesson.heads(self, chosen, slice(None))
         self.distilled = _distil(lesson, heads, held, chosen, means(scores), pool)
-        moved = _jackknife(heads.logits(columns), held, len(np.unique(fold)))
+        moved = _jackknife(heads.logits(lesson.columns), held, len(np.unique(fold)))
         self.distilled.error[pool] = self.distilled.slope * moved
         return Belief(belief, np.broadcast_to(self._spread(), belief.shape).copy())
 
@@ -152,6 +157,9 @@ class Zooter:
         distilled = Distilled.load(chosen, options["heads"], arrays)
         return cls(**known, view=View.from_json(options["view"]), distilled=distilled)
 
+    def _weighing(self, text: float, blocks: Mapping[str, slice]) -> View:
+        return view(blocks, text=text, domain=2.0, surface=0.3, width=self.width)
+
     def _columns(self, x: Any) -> Any:
         return x if self.reads_text else self.view(x)
 
@@ -174,7 +182,7 @@ class Zooter:
             raise BadInput(f"beta is {self.beta:g} and must be in 0..1")
         if self.shrinkage < 0:
             raise BadInput(f"shrinkage is {self.shrinkage:g} and must not be negative")
-        for name in ("temperature", "penalty"):
+        for name in ("temperature", "penalty", "text_weight"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise BadInput(f"{name} is {value:g} and must be above 0, or none")
@@ -214,11 +222,27 @@ class Zooter:
         if self.temperature is None and not self.hard:
             tried = [chosen._replace(temperature=t) for t in temperatures(lesson.rewards)]
             chosen = lesson.best(self, tried, fold)
-        if self.penalty is None:
-            chosen = lesson.best(self, [chosen._replace(penalty=p) for p in PENALTIES], fold)
+        chosen = lesson.best(self, self._penalties(chosen), fold)
         if self.hard:
             return chosen._replace(temperature=float("nan"))
         return chosen
+
+    def _penalties(self, chosen: Chosen) -> list[Chosen]:
+        return [
+            chosen._replace(penalty=p) for p in ((self.penalty,) if self.penalty else PENALTIES)
+        ]
+
+    def _weigh_text(
+        self, lesson: _Lesson, chosen: Chosen, x: Array, blocks: Mapping[str, slice], fold: Folds
+    ) -> tuple[_Lesson, Chosen]:
+        """The same lesson, seen at the weight of the text at which it explains most."""
+        trials = [(chosen, lesson, self.view)]
+        for text in TEXTS[1:]:
+            seen = self._weighing(text, blocks)
+            other = replace(lesson, columns=seen(x))
+            trials.append((other.best(self, self._penalties(chosen), fold), other, seen))
+        chosen, lesson, self.view = max(trials, key=lambda trial: trial[0].explained)
+        return lesson, chosen
 
     def _believe_held_out(
         self, lesson: _Lesson, held: Array, fold: Folds, scores: Array, pool: Mask
@@ -450,17 +474,25 @@ def fit_heads(columns: Array, wanted: Array, penalty: float, direction: str = "f
     centre = columns.mean(axis=0) if n else np.zeros(width)
     a = columns - centre
     distance = {"forward": _forward, "reverse": _reverse}[direction]
+    # In coordinates u with weights = whiten @ u, the curvature is about the same in all
+    # directions, and a few steps are enough.
+    share = wanted.mean(axis=0) if n else np.ones(e) / e
+    curvature = max(float((share * (1 - share)).mean()), 1e-6)
+    whiten = np.linalg.inv(np.linalg.cholesky(curvature * a.T @ a + penalty * np.eye(width))).T
+    b, pull = a @ whiten, penalty * whiten.T @ whiten
+    scale = 1 / np.sqrt(curvature * max(n, 1))  # of the biases
 
     def objective(flat: Array) -> tuple[float, Array]:
-        weights, bias = flat[: width * e].reshape(width, e), flat[width * e :]
-        loss, slope = distance(a @ weights + bias, wanted)
-        pulled = a.T @ slope + penalty * weights
-        loss += penalty / 2 * float((weights**2).sum())
-        return loss, np.concatenate([pulled.ravel(), slope.sum(axis=0)])
+        u, bias = flat[: width * e].reshape(width, e), scale * flat[width * e :]
+        loss, slope = distance(b @ u + bias, wanted)
+        pulled = pull @ u
+        loss += float((u * pulled).sum()) / 2
+        return loss, np.concatenate([(b.T @ slope + pulled).ravel(), scale * slope.sum(axis=0)])
 
     start = np.zeros((width + 1) * e)
     found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS}).x
-    return Heads(centre, found[: width * e].reshape(width, e), found[width * e :])
+    weights = whiten @ found[: width * e].reshape(width, e)
+    return Heads(centre, weights, scale * found[width * e :])
 
 
 def fit_tuned(texts: Any, wanted: Array, zooter: Zooter, seed: int) -> Tuned:

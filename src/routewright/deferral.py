@@ -50,7 +50,8 @@ class Recipe:
     """How a dedicated model is trained; names as in `predictors.transformer`.
 
     `defer_weight` is what a query that the base fails weighs against one that it answers right,
-    in the decision; None weighs them so that both sides count alike.
+    in the decision; None weighs them so that both sides count alike. `answer_weight` is what an
+    answer weighs against a decision.
     """
 
     kind: Kind = "tag"
@@ -64,6 +65,7 @@ class Recipe:
     max_tokens: int = 1024  # of a prompt, and of an answer
     rank: int = 8
     defer_weight: float | None = 1.0
+    answer_weight: float = 5.0
     precision: str = "float32"
     checkpointing: bool = False
     seed: int = 0
@@ -308,7 +310,7 @@ def _row(base: training.Base, item: Item, tag: int | None, recipe: Recipe) -> di
     return {
         "ids": [*ids, *after],
         "labels": [-100] * len(ids) + labels,
-        "weight": weight,
+        "weight": weight * recipe.answer_weight,
         "start": len(ids) - 1,
         "failure": float("nan") if failure is None else float(failure),
         "own": failure is not None and bool(item.references),

@@ -101,6 +101,9 @@ def train(
     defer_weight: Annotated[
         float | None, typer.Option(help="Of a failure in the decision; 0 balances the two sides.")
     ] = 1.0,
+    answer_weight: Annotated[
+        float, typer.Option(min=0, help="Of the base's own answer, against the decision.")
+    ] = 5.0,
     precision: Precision = "float32",
     checkpointing: Checkpointing = False,
     seed: Seed = 0,
@@ -122,6 +125,7 @@ def train(
         max_tokens=max_tokens,
         rank=rank,
         defer_weight=defer_weight or None,
+        answer_weight=answer_weight,
         precision=precision,
         checkpointing=checkpointing,
         seed=seed,

@@ -49,7 +49,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(prefix="routewright-dedicated-") as name:
+    with training.quiet(), tempfile.TemporaryDirectory(prefix="routewright-dedicated-") as name:
         folder = Path(name)
         if os.environ.get("PART", "both") in ("both", "defer"):
             deferring(folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -120,7 +121,8 @@ def _load(name: str, writes: bool) -> tuple[Any, Any, Sequence[str]]:
 
 @contextmanager
 def quiet(*, bars: bool = False) -> Iterator[None]:
-    """transformers keeps its remarks, and without `bars` its progress bars, to itself inside."""
+    """transformers keeps its remarks, and without `bars` its progress bars, to itself inside;
+    so do its notes to programmers about names that will change."""
     from transformers.utils import logging
 
     library = cast(Any, logging)
@@ -129,7 +131,9 @@ def quiet(*, bars: bool = False) -> Iterator[None]:
     if not bars:
         library.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         library.set_verbosity(level)
         if shown:
@@ -168,7 +172,8 @@ def adapt(base: Base, tune: str, *, rank: int, checkpointing: bool = False) -> A
     With `checkpointing` a step computes activations twice rather than keep them.
     """
     if checkpointing:
-        base.model.gradient_checkpointing_enable({"use_reentrant": False})
+        with quiet():
+            base.model.gradient_checkpointing_enable({"use_reentrant": False})
         base.model.enable_input_require_grads()
     if tune == "full":
         return base.model.requires_grad_(True)
@@ -178,7 +183,8 @@ def adapt(base: Base, tune: str, *, rank: int, checkpointing: bool = False) -> A
     from peft import LoraConfig, get_peft_model
 
     wanted = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
-    return get_peft_model(base.model, wanted)
+    with quiet():
+        return get_peft_model(base.model, wanted)
 
 
 def module() -> Any:

@@ -145,6 +145,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("name", choices=MODELS)
     parser.add_argument("folder", type=Path)
     options = parser.parse_args(arguments)
+    from transformers.utils import logging
+
+    quiet: Any = logging
+    quiet.disable_progress_bar()
     print(export(options.name, options.folder))
 
 

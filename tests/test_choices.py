@@ -71,10 +71,11 @@ def test_options_are_read_off_the_text(text, options):
 
 @pytest.mark.parametrize("text", ["Pick.\nA.  \nB. x", "A. 1.2.3\nB. 1e300", "A. −5\nB. 7\nC. 9,1"])
 def test_odd_options_have_finite_features(text):
-    columns, row, letter = choices.table([Query.of("no options here"), Query.of(text)])
-    assert np.isfinite(columns).all()
-    assert set(row) == {1}
-    assert letter.tolist() == list(range(len(row)))
+    listed = choices.table([Query.of("no options here"), Query.of(text)])
+    assert np.isfinite(listed.columns).all()
+    assert set(listed.row) == {1}
+    assert listed.letter.tolist() == list(range(len(listed.row)))
+    assert all(len(grams) for grams in listed.grams)
 
 
 def test_what_is_known_of_options_comes_from_the_answers():
@@ -94,6 +95,28 @@ def test_the_right_option_is_found_where_its_text_tells(fitted):
     right = choices.marked(dev.answers, dev.score)
     hit = right[np.arange(len(dev)), chances.argmax(axis=1)]
     assert np.nanmean(hit) > 0.5, "and chance is a sixth"
+
+
+def test_a_style_of_writing_is_found():
+    rng = np.random.default_rng(0)
+    gold = rng.integers(0, 4, 300)
+    words = (("tallow", "yellow"), ("tarmac", "yarrow"))
+    queries = []
+    for g in gold:
+        written = [rng.choice(words[int(j != g)]) for j in range(4)]
+        listed = [f"{letter}. {word}" for letter, word in zip("ABCD", written, strict=True)]
+        queries.append(Query.of("\n".join(["Which?", *listed])))
+    said = np.array([["ABCD"[j] for j in range(4)]] * 300, dtype=object)
+    score = (np.arange(4) == gold[:, None]).astype(float)
+    held_out, model = choices.fit(queries, said, score, np.arange(300) % 3)
+    assert (held_out.argmax(axis=1) == gold).mean() > 0.9
+    assert (model.predict(queries[:50]).argmax(axis=1) == gold[:50]).mean() > 0.9
+
+
+def test_half_a_surrogate_pair_is_no_trouble(fitted):
+    router, _ = fitted
+    looks = router.evidence.looks([Query.of("Which?\nA. \ud83d\nB. x\nC. ")])
+    np.testing.assert_allclose(looks.sum(), 1.0)
 
 
 def test_queries_without_options_have_no_such_forecast(fitted):

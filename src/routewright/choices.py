@@ -1,17 +1,18 @@
 """Which option of a multiple-choice question is right, as far as the options' texts alone tell.
 
 Right answers and distractors are seldom written alike: lengths differ, distractors vary what the
-right answer says, numbers lie around it. That is learned from recorded answers, and weighed beside
-what the committee says. It says nothing of the matter itself; a question without listed options has
-no such forecast.
+right answer says, numbers lie around it, and who writes them has a style. That is learned from
+recorded answers, and weighed beside what the committee says. It says nothing of the matter itself;
+a question without listed options has no such forecast.
 """
 
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,9 @@ LETTERS = 26
 LISTED = 0.5  # share of queries that list options, at least, for this to be looked at
 TREES, LEAF, SHARE = 50, 0.1, 0.4  # leaves in multiples of the root of the number of options
 LONGEST = 400  # characters of an option that are looked at
+BUCKETS = 1 << 16  # of hashed character n-grams
+GRAMS = (2, 3, 4)
+DECAY, PASSES = 1e-5, 8  # L2 penalty and passes of the linear model
 _OPTION = re.compile(r"^[^\S\n]*\(?([A-Z])[.):][^\S\n]", re.MULTILINE)
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 _NUMBER = re.compile(r"[-−]?\d+(?:[.,]\d+)*(?:[eE][-+]?\d{1,3})?")
@@ -30,14 +34,27 @@ _NUMBER = re.compile(r"[-−]?\d+(?:[.,]\d+)*(?:[eE][-+]?\d{1,3})?")
 
 @dataclass(frozen=True)
 class Choices:
-    """A forest over options; see `features`."""
+    """A linear model of how options are written, and a forest over what it says and `features`."""
 
+    style: Array  # (BUCKETS,) weights of hashed character n-grams
     forest: Forest
 
     def predict(self, queries: Sequence[Query]) -> Array:
         """How likely each letter is right, (n, LETTERS), rows sum to 1; NaN without options."""
-        columns, row, letter = table(queries)
-        return _spread(self.forest.predict(columns).ravel(), row, letter, len(queries))
+        listed = table(queries)
+        told = np.array([self.style[grams].mean() * len(grams) ** 0.5 for grams in listed.grams])
+        told -= _per_question(told, listed.row)
+        said = self.forest.predict(np.column_stack([listed.columns, told])).ravel()
+        return _spread(said, listed, len(queries))
+
+
+class Listed(NamedTuple):
+    """The options of many queries, a line each."""
+
+    columns: Array  # (k, WIDTH)
+    grams: list[Indices]  # hashed character n-grams of each
+    row: Indices  # (k,) whose option it is
+    letter: Indices  # (k,) which one
 
 
 def fit(
@@ -48,28 +65,64 @@ def fit(
     *,
     seed: int = 0,
 ) -> tuple[Array, Choices] | None:
-    """Chances without the row's own fold, (n, LETTERS), and a forest on every row; None where
-    few queries list options. `answers` (n, e) are letters, `score` (n, e) their scores."""
-    columns, row, letter = table(queries)
-    if len(np.unique(row)) < LISTED * len(queries):
+    """Chances without the row's own fold, (n, LETTERS), and a model of every row; None where few
+    queries list options. `answers` (n, e) are letters, `score` (n, e) their scores."""
+    listed = table(queries)
+    if len(np.unique(listed.row)) < LISTED * len(queries):
         return None
-    right = marked(answers, score)[row, letter]
+    right = marked(answers, score)[listed.row, listed.letter]
     known = np.isfinite(right)
-    if not known.any():
+    if len(np.unique(right[known] > 0.5)) < 2:
         return None
-    leaf = max(2, round(LEAF * len(columns) ** 0.5))
+    written = _written(listed)
+    leaf = max(2, round(LEAF * len(right) ** 0.5))
+    outside = [fold[listed.row] != k for k in np.unique(fold)]
+    outside = [out for out in outside if len(np.unique(right[known & out] > 0.5)) == 2]
+    told = np.zeros(len(right))
+    for out in outside:
+        told[~out] = written[~out] @ _style(written, right, known & out, seed)
+    columns = np.column_stack([listed.columns, told])
 
     def grow(rows: Any) -> Forest:
         return Forest.grow(
             columns[rows], right[rows, None], trees=TREES, leaf=leaf, share=SHARE, seed=seed
         )
 
-    said = np.zeros(len(columns))
-    for k in np.unique(fold):
-        out = fold[row] == k
-        if out.any() and (known & ~out).any():
-            said[out] = grow(known & ~out).predict(columns[out]).ravel()
-    return _spread(said, row, letter, len(queries)), Choices(grow(known))
+    said = np.full(len(right), 0.5)
+    for out in outside:
+        said[~out] = grow(known & out).predict(columns[~out]).ravel()
+    model = Choices(_style(written, right, known, seed), grow(known))
+    return _spread(said, listed, len(queries)), model
+
+
+def _style(written: Any, right: Array, rows: Any, seed: int) -> Array:
+    """Weights of the n-grams that tell right options from wrong ones, logistic regression."""
+    from sklearn.linear_model import SGDClassifier
+
+    model = SGDClassifier(
+        loss="log_loss", alpha=DECAY, max_iter=PASSES, tol=None, average=True, random_state=seed
+    )
+    return np.asarray(model.fit(written[rows], right[rows] > 0.5).coef_[0])
+
+
+def _written(listed: Listed) -> Any:
+    """Options as sparse rows (k, BUCKETS) of unit length, less the mean of their question."""
+    from scipy.sparse import csr_matrix, diags
+
+    sizes = np.array([len(grams) for grams in listed.grams])
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    weights = np.repeat(sizes**-0.5, sizes)
+    k, n = len(sizes), int(listed.row.max()) + 1
+    rows = csr_matrix((weights, np.concatenate(listed.grams), starts), shape=(k, BUCKETS))
+    member = csr_matrix((np.ones(k), (listed.row, np.arange(k))), shape=(n, k))
+    share = 1 / np.maximum(np.bincount(listed.row, minlength=n), 1)
+    return (rows - (diags(share) @ (member @ rows))[listed.row]).tocsr()
+
+
+def _per_question(values: Array, row: Indices) -> Array:
+    """The mean over the options of the same question, (k,)."""
+    total = np.bincount(row, values)
+    return np.asarray((total / np.maximum(np.bincount(row), 1))[row])
 
 
 def marked(answers: np.ndarray[Any, np.dtype[Any]], score: Array) -> Array:
@@ -109,17 +162,28 @@ def parse(text: str) -> tuple[str, list[str]]:
     return text[: run[0].start()], [option[:LONGEST] for option in options]
 
 
-def table(queries: Sequence[Query]) -> tuple[Array, Indices, Indices]:
-    """One line per option: its features, its query's row, and which letter it is."""
-    lines, row = [np.empty((0, WIDTH))], []
+def table(queries: Sequence[Query]) -> Listed:
+    """One line per option of every query that lists some."""
+    lines, grams = [np.empty((0, WIDTH))], []
+    row: list[int] = []
+    letter: list[int] = []
     for i, query in enumerate(queries):
         stem, options = parse(query.text)
         if options:
             lines.append(features(stem, options))
+            grams += [_hashed(option) for option in options]
             row += [i] * len(options)
-    rows = np.array(row, dtype=np.intp)
-    _, first, counts = np.unique(rows, return_index=True, return_counts=True)
-    return np.vstack(lines), rows, np.arange(len(rows)) - np.repeat(first, counts)
+            letter += range(len(options))
+    return Listed(np.vstack(lines), grams, np.array(row, np.intp), np.array(letter, np.intp))
+
+
+def _hashed(text: str) -> Indices:
+    """Buckets of the distinct character n-grams; at least one."""
+    padded = f" {text.lower()} "
+    grams = {padded[i : i + g] for g in GRAMS for i in range(len(padded) + 1 - g)}
+    return np.array(
+        sorted({zlib.crc32(g.encode(errors="replace")) % BUCKETS for g in grams}), np.intp
+    )
 
 
 def features(stem: str, options: Sequence[str]) -> Array:
@@ -221,11 +285,11 @@ def _value(number: str) -> float:
 WIDTH = features("", ["a", "b"]).shape[1]
 
 
-def _spread(said: Array, row: Indices, letter: Indices, n: int) -> Array:
+def _spread(said: Array, listed: Listed, n: int) -> Array:
     """Chances per option ▶ (n, LETTERS), each query's divided by their sum."""
     found = np.full((n, LETTERS), np.nan)
-    listed = np.unique(row)
-    found[listed] = 0.0
-    found[row, letter] = np.maximum(said, 1e-6)
-    found[listed] /= found[listed].sum(axis=1, keepdims=True)
+    rows = np.unique(listed.row)
+    found[rows] = 0.0
+    found[listed.row, listed.letter] = np.maximum(said, 1e-6)
+    found[rows] /= found[rows].sum(axis=1, keepdims=True)
     return found

@@ -180,6 +180,7 @@ class Evidence:
         }
         if self.choices is not None:
             nodes |= {f"choices.{k}": array for k, array in self.choices.forest.nodes.items()}
+            nodes["choices.style"] = self.choices.style
         return {"prices": self.prices, "checking": self.checking, **nodes}
 
     @classmethod
@@ -193,7 +194,10 @@ class Evidence:
             members = tuple(int(m) for m in stored["members"])
             rungs.append(Rung(members, stored.get("checked", False), **forests))
         depth = options.get("choices")
-        read = None if depth is None else Choices(Forest(int(depth), _under(arrays, "choices.")))
+        read = None
+        if depth is not None:
+            nodes = _under(arrays, "choices.")
+            read = Choices(nodes.pop("style"), Forest(int(depth), nodes))
         return cls(
             options["kind"],
             arrays["prices"],

@@ -13,8 +13,10 @@ Rewards are the tables' scores, so reward ranking sees what it is scored by and 
 luck counts as skill. Where two judges have rated the same answers (`two judges`), one of them
 gives the rewards and the other the scores; there ranking is what it would be in use.
 
-On few rows the best of many experts is a matter of luck, too. How often a router can be best
-then is shown by a table that knows every task's best expert beforehand.
+Drawing rows twice breaks ties: where there are many, the intervals of rank and share lean towards
+worse ranks and lower shares than were measured. On few rows the best of many experts is a matter of
+luck, too. How often a router can be best then is shown by a table that knows every task's best
+expert beforehand.
 """
 
 from __future__ import annotations
@@ -74,23 +76,27 @@ def read(study: str, split: str) -> Outcomes:
 
 
 def ten(split: str) -> Outcomes:
-    """The ten experts of alpacaeval whose scores vary most over the rows of `train`."""
-    rows, train = (outcomes.read(REAL / "alpacaeval.parquet", split=s) for s in (split, "train"))
-    varied = np.argsort(-np.nanvar(train.score, axis=0))[:TEN]
-    return rows.pool([train.experts[m] for m in varied])
+    rows = outcomes.read(REAL / "alpacaeval.parquet", split=split)
+    return rows.pool(most_varied(rows.experts))
+
+
+def most_varied(names: Sequence[str]) -> list[str]:
+    """The ten of these experts of alpacaeval whose scores vary most over the rows of `train`."""
+    train = outcomes.read(REAL / "alpacaeval.parquet", split="train").pool(names)
+    return [names[m] for m in np.argsort(-np.nanvar(train.score, axis=0))[:TEN]]
 
 
 def two_judges(split: str) -> Outcomes:
-    """The experts that both judges of AlpacaEval 2 have rated: one's verdicts are the rewards,
-    the other's, who thinks aloud first, the scores."""
+    """The most varied experts that both AlpacaEvals have rated: the second's verdicts, against
+    GPT-4, are the rewards, the first's, against text-davinci-003, the scores."""
     rewards, scores = (
         outcomes.read(REAL / f"{name}.parquet", split=split)
-        for name in ("alpacaeval", "alpacaeval_cot")
+        for name in ("alpacaeval", "alpacaeval_v1")
     )
-    both = [name for name in scores.experts if name in rewards.experts]
+    both = most_varied([name for name in rewards.experts if name in scores.experts])
     assert [q.id for q in rewards.queries] == [q.id for q in scores.queries]
-    measures = {**scores.pool(both).measures, "reward": rewards.pool(both).score}
-    return replace(scores.pool(both), measures=measures)
+    scores = scores.pool(both)
+    return replace(scores, measures={**scores.measures, "reward": rewards.pool(both).score})
 
 
 # --- the systems ---------------------------------------------------------------------------

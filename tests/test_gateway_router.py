@@ -28,10 +28,10 @@ def table(rows=60):
     return Outcomes(("small", "large"), queries, {"score": score, "cost": cost})
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+@pytest.fixture(scope="module", params=["knn", "zooter"])
+def folder(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("routers") / "router"
-    fit(table(), encoder="lexical", predictor="knn").save(path)
+    fit(table(), encoder="lexical", predictor=request.param).save(path)
     return str(path)
 
 

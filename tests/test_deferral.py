@@ -212,6 +212,21 @@ def test_from_a_config_to_a_served_model_by_the_command_line(base, tmp_path, cap
     dev = outcomes.read("dev.parquet", split="dev")
     alone = dev.pool(["lexis", "sage"]).score.mean(axis=0)
     assert told["quality"] > alone.mean() + 0.15
+    itself = "  - {name: itself, provider: local, model: own, options: {bad_words: [<GPT4>]}}\n"
+    Path("itself.yaml").write_text(CONFIG.replace("policies:", f"{itself}policies:"))
+    words = ["itself.yaml", "dev.jsonl", "--out", "itself.parquet", "--only", "itself,sage"]
+    words += ["--grader", "exact", "--limit", "48", "--json"]
+    main.app(["interview", *words], standalone_mode=False)
+    capsys.readouterr()
+    served = run(
+        capsys, "calibrate", "own", "itself.parquet", "--quality", 0.8, "--expert", "itself",
+        "--then", "sage",
+    )  # fmt: skip
+    assert served["quality"] >= 0.8, "by its own answers, not its base's"
+    said = outcomes.table(Path("itself.parquet"))["answer::itself"].to_list()
+    assert all(said)
+    assert not any("<" in text for text in said)
+    assert 0 < served["ownership"] < 1
     _ask_the_command(questions(24, 6), Path("own"))
 
 

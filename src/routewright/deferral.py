@@ -302,7 +302,7 @@ def _row(base: training.Base, item: Item, tag: int | None, recipe: Recipe) -> di
     if item.references:
         said = base.tokenizer(item.references[0], add_special_tokens=False)["input_ids"]
         after: list[int] = [*said[: recipe.max_tokens], end]
-        labels, weight = after, 1.0 if failure is None else 1.0 - float(failure)
+        labels, weight = after, recipe.answer_weight * (1.0 - float(failure or 0.0))
     elif failure is not None and tag is not None:
         after, labels, weight = [tag, end], [-100, end], float(failure)
     else:
@@ -310,7 +310,7 @@ def _row(base: training.Base, item: Item, tag: int | None, recipe: Recipe) -> di
     return {
         "ids": [*ids, *after],
         "labels": [-100] * len(ids) + labels,
-        "weight": weight * recipe.answer_weight,
+        "weight": weight,
         "start": len(ids) - 1,
         "failure": float("nan") if failure is None else float(failure),
         "own": failure is not None and bool(item.references),

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from routewright import equivalence
-from routewright.choices import LETTERS, Choices
 from routewright.forest import Forest
+from routewright.multiple_choice import LETTERS, Choices
 from routewright.types import Array, Indices, Prediction, Query
 
 NOBODY = -1

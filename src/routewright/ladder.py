@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from routewright import choices, equivalence, metrics, policies
+from routewright import equivalence, metrics, multiple_choice, policies
 from routewright.evidence import (
     NOBODY,
     UNSURE,
@@ -114,7 +114,9 @@ def build(
     if kind == "letter" and not agreement_only:
         assert outcomes.answers is not None
         progress("weighing the options' texts", 0.0)
-        learned = choices.fit(outcomes.queries, outcomes.answers, outcomes.score, fold, seed=seed)
+        learned = multiple_choice.fit(
+            outcomes.queries, outcomes.answers, outcomes.score, fold, seed=seed
+        )
         looks, read = learned or (None, None)
     base = Evidence(
         kind,

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from routewright import choices, outcomes
+from routewright import multiple_choice, outcomes
 from routewright.drive import replay
 from routewright.evaluation import evaluate, replay_all
 from routewright.fitting import fit
@@ -66,12 +66,12 @@ def fitted(tmp_path_factory):
     ],
 )
 def test_options_are_read_off_the_text(text, options):
-    assert choices.parse(text)[1] == options
+    assert multiple_choice.parse(text)[1] == options
 
 
 @pytest.mark.parametrize("text", ["Pick.\nA.  \nB. x", "A. 1.2.3\nB. 1e300", "A. −5\nB. 7\nC. 9,1"])
 def test_odd_options_have_finite_features(text):
-    listed = choices.table([Query.of("no options here"), Query.of(text)])
+    listed = multiple_choice.table([Query.of("no options here"), Query.of(text)])
     assert np.isfinite(listed.columns).all()
     assert set(listed.row) == {1}
     assert listed.letter.tolist() == list(range(len(listed.row)))
@@ -81,7 +81,7 @@ def test_odd_options_have_finite_features(text):
 def test_what_is_known_of_options_comes_from_the_answers():
     answers = np.array([["A", "C"], ["B", "B"], ["(D)", None]], dtype=object)
     score = np.array([[0.0, 1.0], [0.0, 0.0], [0.0, np.nan]])
-    found = choices.marked(answers, score)[:, :4]
+    found = multiple_choice.marked(answers, score)[:, :4]
     np.testing.assert_array_equal(
         found, [[0, 0, 1, 0], [np.nan, 0, np.nan, np.nan], [np.nan, np.nan, np.nan, 0]]
     )
@@ -92,7 +92,7 @@ def test_the_right_option_is_found_where_its_text_tells(fitted):
     chances = router.evidence.looks(dev.queries)
     np.testing.assert_allclose(chances.sum(axis=1), 1.0)
     assert (chances[:, 6:] == 0).all(), "there are six options"
-    right = choices.marked(dev.answers, dev.score)
+    right = multiple_choice.marked(dev.answers, dev.score)
     hit = right[np.arange(len(dev)), chances.argmax(axis=1)]
     assert np.nanmean(hit) > 0.5, "and chance is a sixth"
 
@@ -108,7 +108,7 @@ def test_a_style_of_writing_is_found():
         queries.append(Query.of("\n".join(["Which?", *listed])))
     said = np.array([["ABCD"[j] for j in range(4)]] * 300, dtype=object)
     score = (np.arange(4) == gold[:, None]).astype(float)
-    held_out, model = choices.fit(queries, said, score, np.arange(300) % 3)
+    held_out, model = multiple_choice.fit(queries, said, score, np.arange(300) % 3)
     assert (held_out.argmax(axis=1) == gold).mean() > 0.9
     assert (model.predict(queries[:50]).argmax(axis=1) == gold[:50]).mean() > 0.9
 

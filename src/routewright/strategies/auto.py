@@ -73,7 +73,7 @@ class Auto:
         prediction = self.router.predict([query])
         admissible = within_limits(query, prediction.take(0))
         price = self.price if query.price is None else query.price
-        looks = evidence.looks([query])
+        looks: Array | None = None
         said: dict[int, Answer] = {}
         spent = 0.0
         standing: Standing | None = None
@@ -83,6 +83,7 @@ class Auto:
                 answers = yield tuple(Ask(prediction.experts[m], options=options) for m in new)
                 said |= {m: a for m, a in zip(new, answers, strict=True) if a.arrived}
                 spent += sum(answer.cost for answer in answers)
+                looks = evidence.looks([query]) if looks is None else looks
             heard = _hear(evidence, rung, said, looks)
             if rung.checked:
                 assert standing is not None, "nobody has answered before anything is checked"

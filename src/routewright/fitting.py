@@ -220,24 +220,23 @@ def _trace(
 ) -> dict[str, tuple[list[frontier.Candidate], Evidence | None]]:
     """What each strategy can do at which price, and the evidence that it needs; `prediction`
     must be held out."""
-    # A threshold cascade weighs who agrees, and no more.
-    alone = {s: s == "frugal" for s in strategies if s in ("auto", "frugal")}
     climbs = {
-        only: ladder.build(
+        strategy: ladder.build(
             outcomes,
             prediction,
             fold,
-            agreement_only=only,
+            agreement_only=strategy == "frugal",  # a threshold cascade weighs no more
             seed=seed,
             progress=_within(progress, 0.0, 0.7),
         )
-        for only in set(alone.values())
+        for strategy in strategies
+        if strategy in ("auto", "frugal")
     }
     last = _within(progress, 0.7, 0.3)
     singles = frontier.singles(prediction, outcomes)
     found: dict[str, tuple[list[frontier.Candidate], Evidence | None]] = {}
     for strategy in strategies:
-        climb = climbs[alone[strategy]] if strategy in alone else None
+        climb = climbs.get(strategy)
         evidence = climb and climb.evidence
         if strategy == "frugal":
             found[strategy] = baselines.frugal(outcomes, prediction, climb, last), evidence

@@ -267,15 +267,17 @@ class Checked(NamedTuple):
 
 def checked(outcomes: Outcomes, whose: Indices) -> Checked:
     """Of n answers, whoever gave them; NOBODY is not verified."""
-    unknown = np.full(outcomes.score.shape, np.nan)
-    sure = np.where(answered(outcomes), outcomes.measures.get("verify", unknown), np.nan)
-    cost = outcomes.measures.get("verify_cost", unknown)
-    cost = np.where(np.isfinite(cost), cost, np.nan_to_num(outcomes.cost))
-    rows = np.arange(len(outcomes))
-    known = (whose != NOBODY) & np.isfinite(sure[rows, whose])
-    return Checked(
-        np.where(known, sure[rows, whose], UNSURE), np.where(known, cost[rows, whose], 0.0)
-    )
+    unknown = np.full(len(outcomes), np.nan)
+    place = np.arange(len(outcomes)), whose
+
+    def told(measure: str) -> Array:
+        table = outcomes.measures.get(measure)
+        return unknown if table is None else table[place]
+
+    sure, cost = told("verify"), told("verify_cost")
+    cost = np.where(np.isfinite(cost), cost, np.nan_to_num(told("cost")))
+    known = (whose != NOBODY) & np.isfinite(told("score")) & np.isfinite(sure)
+    return Checked(np.where(known, sure, UNSURE), np.where(known, cost, 0.0))
 
 
 def verified(heard: Heard, outcomes: Outcomes, whose: Indices) -> Heard:

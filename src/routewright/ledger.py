@@ -14,10 +14,10 @@ import json
 import math
 import random
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from routewright.client import LIMITS, SPEED, Client
 from routewright.errors import (
@@ -37,6 +37,10 @@ TYPICAL = 250  # tokens of an answer, of an expert that has not been heard
 KEPT = tuple(  # what the journal keeps of an answer
     kept.name for kept in fields(Answer) if kept.name not in ("message", "cancelled", "failed")
 )
+
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 class BudgetSpent(RoutewrightError):
@@ -217,6 +221,54 @@ class Ledger:
     async def _wait_for(self, expert: str) -> None:
         while (pause := self._not_before[expert] - time.monotonic()) > 0:
             await asyncio.sleep(pause)
+
+
+@dataclass
+class Tally:
+    """What asking about many items through one journal came to."""
+
+    recalled: int = 0  # replies found in the journal
+    unread: int = 0  # replies that could not be read; none was guessed
+    failed: int = 0  # asks that were not answered
+    trouble: str = ""  # why, the first time
+    cost: float = 0.0  # US$ over the journal's whole life
+    stopped: str = ""  # why not everything was asked
+
+    def fail(self, why: str, times: int = 1) -> None:
+        self.failed, self.trouble = self.failed + times, self.trouble or why
+
+
+async def side_by_side(
+    work: Callable[[Item, Ledger], Awaitable[Made]],
+    items: Sequence[Item],
+    ledger: Ledger,
+    tally: Tally,
+    at_once: int = 8,
+) -> list[Made | None]:
+    """What `work` makes of every item; None where the ask failed, or the budget was spent.
+
+    What is under way ends, and is journalled, before a mistake is raised.
+    """
+    turn = asyncio.Semaphore(at_once)
+
+    async def one(item: Item) -> Made | None:
+        async with turn:
+            if not tally.stopped:
+                try:
+                    return await work(item, ledger)
+                except BudgetSpent as error:
+                    tally.stopped = str(error)
+                except (UpstreamError, NotAdmissible) as error:
+                    tally.fail(str(error))
+        return None
+
+    async with ledger:
+        made = await asyncio.gather(*map(one, items), return_exceptions=True)
+        tally.cost = ledger.account.spent + ledger.account.unsure
+        tally.recalled = ledger.account.recalled
+    if wrong := [one for one in made if isinstance(one, BaseException)]:
+        raise wrong[0]
+    return [one for one in made if not isinstance(one, BaseException)]
 
 
 def name(client: Client, ask: Ask, query: Query) -> str:

@@ -15,34 +15,26 @@ from functools import partial
 import numpy as np
 import polars as pl
 
-from routewright import engines, rewards
+from routewright import engines, ledger, rewards
 from routewright.drive import decide
-from routewright.errors import BadInput, BadTable, NotAdmissible
+from routewright.errors import BadInput, BadTable
 from routewright.journal import Journal
-from routewright.ledger import BudgetSpent, Ledger
 from routewright.outcomes import queries_of
 from routewright.providers import Provider
 from routewright.rewards import AskingModel, LocalModel, Rated, RewardModel
 from routewright.types import Answer, Array, Decision, Expert, Plan, Query
 
 BATCH = 64  # answers between two entries of the journal
-SIDE_BY_SIDE = 8  # queries that a judge reads at once
 
 Progress = Callable[[int, int, float], None]  # answers rated, of how many, US$ spent
 
 
 @dataclass
-class Tally:
+class Tally(ledger.Tally):
     """What rating a table came to."""
 
     answers: int = 0  # that the table holds
     rated: int = 0  # that have a reward now
-    recalled: int = 0  # of these, found in the journal
-    unread: int = 0  # verdicts that could not be read; none was guessed
-    failed: int = 0  # asks that the judge did not answer
-    trouble: str = ""  # why, the first time
-    cost: float = 0.0  # US$ over the journal's whole life
-    stopped: str = ""  # why not everything was asked
 
 
 @dataclass(frozen=True)
@@ -182,40 +174,22 @@ async def _asking(
     tally: Tally,
     progress: Progress,
 ) -> list[Rated | None]:
-    turn = asyncio.Semaphore(SIDE_BY_SIDE)
     done = 0
-    async with Ledger(experts, journal, budget=budget, providers=providers) as ledger:
 
-        async def one(row: Row) -> Rated | None:
-            nonlocal done
-            rating = Rating(model, row.answers)
-            async with turn:
-                if tally.stopped:
-                    return None
-                try:
-                    decision = await decide(rating, row.query, experts, ledger)
-                except BudgetSpent as error:
-                    tally.stopped = str(error)
-                    return None
-                except NotAdmissible as error:
-                    tally.failed, tally.trouble = tally.failed + 1, tally.trouble or str(error)
-                    return None
-            silent = [answer.failed for answer in decision.spent if answer.failed is not None]
-            tally.failed += len(silent)
-            tally.trouble = tally.trouble or next(iter(silent), "")
-            done += len(row.answers)
-            tally.unread += rating.rated[0].unread
-            progress(done, tally.answers, ledger.account.spent)
-            return rating.rated[0]
+    async def one(row: Row, purse: ledger.Ledger) -> Rated:
+        nonlocal done
+        rating = Rating(model, row.answers)
+        decision = await decide(rating, row.query, experts, purse)
+        silent = [answer.failed for answer in decision.spent if answer.failed is not None]
+        if silent:
+            tally.fail(silent[0], len(silent))
+        done += len(row.answers)
+        tally.unread += rating.rated[0].unread
+        progress(done, tally.answers, purse.account.spent)
+        return rating.rated[0]
 
-        # What is under way ends, and is journalled, before a mistake is raised.
-        said = await asyncio.gather(*map(one, rows), return_exceptions=True)
-        tally.cost = ledger.account.spent + ledger.account.unsure
-        tally.recalled = ledger.account.recalled
-    if wrong := [one for one in said if isinstance(one, BaseException)]:
-        raise wrong[0]
-    found: list[Rated | None] = [one for one in said if not isinstance(one, BaseException)]
-    return found
+    purse = ledger.Ledger(experts, journal, budget=budget, providers=providers)
+    return await ledger.side_by_side(one, rows, purse, tally)
 
 
 # --- the table -----------------------------------------------------------------------------

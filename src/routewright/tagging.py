@@ -13,32 +13,24 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from routewright import prompts
+from routewright import ledger, prompts
 from routewright.drive import decide
-from routewright.errors import BadInput, NotAdmissible, UpstreamError
+from routewright.errors import BadInput
 from routewright.journal import Journal
-from routewright.ledger import BudgetSpent, Ledger
 from routewright.providers import Provider
 from routewright.types import Ask, Decision, Expert, Plan, Query
 
-SIDE_BY_SIDE = 8
 Tags = tuple[str, ...]
 Progress = Callable[[int, int, float], None]  # queries tagged, of how many, US$ spent
 
 
 @dataclass
-class Tally:
+class Tally(ledger.Tally):
     """What tagging came to."""
 
     queries: int = 0
     tagged: int = 0
     tags: int = 0  # different ones
-    recalled: int = 0  # replies found in the journal
-    unread: int = 0  # replies that held no list of tags
-    failed: int = 0  # queries that the expert did not answer
-    trouble: str = ""  # why, the first time
-    cost: float = 0.0  # US$ over the journal's whole life
-    stopped: str = ""  # why not everything was asked
 
 
 @dataclass(frozen=True)
@@ -68,36 +60,20 @@ def by_expert(
         raise BadInput(f"no expert '{expert}' in the config: it has {', '.join(there)}")
     tally = Tally(queries=len(queries))
 
+    done = 0
+
+    async def one(query: Query, purse: ledger.Ledger) -> Tags:
+        nonlocal done
+        decision = await decide(Tagging(expert), query, experts, purse)
+        done += 1
+        progress(done, len(queries), purse.account.spent)
+        said = prompts.tags(decision.answer.text)
+        tally.unread += said is None
+        return said or ()
+
     async def run() -> list[Tags]:
-        turn = asyncio.Semaphore(SIDE_BY_SIDE)
-        done = 0
-
-        async def one(query: Query) -> Tags:
-            nonlocal done
-            async with turn:
-                if tally.stopped:
-                    return ()
-                try:
-                    decision = await decide(Tagging(expert), query, experts, ledger)
-                except BudgetSpent as error:
-                    tally.stopped = str(error)
-                    return ()
-                except (UpstreamError, NotAdmissible) as error:
-                    tally.failed, tally.trouble = tally.failed + 1, tally.trouble or str(error)
-                    return ()
-            done += 1
-            progress(done, len(queries), ledger.account.spent)
-            said = prompts.tags(decision.answer.text)
-            tally.unread += said is None
-            return said or ()
-
-        async with Ledger(experts, journal, budget=budget, providers=providers) as ledger:
-            said = await asyncio.gather(*map(one, queries), return_exceptions=True)
-            tally.cost = ledger.account.spent + ledger.account.unsure
-            tally.recalled = ledger.account.recalled
-        if wrong := [one for one in said if isinstance(one, BaseException)]:
-            raise wrong[0]
-        return [one for one in said if not isinstance(one, BaseException)]
+        purse = ledger.Ledger(experts, journal, budget=budget, providers=providers)
+        return [tags or () for tags in await ledger.side_by_side(one, queries, purse, tally)]
 
     found = merged(asyncio.run(run()), min_count)
     tally.tagged = sum(bool(tags) for tags in found)

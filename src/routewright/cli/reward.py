@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from routewright.cli.asking import journalled, trouble
 from routewright.cli.fit import names
 
 if TYPE_CHECKING:
@@ -51,24 +50,12 @@ def reward(
     from routewright import outcomes, rewarding
     from routewright.config import load
     from routewright.errors import BadInput
-    from routewright.journal import Journal
 
     if out.suffix != ".parquet":
         raise BadInput(f"'{out}' must end in .parquet: an outcome table is a Parquet file")
     frame = outcomes.table(table)
     known = [] if config is None else [entry.expert() for entry in load(config).experts]
-    columns = (
-        TextColumn("rating answers"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f} of {task.total:.0f}, ${task.fields[cost]:.4f}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with (
-        Journal(journal or out.with_suffix(".journal.jsonl")) as paid,
-        Progress(*columns, console=Console(stderr=True), transient=True) as bar,
-    ):
-        task = bar.add_task("", total=1.0, cost=0.0)
+    with journalled("rating answers", journal, out) as (paid, show):
         rated, tally = rewarding.rate(
             frame,
             model,
@@ -78,7 +65,7 @@ def reward(
             experts=known,
             budget=budget,
             engine=engine,
-            progress=lambda done, of, cost: bar.update(task, completed=done, total=of, cost=cost),
+            progress=show,
         )
     outcomes.save(rated, out)
     typer.echo(json_module.dumps(asdict(tally)) if json else _told(tally, out))
@@ -91,8 +78,4 @@ def _told(tally: Tally, out: Path) -> str:
     ]
     if tally.unread:
         lines.append(f"{tally.unread} verdicts could not be read; their rewards are unknown")
-    if tally.failed:
-        lines.append(f"{tally.failed} asks failed ({tally.trouble}): run this again to retry them")
-    if tally.stopped:
-        lines.append(f"stopped early: {tally.stopped}; run this again with a larger --budget")
-    return "\n".join(lines)
+    return "\n".join([*lines, *trouble(tally)])

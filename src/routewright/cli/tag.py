@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from routewright.cli.asking import journalled, trouble
 
 if TYPE_CHECKING:
     from routewright.tagging import Tally
@@ -46,7 +46,6 @@ def tag(
     from routewright import outcomes, tagging
     from routewright.config import load
     from routewright.errors import BadInput
-    from routewright.journal import Journal
 
     outcomes.check_ending(out)
     if (clusters is None) == (expert is None):
@@ -57,22 +56,11 @@ def tag(
     queries = outcomes.queries_of(frame)
     if clusters is not None:
         found = tagging.by_cluster(queries, clusters, encoder, seed)
-        tally = tagging.Tally(len(queries), len(queries), len(set(found)))
+        tally = tagging.Tally(queries=len(queries), tagged=len(queries), tags=len(set(found)))
     else:
         assert expert is not None
         assert config is not None
-        columns = (
-            TextColumn("tagging queries"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f} of {task.total:.0f}, ${task.fields[cost]:.4f}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with (
-            Journal(journal or out.with_suffix(".journal.jsonl")) as paid,
-            Progress(*columns, console=Console(stderr=True), transient=True) as bar,
-        ):
-            task = bar.add_task("", total=float(len(queries)), cost=0.0)
+        with journalled("tagging queries", journal, out) as (paid, show):
             found, tally = tagging.by_expert(
                 queries,
                 expert,
@@ -80,7 +68,7 @@ def tag(
                 paid,
                 min_count=min_count,
                 budget=budget,
-                progress=lambda done, of, cost: bar.update(task, completed=done, cost=cost),
+                progress=show,
             )
     tags = pl.Series("tags", [list(row) for row in found], dtype=pl.List(pl.String))
     outcomes.save(frame.with_columns(tags), out)
@@ -94,8 +82,4 @@ def _told(tally: Tally, out: Path) -> str:
     ]
     if tally.unread:
         lines.append(f"{tally.unread} replies held no list of tags; their queries have none")
-    if tally.failed:
-        lines.append(f"{tally.failed} asks failed ({tally.trouble}): run this again to retry them")
-    if tally.stopped:
-        lines.append(f"stopped early: {tally.stopped}; run this again with a larger --budget")
-    return "\n".join(lines)
+    return "\n".join([*lines, *trouble(tally)])

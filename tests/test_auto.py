@@ -10,8 +10,7 @@ import polars as pl
 import pytest
 
 from routewright import ladder, outcomes
-from routewright.client import Client
-from routewright.drive import decide, replay
+from routewright.drive import replay
 from routewright.errors import NoAdmissibleExpert
 from routewright.evaluation import evaluate, replay_all
 from routewright.experts import recorded
@@ -20,7 +19,7 @@ from routewright.router import Router
 from routewright.strategies.auto import Auto
 from routewright.types import Answer, Expert
 from tables import write
-from upstream import Upstream, asked, config_of, expert, front, running
+from upstream import Upstream, asked, config_of, front, paths_live_as_replayed, running
 
 CHEAP = ("ada", "bob", "cyd")
 EVERYBODY = (*CHEAP, "sage")
@@ -288,34 +287,8 @@ def test_members_are_those_who_add_most_for_their_cost(table):
 
 
 def test_live_decisions_over_http_are_those_that_were_replayed(router, dev):
-    said = {
-        name: {q.text: dev.answers[i, m] or "?" for i, q in enumerate(dev.queries)}
-        for m, name in enumerate(dev.experts)
-    }
-
-    def speaks(name):
-        return Upstream(says=lambda body: said[name][body["messages"][0]["content"]])
-
-    upstreams = {name: speaks(name) for name in dev.experts}
-
-    async def run():
-        async with running(*upstreams.values()):
-            experts = [expert(upstream.expert(name)) for name, upstream in upstreams.items()]
-            async with Client(experts) as client:
-                return [
-                    (price, query, await decide(Auto(router, price), query, experts, client))
-                    for price in (0.0, 5.0, 30.0)
-                    for query in dev.queries[:20]
-                ]
-
-    paths = set()
-    for price, query, lived in asyncio.run(run()):
-        record = {name: Answer(name, said[name][query.text]) for name in dev.experts}
-        replayed = replay(Auto(router, price), query, record)
-        paths.add(lived.path)
-        assert lived.path == replayed.path
-        assert lived.answer.expert == replayed.answer.expert
-        assert lived.because == replayed.because
+    strategies = [Auto(router, price) for price in (0.0, 5.0, 30.0)]
+    paths = paths_live_as_replayed(strategies, dev.rows(np.arange(20)))
     assert len(paths) >= 3, "the queries went different ways"
 
 

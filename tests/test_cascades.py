@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from routewright import outcomes, votes
 from routewright.cli.main import app
 from routewright.client import Client
-from routewright.drive import decide, live, replay
+from routewright.drive import live, replay
 from routewright.errors import BadInput, BadTable, NoAdmissibleExpert, UpstreamError
 from routewright.evaluation import evaluate, replay_all
 from routewright.evidence import NOBODY
@@ -26,7 +26,7 @@ from routewright.strategies.frugal import Frugal
 from routewright.types import Answer, Delta, Expert, Prediction, Query
 from tables import write
 from test_auto import CHEAP, EVERYBODY, exam
-from upstream import Upstream, expert, running
+from upstream import Upstream, expert, paths_live_as_replayed, running
 
 COSTS = np.array([0.0005, 0.0005, 0.0005, 0.02])
 PRICES = [0.0, 1.0, 5.0, 30.0, 1e4]
@@ -111,34 +111,8 @@ def test_replaying_a_plan_equals_its_decisions_over_arrays(routers, dev, holes):
 
 
 def test_live_decisions_over_http_are_those_that_were_replayed(routers, dev):
-    said = {
-        name: {q.text: dev.answers[i, m] or "?" for i, q in enumerate(dev.queries)}
-        for m, name in enumerate(dev.experts)
-    }
-
-    def speaks(name):
-        return Upstream(says=lambda body: said[name][body["messages"][0]["content"]])
-
-    upstreams = {name: speaks(name) for name in dev.experts}
     strategies = [Frugal(routers["frugal"], 0.8), CascadeRouting(routers["single"], 5.0, "letter")]
-
-    async def run():
-        async with running(*upstreams.values()):
-            experts = [expert(upstream.expert(name)) for name, upstream in upstreams.items()]
-            async with Client(experts) as client:
-                return [
-                    (strategy, query, await decide(strategy, query, experts, client))
-                    for strategy in strategies
-                    for query in dev.queries[:15]
-                ]
-
-    paths = set()
-    for strategy, query, lived in asyncio.run(run()):
-        record = {name: Answer(name, said[name][query.text]) for name in dev.experts}
-        replayed = replay(strategy, query, record)
-        paths.add(lived.path)
-        assert (lived.path, lived.because) == (replayed.path, replayed.because)
-        assert lived.answer.expert == replayed.answer.expert
+    paths = paths_live_as_replayed(strategies, dev.rows(np.arange(15)))
     assert len(paths) >= 3, "the queries went different ways"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,10 +18,13 @@ import uvicorn
 from aiohttp import web
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
+from routewright.client import Client
 from routewright.config import Config
+from routewright.drive import decide, replay
 from routewright.gateway.app import build
 from routewright.gateway.server import listen, url_of
-from routewright.types import Expert
+from routewright.outcomes import Outcomes
+from routewright.types import Answer, Expert
 
 Fault = Callable[["Upstream", web.Request], Any]
 
@@ -245,3 +248,36 @@ def asked(text: str = "What is two and two?") -> list[dict[str, Any]]:
 def expert(config_entry: dict[str, Any]) -> Expert:
     """The noun behind a config entry."""
     return config_of(config_entry).experts[0].expert()
+
+
+def paths_live_as_replayed(strategies: Iterable[Any], rows: Outcomes) -> set[str]:
+    """Decides every row over HTTP, its experts saying what is recorded of them, and checks that
+    a replay decides the same; the ways that were taken."""
+    said = {
+        name: {q.text: rows.answers[i, m] or "?" for i, q in enumerate(rows.queries)}
+        for m, name in enumerate(rows.experts)
+    }
+
+    def speaks(name: str) -> Upstream:
+        return Upstream(says=lambda body: said[name][body["messages"][0]["content"]])
+
+    upstreams = {name: speaks(name) for name in rows.experts}
+
+    async def run() -> list[Any]:
+        async with running(*upstreams.values()):
+            experts = [expert(upstream.expert(name)) for name, upstream in upstreams.items()]
+            async with Client(experts) as client:
+                return [
+                    (strategy, query, await decide(strategy, query, experts, client))
+                    for strategy in strategies
+                    for query in rows.queries
+                ]
+
+    paths = set()
+    for strategy, query, lived in asyncio.run(run()):
+        record = {name: Answer(name, said[name][query.text]) for name in rows.experts}
+        replayed = replay(strategy, query, record)
+        paths.add(lived.path)
+        assert (lived.path, lived.because) == (replayed.path, replayed.because)
+        assert lived.answer.expert == replayed.answer.expert
+    return paths

@@ -21,8 +21,8 @@ from routewright import config
 from routewright.cli.main import app
 from routewright.client import Client
 from routewright.errors import BadInput, UpstreamError
-from routewright.keeping import Keeper
 from routewright.launch import VARIABLE, Server
+from routewright.supervisor import Supervisor
 from routewright.types import Ask, Query
 
 SCRIPT = Path(__file__).parent / "fixtures" / "server_script.py"
@@ -175,11 +175,11 @@ def test_it_starts_on_demand_stops_when_idle_and_starts_again(launched, tmp_path
 
     async def live() -> tuple[str, str]:
         async with Client([expert]) as client:
-            keeper = client.servers["own/small"]
+            supervisor = client.servers["own/small"]
             assert left(tmp_path) == []
             answers = await asyncio.gather(ask(client), ask(client))
             assert answers[0] == answers[1]  # one server, though two asked at once
-            await until(lambda: keeper.state == "stopped")
+            await until(lambda: supervisor.state == "stopped")
             await until(lambda: not left(tmp_path))
             return answers[0], await ask(client)
 
@@ -195,10 +195,10 @@ def test_a_crash_is_followed_by_a_restart(launched, tmp_path):
     async def live() -> tuple[str, str]:
         async with Client([expert]) as client:
             client.servers["own/small"]._first_pause = 0.1
-            keeper = client.servers["own/small"]
+            supervisor = client.servers["own/small"]
             first = await ask(client)
-            await until(lambda: keeper.state == "failed")
-            await until(lambda: keeper.state == "running")
+            await until(lambda: supervisor.state == "failed")
+            await until(lambda: supervisor.state == "running")
             return first, await ask(client)
 
     first, second = asyncio.run(live())
@@ -209,17 +209,17 @@ def test_after_its_restarts_it_is_failed_and_requests_are_refused_at_once(launch
     expert = expert_of(launched("--slow", "60", "--crash", "0.1", restarts=1))
 
     async def live() -> str:
-        keeper = Keeper(expert, first_pause=0.1)
+        supervisor = Supervisor(expert, first_pause=0.1)
         with pytest.raises(UpstreamError, match="did not start"):
-            async with keeper.use(10):
+            async with supervisor.use(10):
                 pass
-        await until(lambda: keeper._crashes == 2 and keeper.state == "failed")
+        await until(lambda: supervisor._crashes == 2 and supervisor.state == "failed")
         began = time.monotonic()
         with pytest.raises(UpstreamError) as refused:
-            async with keeper.use(10):
+            async with supervisor.use(10):
                 pass
         assert time.monotonic() - began < 0.2
-        await keeper.close()
+        await supervisor.close()
         return str(refused.value)
 
     assert "experts status" in asyncio.run(live())

@@ -14,9 +14,9 @@ from typing import Any, Self
 
 from routewright import prompts
 from routewright.errors import NotAdmissible, UpstreamError, UpstreamRefused
-from routewright.keeping import Keeper
 from routewright.providers import Call, Provider, input_tokens, said
 from routewright.registry import find
+from routewright.supervisor import Supervisor
 from routewright.types import Answer, Ask, Delta, Expert, Query
 
 SPEED = 50  # tokens per second, assumed of an expert whose cancelled answer we cannot see
@@ -44,7 +44,7 @@ class Client:
         self._under_way: dict[int, tuple[Ask, int]] = {}  # id of an ask ▶ it, tokens heard
         self._one_by_one: set[str] = set()  # experts whose endpoint refused several choices
         self.servers = {
-            expert.name: Keeper(expert)
+            expert.name: Supervisor(expert)
             for expert in self.experts.values()
             if expert.launch is not None and expert.launch.cloud is None
         }
@@ -61,7 +61,7 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        await asyncio.gather(*(keeper.close() for keeper in self.servers.values()))
+        await asyncio.gather(*(supervisor.close() for supervisor in self.servers.values()))
         for provider in self._providers.values():
             await provider.close()
 
@@ -69,8 +69,8 @@ class Client:
     async def _awake(self, call: Call) -> AsyncIterator[Provider]:
         """Who asks the call's expert, whose server is up meanwhile if it is ours."""
         async with AsyncExitStack() as stack:
-            if keeper := self.servers.get(call.expert.name):
-                await stack.enter_async_context(keeper.use(call.patience))
+            if supervisor := self.servers.get(call.expert.name):
+                await stack.enter_async_context(supervisor.use(call.patience))
             yield self._provider(call.expert)
 
     async def _ask(self, call: Call) -> Answer:

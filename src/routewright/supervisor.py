@@ -21,7 +21,7 @@ STEADY = 60.0  # seconds up after which earlier crashes are forgotten
 log = logging.getLogger(__name__)
 
 
-class Keeper:
+class Supervisor:
     """One server in this process's care; `close` stops it unless its user started it."""
 
     def __init__(self, expert: Expert, first_pause: float = FIRST_PAUSE) -> None:

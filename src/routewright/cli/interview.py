@@ -184,12 +184,12 @@ def _spread(
     engine: str,
 ) -> tuple[Interview, Account]:
     """The same on a cluster."""
-    from routewright import engines, fleet
+    from routewright import engines, interview_on_ray
 
     engines.cluster(engine)
     wishes = {key: value for key, value in settings.items() if key != "graders"}
     with _bar(len(items) * len(settings["experts"]), budget, 0.0) as show:
-        return fleet.interview(
+        return interview_on_ray.interview(
             items, known.values(), path, budget, graders or [DEFAULT_GRADER], wishes, show
         )
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from routewright import baselines, calibration, engines, frontier, ladder, metrics
+from routewright import calibration, cascades, engines, frontier, ladder, metrics
 from routewright.costs import CostModel
 from routewright.encoders import build as build_encoder
 from routewright.errors import BadInput, BadTable
@@ -239,9 +239,9 @@ def _trace(
         climb = climbs.get(strategy)
         evidence = climb and climb.evidence
         if strategy == "frugal":
-            found[strategy] = baselines.frugal(outcomes, prediction, climb, last), evidence
+            found[strategy] = cascades.frugal(outcomes, prediction, climb, last), evidence
         elif strategy == "cascade_routing":
-            found[strategy] = baselines.cascade_routing(outcomes, prediction, last), None
+            found[strategy] = cascades.cascade_routing(outcomes, prediction, last), None
         elif strategy == "auto" and climb is not None and _pays(climb, singles, outcomes):
             found[strategy] = climb.ways, evidence
         else:

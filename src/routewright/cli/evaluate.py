@@ -48,9 +48,9 @@ def evaluate(
     show_forecasts(measured, Console())
     if "automix" in loaded.card:
         from routewright import automix
-        from routewright.cli import cascades
+        from routewright.cli.automix import on_rows
 
-        Console(soft_wrap=True).print(cascades.on_rows(loaded, automix.lifts(measured, seed=seed)))
+        Console(soft_wrap=True).print(on_rows(loaded, automix.lifts(measured, seed=seed)))
 
 
 def show(figures: dict[str, Any], console: Console) -> None:

@@ -106,7 +106,7 @@ def fit(
 ) -> None:
     """Learn a router from recorded outcomes."""
     from routewright import fitting, outcomes
-    from routewright.cli import cascades
+    from routewright.cli import automix as told
 
     everyone = outcomes.read(tables, split=split)
     rows = everyone.pool(names(experts) or everyone.experts)
@@ -122,16 +122,16 @@ def fit(
         def show(doing: str, share: float) -> None:
             bar.update(task, description=doing, completed=share)
 
-        if cascades.is_automix(strategy):
+        if told.is_automix(strategy):
             from routewright import automix
 
             _not_for_automix(assume=assume, beta=beta, tags=tags, temperature=temperature)
             wanted = (small, large, names(ladder), verifier, agree)
             router = automix.fit(
                 rows,
-                cascades.cascade(rows, *wanted),
-                only=cascades.meta_verifier(strategy),
-                prices=cascades.prices(costs),
+                told.cascade(rows, *wanted),
+                only=told.meta_verifier(strategy),
+                prices=told.prices(costs),
                 predictor="prior" if predictor == "auto" else predictor,
                 encoder="domain" if encoder == "auto" else encoder,
                 options=_options(option or []),
@@ -162,7 +162,7 @@ def fit(
     if json:
         typer.echo(json_module.dumps(router.summary()))
     elif "automix" in router.card:
-        cascades.report(router, out)
+        told.report(router, out)
     else:
         _report(router, out)
 

@@ -1,4 +1,4 @@
-"""What `fit --strategy automix` and `evaluate` say and understand of cascades."""
+"""What `fit --strategy automix` and `evaluate` understand and say of AutoMix."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench._data import P1, REAL
-from routewright import metrics, newcomer, outcomes
+from routewright import add_expert, metrics, outcomes
 from routewright.evaluation import evaluate
 from routewright.fitting import fit
 from routewright.outcomes import Outcomes
@@ -35,14 +35,14 @@ def main() -> None:
         return
     train, dev = (outcomes.read(path, split=split) for split in ("train", "dev"))
     router = fit(train.pool(P1))
-    study = newcomer.study(router, train)
+    study = add_expert.study(router, train)
     full = fit(train.pool([*P1, EXPERT]))
     report(study, train.pool([EXPERT]), dev, without=router, everything=full)
     compare(study, train, dev)
 
 
 def report(
-    study: newcomer.Study, column: Outcomes, dev: Outcomes, *, without: Router, everything: Router
+    study: add_expert.Study, column: Outcomes, dev: Outcomes, *, without: Router, everything: Router
 ) -> None:
     floor, ceiling = area(without, dev), area(everything, dev)
     console = Console()
@@ -55,8 +55,8 @@ def report(
     for answers in ANSWERS:
         shares, told, made = [], [], []
         for seed in range(SEEDS):
-            picked = newcomer.join(study, column, answers=answers, seed=seed)
-            drawn = newcomer.join(study, some(column, answers, seed), answers=answers)
+            picked = add_expert.join(study, column, answers=answers, seed=seed)
+            drawn = add_expert.join(study, some(column, answers, seed), answers=answers)
             areas = np.array([area(joined.router, dev) for joined in (picked, drawn)])
             shares.append((areas - floor) / (ceiling - floor))
             told.append(picked.errors.mean)
@@ -73,14 +73,14 @@ def report(
     console.print(table)
 
 
-def compare(study: newcomer.Study, train: Outcomes, dev: Outcomes, answers: int = 100) -> None:
+def compare(study: add_expert.Study, train: Outcomes, dev: Outcomes, answers: int = 100) -> None:
     """Chosen against random answers for other newcomers, a few seeds each."""
     differences = []
     for expert in OTHERS:
         column = train.pool([expert])
         for seed in range(SEEDS // 5):
-            picked = newcomer.join(study, column, answers=answers, seed=seed)
-            drawn = newcomer.join(study, some(column, answers, seed), answers=answers)
+            picked = add_expert.join(study, column, answers=answers, seed=seed)
+            drawn = add_expert.join(study, some(column, answers, seed), answers=answers)
             differences.append(area(picked.router, dev) - area(drawn.router, dev))
     points = interval(100 * np.array(differences))
     print(f"{len(OTHERS)} other newcomers, {answers} answers, chosen − random, AIQ × 100: {points}")

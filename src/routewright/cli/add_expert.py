@@ -16,7 +16,7 @@ from routewright.cli.fit import Tables
 from routewright.errors import BadInput
 
 if TYPE_CHECKING:
-    from routewright.newcomer import Joined
+    from routewright.add_expert import Joined
     from routewright.outcomes import Outcomes
     from routewright.router import Router
     from routewright.types import Query
@@ -42,11 +42,11 @@ def add_expert(
     json: Annotated[bool, typer.Option(help="Print the figures as JSON.")] = False,
 ) -> None:
     """Add an expert to a router, or choose what to ask it."""
-    from routewright import newcomer, outcomes
+    from routewright import add_expert, outcomes
     from routewright.router import Router
 
     loaded = Router.load(router)
-    newcomer.check_new(loaded, expert)
+    add_expert.check_new(loaded, expert)
     rows = outcomes.read(tables, split=split)
     console = Console(soft_wrap=True, highlight=False)
     if choose is not None:
@@ -68,12 +68,12 @@ def _choose(
     router: Router, rows: Outcomes, expert: str, path: Path, n: int, seed: int
 ) -> dict[str, Any]:
     """Writes the queries; returns the figures."""
-    from routewright import newcomer
+    from routewright import add_expert
 
-    column = newcomer.only(rows, expert)
+    column = add_expert.only(rows, expert)
     with Console(stderr=True).status("choosing"):
-        study = newcomer.study(router, rows, held_out=False)
-        chosen, left, ahead = newcomer.interview(study, column, n, seed)
+        study = add_expert.study(router, rows, held_out=False)
+        chosen, left, ahead = add_expert.interview(study, column, n, seed)
     lines = [json_module.dumps(_line(rows.queries[row]), ensure_ascii=False) for row in chosen]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     answered = int((column.score == column.score).sum())
@@ -81,7 +81,7 @@ def _choose(
         "expert": expert,
         "answers": answered,
         "chosen": len(chosen),
-        **newcomer.errors_json(left, ahead),
+        **add_expert.errors_json(left, ahead),
     }
 
 
@@ -94,15 +94,15 @@ def _line(query: Query) -> dict[str, Any]:
 
 
 def _join(router: Router, rows: Outcomes, expert: str, answers: int, seed: int) -> Joined:
-    from routewright import newcomer
+    from routewright import add_expert
 
     column = rows.pool([expert])
-    newcomer.check(router, column)
-    if answers < newcomer.FEWEST:
-        raise BadInput(f"--answers {answers} is too few: at least {newcomer.FEWEST} are needed")
+    add_expert.check(router, column)
+    if answers < add_expert.FEWEST:
+        raise BadInput(f"--answers {answers} is too few: at least {add_expert.FEWEST} are needed")
     with progress() as show:
-        study = newcomer.study(router, rows, seed=seed, progress=show)
-        return newcomer.join(study, column, answers=answers, seed=seed, progress=show)
+        study = add_expert.study(router, rows, seed=seed, progress=show)
+        return add_expert.join(study, column, answers=answers, seed=seed, progress=show)
 
 
 @contextmanager

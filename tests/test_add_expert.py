@@ -12,8 +12,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from routewright import evaluation, fitting, metrics, newcomer, outcomes
-from routewright.cli.add_expert import add_expert
+from routewright import add_expert, evaluation, fitting, metrics, outcomes
+from routewright.cli import add_expert as cli
 from routewright.errors import BadTable, RoutewrightError
 from routewright.router import Router
 from tables import table, write
@@ -36,12 +36,12 @@ def old(rows) -> Router:
 
 @pytest.fixture(scope="module")
 def study(old, rows):
-    return newcomer.study(old, rows)
+    return add_expert.study(old, rows)
 
 
 @pytest.fixture(scope="module")
 def joined(study, rows):
-    return newcomer.join(study, rows.pool(["speller"]))
+    return add_expert.join(study, rows.pool(["speller"]))
 
 
 def same(before: Router, after: Router, queries) -> bool:
@@ -61,7 +61,7 @@ def test_what_is_believed_of_the_old_experts_stays_bit_for_bit(old, joined, rows
 
 def test_a_second_newcomer_leaves_the_first_alone(joined, rows):
     twin = replace(rows.pool(["sage"]), experts=("twin",))
-    both = newcomer.join(newcomer.study(joined.router, rows), twin)
+    both = add_expert.join(add_expert.study(joined.router, rows), twin)
     assert both.router.experts == ("adder", "sage", "speller", "twin")
     assert same(joined.router, both.router, rows.queries)
 
@@ -82,7 +82,7 @@ def test_its_forecasts_tell_its_topics(joined, path):
 
 
 def test_fewer_answers_widen_the_operating_points(study, joined, rows):
-    few = newcomer.join(study, rows.pool(["speller"]), answers=25).router.frontier
+    few = add_expert.join(study, rows.pool(["speller"]), answers=25).router.frontier
 
     def width(points) -> float:
         asking = [p for p in points if p.shares.get("speller", 0) > 0.3]
@@ -96,7 +96,7 @@ def test_answers_that_were_not_chosen_are_left_unread(study, joined, rows):
     unread = np.setdiff1d(np.arange(len(rows)), joined.asked)
     measures = {name: values.copy() for name, values in column.measures.items()}
     measures["score"][unread], measures["cost"][unread] = 0.0, 1e3
-    again = newcomer.join(study, replace(column, measures=measures))
+    again = add_expert.join(study, replace(column, measures=measures))
     assert again.router.summary() == joined.router.summary()
 
 
@@ -104,19 +104,19 @@ def test_the_stated_error_is_the_error_made(study, rows):
     column = rows.pool(["speller"]).score[:, 0]
     g, off = study.ground, []
     for seed in range(30):
-        asked = newcomer.choose(g, g.prior, np.isfinite(column), 60, seed)
+        asked = add_expert.choose(g, g.prior, np.isfinite(column), 60, seed)
         scores = np.full_like(column, np.nan)
         scores[asked] = column[asked]
-        learned = newcomer.learn(g.prior, g.columns, scores)
+        learned = add_expert.learn(g.prior, g.columns, scores)
         believed = float((g.forecast @ learned.mean).mean())
-        off.append((believed - column.mean()) / newcomer.errors(g, learned.covariance).mean)
+        off.append((believed - column.mean()) / add_expert.errors(g, learned.covariance).mean)
     assert 0.4 < np.sqrt(np.mean(np.square(off))) < 1.6
 
 
 def test_more_answers_leave_less_error_as_foretold(study, joined):
     g, free = study.ground, np.ones(len(study.old), dtype=bool)
-    foretold = newcomer.foretell(g, g.prior, free, (25, 50, 100))
-    steps = [newcomer.errors(g, g.prior.covariance), *foretold.values()]
+    foretold = add_expert.foretell(g, g.prior, free, (25, 50, 100))
+    steps = [add_expert.errors(g, g.prior.covariance), *foretold.values()]
     for sooner, later in pairwise(steps):
         assert later.mean < sooner.mean
         assert later.query < sooner.query
@@ -130,25 +130,25 @@ def test_chosen_queries_tell_more_than_random_ones(study):
     def left(asked) -> float:
         x = g.columns[asked]
         precision = np.linalg.inv(g.prior.covariance) + x.T @ x / g.prior.noise
-        return newcomer.errors(g, np.linalg.inv(precision)).query
+        return add_expert.errors(g, np.linalg.inv(precision)).query
 
-    chosen = np.mean([left(newcomer.choose(g, g.prior, free, 40, s)) for s in range(5)])
+    chosen = np.mean([left(add_expert.choose(g, g.prior, free, 40, s)) for s in range(5)])
     random = np.mean([left(rng.choice(len(free), 40, replace=False)) for _ in range(20)])
     assert chosen < 0.95 * random
 
 
 def test_stepwise_covariances_equal_the_whole_posterior(study):
     g, free = study.ground, np.ones(len(study.old), dtype=bool)
-    asked = newcomer.choose(g, g.prior, free, 30, seed=3)
+    asked = add_expert.choose(g, g.prior, free, 30, seed=3)
     x = g.columns[asked]
     whole = np.linalg.inv(np.linalg.inv(g.prior.covariance) + x.T @ x / g.prior.noise)
-    stepwise = newcomer.foretell(g, g.prior, free, (30,), seed=3)[30]
-    assert stepwise == pytest.approx(newcomer.errors(g, whole))
+    stepwise = add_expert.foretell(g, g.prior, free, (30,), seed=3)[30]
+    assert stepwise == pytest.approx(add_expert.errors(g, whole))
 
 
 def test_without_answers_it_is_a_typical_expert(study):
     g = study.ground
-    learned = newcomer.learn(g.prior, g.columns, np.full(len(g.columns), np.nan))
+    learned = add_expert.learn(g.prior, g.columns, np.full(len(g.columns), np.nan))
     forecast = g.forecast @ learned.mean
     assert forecast.mean() == pytest.approx(np.mean(metrics.mean(study.old.score)))
     level = study.belief.mean.mean(axis=1)
@@ -158,7 +158,9 @@ def test_without_answers_it_is_a_typical_expert(study):
 def test_beliefs_about_rows_of_the_fit_are_held_out(rows):
     few = rows.rows(slice(200)).pool(["adder", "sage"])
     old = fitting.fit(few, predictor="trees", encoder="surface")
-    flattered, honest = (newcomer.study(old, few, held_out=held_out) for held_out in (False, True))
+    flattered, honest = (
+        add_expert.study(old, few, held_out=held_out) for held_out in (False, True)
+    )
     score = few.score
     error = [metrics.brier(s.belief.mean[:, 0], score[:, 0]) for s in (flattered, honest)]
     assert error[0] < 0.97 * error[1]
@@ -167,7 +169,7 @@ def test_beliefs_about_rows_of_the_fit_are_held_out(rows):
 def test_nothing_is_claimed_where_prompts_say_nothing(tmp_path):
     o = outcomes.read(write(tmp_path, table(600, signal=0.0)), split="train")
     old = fitting.fit(o.pool(["adder", "sage"]), predictor="linear")
-    router = newcomer.join(newcomer.study(old, o), o.pool(["speller"])).router
+    router = add_expert.join(add_expert.study(old, o), o.pool(["speller"])).router
     assert sum(point.gain > 0 for point in router.frontier) < len(router.frontier) * 0.2
 
 
@@ -176,7 +178,7 @@ def test_gaps_and_missing_costs_are_lived_with(tmp_path):
     o.score[::3, 0] = np.nan
     o.score[1::7, 2] = np.nan
     old = fitting.fit(o.pool(["adder", "sage"]), predictor="linear")
-    router = newcomer.join(newcomer.study(old, o), o.pool(["speller"])).router
+    router = add_expert.join(add_expert.study(old, o), o.pool(["speller"])).router
     assert np.isfinite(router.predict(o.queries).quality).all()
     assert router.frontier[0].quality > 0.8
 
@@ -192,15 +194,15 @@ def test_a_table_that_cannot_be_used_says_why(old, study, rows):
         (replace(column, measures=unpriced), "add a column cost::speller"),
     ):
         with pytest.raises(RoutewrightError, match=message):
-            newcomer.join(study, bad)
+            add_expert.join(study, bad)
     empty = replace(rows, measures={**rows.measures, "score": rows.score * np.nan})
     with pytest.raises(BadTable, match="0 rows in common"):
-        newcomer.study(old, empty)
+        add_expert.study(old, empty)
 
 
 def routewright(*words: object):
     app = typer.Typer()
-    app.command()(add_expert)
+    app.command()(cli.add_expert)
     return CliRunner().invoke(app, [str(word) for word in words])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,6 +17,7 @@ from routewright.types import DataClass, Query
 
 # Keys that are ours and do not travel upstream.
 OURS = {"model", "messages", "stream", "stream_options", "metadata", "routewright", "n"}
+MOST_METADATA = 100  # keys; OpenAI takes 16
 PARTS = {"image_url": "vision", "input_audio": "audio", "file": "files"}  # part ▶ capability
 
 
@@ -59,7 +61,12 @@ class Wanted:
 
 
 async def read(request: Request, max_bytes: int) -> Any:
-    """The JSON body; raises BadRequest (413 or 400)."""
+    """The JSON body; raises BadRequest (413, 415 or 400)."""
+    kind = request.headers.get("content-type", "")
+    if "origin" in request.headers and "json" not in kind.lower():
+        # A browser sends such a request for any web page, without asking us whether it may.
+        message = f"a web page must send application/json, not {kind[:60] or 'nothing'}"
+        raise BadRequest(message, status=415, code="unsupported_media_type")
     raw = bytearray()
     too_large = BadRequest(
         f"the request is larger than server.max_body_bytes ({max_bytes})",
@@ -73,7 +80,7 @@ async def read(request: Request, max_bytes: int) -> Any:
         if len(raw) > max_bytes:
             raise too_large
     try:
-        body = json.loads(raw, parse_constant=_not_json)
+        body = json.loads(raw.decode("utf-8-sig"), parse_constant=_not_json, parse_float=_finite)
         if b"\\ud" in raw.lower():
             json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text
         return body
@@ -82,7 +89,13 @@ async def read(request: Request, max_bytes: int) -> Any:
 
 
 def _not_json(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON number")
+    raise ValueError(f"{constant[:40]} is no JSON number")
+
+
+def _finite(written: str) -> float:
+    """A number, unless it is one like 1e999, which the next JSON would call Infinity."""
+    value = float(written)
+    return value if math.isfinite(value) else _not_json(written)
 
 
 def understand(body: Any, default_data_class: DataClass) -> Wanted:
@@ -127,7 +140,7 @@ def _messages(messages: Any) -> tuple[dict[str, Any], ...]:
         content = message.get("content")
         parts = content if isinstance(content, list) else []
         if not isinstance(content, str | list | None) or not all(
-            isinstance(part, dict) for part in parts
+            isinstance(part, dict) and isinstance(part.get("type", ""), str) for part in parts
         ):
             raise BadRequest(f"{where}.content must be a text or a list of parts", where)
     return tuple(messages)
@@ -188,6 +201,9 @@ def _limits(body: Mapping[str, Any]) -> Limits:
 
 def _from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Our keys among the client's own; one that looks like a misspelt limit is refused."""
+    if len(metadata) > MOST_METADATA:  # each is compared with every limit
+        message = f"metadata has {len(metadata)} keys: send at most {MOST_METADATA}"
+        raise BadRequest(message, "metadata")
     for key in metadata:
         plain = key.lower().replace("-", "_")
         meant = get_close_matches(plain, LIMITS, n=1, cutoff=0.85)

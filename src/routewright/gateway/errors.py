@@ -91,7 +91,8 @@ async def http_error(request: Request, error: Exception) -> Response:
     """An address or method that does not exist."""
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail}"
-    body = error_object(message, "invalid_request_error", "not_found")
+    code = "method_not_allowed" if error.status_code == 405 else "not_found"
+    body = error_object(message, "invalid_request_error", code)
     return JSONResponse(body, error.status_code, error.headers)
 
 

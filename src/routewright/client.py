@@ -245,7 +245,7 @@ def capped(body: Mapping[str, Any], expert: Expert, dollars: float) -> dict[str,
 def _input_bound(body: Mapping[str, Any]) -> int:
     """More input tokens than any tokeniser makes of a request: one per byte, plus framing."""
     messages, images = _without_images(body["messages"])
-    rest = {key: body[key] for key in ("tools", "functions", "response_format") if key in body}
+    rest = {key: value for key, value in body.items() if key not in ("messages", *LIMITS)}
     written = json.dumps([messages, rest], ensure_ascii=False).encode(errors="surrogatepass")
     return len(written) + 8 * len(messages) + IMAGE_TOKENS * images
 
@@ -271,9 +271,9 @@ def _pooled(ask: Ask, replies: Sequence[Answer]) -> Answer:
     known = [verdict for verdict in verdicts if verdict is not None]
     if not known:
         log.warning(
-            "expert '%s': none of %d verifications could be read (the first says %r):"
-            " they count as confidence 0; see `verify_prompt`",
-            *(ask.expert, len(texts), texts[0][:80]),
+            "expert '%s': none of %d verifications could be read: they count as confidence 0;"
+            " see `verify_prompt`",  # what it said may repeat the query, so no log holds it
+            *(ask.expert, len(texts)),
         )
     return Answer(
         ask.expert,

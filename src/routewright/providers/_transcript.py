@@ -14,7 +14,20 @@ from routewright.types import Answer, Delta, Message, content_text
 
 # What reading a reply of any other shape than the documented one raises.
 NONSENSE = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
+COUNTED = ("prompt_tokens", "completion_tokens")
 SILENT = {"role", "content", "refusal"}  # keys that a delta may have without saying anything
+
+
+def parse(written: bytes | str) -> Any:
+    """The JSON that an upstream wrote, None if it is none.
+
+    Python would also read NaN and Infinity, which are no JSON and which a client's own parser
+    would not take from us: they are unknown, null.
+    """
+    try:
+        return json.loads(written, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return None
 
 
 def answer(call: Call, completion: Mapping[str, Any], seconds: float) -> Answer:
@@ -132,9 +145,13 @@ def _merge_call(calls: list[dict[str, Any]], piece: Mapping[str, Any]) -> None:
 
 async def events(chunks: AsyncIterable[bytes]) -> AsyncIterator[str]:
     """The data of server-sent events, up to `[DONE]`. Lines may be of any length."""
-    rest = b""
+    rest: list[bytes] = []  # of a line, joined once: a long one comes in many chunks
     async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
+        if b"\n" not in chunk:
+            rest.append(chunk)
+            continue
+        *lines, last = b"".join([*rest, chunk]).split(b"\n")
+        rest = [last]
         for line in lines:
             if not line.startswith(b"data:"):
                 continue  # comments, event names and the blank line between events
@@ -154,10 +171,7 @@ def _says_something(piece: Delta) -> bool:
 
 
 def _parse(call: Call, event: str) -> Mapping[str, Any]:
-    try:
-        chunk = json.loads(event)
-    except ValueError as error:
-        raise UpstreamError(call.expert.name, "its stream is not JSON") from error
+    chunk = parse(event)
     if not isinstance(chunk, dict) or "error" in chunk:
         raise UpstreamError(call.expert.name, _complaint(chunk) or "its stream makes no sense")
     return chunk
@@ -179,10 +193,13 @@ def _answer(
     seconds: float,
 ) -> Answer:
     expert = call.expert
-    if usage:
-        sent, received, cached = _counts(usage)
-    else:
-        sent, received, cached = input_tokens(call.body), tokens(said(message)), 0
+    told = usage or {}
+    sent, received, cached = _counts(told)
+    unknown = [key for key in COUNTED if told.get(key) is None]
+    if "prompt_tokens" in unknown:
+        sent = input_tokens(call.body)
+    if "completion_tokens" in unknown:
+        received = tokens(said(message))
     return Answer(
         expert.name,
         content_text(message),
@@ -194,7 +211,7 @@ def _answer(
         finish_reason=finish_reason,
         message=message,
         logprobs=_logprobs(message),
-        estimated=not usage,
+        estimated=bool(unknown),
     )
 
 
@@ -208,5 +225,9 @@ def _counts(usage: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def _logprobs(message: Message) -> tuple[float, ...] | None:
-    content = (message.get("logprobs") or {}).get("content")
-    return tuple(float(token["logprob"]) for token in content) if content else None
+    """None also where they cannot be read: the answer is no worse for it."""
+    try:
+        content = message["logprobs"]["content"]
+        return tuple(float(token["logprob"]) for token in content) or None
+    except NONSENSE:
+        return None

@@ -7,7 +7,6 @@ proxy from the environment: a text goes where the config says and nowhere else.
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import random
 import re
@@ -22,11 +21,14 @@ import aiohttp
 
 from routewright.errors import StreamBroken, UpstreamError, UpstreamRefused, UpstreamTimeout
 from routewright.providers import Call
-from routewright.providers._transcript import Transcript, answer, events, paid
+from routewright.providers._transcript import Transcript, answer, events, paid, parse
 from routewright.types import Answer, Delta, Expert
 
 DEFAULT_URL = "https://api.openai.com/v1"
 TRANSIENT = {408, 409, 429}  # worth a retry, as is every 5xx
+LARGEST = 64 << 20  # bytes of a reply; pictures may be long, and memory is not endless
+LONGEST_WAIT = 86_400.0  # seconds of a Retry-After that are passed on
+QUIET = 30.0  # seconds that an expert may always be silent, within its timeout
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0  # seconds between tries
 T = TypeVar("T")
 
@@ -35,13 +37,17 @@ class Openai:
     """Asks OpenAI-compatible endpoints; tries again, until the first byte, what may pass.
 
     `connect`, `first_byte` and `stall` are seconds: until the connection stands, until a stream
-    says something, and between its pieces. An expert's own `timeout` bounds all tries together.
+    says something, and between its pieces. The last two are by default half of the expert's
+    own `timeout`, and at least 30: that of a model which thinks for minutes is long. The timeout
+    itself bounds all tries together.
     """
 
     verify_prompt: ClassVar[str | None] = None
     takes_n: ClassVar[bool] = True
 
-    def __init__(self, connect: float = 5.0, first_byte: float = 30.0, stall: float = 30.0) -> None:
+    def __init__(
+        self, connect: float = 5.0, first_byte: float | None = None, stall: float | None = None
+    ) -> None:
         self.connect = connect
         self.first_byte = first_byte
         self.stall = stall
@@ -66,15 +72,15 @@ class Openai:
         began = time.monotonic()
         timeout = aiohttp.ClientTimeout(total=left, sock_connect=self.connect)
         async with self._post(call, call.body, timeout) as response:
-            completion = _json(await response.read())
-        return answer(call, completion, time.monotonic() - began)
+            completion = parse(await _body(call, response))
+            return answer(call, completion, time.monotonic() - began)
 
     async def _open(
         self, call: Call, left: float
     ) -> tuple[Delta | Answer, AsyncGenerator[Delta | Answer, None]]:
         """A stream that has said something, and its first piece."""
         pieces = self._pieces(call, left)
-        patience = min(self.first_byte, left)
+        patience = min(_silence(self.first_byte, call.expert), left)
         try:
             async with asyncio.timeout(patience):
                 return await anext(pieces), pieces
@@ -85,17 +91,15 @@ class Openai:
 
     async def _pieces(self, call: Call, left: float) -> AsyncGenerator[Delta | Answer, None]:
         body = {"stream_options": {"include_usage": True}, **call.body, "stream": True}
-        timeout = aiohttp.ClientTimeout(
-            total=left, sock_connect=self.connect, sock_read=max(self.stall, self.first_byte)
-        )
+        timeout = aiohttp.ClientTimeout(total=left, sock_connect=self.connect)
         heard = Transcript(call)
         try:
             async with self._post(call, body, timeout) as response:
                 async for event in events(self._chunks(response, heard)):
                     for delta in heard.hear(event):
                         yield delta
-            if heard.finish_reason is None:
-                raise UpstreamError(call.expert.name, "its stream ended before the answer did")
+                if heard.finish_reason is None:
+                    raise UpstreamError(call.expert.name, _unfinished(response, heard))
         except UpstreamError as error:
             if not heard.begun:
                 raise
@@ -108,10 +112,11 @@ class Openai:
         self, response: aiohttp.ClientResponse, heard: Transcript
     ) -> AsyncIterator[bytes]:
         """The bytes of a stream; TimeoutError if it falls silent after its first piece."""
-        chunks = response.content.iter_any()
+        patience = _silence(self.stall, heard.call.expert)
+        chunks = _within(heard.call, response.content.iter_any())
         while True:
             try:
-                async with asyncio.timeout(self.stall if heard.begun else None):
+                async with asyncio.timeout(patience if heard.begun else None):
                     chunk = await anext(chunks)
             except StopAsyncIteration:
                 return
@@ -133,7 +138,7 @@ class Openai:
                 allow_redirects=False,
             ) as response:
                 if response.status != 200:
-                    raise _failure(call, response, await response.content.read(1 << 16))
+                    raise _failure(call, response, await _body(call, response))
                 yield response
         except aiohttp.ConnectionTimeoutError as error:
             reason = f"no connection within {self.connect:g} s"
@@ -188,19 +193,37 @@ def _pause(tried: int, retry_after: float | None) -> float:
     return max(pause, retry_after or 0.0)
 
 
+def _silence(given: float | None, expert: Expert) -> float:
+    return max(QUIET, expert.timeout / 2) if given is None else given
+
+
+def _unfinished(response: aiohttp.ClientResponse, heard: Transcript) -> str:
+    if response.content_type == "text/event-stream" or heard.held or heard.begun:
+        return "its stream ended before the answer did"
+    return f"it answered with {response.content_type} instead of a stream"
+
+
 def _headers(expert: Expert) -> dict[str, str]:
     return {"Authorization": f"Bearer {expert.api_key}"} if expert.api_key else {}
 
 
-def _json(raw: bytes) -> Any:
-    try:
-        return json.loads(raw)
-    except ValueError:
-        return None
+async def _body(call: Call, response: aiohttp.ClientResponse) -> bytes:
+    return b"".join([chunk async for chunk in _within(call, response.content.iter_any())])
+
+
+async def _within(call: Call, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The chunks of a reply; raises UpstreamError where they are more than any answer can be."""
+    size = 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > LARGEST:
+            reason = f"its reply is larger than {LARGEST >> 20} MiB"
+            raise UpstreamError(call.expert.name, reason, sent=True)
+        yield chunk
 
 
 def _failure(call: Call, response: aiohttp.ClientResponse, raw: bytes) -> UpstreamError:
-    status, body = response.status, _json(raw)
+    status, body = response.status, parse(raw)
     complaint = body.get("error", body) if isinstance(body, dict) else None
     if isinstance(complaint, dict):
         complaint = complaint.get("message")
@@ -226,7 +249,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
             return None
         when = when if when.tzinfo else when.replace(tzinfo=UTC)
         seconds = (when - datetime.now(UTC)).total_seconds()
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    return min(max(0.0, seconds), LONGEST_WAIT) if math.isfinite(seconds) else None
 
 
 def scrub(text: str, expert: Expert) -> str:
@@ -238,4 +261,5 @@ def scrub(text: str, expert: Expert) -> str:
     if expert.api_key:
         text = text.replace(expert.api_key, "[key]")
     text = re.sub(r"\bsk-[\w*.-]+|(?<=Bearer )\S+", "[key]", text)
+    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair could not be sent
     return text if len(text) <= 300 else f"{text[:300]}…"

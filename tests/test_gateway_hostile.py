@@ -1,0 +1,203 @@
+"""What the gateway makes of clients and experts that do not keep to the protocol."""
+
+import asyncio
+import json
+
+import openai
+import pytest
+from aiohttp import web
+
+from test_gateway import create, pieces, served
+from upstream import Upstream, asked
+
+ONE_TRY = ({"retries": 0, "api_key": "my-secret-key"},)
+BACKED = {"default": {"strategy": "fixed", "options": {"expert": "small"}, "fallback": ["large"]}}
+
+
+def reply(body, status=200, kind="application/json"):
+    """An upstream's fault: exactly these bytes."""
+
+    async def fault(upstream, request, asked):
+        return web.Response(body=body, status=status, headers={"content-type": kind})
+
+    return fault
+
+
+def events(*data):
+    lines = [b"data: " + one + b"\n\n" for one in (*data, b"[DONE]")]
+    return reply(b"".join(lines), kind="text/event-stream")
+
+
+def sent(content, path="chat/completions", **headers):
+    """Work that posts bytes; gives the reply."""
+
+    async def work(client):
+        url = f"{client.base_url}{path}"
+        return await client._client.post(url, content=content, headers=headers)
+
+    return work
+
+
+# --- clients -------------------------------------------------------------------------------
+
+FRAME = b'{"messages": [{"role": "user", "content": %s}]%s}'
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "route"])
+@pytest.mark.parametrize(
+    ("content", "more"),
+    [
+        (b'[{"type": [], "text": "hi"}]', b""),
+        (b'[{"type": {"a": 1}}]', b""),
+        (b'"hi"', b', "model": "\xed\xa0\x80"'),  # half a surrogate pair, as bytes
+        (b'"hi"', b', "temperature": 1e999'),
+        (b'"hi"', b', "seed": ' + b"9" * 5000),
+    ],
+)
+def test_what_is_no_request_is_400(path, content, more):
+    upstream = Upstream()
+    answer = served(sent(FRAME % (content, more), path), upstream)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+    assert upstream.requests == 0
+
+
+def test_json_is_utf_8():
+    body = json.dumps({"messages": asked(), "model": "\ud800"})
+    for coding in ("utf-16", "utf-32"):
+        assert served(sent(body.encode(coding)), Upstream()).status_code == 400
+    marked = b"\xef\xbb\xbf" + json.dumps({"messages": asked()}).encode()
+    assert served(sent(marked), Upstream()).status_code == 200
+
+
+def test_a_heap_of_metadata_does_not_hold_everybody_up():
+    heap = {f"key{place}": "x" for place in range(200_000)}
+    answer = served(sent(json.dumps({"messages": asked(), "metadata": heap})), Upstream())
+    assert answer.status_code == 400
+    assert "200000 keys" in answer.json()["error"]["message"]
+
+
+def test_a_web_page_cannot_ask_behind_its_readers_back():
+    body = json.dumps({"messages": asked()})
+    upstream = Upstream()
+    page = {"origin": "https://example.com"}
+    for kind in ({}, {"content-type": "text/plain"}):
+        assert served(sent(body, **page, **kind), upstream).status_code == 415
+    assert upstream.requests == 0
+    json_kind = {"content-type": "application/json; charset=utf-8"}
+    assert served(sent(body, **page, **json_kind), upstream).status_code == 200
+
+
+def test_a_wrong_method_says_so():
+    async def work(client):
+        url = f"{client.base_url}chat/completions"
+        return await client._client.get(url)
+
+    answer = served(work, Upstream())
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert answer.json()["error"]["code"] == "method_not_allowed"
+
+
+# --- experts -------------------------------------------------------------------------------
+
+DEEP = b"[" * 100_000
+ERROR = b'{"error": {"message": "bad key my-secret-key, \\ud800"}}'
+
+
+@pytest.mark.parametrize("fault", [reply(DEEP), reply(DEEP, 400), reply(ERROR), reply(ERROR, 400)])
+@pytest.mark.parametrize("how", [create, pieces])
+def test_whatever_an_expert_sends_another_one_can_answer(how, fault):
+    traits = (*ONE_TRY, {})
+    said = served(how(), Upstream(faults=[fault]), Upstream(), traits=traits, policies=BACKED)
+    assert (said[0] if isinstance(said, list) else said).model == "large"
+
+
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize("how", [create, pieces])
+def test_an_error_shows_no_key_and_can_be_sent_whatever_it_says(how, status):
+    fault = reply(ERROR, status)
+    with pytest.raises(openai.APIStatusError) as failure:
+        served(how(), Upstream(faults=[fault]), traits=ONE_TRY)
+    told = failure.value.response.text
+    assert failure.value.status_code == (400 if status == 400 else 502)
+    assert "my-secret-key" not in told
+    assert how is pieces or "bad key [key]" in told
+
+
+def test_an_error_that_comes_in_two_parts_is_read_whole():
+    async def halting(upstream, request, body):
+        answer = web.StreamResponse(status=400)
+        await answer.prepare(request)
+        for half in (b'{"error": {"message": ', b'"no such tool"}}'):
+            await answer.write(half)
+            await asyncio.sleep(0.1)
+        return answer
+
+    with pytest.raises(openai.BadRequestError, match="no such tool"):
+        served(create(), Upstream(faults=[halting]), traits=ONE_TRY)
+
+
+def test_a_stream_that_is_none_is_told_by_its_kind():
+    page = reply(b"<h1>Sign in</h1>", kind="text/html")
+    with pytest.raises(openai.InternalServerError, match="text/html instead of a stream"):
+        served(pieces(), Upstream(faults=[page]), traits=ONE_TRY)
+
+
+WORD = b'{"choices": [{"delta": {"content": "hi"}, "logprobs": %s, "finish_reason": "stop"}]}'
+
+
+@pytest.mark.parametrize("logprobs", [b'{"content": [{"token": "hi"}]}', b'{"content": "hi"}'])
+def test_logprobs_that_cannot_be_read_do_not_end_a_stream(logprobs):
+    chunks = served(pieces(), Upstream(faults=[events(WORD % logprobs)]))
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    assert chunks[-1].routewright["path"] == "small"
+
+
+def test_numbers_that_json_has_not_do_not_reach_the_client():
+    odd = b'{"content": [{"token": "hi", "logprob": -Infinity}]}'
+    whole = b'{"choices": [{"message": {"content": "hi"}, "logprobs": %s}]}' % odd
+    for stream, fault in ((False, reply(whole)), (True, events(WORD % odd))):
+        body = json.dumps({"messages": asked(), "logprobs": True, "stream": stream})
+        answer = served(sent(body), Upstream(faults=[fault])).text
+        assert '"logprob": null' in answer
+        assert "Infinity" not in answer
+
+
+def test_a_reply_without_end_is_refused_before_memory_is_full():
+    async def endless(upstream, request, body):
+        answer = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await answer.prepare(request)
+        for _ in range(80):
+            await answer.write(b"x" * (1 << 20))
+        return answer
+
+    for how in (create, pieces):
+        with pytest.raises(openai.InternalServerError, match="larger than 64 MiB"):
+            served(how(), Upstream(faults=[endless]), traits=ONE_TRY)
+
+
+def test_half_a_usage_is_completed_by_an_estimate():
+    half = reply(b'{"choices": [{"message": {"content": "hi"}}], "usage": {"total_tokens": 9}}')
+    answer = served(create(), Upstream(faults=[half]))
+    assert answer.usage.cost > 0
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (5, 1)
+
+
+def test_a_model_that_thinks_for_long_may_be_silent_for_half_its_timeout(monkeypatch):
+    monkeypatch.setattr("routewright.providers.openai.QUIET", 0.1)
+
+    async def thinking(upstream, request, body):
+        await asyncio.sleep(0.6)
+        return await upstream._stream(request, body)
+
+    patient, hasty = ({"retries": 0, "timeout": 3},), ({"retries": 0, "timeout": 0.8},)
+    assert served(pieces(), Upstream(faults=[thinking]), traits=patient)
+    with pytest.raises(openai.APIStatusError, match=r"no first byte within 0\.4 s"):
+        served(pieces(), Upstream(faults=[thinking]), traits=hasty)
+
+
+def test_what_travels_along_counts_for_max_cost():
+    """`documents` (of vLLM) and the like are read by the expert, too, and are paid for."""
+    limits = {"routewright": {"max_cost": 5e-4}, "documents": ["word " * 500]}
+    with pytest.raises(openai.UnprocessableEntityError, match="leaves no answer"):
+        served(create(extra_body=limits), Upstream())

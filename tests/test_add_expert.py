@@ -8,11 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from routewright import add_expert, evaluation, fitting, metrics, outcomes
+from routewright import add_expert, evaluation, fitting, items, metrics, outcomes
 from routewright.cli import add_expert as cli
 from routewright.errors import BadTable, RoutewrightError
 from routewright.router import Router
@@ -200,6 +201,20 @@ def test_a_table_that_cannot_be_used_says_why(old, study, rows):
         add_expert.study(old, empty)
 
 
+def test_its_auc_is_that_of_forecasts_which_saw_neither_of_two_answers(study, rows):
+    g, score = study.ground, rows.pool(["speller"]).score[:, 0].copy()
+    score[40:] = np.nan
+    above = []
+    for good in np.flatnonzero(score >= 0.5):
+        for bad in np.flatnonzero(score < 0.5):
+            rest = score.copy()
+            rest[[good, bad]] = np.nan
+            mean = add_expert.learn(g.prior, g.columns, rest).mean
+            above.append((g.forecast[good] - g.forecast[bad]) @ mean > 0)
+    told = add_expert.forecasts(g, add_expert.learn(g.prior, g.columns, score), score)
+    assert told["auc"] == pytest.approx(np.mean(above))
+
+
 def routewright(*words: object):
     app = typer.Typer()
     app.command()(cli.add_expert)
@@ -218,6 +233,12 @@ def test_the_command_line_chooses_asks_and_adds(old, path, tmp_path):
     lines = [json.loads(line) for line in wanted.read_text().splitlines()]
     assert len({line["id"] for line in lines}) == 30
     assert all(line["prompt"].endswith("please") for line in lines)
+    gold = pl.read_parquet(path).with_columns(pl.col("id").str.to_uppercase().alias("gold"))
+    gold.write_parquet(tmp_path / "gold.parquet")
+    common_gold = (tmp_path / "R", tmp_path / "gold.parquet", "--expert")
+    assert not routewright(*common_gold, "newest", "--choose", wanted).exception
+    chosen = items.read(wanted)
+    assert all(item.reference == item.query.id.upper() for item in chosen), "it can be graded"
 
     done = routewright(*common, "speller", "--answers", 60, "--out", tmp_path / "R2")
     assert "joined the router" in done.stdout, done

@@ -60,6 +60,16 @@ def test_fit_then_evaluate_writes_the_agreed_figures(routewright, outcome_table,
     HTMLParser().feed(page.read_text())
 
 
+def test_figures_of_rows_that_were_fitted_on_are_not_to_be_trusted(
+    routewright, outcome_table, router_folder
+):
+    split = json.loads((router_folder / "router.json").read_text())["card"]["data"]["split"]
+    fair = routewright("evaluate", router_folder, outcome_table)[1]
+    flattering = routewright("evaluate", router_folder, outcome_table, "--split", split)[1]
+    assert "Do not trust these figures" in flattering
+    assert "trust" not in fair
+
+
 def test_splits_default_to_train_and_dev_and_can_be_chosen(routewright, outcome_table, tmp_path):
     router = tmp_path / "R"
     code, described, _ = routewright(

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from routewright import diversity, outcomes, overlap, tagging
+from routewright import diversity, items, outcomes, overlap, tagging
 from routewright.cli.main import app
 from routewright.errors import BadInput
 from routewright.journal import Journal
@@ -114,6 +114,12 @@ def test_diversify_reads_and_writes_mere_queries(tmp_path):
     assert "1 are duplicates" in done.output
     rows = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == ["a", "c"]
+    unnamed = pl.read_ndjson(tmp_path / "q.jsonl").drop("id").rename({"prompt": "question"})
+    unnamed.write_ndjson(tmp_path / "q.jsonl")
+    assert CliRunner().invoke(app, args).exit_code == 0
+    named = {item.query.text: item.query.id for item in items.read(tmp_path / "q.jsonl")}
+    kept = [item.query.id for item in items.read(tmp_path / "o.jsonl")]
+    assert kept == [named["one two"], named["three"]], "as `interview` would call them"
     for wrong in ("out.csv", "out"):
         failed = CliRunner().invoke(app, [*args[:-1], str(tmp_path / wrong)])
         assert isinstance(failed.exception, BadInput)

@@ -11,13 +11,16 @@ import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 import yaml
 
-from routewright import outcomes
+from routewright import interview as study
+from routewright import items, outcomes
+from routewright.errors import BadTable
 from routewright.journal import read
 from upstream import Upstream, drop, running, status
 
@@ -72,7 +75,8 @@ def configure(place: Path, **upstreams: Upstream) -> None:
 
 def command(place: Path, *options: object, **named: object) -> list[str]:
     named = {"out": "t.parquet", "grader": "numeric", **named}
-    spelt = [word for key, value in named.items() for word in (f"--{key}", str(value))]
+    options_named = ((f"--{key.replace('_', '-')}", str(value)) for key, value in named.items())
+    spelt = [word for pair in options_named for word in pair]
     words = ["interview", "routewright.yaml", "q.jsonl", *spelt, *map(str, options)]
     return [sys.executable, "-m", "routewright.cli.main", *words]
 
@@ -103,6 +107,31 @@ def test_every_expert_answers_every_query_and_the_table_can_be_learnt_from(place
     assert summary["cost"] == pytest.approx(table.cost.sum())
     assert set(prompts_of(good).values()) == {1}
     assert summary["complete"]
+
+
+def test_rows_are_held_out_by_their_words_so_that_a_router_can_be_judged(place):
+    expert = Upstream(says=right)
+    with serving(expert):
+        configure(place, expert=expert)
+        interview(place)
+        with pytest.raises(BadTable, match=r"no row has split 'dev'; there are train .*--hold-out"):
+            outcomes.read(place / "t.parquet", split="dev")
+        interview(place, hold_out=0.3)
+    judged = outcomes.read(place / "t.parquet", split="dev")
+    taught = outcomes.read(place / "t.parquet", split="train")
+    assert (len(judged), len(taught)) == (7, 23)
+    assert sum(prompts_of(expert).values()) == 30, "the second run paid for nothing again"
+
+
+def test_a_table_can_be_asked_again_and_is_graded_and_guarded_as_the_queries_were(place):
+    told = {"data_class": "internal", "options": {"top_p": 1}, "choices": ["2", "3"]}
+    one = {"id": "a", "prompt": "What is 1 + 1?", "reference": ["2", "two"], **told}
+    (place / "q.jsonl").write_text(json.dumps(one))
+    (item,) = items.read(place / "q.jsonl")
+    interviewed = study.table([item], {("a", "m"): study.Cell(item, "m")})
+    outcomes.save(interviewed, place / "t.parquet")
+    (again,) = items.read(place / "t.parquet")
+    assert again == replace(item, reference=["2", "two"])
 
 
 def test_after_kill_9_nothing_in_the_journal_is_asked_again_and_the_budget_holds(place):

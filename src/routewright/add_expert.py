@@ -368,7 +368,7 @@ def join(
     facts = {
         "quality": quality,
         "cost": float(metrics.mean(rows.cost[:, -1])),
-        **_forecasts(study.ground, learned, used),
+        **forecasts(study.ground, learned, used),
     }
     joined = Joined(router, expert, asked, quality, left, ahead)
     card = _card(router.card, expert, facts, joined, newcomer)
@@ -520,7 +520,7 @@ def _widened(middle: float, interval: tuple[float, float], deviation: float) -> 
 # --- what router.json says of it -----------------------------------------------------------
 
 
-def _forecasts(ground: Ground, learned: Normal, scores: Array) -> dict[str, float]:
+def forecasts(ground: Ground, learned: Normal, scores: Array) -> dict[str, float]:
     """How good forecasts of the answers are that did not see them (leave-one-out)."""
     known = np.isfinite(scores)
     x, y = ground.columns[known], scores[known]
@@ -528,8 +528,33 @@ def _forecasts(ground: Ground, learned: Normal, scores: Array) -> dict[str, floa
     leverage = (reach * x).sum(axis=1)
     without = learned.mean - reach * ((y - x @ learned.mean) / (1 - leverage))[:, None]
     forecast = np.clip((ground.forecast[known] * without).sum(axis=1), 0.0, 1.0)
-    figures = {"auc": metrics.auc, "brier": metrics.brier, "ece": metrics.ece}
-    return {name: figure(forecast, y) for name, figure in figures.items()}
+    return {
+        "auc": _auc(x, ground.forecast[known], y, learned),
+        "brier": metrics.brier(forecast, y),
+        "ece": metrics.ece(forecast, y),
+    }
+
+
+def _auc(x: Array, z: Array, y: Array, learned: Normal) -> float:
+    """The chance that a query answered well is forecast above one answered badly, by forecasts
+    that saw neither (leave-pair-out, Airola et al. 2011). Left out alone, a good answer lowers
+    its own forecast, and where nothing can be told apart that would make an AUC of 0.
+
+    `x` (n, k) is what the answers `y` (n,) were regressed on, `z` (n, k) what forecasts see.
+    """
+    good, bad = np.flatnonzero(y >= 0.5), np.flatnonzero(y < 0.5)
+    if not len(good) or not len(bad):
+        return float("nan")
+    pull = learned.covariance @ x.T / learned.noise  # (k, n): of each answer on the mean
+    own, told, off = x @ pull, z @ pull, y - x @ learned.mean
+    p, q = (grid.ravel() for grid in np.meshgrid(good, bad, indexing="ij"))
+    one, other, both = 1 - own[p, p], 1 - own[q, q], own[p, q]
+    room = one * other - both**2
+    a, b = (other * off[p] + both * off[q]) / room, (one * off[q] + both * off[p]) / room
+    believed = z @ learned.mean
+    ahead = believed[p] - told[p, p] * a - told[p, q] * b
+    ahead -= believed[q] - told[q, p] * a - told[q, q] * b
+    return float((ahead > 0).mean() + 0.5 * (ahead == 0).mean())
 
 
 def _card(

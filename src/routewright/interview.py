@@ -17,7 +17,7 @@ from routewright.client import LIMITS
 from routewright.drive import Asker, live
 from routewright.errors import NotAdmissible, RoutewrightError, UpstreamError
 from routewright.graders import Grade, Graders, is_judge, ungraded
-from routewright.items import Item
+from routewright.items import FACTS, Item
 from routewright.ledger import BudgetSpent
 from routewright.strategies.fixed import Fixed
 from routewright.types import Answer, Ask, Decision, Expert, Plan, Query
@@ -311,18 +311,16 @@ def table(
         for name, values in columns.items()
         if name.startswith("score::") or any(value is not None for value in values)
     ]
-    return pl.DataFrame([_facts(item) for item in items], infer_schema_length=None).with_columns(
-        kept
-    )
+    rows = [{**_facts(item), **_grading(item)} for item in items]
+    told = [n for n in rows[0] if n in _facts(items[0]) or any(row[n] is not None for row in rows)]
+    facts = pl.DataFrame(rows, infer_schema_length=None).select(told)
+    return facts.with_columns(kept)
 
 
 def _facts(item: Item) -> dict[str, Any]:
     """The columns of a query that are not about an expert."""
     query = item.query
     plain = len(query.messages) == 1 and query.messages[0].get("content") == query.text
-    reference = item.reference
-    if reference is not None and not isinstance(reference, str):
-        reference = json.dumps(reference, ensure_ascii=False)
     return {
         "id": query.id,
         "prompt": query.text if plain else None,
@@ -330,5 +328,22 @@ def _facts(item: Item) -> dict[str, Any]:
         "domain": query.domain,
         "tags": list(query.tags) or None,
         "split": item.split,
-        "reference": reference,
+        "reference": item.references[0] if len(item.references) == 1 else None,
+    }
+
+
+def _grading(item: Item) -> dict[str, str | None]:
+    """What it takes to ask somebody else the same, and to grade it: lists and objects as JSON."""
+    query = item.query
+    told: dict[str, Any] = {
+        "references": item.references if len(item.references) > 1 else None,
+        "grader": item.grader,
+        "data_class": None if query.data_class == "public" else query.data_class,
+        "region": query.region,
+        "options": dict(query.options) or None,
+        **{name: item.facts.get(name) for name in FACTS},
+    }
+    return {
+        name: fact if fact is None or isinstance(fact, str) else json.dumps(fact)
+        for name, fact in told.items()
     }

@@ -9,7 +9,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ ALIASES = {  # our columns ▶ what other tools call them, the first one that is
     "id": ("query_id", "question_id", "task_id"),
     "prompt": ("query", "question", "input", "text"),
     "domain": ("task", "subject", "category"),
-    "reference": ("target", "answer", "expected", "gold"),
+    "reference": ("references", "target", "answer", "expected", "gold"),
 }
 QUERY = ("id", "prompt", "messages", "domain", "tags", "data_class", "region", "options")
-LISTS = ("tags", "choices", "tests")  # in CSV: JSON, or parts between semicolons
+LISTS = ("tags", "choices", "tests", "references")  # in CSV: JSON, or parts between semicolons
+FACTS = ("choices", "tests", "setup", "schema", "rubric")  # what our graders may need to know
 OBJECTS = ("messages", "options", "schema")  # in CSV: JSON
 
 
@@ -94,6 +95,26 @@ def _row(item: Item) -> dict[str, Any]:
     }
 
 
+def held_out(items: Sequence[Item], share: float, *, rest: str = "train") -> list[Item]:
+    """Items that name no split (theirs is empty) put into `dev`, about `share` (0..1) of them,
+    and into `rest`. Drawn from their words: the same query lies on the same side on every run.
+
+    >>> some = [Item(Query.of(f"{n} + {n}?"), split="") for n in range(1000)]
+    >>> sum(item.split == "dev" for item in held_out(some, 0.2))
+    204
+    """
+    return [
+        item if item.split else replace(item, split="dev" if _lot(item) < share else rest)
+        for item in items
+    ]
+
+
+def _lot(item: Item) -> float:
+    """In [0, 1). Not `Query.lot`, by which mixes choose: they must not tell rows apart alike."""
+    words = f"split\0{item.query.full_text}".encode()
+    return int.from_bytes(hashlib.blake2b(words, digest_size=6).digest(), "big") / 2**48
+
+
 # --- files ---------------------------------------------------------------------------------
 
 
@@ -131,7 +152,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     frame = frame.select(column for column in frame.columns if "::" not in column)
     for number, row in enumerate(frame.iter_rows(named=True), start=1):
         place = f"'{path}' row {number}"
-        yield place, {key: _parsed(key, value, place) for key, value in row.items()}
+        yield place, {key: parsed(key, value, place) for key, value in row.items()}
 
 
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -152,10 +173,10 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _cell(key: str, value: str, place: str) -> Any:
     if key in LISTS and not value.lstrip().startswith("["):
         return [part.strip() for part in value.split(";")]
-    return _parsed(key, value, place)
+    return parsed(key, value, place)
 
 
-def _parsed(key: str, value: Any, place: str) -> Any:
+def parsed(key: str, value: Any, place: str) -> Any:
     """Tables keep lists and objects as JSON."""
     if key not in (*LISTS, *OBJECTS) or not isinstance(value, str):
         return value
@@ -194,7 +215,7 @@ def _item(row: Mapping[str, Any], place: str, split: str) -> Item:
         raise BadInput(f'{place}: `options` must be an object, such as {{"temperature": 0}}')
     query = Query(
         messages=messages,
-        id=_text(row["id"]) if row.get("id") is not None else _name(messages),
+        id=_text(row["id"]) if row.get("id") is not None else name(messages),
         domain=None if row.get("domain") is None else _text(row["domain"]),
         tags=tuple(map(_text, tags)),
         data_class=data_class,
@@ -240,7 +261,7 @@ def _is_message(value: Any) -> bool:
     return isinstance(value, Mapping) and "role" in value and "content" in value
 
 
-def _name(messages: Sequence[Mapping[str, Any]]) -> str:
+def name(messages: Sequence[Mapping[str, Any]]) -> str:
     """The same words have the same name, in every file and on every run."""
     written = json.dumps(messages, sort_keys=True)
     return f"q-{hashlib.blake2b(written.encode(), digest_size=6).hexdigest()}"

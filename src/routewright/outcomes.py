@@ -20,6 +20,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from routewright import items
 from routewright.errors import BadInput, BadTable
 from routewright.types import Answer, Array, Query
 
@@ -220,8 +221,23 @@ def read(
 
 
 def table(path: Path) -> pl.DataFrame:
-    """One file as it stands, its ids and cells checked: an outcome table or a set of queries."""
-    return _typed(_frame(path), path)
+    """One file as it stands, its ids and cells checked: an outcome table or a set of queries,
+    which are named after their words where they have no `id`."""
+    frame = _frame(path)
+    if "id" not in frame.columns and not any("::" in column for column in frame.columns):
+        frame = _named_after_words(frame)
+    return _typed(frame, path)
+
+
+def _named_after_words(queries: pl.DataFrame) -> pl.DataFrame:
+    for ours in ("id", "prompt"):
+        other = next((name for name in items.ALIASES[ours] if name in queries.columns), None)
+        if other is not None and ours not in queries.columns:
+            queries = queries.rename({other: ours})
+    if "id" in queries.columns or not {"prompt", "messages"} & set(queries.columns):
+        return queries
+    named = [items.name(query.messages) for query in queries_of(queries)]
+    return queries.with_columns(pl.Series("id", named))
 
 
 def save(frame: pl.DataFrame, path: Path) -> None:
@@ -386,7 +402,15 @@ def _keep_split(frame: pl.DataFrame, split: str, files: Sequence[Path]) -> pl.Da
     kept = frame.filter(pl.col("split") == split)
     if not len(kept):
         there = ", ".join(sorted(str(s) for s in frame["split"].unique().to_list()))
-        raise BadTable(f"{_named(files)}: no row has split '{split}'; there are {there} (or all)")
+        way_out = (
+            "; `interview --hold-out 0.2` sets some aside, and run again it pays nothing twice"
+            if split == "dev"
+            else ""
+        )
+        raise BadTable(
+            f"{_named(files)}: no row has split '{split}'; there are {there}"
+            f" (or --split all){way_out}"
+        )
     return kept
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from routewright.outcomes import Outcomes
     from routewright.router import Router
     from routewright.types import Query
+
+LIMITS = ("split", "grader", "data_class", "region", "reference")
 
 
 def add_expert(
@@ -50,7 +52,7 @@ def add_expert(
     rows = outcomes.read(tables, split=split)
     console = Console(soft_wrap=True, highlight=False)
     if choose is not None:
-        figures = _choose(loaded, rows, expert, choose, n, seed)
+        figures = _choose(loaded, rows, expert, choose, n, seed, _facts(tables))
         said = f"{figures['chosen']} queries for '{expert}' are in '{choose}', best first."
     else:
         joined = _join(loaded, rows, expert, answers, seed)
@@ -65,7 +67,13 @@ def add_expert(
 
 
 def _choose(
-    router: Router, rows: Outcomes, expert: str, path: Path, n: int, seed: int
+    router: Router,
+    rows: Outcomes,
+    expert: str,
+    path: Path,
+    n: int,
+    seed: int,
+    facts: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Writes the queries; returns the figures."""
     from routewright import add_expert
@@ -74,8 +82,10 @@ def _choose(
     with Console(stderr=True).status("choosing"):
         study = add_expert.study(router, rows, held_out=False)
         chosen, left, ahead = add_expert.interview(study, column, n, seed)
-    lines = [json_module.dumps(_line(rows.queries[row]), ensure_ascii=False) for row in chosen]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    queries = [rows.queries[row] for row in chosen]
+    lines = [_line(query, facts.get(query.id, {})) for query in queries]
+    written = [json_module.dumps(line, ensure_ascii=False) for line in lines]
+    path.write_text("\n".join(written) + "\n", encoding="utf-8")
     answered = int((column.score == column.score).sum())
     return {
         "expert": expert,
@@ -85,12 +95,30 @@ def _choose(
     }
 
 
-def _line(query: Query) -> dict[str, Any]:
+def _facts(tables: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """What it takes to ask each query and to grade the answer, as the tables tell, by its id."""
+    from routewright import items, outcomes
+
+    found: dict[str, dict[str, Any]] = {}
+    for path in tables:
+        frame = outcomes.table(path)
+        names = [
+            name
+            for name in (*LIMITS, *items.ALIASES["reference"], *items.FACTS)
+            if name in frame.columns
+        ]
+        for row in frame.select("id", *names).iter_rows(named=True):
+            told = {n: items.parsed(n, row[n], f"'{path}'") for n in names if row[n] is not None}
+            found.setdefault(row["id"], {}).update(told)
+    return found
+
+
+def _line(query: Query, facts: Mapping[str, Any]) -> dict[str, Any]:
     """A query as `routewright interview` reads it."""
-    facts: dict[str, Any] = {"domain": query.domain, "tags": list(query.tags)}
+    line: dict[str, Any] = {"domain": query.domain, "tags": list(query.tags), **facts}
     if len(query.messages) > 1:
-        facts["messages"] = list(query.messages)
-    return {"id": query.id, "prompt": query.text, **{k: v for k, v in facts.items() if v}}
+        line["messages"] = list(query.messages)
+    return {"id": query.id, "prompt": query.text, **{k: v for k, v in line.items() if v}}
 
 
 def _join(router: Router, rows: Outcomes, expert: str, answers: int, seed: int) -> Joined:
@@ -121,8 +149,8 @@ def _in_words(joined: Joined, out: Path) -> str:
     return (
         f"{joined.expert} joined the router in '{out}' with {len(joined.asked)} answers:"
         f" quality {joined.quality:.3f}, {facts['cost']:.3g} US$/query, AUC {facts['auc']:.3f}"
-        f" (leave-one-out). What is believed of the others has not changed. Learned at {learned} of"
-        f" {len(joined.router.frontier)} operating points, the fixed mix elsewhere."
+        f" (leave-pair-out). What is believed of the others has not changed. Learned at"
+        f" {learned} of {len(joined.router.frontier)} operating points, the fixed mix elsewhere."
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -28,6 +29,7 @@ def evaluate(
 ) -> None:
     """Measure a router on recorded outcomes against every reference."""
     from routewright import evaluation, outcomes
+    from routewright.report.audit import audit
     from routewright.router import Router
 
     loaded = Router.load(router)
@@ -35,6 +37,7 @@ def evaluate(
     with Console(stderr=True).status("evaluating"):
         measured = evaluation.evaluate(loaded, rows, seed=seed)
         figures = measured.to_json()
+    seen = loaded.seen if loaded.seen.size else None
     if json is not None:
         json.write_text(json_module.dumps(figures, indent=1) + "\n", encoding="utf-8")
     if html is not None:
@@ -42,9 +45,10 @@ def evaluate(
 
         words = [str(router), *map(str, tables), "--split", split, "--seed", str(seed)]
         command = shlex.join(["routewright", "evaluate", *words, "--html", str(html)])
-        seen = loaded.seen if loaded.seen.size else None
         html.write_text(render(measured, figures, command, seen=seen), encoding="utf-8")
     show(figures, Console())
+    if (fair := audit(measured, seen)).level == "bad":
+        Console(soft_wrap=True).print(f"[bold]Do not trust these figures:[/] {fair.text}")
     show_forecasts(measured, Console())
     if "automix" in loaded.card:
         from routewright import automix
@@ -55,10 +59,17 @@ def evaluate(
 
 def show(figures: dict[str, Any], console: Console) -> None:
     """Prints the cost–quality table of `evaluate --json` figures."""
-    table = Table(title=f"{figures['n']} rows", title_justify="left")
+    title = f"{figures['n']} rows"
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     table.add_column("", overflow="fold")
     for heading in ("US$/query", "quality (95 %)", "over zero router (95 %)"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, expert in figures["experts"].items():
         table.add_row(name, dollars(expert["cost"]), _known(expert["quality"]), "")
     oracle = figures["references"]["oracle"]
@@ -83,7 +94,8 @@ def show(figures: dict[str, Any], console: Console) -> None:
     if figures["aiq"] is not None:
         console.print(
             f"AIQ {figures['aiq']:.4f} (straight lines {figures['aiq_no_hull']:.4f},"
-            f" zero router {figures['aiq_zero_router']:.4f})"
+            f" zero router {figures['aiq_zero_router']:.4f}): mean quality over the range of costs;"
+            " the zero router is the best mix of two fixed experts at the same cost, in hindsight"
         )
 
 

@@ -246,8 +246,8 @@ def _report(router: Router, out: Path) -> None:
     learned = sum(point.gain > 0 for point in router.frontier)
     console.print(
         f"{card['predictor']} on {card['data']['rows']} rows in {card['fit_seconds']:.0f} s,"
-        f" signal {router.signal:g}; cross-validated mean gain over the zero router"
-        f" {card['gain_over_zero_router']:+.4f};"
+        f" signal {router.signal:g}; cross-validated mean gain over the zero router (the best mix"
+        f" of two fixed experts) {card['gain_over_zero_router']:+.4f};"
         f" learned at {learned} of {len(router.frontier)} operating points,"
         " the fixed mix elsewhere"
     )

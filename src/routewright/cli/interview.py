@@ -66,6 +66,10 @@ def interview(
         int, typer.Option(min=1, help="Queries under way at once, per expert.")
     ] = 4,
     split: Annotated[str, typer.Option(help="Split of queries that name none.")] = "train",
+    hold_out: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Of those, the share for split dev, which judges routers."),
+    ] = 0.0,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Ask only so many queries, the first ones.")
     ] = None,
@@ -88,6 +92,7 @@ def interview(
     from routewright import sources
     from routewright.config import experts as read_experts
     from routewright.graders import Graders
+    from routewright.items import held_out
 
     if out.suffix != ".parquet":
         raise BadInput(f"'{out}' must end in .parquet: an outcome table is a Parquet file")
@@ -99,7 +104,7 @@ def interview(
         )
     known = read_experts(config)
     asked = _chosen(known, only)
-    items = sources.read(queries, split=split)[:limit]
+    items = held_out(sources.read(queries, split="")[:limit], hold_out, rest=split)
     settings: dict[str, Any] = {
         "experts": asked,
         "recalled": [expert for expert in known.values() if expert not in asked],

@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -71,7 +72,7 @@ def _together(chosen: Selection) -> str:
 
 def _steps(chosen: Selection) -> Table:
     title = f"Which experts to keep, by {chosen.rows} rows"
-    heads = ("US$/query", "quality", "oracle", "gain", "best single", "domain table", "gain")
+    heads = ("US$/query", "quality", "oracle", "gain", "best\nsingle", "domain\ntable", "gain")
     table = _table(title, heads)
     before = 0.0
     for step in chosen.steps:
@@ -118,15 +119,15 @@ def _verdict(chosen: Selection) -> str:
 
 
 def _table(title: str, heads: tuple[str, ...]) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("expert")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("expert", overflow="fold")
     for head in heads:
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
     return table
 
 
 def _loss(loss: Loss) -> str:
-    return f"{loss.value:.4f} ({loss.low:.4f} … {loss.high:.4f})"
+    return f"{loss.value:.3f}\n({loss.low:.3f} … {loss.high:.3f})"
 
 
 def _dollars(amount: float) -> str:

@@ -10,8 +10,9 @@ are 95 %, by bootstrap over queries. `served` is the whole router of `fit --pred
 no harm included; the other rows are bare predictors.
 
 Rewards are the tables' scores, so reward ranking sees what it is scored by and is an oracle: its
-luck counts as skill. Where two judges have rated the same answers (`two judges`), one of them
-gives the rewards and the other the scores; there ranking is what it would be in use.
+luck counts as skill. Where two judges have rated the same answers (`two judges`, and `judges
+exchanged`), one of them gives the rewards and the other the scores; there ranking is what it
+would be in use.
 
 Drawing rows twice breaks ties: where there are many, the intervals of rank and share lean towards
 worse ranks and lower shares than were measured. On few rows the best of many experts is a matter of
@@ -44,7 +45,11 @@ from routewright.predictors.zooter import Zooter
 from routewright.strategies import build as build_strategy
 from routewright.types import Array
 
-STUDIES = ("llmrouter_mix", "alpacaeval", "two judges", "alpacaeval_cot", "mmlu_experts")
+JUDGES = {  # whose verdicts are the rewards, and whose the scores
+    "two judges": ("alpacaeval", "alpacaeval_v1"),
+    "judges exchanged": ("alpacaeval_v1", "alpacaeval"),
+}
+STUDIES = ("llmrouter_mix", "alpacaeval", *JUDGES, "alpacaeval_cot", "mmlu_experts")
 TEN = 10  # experts of alpacaeval: those whose scores vary most between the queries of `train`
 BETAS = (0.0, 0.1, 0.3, 0.5, 1.0)
 NOISES = (0.0, 1.0, 3.0)  # standard deviations; true scores are in 0..1
@@ -70,8 +75,8 @@ class Held:
 def read(study: str, split: str) -> Outcomes:
     if study == "alpacaeval":
         return ten(split)
-    if study == "two judges":
-        return two_judges(split)
+    if study in JUDGES:
+        return two_judges(split, *JUDGES[study])
     return outcomes.read(REAL / f"{study}.parquet", split=split)
 
 
@@ -86,12 +91,11 @@ def most_varied(names: Sequence[str]) -> list[str]:
     return [names[m] for m in np.argsort(-np.nanvar(train.score, axis=0))[:TEN]]
 
 
-def two_judges(split: str) -> Outcomes:
-    """The most varied experts that both AlpacaEvals have rated: the second's verdicts, against
-    GPT-4, are the rewards, the first's, against text-davinci-003, the scores."""
+def two_judges(split: str, rewarding: str, scoring: str) -> Outcomes:
+    """The most varied experts that both AlpacaEvals have rated: one's verdicts are the rewards,
+    the other's the scores. The second compares with GPT-4, the first with text-davinci-003."""
     rewards, scores = (
-        outcomes.read(REAL / f"{name}.parquet", split=split)
-        for name in ("alpacaeval", "alpacaeval_v1")
+        outcomes.read(REAL / f"{name}.parquet", split=split) for name in (rewarding, scoring)
     )
     both = most_varied([name for name in rewards.experts if name in scores.experts])
     assert [q.id for q in rewards.queries] == [q.id for q in scores.queries]

@@ -19,7 +19,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from routewright import deferral, outcomes, training
+from routewright import dedicated, outcomes, training
 from routewright.encoders import build as encoder_of
 from routewright.metrics import auc, deferred, ownership
 from routewright.outcomes import Outcomes
@@ -85,13 +85,13 @@ def _compared(base: Path, folder: Path, seed: int) -> dict[str, list[float]]:
     dev, frame = drawn[TRAIN:], _asked(drawn[:TRAIN], "lexis", SAMPLES)
     known = _outcomes(_asked(dev, "lexis"), folder / "dev.parquet")
     sage, own = known.pool(["sage"]).score[:, 0], _written(base, dev)
-    lessons = deferral.lessons(frame, "lexis")
+    lessons = dedicated.lessons(frame, "lexis")
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # doubts, scores of what it says itself
     for name, options in KINDS.items():
         out = folder / name.replace(" ", "-")
-        deferral.train(lessons, str(base), out, deferral.Recipe(seed=seed, **options))
-        model = deferral.load(str(out))
-        doubts = model.doubts(deferral.queries(known))
+        dedicated.train(lessons, str(base), out, dedicated.Recipe(seed=seed, **options))
+        model = dedicated.load(str(out))
+        doubts = model.doubts([query.messages for query in known.queries])
         found[name] = doubts, _written(out, dev) if model.kind == "tag" else own
     gates = _prompt_only(_outcomes(frame, folder / "train.parquet"), known)
     gates |= {"random": np.random.default_rng(seed).random(len(own)), "oracle": sage - own}
@@ -184,8 +184,8 @@ def _rounds(base: Path, folder: Path, seed: int) -> list[list[float]]:
         grown, lessons = base, []
         if n:
             grown = folder / str(n)
-            lessons = deferral.answers(told[:n], "sage")
-            deferral.train(lessons, str(base), grown, deferral.Recipe(seed=seed, **GROW))
+            lessons = dedicated.answers(told[:n], "sage")
+            dedicated.train(lessons, str(base), grown, dedicated.Recipe(seed=seed, **GROW))
         own, doubts = _gated(grown, check, dev, folder / f"gate-{n}")
         curve = deferred(doubts, own, sage)
         owned = [ownership(doubts, own, sage, share * sage.mean()) for share in OWNED.values()]
@@ -209,17 +209,17 @@ def _gated(
             "score::own": right,
         }
     )
-    recipe = deferral.Recipe(kind="gate", tune="frozen", head_rate=1e-2, batch=32, epochs=8)
-    deferral.train(deferral.lessons(frame, "own"), str(grown), out, recipe)
+    recipe = dedicated.Recipe(kind="gate", tune="frozen", head_rate=1e-2, batch=32, epochs=8)
+    dedicated.train(dedicated.lessons(frame, "own"), str(grown), out, recipe)
     chats = [[{"role": "user", "content": question.text}] for question in dev]
-    return _written(grown, dev), deferral.load(str(out)).doubts(chats)
+    return _written(grown, dev), dedicated.load(str(out)).doubts(chats)
 
 
 def _written(folder: Path, asked: Sequence[Question], batch: int = 64) -> np.ndarray:
     """Scores of what a model writes if it must not defer, many at a time."""
     import torch
 
-    model = deferral.load(str(folder))
+    model = dedicated.load(str(folder))
     base, tag = model.base, model.card.get("tag_id")
     never = {} if tag is None else {"sequence_bias": [[[tag], -99.0]]}
     texts = [training.prompt(base, [{"role": "user", "content": q.text}]) for q in asked]

@@ -211,6 +211,14 @@ def module() -> Any:
     return Network
 
 
+def save(base: Base, out: Path) -> None:
+    """Writes model and tokenizer as a Hugging Face folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    with quiet():
+        base.model.save_pretrained(out)
+    base.tokenizer.save_pretrained(out)
+
+
 def body(base: Base) -> Base:
     """A model that writes, without what turns its states into tokens; its weights are shared."""
     return base._replace(model=base.model.base_model)

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from routewright.errors import BadInput
 
 if TYPE_CHECKING:
-    from routewright.deferral import Recipe
+    from routewright.dedicated import Recipe
     from routewright.outcomes import Outcomes
 
 app = typer.Typer(
@@ -63,10 +63,10 @@ def build(
 ) -> None:
     """Make lessons in deferring from outcomes: where the base itself fails, on queries that it was
     not trained on. `interview --samples K` gives shares of K answers in place of single ones."""
-    from routewright import deferral, items
+    from routewright import dedicated, items
 
     frame = _frame(table, split)
-    found = deferral.lessons(frame, expert, taught=deferral.taught(base) if base else ())
+    found = dedicated.lessons(frame, expert, taught=dedicated.taught(base) if base else ())
     if not found:
         raise BadInput(f"'{table}' holds no query with a score of '{expert}' that it has not seen")
     items.write(found, out)
@@ -111,7 +111,7 @@ def train(
 ) -> None:
     """Train a base to answer or to defer. Killed, the same command goes on where it was."""
     from routewright import items
-    from routewright.deferral import Recipe
+    from routewright.dedicated import Recipe
 
     recipe = Recipe(
         kind="gate" if gate else "tag",
@@ -161,9 +161,9 @@ def grow(
 
     Its folder notes these queries, so that `build` and `calibrate` do not take them for held out.
     """
-    from routewright import deferral
+    from routewright import dedicated
 
-    recipe = deferral.Recipe(
+    recipe = dedicated.Recipe(
         tune=tune,
         epochs=epochs,
         learning_rate=learning_rate,
@@ -175,7 +175,7 @@ def grow(
         checkpointing=checkpointing,
         seed=seed,
     )
-    found = deferral.answers(_frame(table, split), teacher, pupil=pupil, at_least=at_least)
+    found = dedicated.answers(_frame(table, split), teacher, pupil=pupil, at_least=at_least)
     _train(found, base, out, recipe, json)
 
 
@@ -197,33 +197,34 @@ def calibrate(
     json: Json = False,
 ) -> None:
     """Choose from what doubt on the model defers: a quantile of its doubts on held-out queries."""
-    from routewright import deferral, outcomes
+    from routewright import dedicated, outcomes
+    from routewright.dedicated.recipe import WITHIN
     from routewright.metrics import deferred
 
     if (share is None) == (quality is None):
         raise BadInput("give exactly one of --share and --quality")
     if (expert is None) != (then is None) or (quality is not None and expert is None):
         raise BadInput("name both --expert and --then, by which quality is measured")
-    deferral.read_card(folder)
-    known = deferral.held_out(outcomes.read(table, split=split), folder)
+    dedicated.read_card(folder)
+    known = dedicated.held_out(outcomes.read(table, split=split), folder)
     with _bar(f"'{folder}' reads {len(known)} queries"):
-        doubts = deferral.load(str(folder)).doubts(deferral.queries(known))
+        doubts = dedicated.load(str(folder)).doubts([query.messages for query in known.queries])
     found: dict[str, Any] = {}
     if expert is not None and then is not None:
         curve = deferred(doubts, *_scores(known, (expert, then)))
         share = _share(curve, quality) if share is None else share
         found = {"quality": float(curve[round(share * len(doubts))]), "then": then}
     assert share is not None, "one of the two was given"
-    deferral.calibrate(folder, doubts, share, **found)
+    dedicated.calibrate(folder, doubts, share, **found)
     told = {"share": share, "ownership": 1 - share, "rows": len(doubts), **found}
     words = f"'{folder}' defers {share:.1%}, owns {1 - share:.1%} of {len(doubts)} queries"
     words += f"; quality {found['quality']:.4f}" if found else ""
-    card = deferral.read_card(folder)
+    card = dedicated.read_card(folder)
     if card["kind"] == "tag":
         bias = {str(card["tag_id"]): round(card["calibration"]["offset"], 4)}
         told["logit_bias"] = bias
         words += f"\nAt a server such as vLLM, in the expert's `options`: logit_bias: {bias}"
-        if card["calibration"]["offset"] > deferral.WITHIN:
+        if card["calibration"]["offset"] > WITHIN:
             words += (
                 "\nThere, so large a bias may put the tag into answers, too: serve with provider"
                 " local, or defer less"
@@ -257,9 +258,9 @@ def serve(
 
     With --dry-run it prints entries for `routewright.yaml`; there, the gateway starts vLLM itself.
     """
-    from routewright import deferral
+    from routewright import dedicated
 
-    card = deferral.read_card(folder)
+    card = dedicated.read_card(folder)
     options = {"expert": name, "then": then, "tags": [card["tag"]], "best_effort": best_effort}
     policies = {name: {"strategy": "dedicated", "options": options}} if then else {}
     if vllm:
@@ -369,10 +370,10 @@ def _frame(table: Path, split: str) -> Any:
 
 
 def _train(found: Sequence[Any], base: str, out: Path, recipe: Recipe, json: bool) -> None:
-    from routewright import deferral
+    from routewright import dedicated
 
     with _bar("training") as show:
-        deferral.train(found, base, out, recipe, progress=show)
+        dedicated.train(found, base, out, recipe, progress=show)
     _tell(json, f"'{out}': trained on {len(found)} lessons", lessons=len(found), folder=str(out))
 
 

@@ -14,7 +14,7 @@ from routewright.providers import Call
 from routewright.types import Answer, Delta
 
 if TYPE_CHECKING:
-    from routewright.deferral import Model
+    from routewright.dedicated import Model
 
 ROOM = 1024  # tokens of an answer, unless the request says otherwise
 
@@ -81,12 +81,12 @@ class Local:
         self._models.clear()
 
     def _open(self, call: Call) -> Model:
-        from routewright import deferral
+        from routewright import dedicated
 
         name = call.expert.model or call.expert.name
         if name not in self._models:
             try:
-                self._models[name] = deferral.load(name)
+                self._models[name] = dedicated.load(name)
             except BadInput as error:
                 raise UpstreamError(call.expert.name, str(error)) from error
         return self._models[name]
@@ -162,7 +162,7 @@ def _steering(
     import torch
     from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria
 
-    from routewright.deferral import lead
+    from routewright.dedicated.model import lead
 
     tag: Any = model.card.get("tag_id")
 

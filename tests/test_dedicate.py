@@ -18,9 +18,10 @@ import polars as pl
 import pytest
 import yaml
 
-from routewright import deferral, items, outcomes
+from routewright import dedicated, items, outcomes, training
 from routewright.cli import main
 from routewright.config import load
+from routewright.dedicated.model import lead
 from routewright.errors import BadInput
 from routewright.items import Item
 from routewright.metrics import auc, deferred, ownership
@@ -33,7 +34,7 @@ pytest.importorskip("peft", reason="needs the extra 'lm'")
 
 RATES = ["--learning-rate", "1e-3", "--head-rate", "3e-2", "--batch", "32", "--rank", "4"]
 QUICK = {"learning_rate": 1e-3, "head_rate": 3e-2, "batch": 32, "epochs": 4, "rank": 4}
-FROZEN = deferral.Recipe(tune="frozen")
+FROZEN = dedicated.Recipe(tune="frozen")
 TRAIN, DEV = 360, 240
 
 
@@ -47,8 +48,8 @@ def base(tmp_path_factory) -> Path:
     return export("lexis", tmp_path_factory.mktemp("base") / "lexis")
 
 
-def quick(**options) -> deferral.Recipe:
-    return deferral.Recipe(**{**QUICK, **options})
+def quick(**options) -> dedicated.Recipe:
+    return dedicated.Recipe(**{**QUICK, **options})
 
 
 def table_of(path: Path, train: list[Question], dev: list[Question]) -> Path:
@@ -74,7 +75,7 @@ def table(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def lessons(table: Path) -> list[Item]:
-    return deferral.lessons(outcomes.table(table).filter(pl.col("split") == "train"), "lexis")
+    return dedicated.lessons(outcomes.table(table).filter(pl.col("split") == "train"), "lexis")
 
 
 def run(capsys, *arguments: object) -> dict:
@@ -84,10 +85,10 @@ def run(capsys, *arguments: object) -> dict:
 
 
 def test_the_exported_model_reads_and_writes_what_the_sandbox_model_does(base):
-    lm, model = TinyLM.load("lexis"), deferral.load(str(base))
+    lm, model = TinyLM.load("lexis"), dedicated.load(str(base))
     for question in questions(48, 5):
-        prompt = deferral.training.prompt(model.base, Query.of(question.text).messages)
-        (ids,) = deferral.training.tokens(model.base, [prompt], 1000)
+        prompt = training.prompt(model.base, Query.of(question.text).messages)
+        (ids,) = training.tokens(model.base, [prompt], 1000)
         assert ids == [*lm.tokenizer.encode(question.text), ANSWER]
     replies = ask_locally(base, [q.text for q in questions(12, 5, ["month", "sort", "boolean"])])
     assert replies == [
@@ -130,8 +131,8 @@ def test_from_outcomes_to_a_served_model(kind, base, table, tmp_path, capsys):
     assert told["ownership"] == 0.5
     dev = outcomes.read(table, split="dev")
     own, sage = (dev.pool([name]).score[:, 0] for name in ("lexis", "sage"))
-    model = deferral.load(str(folder))
-    doubts = model.doubts(deferral.queries(dev))
+    model = dedicated.load(str(folder))
+    doubts = model.doubts([query.messages for query in dev.queries])
     assert lift(doubts, own, sage) > 0.5, "half of what an oracle gains over random mixing"
     assert (doubts + model.offset > 0).mean() == 0.5
     _serve(folder, dev, doubts + model.offset > 0)
@@ -259,16 +260,16 @@ def _ask_the_command(some: list[Question], folder: Path) -> None:
 SUICIDE = """
 import os, sys, torch
 from pathlib import Path
-from routewright import deferral, items
+from routewright import dedicated, items
 torch.set_num_threads(1)
 lessons, base, out, kind = sys.argv[1:]
-recipe = deferral.Recipe(
+recipe = dedicated.Recipe(
     kind=kind, learning_rate=1e-3, head_rate=3e-2, batch=32, epochs=2, rank=4
 )
 def dies(doing, share):
     if share > 0.6:
         os.kill(os.getpid(), 9)
-deferral.train(items.read(Path(lessons)), base, Path(out), recipe, progress=dies)
+dedicated.train(items.read(Path(lessons)), base, Path(out), recipe, progress=dies)
 """
 
 
@@ -277,7 +278,7 @@ def test_after_kill_9_a_training_goes_on_to_the_same_model(kind, base, lessons, 
     some, recipe = lessons[:96], quick(kind=kind, epochs=2)
     items.write(some, tmp_path / "l.jsonl")
     seen: list[float] = []
-    deferral.train(
+    dedicated.train(
         some, str(base), tmp_path / "whole", recipe, progress=lambda _, share: seen.append(share)
     )
     out = tmp_path / "resumed"
@@ -286,10 +287,10 @@ def test_after_kill_9_a_training_goes_on_to_the_same_model(kind, base, lessons, 
     assert killed.returncode == -9, killed.stderr
     assert not (out / "dedicated.json").exists()
     again: list[float] = []
-    deferral.train(some, str(base), out, recipe, progress=lambda _, share: again.append(share))
+    dedicated.train(some, str(base), out, recipe, progress=lambda _, share: again.append(share))
     assert 0 < len([s for s in again if s]) < len([s for s in seen if s])
     chats = [item.query.messages for item in lessons[:20]]
-    models = [deferral.load(str(tmp_path / name)) for name in ("whole", "resumed")]
+    models = [dedicated.load(str(tmp_path / name)) for name in ("whole", "resumed")]
     assert np.array_equal(models[0].doubts(chats), models[1].doubts(chats))
 
 
@@ -297,14 +298,14 @@ def test_after_kill_9_a_training_goes_on_to_the_same_model(kind, base, lessons, 
 def test_a_gate_leaves_the_base_as_it_is(checkpointing, base, lessons, tmp_path):
     """Its adapters, which are in the same network, are off while the base answers."""
     recipe = quick(kind="gate", checkpointing=checkpointing, epochs=2)
-    deferral.train(lessons[:128], str(base), tmp_path / "g", recipe)
+    dedicated.train(lessons[:128], str(base), tmp_path / "g", recipe)
     chats = [item.query.messages for item in lessons[:24]]
-    model = deferral.load(str(tmp_path / "g"))
+    model = dedicated.load(str(tmp_path / "g"))
     doubts = model.doubts(chats)
     with model.answering():
         assert not np.allclose(model.doubts(chats), doubts), "adapters do something where they are"
     assert np.array_equal(model.doubts(chats), doubts)
-    deferral.calibrate(tmp_path / "g", doubts, 0.0)
+    dedicated.calibrate(tmp_path / "g", doubts, 0.0)
     texts = [item.query.text for item in lessons[:24]]
     assert ask_locally(tmp_path / "g", texts) == ask_locally(base, texts)
 
@@ -312,7 +313,7 @@ def test_a_gate_leaves_the_base_as_it_is(checkpointing, base, lessons, tmp_path)
 @pytest.fixture(scope="module")
 def own(base, lessons, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("own") / "own"
-    deferral.train(lessons, str(base), out, quick())
+    dedicated.train(lessons, str(base), out, quick())
     return out
 
 
@@ -321,21 +322,21 @@ def test_a_server_that_knows_only_a_bias_writes_no_tag_within_an_answer(bias, ow
     """vLLM adds `logit_bias` to every token's chances, not only to the first one's."""
     import torch
 
-    model = deferral.load(str(own))
+    model = dedicated.load(str(own))
     chats, tag = [item.query.messages for item in lessons], model.card["tag_id"]
     defers = model.doubts(chats) + bias > 0
     for keeps in (True, False):
         some = [chat for chat, d in zip(chats, defers, strict=True) if d != keeps][:24]
         assert len(some) == 24
-        texts = [deferral.training.prompt(model.base, chat) for chat in some]
-        for ids in deferral.training.tokens(model.base, texts, 128):
+        texts = [training.prompt(model.base, chat) for chat in some]
+        for ids in training.tokens(model.base, texts, 128):
             with torch.inference_mode():
                 whole = model.base.model.generate(
                     torch.tensor([ids]),
                     max_new_tokens=20,
                     do_sample=False,
                     sequence_bias=[[[tag], bias]],
-                    pad_token_id=deferral.training.padding(model.base),
+                    pad_token_id=training.padding(model.base),
                 )
             said = whole[0, len(ids) :].tolist()
             assert (tag not in said) if keeps else (said[0] == tag)
@@ -350,9 +351,9 @@ def test_a_model_with_a_tag_answers_much_as_its_base(base, own, lessons):
 
 
 def test_only_the_tags_row_is_trained_of_a_frozen_base(base, lessons, tmp_path):
-    recipe = deferral.Recipe(tune="frozen", epochs=8, batch=32, head_rate=5e-2)
-    deferral.train(lessons, str(base), tmp_path / "f", recipe)
-    model = deferral.load(str(tmp_path / "f"))
+    recipe = dedicated.Recipe(tune="frozen", epochs=8, batch=32, head_rate=5e-2)
+    dedicated.train(lessons, str(base), tmp_path / "f", recipe)
+    model = dedicated.load(str(tmp_path / "f"))
     doubts = model.doubts([item.query.messages for item in lessons])
     fails = np.array([item.facts["failure"] for item in lessons])
     assert auc(doubts, fails) > 0.85
@@ -360,18 +361,18 @@ def test_only_the_tags_row_is_trained_of_a_frozen_base(base, lessons, tmp_path):
     assert ask_locally(tmp_path / "f", texts, bad_words=["<DEFER>"]) == ask_locally(base, texts)
 
 
-def within(model: deferral.Model, taught: list[Item]) -> np.ndarray:
+def within(model: dedicated.Model, taught: list[Item]) -> np.ndarray:
     """How far the tag is ahead of other tokens at all places of known answers but the first."""
     import torch
 
     found = []
     for item in taught:
-        text = deferral.training.prompt(model.base, item.query.messages)
-        (ids,) = deferral.training.tokens(model.base, [text], 128)
+        text = training.prompt(model.base, item.query.messages)
+        (ids,) = training.tokens(model.base, [text], 128)
         said = model.base.tokenizer(item.reference, add_special_tokens=False)["input_ids"]
         with torch.inference_mode():
             logits = model.base.model(torch.tensor([[*ids, *said]])).logits[0, len(ids) :]
-        found += deferral.lead(logits, model.card["tag_id"]).tolist()
+        found += lead(logits, model.card["tag_id"]).tolist()
     return np.array(found)
 
 
@@ -394,7 +395,7 @@ def test_any_causal_base_does_tied_embeddings_too(tied, base, lessons, tmp_path)
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
     )
-    with deferral.training.seeded(3):
+    with training.seeded(3):
         transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
     tokenizer.save_pretrained(tmp_path / "llama")
     easy = [
@@ -408,22 +409,22 @@ def test_any_causal_base_does_tied_embeddings_too(tied, base, lessons, tmp_path)
         defer_weight=None,
     )  # fmt: skip
     out = tmp_path / "own"
-    deferral.train([*easy, *hard], str(tmp_path / "llama"), out, recipe)
-    model = deferral.load(str(out))
+    dedicated.train([*easy, *hard], str(tmp_path / "llama"), out, recipe)
+    model = dedicated.load(str(out))
     doubts = model.doubts([item.query.messages for item in (*easy, *hard)])
     assert doubts[:30].max() < doubts[30:].min()
     assert within(model, easy).max() < -5, "a bias of 5 puts no tag into an answer"
     tag = model.base.tokenizer.convert_tokens_to_ids("<ASK>")
     assert tag == model.card["tag_id"] == len(tokenizer)
     assert model.base.tokenizer.decode([tag], skip_special_tokens=True) == "<ASK>"
-    deferral.calibrate(out, doubts, 0.5)
+    dedicated.calibrate(out, doubts, 0.5)
     assert ask_locally(out, ["sort the word 7"]) == ["<ASK>"]
 
 
 def test_bfloat16_trains_too(base, lessons, tmp_path):
     recipe = quick(precision="bfloat16", epochs=1)
-    deferral.train(lessons[:64], str(base), tmp_path / "b", recipe)
-    assert deferral.load(str(tmp_path / "b"), precision="bfloat16").doubts(
+    dedicated.train(lessons[:64], str(base), tmp_path / "b", recipe)
+    assert dedicated.load(str(tmp_path / "b"), precision="bfloat16").doubts(
         [lessons[0].query.messages]
     ).shape == (1,)
 
@@ -438,7 +439,7 @@ def test_labels_are_the_bases_own_failures_on_what_it_has_not_seen():
             "text::m": ["I say one", "I say two", "I say three", None],
         }
     )
-    found = deferral.lessons(frame, "m", taught=deferral.fingerprints([Query.of("Three")]))
+    found = dedicated.lessons(frame, "m", taught=outcomes.fingerprints([Query.of("Three")]))
     assert [(i.query.id, i.facts["failure"], i.reference) for i in found] == [
         ("a", 0.25, "I say one"),
         ("b", 1.0, None),
@@ -505,11 +506,11 @@ def test_mistakes_name_the_value_and_the_way_out(base, table, lessons, tmp_path,
     (taken / "mine.txt").write_text("mine")
     assert "there already" in error("train", tmp_path / "l.jsonl", "--base", base, "--out", taken)
     with pytest.raises(BadInput, match=r"base '.*nobody' cannot be loaded"):
-        deferral.train(lessons[:8], str(tmp_path / "nobody"), tmp_path / "x")
+        dedicated.train(lessons[:8], str(tmp_path / "nobody"), tmp_path / "x")
     with pytest.raises(BadInput, match="tune 'frozen' cannot learn to answer"):
-        deferral.train([Item(Query.of("hi"), "ho")], str(base), tmp_path / "x", FROZEN)
+        dedicated.train([Item(Query.of("hi"), "ho")], str(base), tmp_path / "x", FROZEN)
     with pytest.raises(BadInput, match="tune 'half' is unknown: choose lora, full or frozen"):
-        deferral.Recipe(tune="half")
+        dedicated.Recipe(tune="half")
     with pytest.raises(BadInput, match="no dedicated model"):
         run(capsys, "calibrate", base, table, "--share", 0.5)
     with pytest.raises(BadInput, match="exactly one of --share and --quality"):
@@ -521,7 +522,7 @@ def test_mistakes_name_the_value_and_the_way_out(base, table, lessons, tmp_path,
 def test_vllm_is_given_the_folder_and_the_config_its_bias(own, tmp_path):
     """A stand-in for the command `vllm` prints what it is called with."""
     folder = shutil.copytree(own, tmp_path / "own")
-    deferral.calibrate(folder, np.arange(10.0), 0.5)
+    dedicated.calibrate(folder, np.arange(10.0), 0.5)
     vllm = tmp_path / "bin" / "vllm"
     vllm.parent.mkdir()
     vllm.write_text('#!/bin/sh\necho "called: $@"\n')
@@ -538,7 +539,7 @@ def test_vllm_is_given_the_folder_and_the_config_its_bias(own, tmp_path):
 def test_a_dry_run_prints_what_a_config_needs(own, tmp_path, capsys):
     """With vLLM, which need not be here, the gateway starts it; without, the model is local."""
     folder = shutil.copytree(own, tmp_path / "own")
-    deferral.calibrate(folder, np.arange(10.0), 0.5)
+    dedicated.calibrate(folder, np.arange(10.0), 0.5)
     for options in (["--vllm", "--port", "9100"], []):
         words = ["serve", str(folder), *options, "--then", "sage", "--dry-run"]
         main.app(["dedicate", *words], standalone_mode=False)

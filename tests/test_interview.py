@@ -350,3 +350,27 @@ def test_restricted_queries_reach_only_experts_that_may_see_them(place):
         summary, _ = interview(place)
     assert (local.requests, cloud.requests) == (1, 0)
     assert "restricted" in next(iter(summary["experts"]["cloud"]["failed"]))
+
+
+def test_a_table_remembers_that_its_queries_are_restricted(place):
+    """Neither a judge nor a tagger that may not see a query sees it because it is in a table."""
+    (place / "q.jsonl").write_text(
+        '{"id": "a", "prompt": "What is 1 + 1?", "reference": 2, "data_class": "restricted"}\n'
+        '{"id": "b", "prompt": "What is 2 + 1?", "reference": 3}\n'
+    )
+    local, cloud = Upstream(says=right), Upstream(says="Rating: 7")
+    verbs = (["reward", "--model", "judge=cloud"], ["tag", "--expert", "cloud"])
+    with serving(local, cloud):
+        configure(place, local=local, cloud=cloud)
+        config = yaml.safe_load((place / "routewright.yaml").read_text())
+        config["experts"][0]["data_classes"] = ["public", "restricted"]
+        config["policies"]["default"] = {"strategy": "fixed", "options": {"expert": "local"}}
+        (place / "routewright.yaml").write_text(yaml.safe_dump(config))
+        interview(place, "--only", "local")
+        for verb, *options in verbs:
+            words = [sys.executable, "-m", "routewright.cli.main", verb, "t.parquet", *options]
+            words += ["--config", "routewright.yaml", "--out", f"{verb}.parquet"]
+            done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=60)
+            assert "restricted" in done.stdout + done.stderr
+    told = json.dumps(cloud.bodies)
+    assert (cloud.requests, "2 + 1" in told, "1 + 1" in told) == (2, True, False)

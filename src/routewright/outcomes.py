@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from routewright import items
 from routewright.errors import BadInput, BadTable
-from routewright.types import Answer, Array, Query
+from routewright.types import DATA_CLASSES, Answer, Array, DataClass, Query
 
 MEASURES = (
     *("score", "soft", "cost", "verify", "verify_cost", "verdicts", "reward", "reward_cost"),
@@ -436,7 +436,8 @@ def _outcomes(
     stems = "stem_sha" if "stem_sha" in frame.columns else "id"
     return Outcomes(
         experts=experts,
-        queries=tuple(queries_of(frame)),
+        # What is recorded was said wherever it was: a replay has no regions.
+        queries=tuple(replace(query, region=None) for query in queries_of(frame)),
         measures=measures,
         answers=answers,
         sources=tuple(str(path) for path in files),
@@ -459,7 +460,10 @@ def _column(frame: pl.DataFrame, measure: str, expert: str) -> pl.Series:
 
 
 def queries_of(frame: pl.DataFrame) -> list[Query]:
-    """The queries of a table or query set: `prompt` or `messages`, and what is known of each."""
+    """The queries of a table or query set: `prompt` or `messages`, and what is known of each.
+
+    The limits of how far a text may travel go with it; one that is unknown raises BadTable.
+    """
 
     def column(name: str) -> list[Any]:
         return frame[name].to_list() if name in frame.columns else [None] * len(frame)
@@ -470,6 +474,8 @@ def queries_of(frame: pl.DataFrame) -> list[Query]:
         column("messages"),
         column("domain"),
         column("tags"),
+        column("data_class"),
+        column("region"),
         strict=True,
     )
     return [
@@ -478,9 +484,18 @@ def queries_of(frame: pl.DataFrame) -> list[Query]:
             id=id,
             domain=domain,
             tags=tuple(tags or ()),
+            data_class=_data_class(data_class, id),
+            region=region,
         )
-        for id, prompt, messages, domain, tags in rows
+        for id, prompt, messages, domain, tags, data_class, region in rows
     ]
+
+
+def _data_class(name: Any, id: Any) -> DataClass:
+    for known in DATA_CLASSES:
+        if name == known or (name is None and known == "public"):
+            return known
+    raise BadTable(f"query '{id}': data_class '{name}' is none of {', '.join(DATA_CLASSES)}")
 
 
 def _messages(prompt: str | None, messages: Any) -> tuple[dict[str, Any], ...]:

@@ -9,11 +9,14 @@ from pathlib import Path
 import openai
 import pytest
 
-from routewright import outcomes
+from routewright import items, outcomes
+from routewright.errors import BadInput
+from routewright.experts import objection
 from routewright.fitting import fit
 from routewright.gateway.errors import BadRequest
 from routewright.gateway.feedback import Feedback
-from routewright.types import Answer, Decision, Query
+from routewright.journal import Journal
+from routewright.types import Answer, Decision, Expert, Query
 from tables import table, write
 from test_gateway import post, served
 from upstream import Upstream, asked
@@ -98,6 +101,72 @@ def test_the_oldest_decisions_are_forgotten_first(tmp_path: Path):
         kept.take("one", 1)
     assert kept.take("two", 1)["prompt"] == "two"
     kept.journal.close()
+
+
+def test_a_score_that_the_disk_has_no_room_for_can_be_sent_again(tmp_path: Path, caplog):
+    import resource
+
+    path = tmp_path / "feedback.jsonl"
+    was = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    async def work(client):
+        raw = client.chat.completions.with_raw_response
+        asks = [await raw.create(model="auto", messages=asked()) for _ in range(2)]
+        ids = [reply.headers["x-routewright-decision-id"] for reply in asks]
+        await post("/feedback", {"decision_id": ids[0], "score": 1})(client)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, was[1]))
+        try:
+            with pytest.raises(openai.InternalServerError) as failure:
+                await post("/feedback", {"decision_id": ids[1], "score": 0})(client)
+            assert (await raw.create(model="auto", messages=asked())).status_code == 200
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, was)
+        assert (failure.value.status_code, failure.value.type) == (503, "server_error")
+        assert str(tmp_path) not in failure.value.response.text
+        assert str(path) in caplog.text
+        await post("/feedback", {"decision_id": ids[1], "score": 0})(client)
+
+    served(work, Upstream(), server={"feedback": str(path)})
+    assert outcomes.read(path).score.ravel().tolist() == [1, 0]
+
+
+def test_queries_in_memory_are_bounded_by_their_length_too(tmp_path: Path):
+    kept = Feedback(tmp_path / "feedback.jsonl", remembered_text=250)
+    for name in ("one", "two", "three"):
+        kept.remember(name, "default", Query.of("x" * 100), Decision(Answer("small")))
+    with pytest.raises(BadRequest, match="not known"):
+        kept.take("one", 1)
+    assert kept.take("three", 1)["score"] == 1
+    kept.journal.close()
+
+
+@pytest.mark.parametrize("place", ["", "file/feedback.jsonl", "taken"])
+def test_a_file_that_cannot_be_kept_ends_the_gateway_at_once(tmp_path: Path, place: str):
+    (tmp_path / "file").touch()
+    with Journal(tmp_path / "taken"), pytest.raises(BadInput, match=r"server\.feedback|another"):
+        served(post("/feedback", {}), Upstream(), server={"feedback": str(tmp_path / place)})
+
+
+def test_an_interview_of_scored_queries_keeps_to_their_limits(tmp_path: Path):
+    """A restricted query that somebody scored must not leave when it is asked again."""
+    path = tmp_path / "feedback.jsonl"
+
+    async def work(client):
+        raw = client.chat.completions.with_raw_response
+        for limits in ({"data_class": "restricted", "region": "eu"}, {}):
+            reply = await raw.create(
+                model="auto", messages=asked(), extra_body={"routewright": limits}
+            )
+            decision = reply.headers["x-routewright-decision-id"]
+            await post("/feedback", {"decision_id": decision, "score": 1})(client)
+
+    here = {"data_classes": ["public", "restricted"], "region": "eu"}
+    served(work, Upstream(), traits=(here,), server={"feedback": str(path)})
+    secret, public = (item.query for item in items.read(path))
+    assert (secret.data_class, secret.region) == ("restricted", "eu")
+    assert (public.data_class, public.region) == ("public", None)
+    assert objection(Expert("cloud", region="eu"), secret) is not None
+    assert len(outcomes.read(path).queries) == 2
 
 
 def test_fit_learns_from_scores_beside_an_interview(tmp_path: Path):

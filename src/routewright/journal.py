@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -34,9 +36,10 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._turn = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b")
+            self._file = path.open("a+b", buffering=0)  # what a write leaves behind is undone
         except OSError as error:
             raise BadInput(f"the journal '{path}' cannot be opened: {error.strerror}") from error
         try:
@@ -51,16 +54,23 @@ class Journal:
 
     def write(self, **event: Any) -> None:
         """Appends an event; when this returns, it outlives a crash of the machine."""
-        line = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
-        try:
-            self._file.write(line.encode("utf-8", "replace") + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
+        text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+        line = memoryview(text.encode("utf-8", "replace") + b"\n")
+        with self._turn:
+            try:
+                end = os.fstat(self._file.fileno()).st_size
+                while line:
+                    line = line[self._file.write(line) :]
+                os.fsync(self._file.fileno())
+                return
+            except OSError as error:
+                failure = error
+                with suppress(OSError):  # half a line would make the next one unreadable
+                    self._file.truncate(end)
             raise BadInput(
-                f"the journal '{self.path}' cannot be written: {error.strerror}; make room and run"
-                " this again"
-            ) from error
+                f"the journal '{self.path}' cannot be written: {failure.strerror}; make room and"
+                " run this again"
+            ) from failure
 
     def close(self) -> None:
         self._file.close()

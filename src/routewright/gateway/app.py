@@ -9,7 +9,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from threadpoolctl import threadpool_limits
@@ -19,7 +19,7 @@ from routewright.client import Client
 from routewright.config import Config
 from routewright.errors import RoutewrightError
 from routewright.gateway.chat import Desk, chat
-from routewright.gateway.errors import http_error, routewright_error, unforeseen
+from routewright.gateway.errors import gone, http_error, routewright_error, unforeseen
 from routewright.gateway.explain import explain
 from routewright.gateway.feedback import Feedback
 from routewright.gateway.feedback import feedback as score
@@ -28,19 +28,19 @@ from routewright.gateway.middleware import BearerKeys, CancelOnDisconnect, Reque
 
 
 def build(config: Config) -> Starlette:
-    """The gateway for a config; raises BadConfig or BadRouter before anything is served."""
+    """The gateway for a config; raises BadInput before anything is served."""
     menu = Menu(config)
     experts = config.experts_by_name()
+    kept = config.server.feedback
+    feedback = Feedback(config.folder / kept) if kept is not None else None
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         # One query at a time makes small products: threads would wait for each other longer
         # than they work.
         with threadpool_limits(1, user_api="blas"):
-            kept = config.server.feedback
             async with AsyncExitStack() as stack:
                 client = await stack.enter_async_context(Client(experts.values()))
-                feedback = Feedback(config.folder / kept) if kept is not None else None
                 if feedback is not None:
                     stack.enter_context(feedback.journal)
                 for keeper in client.servers.values():
@@ -66,6 +66,7 @@ def build(config: Config) -> Starlette:
         ],
         exception_handlers={
             RoutewrightError: routewright_error,
+            ClientDisconnect: gone,
             HTTPException: http_error,
             Exception: unforeseen,
         },

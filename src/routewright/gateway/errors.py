@@ -62,7 +62,8 @@ def status_of(error: RoutewrightError) -> int:
 def body_of(error: RoutewrightError) -> dict[str, Any]:
     message, status = str(error), status_of(error)
     if isinstance(error, BadRequest):
-        return error_object(message, "invalid_request_error", error.code, error.param)
+        kind = "invalid_request_error" if status < 500 else "server_error"
+        return error_object(message, kind, error.code, error.param)
     if isinstance(error, NotAdmissible):
         rejected = dict(error.rejected)
         return error_object(
@@ -94,6 +95,11 @@ async def http_error(request: Request, error: Exception) -> Response:
     code = "method_not_allowed" if error.status_code == 405 else "not_found"
     body = error_object(message, "invalid_request_error", code)
     return JSONResponse(body, error.status_code, error.headers)
+
+
+async def gone(request: Request, error: Exception) -> Response:
+    """The client left before its request was whole; nobody reads this."""
+    return Response(status_code=499)
 
 
 async def unforeseen(request: Request, error: Exception) -> Response:

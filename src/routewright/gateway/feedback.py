@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,12 +17,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from routewright.errors import BadInput
 from routewright.gateway.body import number, read, shown
 from routewright.gateway.errors import BadRequest
 from routewright.journal import Journal
 from routewright.types import Decision, Query
 
+log = logging.getLogger(__name__)
+
 REMEMBERED = 10_000  # decisions that may still be scored; the oldest are forgotten first
+REMEMBERED_TEXT = 1 << 27  # characters of their queries: pictures are long
 
 
 class Score(BaseModel):
@@ -39,14 +45,25 @@ class Feedback:
     with the text of its query, in the long form that `outcomes.read` takes.
     """
 
-    def __init__(self, path: Path, remembered: int = REMEMBERED) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_APPEND, 0o600))  # texts of queries, for one user
+    def __init__(
+        self, path: Path, remembered: int = REMEMBERED, remembered_text: int = REMEMBERED_TEXT
+    ) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Texts of queries are for one user.
+            os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise BadInput(f"server.feedback: '{path}' cannot be written: {why}") from error
+        if not path.is_file():
+            raise BadInput(f"server.feedback: '{path}' is not a file that can be read again")
         self.journal = Journal(path)
         self._scored = {str(line.get("id")) for line in self.journal.entries}
         self.journal.entries.clear()
         self._open: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._remembered = remembered
+        self._remembered_text = remembered_text
+        self._text = 0  # characters in memory
 
     def remember(self, decision_id: str, policy: str, query: Query, decision: Decision) -> None:
         answer = decision.answer
@@ -56,6 +73,9 @@ class Feedback:
             "messages": None if single else json.dumps(query.messages, ensure_ascii=False),
             "domain": query.domain,
             "tags": list(query.tags) or None,
+            # An interview of these queries keeps to what they were asked under.
+            "data_class": query.data_class if query.data_class != "public" else None,
+            "region": query.region,
         }
         self._open[decision_id] = {
             "id": decision_id,
@@ -67,12 +87,14 @@ class Feedback:
             "latency": answer.latency if math.isfinite(answer.latency) else None,
             "out_tokens": answer.output_tokens,
         }
-        while len(self._open) > self._remembered:
-            self._open.popitem(last=False)
+        self._text += _length(self._open[decision_id])
+        while len(self._open) > self._remembered or self._text > self._remembered_text:
+            _, forgotten = self._open.popitem(last=False)
+            self._text -= _length(forgotten)
 
     def take(self, decision_id: str, score: float) -> dict[str, Any]:
-        """Writes the line and gives it; raises BadRequest for a decision that cannot be scored.
-        May block: the line is on disk afterwards."""
+        """Writes the line and gives it; raises BadRequest for a decision that cannot be scored,
+        or not now. May block: the line is on disk afterwards."""
         if decision_id in self._scored:
             what = f"decision '{decision_id[:100]}' has been scored already"
             raise BadRequest(what, "decision_id", status=409, code="already_scored")
@@ -86,10 +108,21 @@ class Feedback:
                 status=404,
                 code="decision_not_found",
             )
-        line |= {"score": score, "scored": round(time.time(), 3)}
-        self.journal.write(**line)
+        scored = {**line, "score": score, "scored": round(time.time(), 3)}
+        try:
+            self.journal.write(**scored)
+        except BadInput as error:
+            self._open[decision_id] = line
+            log.error("a score was lost: %s", error)  # our paths are no client's business
+            what = "the score could not be written, the gateway's log says why: send it again"
+            raise BadRequest(what, status=503, code="not_written") from error
+        self._text -= _length(line)
         self._scored.add(decision_id)
-        return line
+        return scored
+
+
+def _length(line: Mapping[str, Any]) -> int:
+    return len(line.get("prompt") or line.get("messages") or "")
 
 
 async def feedback(request: Request) -> Response:

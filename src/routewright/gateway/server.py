@@ -19,7 +19,7 @@ PATIENCE = 10  # seconds that requests under way get at shutdown
 def run(config: Config, host: str, port: int, ready: Callable[[str], None]) -> None:
     """Serves until interrupted; calls `ready` with the URL once the port is ours.
 
-    Raises BadConfig or BadRouter if the config cannot be served, BadInput if the port is taken.
+    Raises BadInput if the config cannot be served or the port is taken.
     """
     app = build(config)
     with listen(host, port) as listener:

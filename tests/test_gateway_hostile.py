@@ -3,12 +3,13 @@
 import asyncio
 import json
 
+import aiohttp
 import openai
 import pytest
 from aiohttp import web
 
 from test_gateway import create, pieces, served
-from upstream import Upstream, asked
+from upstream import Upstream, asked, config_of, gateway, running
 
 ONE_TRY = ({"retries": 0, "api_key": "my-secret-key"},)
 BACKED = {"default": {"strategy": "fixed", "options": {"expert": "small"}, "fallback": ["large"]}}
@@ -96,6 +97,46 @@ def test_a_wrong_method_says_so():
     answer = served(work, Upstream())
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
     assert answer.json()["error"]["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_is_told_when_the_gateway_is_stopped_under_its_request(stream, capsys):
+    upstream = Upstream(says="word " * 100, delay=0.2 if stream else 20)
+
+    async def run():
+        async with running(upstream), aiohttp.ClientSession() as session:
+            async with gateway(config_of(upstream.expert("small", timeout=60))) as url:
+                body = {"messages": asked(), "stream": stream}
+                asking = session.post(f"{url}/v1/chat/completions", json=body)
+                reply = asyncio.ensure_future(asking.__aenter__())
+                await asyncio.sleep(0.7)
+            answer = await reply
+            return answer.status, await answer.text()
+
+    status, text = asyncio.run(run())
+    assert status == (200 if stream else 503)
+    last = text.strip().split("\n\n")[-1].removeprefix("data: ")
+    assert json.loads(last)["error"]["code"] == "stopped"
+    assert upstream.cancelled == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_client_that_leaves_before_its_request_is_whole_is_no_failure_of_ours(capsys):
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{"
+
+    async def run():
+        config = config_of({"name": "small", "base_url": "http://127.0.0.1:9/v1"})
+        async with gateway(config) as url:
+            host, port = url.removeprefix("http://").split(":")
+            _, writer = await asyncio.open_connection(host, int(port))
+            writer.write(head.encode())
+            await writer.drain()
+            await asyncio.sleep(0.1)
+            writer.transport.abort()
+            await asyncio.sleep(0.2)
+
+    asyncio.run(run())
+    assert "Traceback" not in capsys.readouterr().err
 
 
 # --- experts -------------------------------------------------------------------------------

@@ -13,7 +13,9 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from routewright.gateway.errors import error_object
+from routewright.gateway.replies import event
 
+STOPPED = error_object("the gateway is being stopped", "server_error", "stopped")
 REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
 
@@ -62,7 +64,10 @@ class BearerKeys:
 
 
 class CancelOnDisconnect:
-    """Cancels the work for a client that has gone away, and with it the upstream requests."""
+    """Cancels the work for a client that has gone away, and with it the upstream requests.
+
+    A server that is stopped and cannot wait any longer cancels it, too; then the client is told.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -71,6 +76,13 @@ class CancelOnDisconnect:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         mail: asyncio.Queue[Message] = asyncio.Queue(maxsize=1)
+        kind: str | None = None  # of the reply, once it has begun
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal kind
+            if message["type"] == "http.response.start":
+                kind = Headers(raw=message["headers"]).get("content-type", "")
+            await send(message)
 
         async def watch() -> None:
             while True:
@@ -79,14 +91,20 @@ class CancelOnDisconnect:
                 if message["type"] == "http.disconnect":
                     return
 
-        work = asyncio.ensure_future(self.app(scope, mail.get, send))
+        work = asyncio.ensure_future(self.app(scope, mail.get, send_and_note))
         watcher = asyncio.create_task(watch())
+        stopped = False
         try:
             await asyncio.wait({work, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            gone = not work.done()
-            for task in (work, watcher):
-                task.cancel()
-            await asyncio.wait({work, watcher})
-        if not (gone and work.cancelled()):
+        except asyncio.CancelledError:
+            stopped = True
+        unfinished = not work.done()
+        for task in (work, watcher):
+            task.cancel()
+        await asyncio.wait({work, watcher})
+        if not (unfinished and work.cancelled()):
             work.result()
+        elif stopped and kind is None:
+            await JSONResponse(STOPPED, 503, {"retry-after": "1"})(scope, receive, send)
+        elif stopped and kind is not None and kind.startswith("text/event-stream"):
+            await send({"type": "http.response.body", "body": event(STOPPED)})

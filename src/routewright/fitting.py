@@ -107,107 +107,128 @@ def fit_each(
     # Many small matrix products: threads would wait for one another longer than they work.
     with threadpool_limits(1, user_api="blas"):
         makers = _makers(predictor, options or {})
-        return _fit(
-            outcomes,
-            auxiliary,
-            encoder,
-            engine,
-            makers,
-            strategies,
-            label,
-            assume or {},
-            seed,
-            progress,
-        )
+        began = time.monotonic()
+        progress("reading the queries", 0.0)
+        known = _assuming(outcomes, assume or {})
+        _check(known, strategies)
+        scored = np.isfinite(outcomes.score).any(axis=0)
+        read = _read(known, scored, _targets(known, label), encoder, engine, seed)
+        lesson = _lesson(read, auxiliary, label)
+        trials = _trials(read, lesson, makers, progress)
+        costs = _cross_fit_costs(known, read.x, read.blocks, read.fold)
+
+        progress("choosing", 0.75)
+        best, prediction, worth = _best(read, trials, costs)
+
+        progress("tracing the frontier", 0.85)
+        router = _router(read, lesson, best, prediction, worth)
+        held_out = replace(prediction, context=context(read.x, read.blocks))
+        traced = _trace(strategies, known, held_out, read.fold, seed, _within(progress, 0.85, 0.13))
+        seconds = round(time.monotonic() - began, 1)
+        router = replace(router, card={**router.card, "fit_seconds": seconds})
+        return {
+            strategy: replace(
+                router, evidence=evidence, frontier=frontier.trace(ways, known, seed=seed)
+            )
+            for strategy, (ways, evidence) in traced.items()
+        }
 
 
-def _fit(
-    outcomes: Outcomes,
-    auxiliary: Outcomes | None,
-    encoder: str,
-    engine: str,
-    makers: Mapping[str, Callable[..., Predictor]],
-    strategies: Sequence[str],
-    label: str,
-    assume: Mapping[str, Assumed],
-    seed: int,
-    progress: Progress,
-) -> dict[str, Router]:
-    began = time.monotonic()
-    scored = np.asarray(np.isfinite(outcomes.score).any(axis=0))
-    outcomes = _assuming(outcomes, assume)
-    _check(outcomes, strategies)
-    targets = _targets(outcomes, label)
-    progress("reading the queries", 0.0)
+class Reading(NamedTuple):
+    """A table as predictors see it: n rows, e experts."""
+
+    outcomes: Outcomes
+    scored: Any  # (e,) whether the expert was ever scored; of others something is assumed
+    targets: Array  # (n, e) what is learnt
+    name: str  # of the encoder
+    encoder: Any
+    x: Array  # (n, width)
+    fold: Folds
+    seed: int
+
+    @property
+    def blocks(self) -> Mapping[str, slice]:
+        blocks: Mapping[str, slice] = self.encoder.blocks
+        return blocks
+
+
+def _read(
+    outcomes: Outcomes, scored: Any, targets: Array, encoder: str, engine: str, seed: int
+) -> Reading:
     name = AUTO_ENCODER if encoder == "auto" else encoder
     reader = build_encoder(name).fit(outcomes.queries, seed=seed)
     x = engines.stacked(reader.encode, outcomes.queries, engine)
     fold = folds(len(outcomes), FOLDS, seed, outcomes.groups)
-    lesson = _lesson(x, targets, scored, auxiliary, label, reader.blocks, fold, seed)
+    return Reading(outcomes, scored, targets, name, reader, x, fold, seed)
 
+
+class Trial(NamedTuple):
+    """A predictor and a signal to choose among."""
+
+    name: str
+    model: Predictor
+    belief: Belief  # of rows that it did not see
+    signal: float
+
+
+def _trials(
+    read: Reading,
+    lesson: Lesson | None,
+    makers: Mapping[str, Callable[..., Predictor]],
+    progress: Progress,
+) -> list[Trial]:
+    """Every predictor, fitted and cross-validated, with every signal."""
     trials = []
-    for i, (candidate, make) in enumerate(makers.items()):
+    for i, (name, make) in enumerate(makers.items()):
         begin, share = 0.2 + 0.5 * i / len(makers), 0.5 / len(makers)
-        progress(f"fitting and cross-validating {candidate}", begin)
-        read = inputs(make(), x, outcomes.queries)
+        progress(f"fitting and cross-validating {name}", begin)
+        seen = inputs(make(), read.x, read.outcomes.queries)
         if hasattr(make(), "progress"):  # it takes long enough to say how far it is
             make = partial(make, progress=_within(progress, begin, share))
-        maker: Callable[[], Predictor] = partial(_informed, make, outcomes)
-        taught = targets
+        maker: Callable[[], Predictor] = partial(_informed, make, read.outcomes)
+        taught = read.targets
         if lesson is not None and _learns_columns(make()):
-            maker, taught = partial(Pool, maker(), scored.size, lesson.assumed), lesson.scores
+            maker, taught = partial(Pool, maker(), read.scored.size, lesson.assumed), lesson.scores
         model, belief = fit_held_out(
-            maker,
-            read,
-            taught,
-            blocks=reader.blocks,
-            fold=fold,
-            seed=seed,
+            maker, seen, taught, blocks=read.blocks, fold=read.fold, seed=read.seed
         )
-        trials += [(candidate, model, belief, signal) for signal in SIGNALS]
-    costs = _cross_fit_costs(outcomes, x, reader.blocks, fold)
+        trials += [Trial(name, model, belief, signal) for signal in SIGNALS]
+    return trials
 
-    progress("choosing", 0.75)
+
+def _best(read: Reading, trials: Sequence[Trial], costs: Array) -> tuple[Trial, Prediction, float]:
+    """The trial of the best decision value, what it predicts of rows not seen, and that value."""
     held_out = [
-        _prediction(outcomes, means(targets), belief, costs, signal)
-        for _, _, belief, signal in trials
+        _prediction(read.outcomes, means(read.targets), trial.belief, costs, trial.signal)
+        for trial in trials
     ]
-    worths = np.array([frontier.worth(prediction, outcomes) for prediction in held_out])
+    worths = np.array([frontier.worth(prediction, read.outcomes) for prediction in held_out])
     best = int(np.argmax(_steadied(worths.reshape(-1, len(SIGNALS))).ravel()))
-    chosen, model, _, signal = trials[best]
-    maps, chance = calibration.fit(held_out[best].quality, outcomes.score, fold)
+    return trials[best], held_out[best], float(worths[best])
 
-    progress("tracing the frontier", 0.85)
-    traced = _trace(
-        strategies,
-        outcomes,
-        replace(held_out[best], context=context(x, reader.blocks)),
-        fold,
-        seed,
-        _within(progress, 0.85, 0.13),
-    )
-    card = _card(outcomes, name, chosen, chance, float(worths[best]), seed)
+
+def _router(
+    read: Reading, lesson: Lesson | None, best: Trial, prediction: Prediction, worth: float
+) -> Router:
+    """The router but for its frontier."""
+    outcomes, x, blocks = read.outcomes, read.x, read.blocks
+    maps, chance = calibration.fit(prediction.quality, outcomes.score, read.fold)
+    card = _card(outcomes, read.name, best.name, chance, worth, read.seed)
     if lesson is not None and lesson.names:
         card["auxiliary"] = list(lesson.names)
-    router = Router(
+    return Router(
         experts=outcomes.experts,
-        encoder=reader,
-        predictor=model,
-        costs=CostModel().fit(x, reader.blocks, outcomes.queries, outcomes.cost),
-        mean=means(targets),
-        novelty=Novelty().fit(x, reader.blocks, seed=seed),
-        signal=signal,
+        encoder=read.encoder,
+        predictor=best.model,
+        costs=CostModel().fit(x, blocks, outcomes.queries, outcomes.cost),
+        mean=means(read.targets),
+        novelty=Novelty().fit(x, blocks, seed=read.seed),
+        signal=best.signal,
         calibration=maps,
         latency=_latency(outcomes),
         seen=fingerprints(outcomes.queries),
-        card={**card, "fit_seconds": round(time.monotonic() - began, 1)},
+        card=card,
     )
-    return {
-        strategy: replace(
-            router, evidence=evidence, frontier=frontier.trace(ways, outcomes, seed=seed)
-        )
-        for strategy, (ways, evidence) in traced.items()
-    }
 
 
 def _trace(
@@ -287,23 +308,15 @@ class Lesson(NamedTuple):
     names: Sequence[str]  # of the other experts
 
 
-def _lesson(
-    x: Array,
-    targets: Array,
-    scored: Any,
-    auxiliary: Outcomes | None,
-    label: str,
-    blocks: Mapping[str, slice],
-    fold: Folds,
-    seed: int,
-) -> Lesson | None:
+def _lesson(read: Reading, auxiliary: Outcomes | None, label: str) -> Lesson | None:
     """The pool's scores and the others', where those help; None for the pool's as they are.
 
     They help if a ridge regression that learns them too has less squared error on held-out rows,
     in the differences between the pool's experts, by SURER standard errors.
     """
-    own = np.where(scored, targets, np.nan)
-    assumed = np.where(scored, np.nan, means(targets))
+    scored, seed = read.scored, read.seed
+    own = np.where(scored, read.targets, np.nan)
+    assumed = np.where(scored, np.nan, means(read.targets))
     plain = None if scored.all() else Lesson(own, assumed, ())
     if auxiliary is None:
         return plain
@@ -313,7 +326,7 @@ def _lesson(
         return plain
     wide = np.hstack([own, kinds(others[:, known], seed)])
     held_out = [
-        fit_held_out(Linear, x, table, blocks=blocks, fold=fold, seed=seed)[1].mean
+        fit_held_out(Linear, read.x, table, blocks=read.blocks, fold=read.fold, seed=seed)[1].mean
         for table in (own, wide)
     ]
     alone, beside = (_missed(mean[:, : scored.size] - own) for mean in held_out)

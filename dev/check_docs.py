@@ -2,7 +2,7 @@
 
 Between `<!-- generated: NAME -->` and `<!-- end -->` stands what the function of that name
 prints. `python dev/check_docs.py` says which are stale, `--write` mends them. It also checks
-that every relative link in the documents leads somewhere.
+that every relative link in the documents leads somewhere, and that every module has its level.
 """
 
 from __future__ import annotations
@@ -111,6 +111,24 @@ PARTS = (commands, strategies, encoders, predictors, graders, rewards, metrics)
 GENERATORS = {f.__name__: f for f in PARTS}
 
 
+def _without_level() -> list[str]:
+    """Modules that the layers of CONTRIBUTING.md or of pyproject.toml leave out."""
+    modules = [p.stem for p in (ROOT / "src" / "routewright").iterdir() if p.name[0] not in "_."]
+    told = {
+        "CONTRIBUTING.md": re.compile(r"`([a-z_]+)/?`"),
+        "pyproject.toml": re.compile(r"routewright\.([a-z_]+)"),
+    }
+    listed = {
+        file: set(spelt.findall((ROOT / file).read_text(encoding="utf-8")))
+        for file, spelt in told.items()
+    }
+    return [
+        f"{file}: module {module} has no level"
+        for file, known in listed.items()
+        for module in sorted({*modules} - {"py"} - known)
+    ]
+
+
 def main() -> int:
     write, problems = "--write" in sys.argv[1:], []
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
@@ -123,6 +141,7 @@ def main() -> int:
         for target in LINK.findall(text):
             if not (path.parent / target).exists():
                 problems.append(f"{path.relative_to(ROOT)}: the link to {target} leads nowhere")
+    problems += _without_level()
     print("\n".join(problems) or "docs are in sync")
     return 1 if problems else 0
 

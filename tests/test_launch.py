@@ -354,3 +354,44 @@ def test_the_cloud_gets_a_task_file_and_the_commands_without_an_account(launched
     assert task["resources"] == {"ports": 8000, "accelerators": "L4:1"}
     assert task["run"].endswith("server_script.py 8000")
     assert task["envs"] == {"HF_TOKEN": ""}  # its value stays here
+
+
+@pytest.mark.parametrize("blocked", [".routewright", ".routewright/experts/own%2Fsmall/lock"])
+def test_a_server_that_has_no_place_for_its_record_fails_like_any_other(
+    launched, tmp_path, blocked
+):
+    """A full or read-only disk, say: a fallback can step in, and no process is left."""
+    path = launched()
+    spot = tmp_path / blocked
+    if blocked == ".routewright":
+        spot.touch()  # where a folder should be
+    else:
+        spot.mkdir(parents=True)  # where a file should be
+
+    async def run():
+        async with Client([expert_of(path)]) as client:
+            with pytest.raises(UpstreamError, match="did not start") as failure:
+                await ask(client)
+            return failure.value
+
+    assert asyncio.run(run()).status == 503
+    said = experts("start", path)
+    assert isinstance(said.exception, BadInput)
+    assert "cannot start" in str(said.exception)
+    path.unlink()
+
+
+def test_a_record_that_cannot_be_written_leaves_no_process(launched, tmp_path, monkeypatch):
+    path = launched()
+    server = Server(expert_of(path))
+    server.folder.mkdir(parents=True)
+    (server.folder / f"server.json.{os.getpid()}").mkdir()
+    began = []
+    spawn = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *a, **k: began.append(spawn(*a, **k)) or began[0]
+    )
+    with pytest.raises(BadInput, match="cannot start"):
+        server.start("gateway")
+    assert [process.wait(5) is not None for process in began] == [True]
+    path.unlink()

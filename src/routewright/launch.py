@@ -112,7 +112,7 @@ class Server:
         if code == 200:
             if record.ready is None:
                 record = replace(record, ready=time.time())
-                _write(self.folder, record)
+                _note(self.folder, record)
             return Status(self.name, "running", record)
         if record.ready is not None:
             return Status(self.name, "degraded", record)
@@ -124,7 +124,7 @@ class Server:
             return Status(self.name, "absent")
         if record.ended is None:
             record = replace(record, ended="failed", why=self._crash(record))
-            _write(self.folder, record)
+            _note(self.folder, record)
         return Status(self.name, record.ended or "failed", record)
 
     def _crash(self, record: Record) -> str:
@@ -171,17 +171,26 @@ class Server:
 
     def start(self, owner: Owner) -> Record:
         """Starts it unless it runs already; raises BadInput where it cannot. May block."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with _alone(self.folder):
-            record = self.record()
-            if record is not None and self.alive():
-                if record.command == self.launch.command:
-                    return record
-                self._end(record, "stopped", "its command has changed")
-            elif record is not None:
-                self._end(record, "failed" if record.ended is None else record.ended, record.why)
-            self._check_port()
-            return self._spawn(owner)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with _alone(self.folder):
+                return self._start(owner)
+        except OSError as error:
+            raise BadInput(
+                f"expert '{self.name}' cannot start: '{error.filename or self.folder}':"
+                f" {(error.strerror or str(error)).lower()}; its record and log need a place there"
+            ) from error
+
+    def _start(self, owner: Owner) -> Record:
+        record = self.record()
+        if record is not None and self.alive():
+            if record.command == self.launch.command:
+                return record
+            self._end(record, "stopped", "its command has changed")
+        elif record is not None:
+            self._end(record, "failed" if record.ended is None else record.ended, record.why)
+        self._check_port()
+        return self._spawn(owner)
 
     def _check_port(self) -> None:
         url = urlsplit(self.expert.base_url or "")
@@ -226,7 +235,11 @@ class Server:
                 ) from error
         pid = self._process.pid
         record = Record(self.name, pid, token, command, owner, _began(pid) or time.time())
-        _write(self.folder, record)
+        try:
+            _write(self.folder, record)
+        except OSError:
+            end(record, self.launch.grace)  # without a record nobody would find it again
+            raise
         return record
 
     async def until_ready(self, patience: float | None = None) -> Status:
@@ -259,7 +272,7 @@ class Server:
         if self._process is not None:
             self._process.poll()
         if there or record.ended is None:
-            _write(self.folder, replace(record, ended=ended, why=why))
+            _note(self.folder, replace(record, ended=ended, why=why))
         return there
 
 
@@ -373,6 +386,12 @@ def _write(folder: Path, record: Record) -> None:
     partial = folder / f"server.json.{os.getpid()}"
     partial.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
     partial.replace(folder / "server.json")
+
+
+def _note(folder: Path, record: Record) -> None:
+    """Writes what is also seen from the process itself; a full disk is no reason to give up."""
+    with contextlib.suppress(OSError):
+        _write(folder, record)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -214,6 +215,26 @@ def test_serving_imports_no_training_code(router_folder):
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_fitting_multiplies_on_one_thread_whatever_is_imported_meanwhile(outcome_table):
+    """SciPy has a BLAS of its own, which comes when a predictor first needs it."""
+    script = (
+        "import sys; from threadpoolctl import threadpool_info;"
+        "from routewright import fitting, outcomes; seen = set();"
+        "tell = lambda doing, share: seen.update(p['num_threads'] for p in threadpool_info()"
+        " if p['user_api'] == 'blas');"
+        "rows = outcomes.read(sys.argv[1], split='train');"
+        "fitting.fit(rows, strategy='single', progress=tell); print(max(seen, default=1))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, outcome_table],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+    )
+    assert done.stdout.strip() == "1"
 
 
 def test_a_strategy_from_data_says_what_is_wrong():

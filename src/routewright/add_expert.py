@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routewright import frontier, metrics, policies
+from routewright.engines import one_thread
 from routewright.errors import BadInput, BadTable
 from routewright.frontier import OperatingPoint
 from routewright.outcomes import Outcomes, fingerprints
@@ -306,15 +307,13 @@ def study(
 def _without_own_fold(
     router: Router, predictor: Predictor, x: Array, rows: Outcomes, seed: int
 ) -> Belief:
-    from threadpoolctl import threadpool_limits
-
     if isinstance(predictor, Extended) and len(predictor.weights):
         base = _without_own_fold(router, predictor.base, x, rows, seed)
         return predictor.extend(base)
     if isinstance(predictor, Pool):  # what it learnt from others is not asked for again
         predictor = predictor.base
     experts = rows.experts[: len(router.experts) - router.newcomers]
-    with threadpool_limits(1, user_api="blas"):
+    with one_thread():
         return fit_held_out(
             partial(type(predictor), **settings(predictor)),
             inputs(predictor, x, rows.queries),

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -81,6 +82,16 @@ def stacked(function: Callable[[list[T]], Any], rows: Sequence[T], engine: str =
         return function(list(rows))
     done = dict(spread(function, in_parts(rows, engine), engine))
     return np.concatenate([done[place] for place in sorted(done)])
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Many small matrix products: threads would wait for one another longer than they work."""
+    import scipy.linalg  # noqa: F401  # it brings a BLAS of its own: limits hold for what is there
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 def cluster(engine: str = "ray") -> Any:

@@ -102,10 +102,7 @@ def fit_each(
 ) -> dict[str, Router]:
     """The same for several strategies: routers that share their forecasts, which are fitted
     once."""
-    from threadpoolctl import threadpool_limits
-
-    # Many small matrix products: threads would wait for one another longer than they work.
-    with threadpool_limits(1, user_api="blas"):
+    with engines.one_thread():
         makers = _makers(predictor, options or {})
         began = time.monotonic()
         progress("reading the queries", 0.0)

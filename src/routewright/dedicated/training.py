@@ -33,7 +33,6 @@ def train(
     Killed, the same call goes on from its last checkpoint. Raises BadInput.
     """
     recipe = recipe or Recipe()
-    training.require("a dedicated model")
     if out.exists() and not (out / "checkpoints").exists() and any(out.iterdir()):
         raise BadInput(f"'{out}' is there already: name another folder")
     defers = any("failure" in item.facts for item in items)
@@ -41,6 +40,7 @@ def train(
         raise BadInput("there is nothing to learn when to defer from: see `dedicate build`")
     if not defers and recipe.tune == "frozen":
         raise BadInput("tune 'frozen' cannot learn to answer: choose lora or full")
+    training.require("a dedicated model")  # takes seconds
     if recipe.kind == "gate":
         card = train_gate(items, base, out, recipe, progress)
     else:

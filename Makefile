@@ -13,12 +13,12 @@ demo: $(VENV)/.installed
 	$(BIN)/routewright demo $(if $(ONCE),--once)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	MYPY_NUM_WORKERS=auto $(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python dev/check_docs.py
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# What tests multiply is small, and tests run side by side: more threads would only wait. Libraries
+# read it when they are imported, so it stands before them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 from routewright import fitting, outcomes
 from routewright.router import Router

@@ -82,11 +82,50 @@ def test_splits(tmp_path: Path):
         (pl.lit("q7").alias("id"), r"id 'q7' stands in more than one row"),
         (pl.lit(None, pl.String).alias("id"), r"a row has no id"),
         (pl.lit("good").alias("score::sage"), r"scores and costs must be numbers"),
+        (pl.lit('{"role":').alias("messages"), r"row 'q0': messages is not JSON"),
+        (pl.lit('{"role": 1}').alias("messages"), r"row 'q0': messages must be a list such as"),
+        (pl.lit("[a").alias("tags"), r"row 'q0': tags is not JSON"),
+        (pl.lit([1, 2]).alias("answer::sage"), r"answer::sage must be text, not List"),
+        (pl.lit(1).alias("split"), r"no row has split 'train'; there are 1"),
+        (pl.lit(1.0).alias("score::"), r"column 'score::' has no expert's name"),
     ],
 )
 def test_bad_cells_are_named(tmp_path: Path, change, message):
+    frame = table(20).with_columns(change)
+    frame = frame.drop("prompt") if "messages" in frame.columns else frame
     with pytest.raises(BadTable, match=message):
-        outcomes.read(write(tmp_path, table(20).with_columns(change)))
+        outcomes.read(write(tmp_path, frame), split="train" if frame["split"][0] == 1 else "all")
+
+
+def test_what_was_stored_as_numbers_is_read_as_text(tmp_path: Path):
+    frame = table(20).with_columns(
+        pl.int_range(20).cast(pl.Float64).alias("id"),
+        pl.int_range(20).alias("prompt"),
+        pl.lit(7).alias("domain"),
+        pl.lit(4.0).alias("answer::sage"),
+        pl.lit(4.5).alias("answer::adder"),
+        pl.lit("algebra; hard").alias("tags"),
+    )
+    o = outcomes.read(write(tmp_path, frame))
+    query = o.queries[3]
+    assert (query.id, query.text, query.domain) == ("3", "3", "7")
+    assert query.tags == ("algebra", "hard")
+    assert o.answers is not None
+    assert o.answers[3].tolist() == ["4.5", None, "4"]
+
+
+def test_csv_is_the_same_table(tmp_path: Path):
+    frame = table(20)
+    path = tmp_path / "t.csv"
+    frame.write_csv(path)
+    assert outcomes.read(path).digest == outcomes.read(write(tmp_path, frame)).digest
+
+
+def test_a_cell_that_is_not_a_number_is_filled_by_the_table_that_knows_it(tmp_path: Path):
+    frame = table(20)
+    lacking = frame.with_columns(pl.lit(float("nan")).alias("score::sage"))
+    o = outcomes.read([write(tmp_path, lacking, "a.parquet"), write(tmp_path, frame, "b.parquet")])
+    assert np.isfinite(o.score).all()
 
 
 def test_unknown_experts_get_a_hint(tmp_path: Path):

@@ -31,6 +31,8 @@ MEASURES = (
 UNIT_RANGE = ("score", "soft", "verify")
 NOT_NEGATIVE = ("cost", "verify_cost", "verdicts", "reward_cost", "latency", "out_tokens")
 NOT_POSITIVE = ("logprob",)
+TEXTS = ("id", "prompt", "domain", "split")  # and each expert's `answer` and `text`
+ENDINGS = (".parquet", ".jsonl", ".ndjson", ".csv")
 ALL = "all"
 LONG_NAMES = {  # how other tools call our columns
     "query_id": "id",
@@ -290,10 +292,13 @@ def _frame(path: Path) -> pl.DataFrame:
     try:
         if path.suffix in (".jsonl", ".ndjson"):
             return _wide(pl.read_ndjson(path, infer_schema_length=None), path)
+        if path.suffix == ".csv":
+            return _wide(pl.read_csv(path, infer_schema_length=None), path)
         return pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         first = str(error).splitlines()[0]
-        raise BadTable(f"'{path}' is not a readable outcome table: {first}") from error
+        hint = "" if path.suffix in ENDINGS else f" (tables end in {', '.join(ENDINGS)})"
+        raise BadTable(f"'{path}' is not a readable outcome table: {first}{hint}") from error
 
 
 def _wide(long: pl.DataFrame, path: Path) -> pl.DataFrame:
@@ -326,19 +331,37 @@ def _typed(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
     for need in ("id", "prompt"):
         if need not in frame.columns and not (need == "prompt" and "messages" in frame.columns):
             raise BadTable(f"'{path}' has no column '{need}'; it has {_some(frame.columns)}")
-    frame = frame.with_columns(pl.col("id").cast(pl.String))
+    frame = _with_texts(frame, path)
     if frame["id"].null_count():
         raise BadTable(f"'{path}': a row has no id")
     if doubles := _repeated(frame["id"].to_list()):
         raise BadTable(f"'{path}': id '{doubles[0]}' stands in more than one row")
     cells = [c for c in frame.columns if c.split("::", 1)[0] in MEASURES and "::" in c]
     try:
-        frame = frame.with_columns(pl.col(cells).cast(pl.Float64))
+        frame = frame.with_columns(pl.col(cells).cast(pl.Float64).fill_nan(None))
     except pl.exceptions.PolarsError as error:
         first = str(error).splitlines()[0]
         raise BadTable(f"'{path}': scores and costs must be numbers: {first}") from error
     for column in cells:
         _check_range(frame, column, path)
+    return frame
+
+
+def _with_texts(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """Names and answers that were stored as numbers are texts: 7 and 7.0 are both '7'."""
+    for column in frame.columns:
+        if column in TEXTS or column.startswith(("answer::", "text::")):
+            cell = pl.col(column)
+            try:
+                if frame[column].dtype.is_float():
+                    whole = (cell == cell.floor()) & (cell.abs() < 2**53)
+                    number = pl.when(whole).then(cell).cast(pl.Int64).cast(pl.String)
+                    frame = frame.with_columns(pl.coalesce(number, cell.cast(pl.String)))
+                else:
+                    frame = frame.with_columns(cell.cast(pl.String))
+            except pl.exceptions.PolarsError as error:
+                kind = frame[column].dtype
+                raise BadTable(f"'{path}': {column} must be text, not {kind}") from error
     return frame
 
 
@@ -420,6 +443,8 @@ def _experts(frame: pl.DataFrame, files: Sequence[Path]) -> tuple[str, ...]:
         raise BadTable(
             f"{_named(files)}: no column is called score::EXPERT; there are {_some(frame.columns)}"
         )
+    if "" in found:
+        raise BadTable(f"{_named(files)}: column 'score::' has no expert's name after the colons")
     return found
 
 
@@ -480,12 +505,12 @@ def queries_of(frame: pl.DataFrame) -> list[Query]:
     )
     return [
         Query(
-            messages=_messages(prompt, messages),
+            messages=_messages(prompt, messages, id),
             id=id,
             domain=domain,
-            tags=tuple(tags or ()),
             data_class=_data_class(data_class, id),
             region=region,
+            tags=_tags(tags, id),
         )
         for id, prompt, messages, domain, tags, data_class, region in rows
     ]
@@ -498,10 +523,30 @@ def _data_class(name: Any, id: Any) -> DataClass:
     raise BadTable(f"query '{id}': data_class '{name}' is none of {', '.join(DATA_CLASSES)}")
 
 
-def _messages(prompt: str | None, messages: Any) -> tuple[dict[str, Any], ...]:
+def _messages(prompt: str | None, messages: Any, row: str) -> tuple[dict[str, Any], ...]:
     if prompt is not None or messages is None:
         return ({"role": "user", "content": prompt or ""},)
-    return tuple(json.loads(messages) if isinstance(messages, str) else messages)
+    said = _json(messages, "messages", row) if isinstance(messages, str) else messages
+    if not isinstance(said, list) or not all(isinstance(m, dict) and "role" in m for m in said):
+        raise BadTable(
+            f'row \'{row}\': messages must be a list such as [{{"role": "user", "content": "…"}}]'
+        )
+    return tuple(said)
+
+
+def _tags(tags: Any, row: str) -> tuple[str, ...]:
+    """A list; or a text, as CSV has it: JSON, or tags between semicolons."""
+    if isinstance(tags, str):
+        listed = tags.lstrip().startswith("[")
+        tags = _json(tags, "tags", row) if listed else [t.strip() for t in tags.split(";")]
+    return tuple(str(tag) for tag in tags or () if tag)
+
+
+def _json(text: str, column: str, row: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise BadTable(f"row '{row}': {column} is not JSON: {error}") from error
 
 
 def _repeated(names: Sequence[str]) -> list[str]:

@@ -28,7 +28,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Table = Annotated[Path, typer.Argument(help="Outcome table (Parquet or JSONL).")]
+Table = Annotated[Path, typer.Argument(help="Outcome table (Parquet, JSONL or CSV).")]
 Base = Annotated[str, typer.Option(help="Causal model: a Hugging Face name or a folder.")]
 Out = Annotated[Path, typer.Option(help="Folder to write the model to.")]
 Json = Annotated[bool, typer.Option(help="Print the figures as JSON.")]
@@ -47,7 +47,7 @@ Precision = Annotated[str, typer.Option(help="Of the weights: float32 or bfloat1
 Checkpointing = Annotated[
     bool, typer.Option("--checkpointing", help="Compute activations twice to save memory.")
 ]
-Seed = Annotated[int, typer.Option(help="Same seed, same model.")]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same model.")]
 
 
 @app.command()

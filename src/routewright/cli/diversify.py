@@ -11,7 +11,7 @@ import typer
 
 def diversify(
     table: Annotated[
-        Path, typer.Argument(help="Outcome table or set of queries (Parquet or JSONL).")
+        Path, typer.Argument(help="Outcome table or set of queries (Parquet, JSONL or CSV).")
     ],
     out: Annotated[Path, typer.Option(help="File to write: .parquet or .jsonl.")],
     against: Annotated[
@@ -30,7 +30,7 @@ def diversify(
         float,
         typer.Option(min=0, help="Of two queries' letters, from which one of them goes."),
     ] = 0.95,
-    seed: Annotated[int, typer.Option(help="Same seed, same choice.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same choice.")] = 0,
     json: Annotated[bool, typer.Option(help="Print what was dropped as JSON.")] = False,
 ) -> None:
     """Keep at most so many queries per tag, without near-duplicates or overlaps with test sets.

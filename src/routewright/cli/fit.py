@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from routewright.router import Router
 
 Tables = Annotated[
-    list[Path], typer.Argument(help="Outcome tables (Parquet or JSONL), joined on `id`.")
+    list[Path], typer.Argument(help="Outcome tables (Parquet, JSONL or CSV), joined on `id`.")
 ]
 Experts = Annotated[
     str | None, typer.Option(help="Comma-separated pool of experts; default: all in the table.")
@@ -101,7 +101,7 @@ def fit(
     engine: Annotated[
         str, typer.Option(help="Where queries are encoded: `local`, or `ray`: on a cluster.")
     ] = "local",
-    seed: Annotated[int, typer.Option(help="Same seed, same router.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same router.")] = 0,
     json: Annotated[bool, typer.Option(help="Print the router's description as JSON.")] = False,
 ) -> None:
     """Learn a router from recorded outcomes."""
@@ -222,8 +222,15 @@ def _assumed(wishes: list[str]) -> dict[str, Assumed]:
 
 
 def names(listed: str | None) -> list[str] | None:
-    """`A,B` ▶ ["A", "B"]."""
-    return None if listed is None else [name.strip() for name in listed.split(",") if name.strip()]
+    """`A,B` ▶ ["A", "B"]; raises BadInput if none is named."""
+    from routewright.errors import BadInput
+
+    if listed is None:
+        return None
+    found = [name.strip() for name in listed.split(",") if name.strip()]
+    if not found:
+        raise BadInput(f"'{listed}' names no expert: write A,B or leave the option out")
+    return found
 
 
 def _report(router: Router, out: Path) -> None:

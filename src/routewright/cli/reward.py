@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def reward(
-    table: Annotated[Path, typer.Argument(help="Outcome table (Parquet or JSONL) with answers.")],
+    table: Annotated[
+        Path, typer.Argument(help="Outcome table (Parquet, JSONL or CSV) with answers.")
+    ],
     model: Annotated[
         str,
         typer.Option(

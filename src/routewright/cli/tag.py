@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def tag(
     table: Annotated[
-        Path, typer.Argument(help="Outcome table or set of queries (Parquet or JSONL).")
+        Path, typer.Argument(help="Outcome table or set of queries (Parquet, JSONL or CSV).")
     ],
     out: Annotated[Path, typer.Option(help="File to write: .parquet or .jsonl.")],
     expert: Annotated[
@@ -37,7 +37,7 @@ def tag(
     journal: Annotated[
         Path | None, typer.Option(help="What was paid for; default: OUT with .journal.jsonl.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same clusters.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same clusters.")] = 0,
     json: Annotated[bool, typer.Option(help="Print the tally as JSON.")] = False,
 ) -> None:
     """Write a `tags` column: by an expert with an open vocabulary, or by clusters."""

@@ -72,22 +72,21 @@ def explain(
 
 def explain_all(
     router: Path,
-    price: float,
+    point: OperatingPoint,
     queries: Sequence[Query],
     latency_price: float = 0.0,
     engine: str = "local",
 ) -> list[dict[str, Any]]:
     """A row per query: whom the router in a folder would ask first, and its forecasts."""
-    work = partial(_explained, router.absolute(), price, latency_price)
+    work = partial(_explained, router.absolute(), point, latency_price)
     done = dict(engines.spread(work, engines.in_parts(queries, engine), engine))
     return [row for place in sorted(done) for row in done[place]]
 
 
 def _explained(
-    router: Path, price: float, latency_price: float, queries: Sequence[Query]
+    router: Path, point: OperatingPoint, latency_price: float, queries: Sequence[Query]
 ) -> list[dict[str, Any]]:
     loaded = Router.load(router)
-    point = loaded.nearest(price)
     rows = []
     for query in queries:
         told = explain(loaded, point, query, latency_price)

@@ -143,6 +143,8 @@ class Router:
         within = [p for p in self.frontier if getattr(p, name) <= limit * (1 + 1e-9)]
         if not within:
             least = min(getattr(p, name) for p in self.frontier)
+            if not math.isfinite(least):
+                raise BadInput(f"the router knows no costs, so no {name}: give min_quality")
             raise BadInput(f"{name} {limit:g} is out of reach: at least {least:.4g}")
         return max(within, key=lambda p: (p.quality, -p.cost))
 
@@ -191,8 +193,8 @@ class Router:
 
     def summary(self) -> dict[str, Any]:
         """`describe` in numbers that JSON knows: unknown ones are None."""
-        finite: dict[str, Any] = _finite(self.describe())
-        return finite
+        known: dict[str, Any] = finite(self.describe())
+        return known
 
     def _arrays(self) -> dict[str, Any]:
         parts = {
@@ -307,14 +309,14 @@ def _read_arrays(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON has no NaN: unknown numbers are null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value
 
 

@@ -34,7 +34,7 @@ def calibrate(
     json: Annotated[bool, typer.Option(help="Print the point as JSON.")] = False,
 ) -> None:
     """Find the operating point for a budget, a quality or a share."""
-    from routewright.router import Router
+    from routewright.router import Router, finite
 
     goals = {
         "--max-cost": max_cost,
@@ -48,8 +48,8 @@ def calibrate(
     loaded = Router.load(router)
     point = find_point(loaded, *next(iter(given.items())))
     if json:
-        described = json_module.dumps(point.to_json())
-        typer.echo(json_module.dumps(json_module.loads(described, parse_constant=_unknown)))
+        named = {"lambda": point.price, "strategy": point.strategy}
+        typer.echo(json_module.dumps(finite({**named, **point.to_json()}), allow_nan=False))
     else:
         Console(soft_wrap=True, highlight=False).print(in_words(loaded, point), markup=False)
 
@@ -147,7 +147,3 @@ def _gain(point: OperatingPoint) -> str:
 def _between(interval: tuple[float, float], form: str = ".4f") -> str:
     low, high = interval
     return f"(95 % interval {low:{form}} to {high:{form}})"
-
-
-def _unknown(constant: str) -> None:
-    """JSON has no NaN: unknown numbers are null."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json as json_module
+import math
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from routewright.frontier import OperatingPoint
 
 
 def route(
@@ -26,19 +30,21 @@ def route(
     ] = "local",
     explain: Annotated[bool, typer.Option(help="Show every expert's forecast.")] = False,
     price: Annotated[
-        float | None, typer.Option("--lambda", help="Price of quality, per US$; default 0.")
+        float | None,
+        typer.Option("--lambda", min=0.0, help="Price of quality, per US$; default 0."),
     ] = None,
     latency_price: Annotated[
         float, typer.Option(help="Quality that one second less must be worth.", min=0.0)
     ] = 0.0,
     max_cost_fraction: Annotated[
-        float | None, typer.Option(help="Instead of λ: a point of the frontier by its cost.")
+        str | None,
+        typer.Option(help="Instead of λ: of always asking the dearest expert, 0.5 or 50%."),
     ] = None,
     domain: Annotated[str | None, typer.Option(help="The query's domain, if known.")] = None,
     json: Annotated[bool, typer.Option(help="Print everything as JSON.")] = False,
 ) -> None:
     """Decide about a query, or about many, without asking anybody."""
-    from routewright import explanation
+    from routewright import explanation, targets
     from routewright.errors import BadInput
     from routewright.router import Router
     from routewright.types import Query
@@ -46,13 +52,18 @@ def route(
     loaded = Router.load(router)
     if price is not None and max_cost_fraction is not None:
         raise BadInput("give --lambda or --max-cost-fraction, not both")
+    if price is not None and not math.isfinite(price):
+        raise BadInput(f"--lambda must be a finite number, not {price}")
     if max_cost_fraction is not None:
-        point = loaded.at(max_cost_fraction=max_cost_fraction)
+        fraction = targets.share(max_cost_fraction, "cost fraction", math.inf)
+        point = loaded.at(max_cost_fraction=fraction)
     else:
         point = loaded.nearest(price or 0.0)
     if queries is not None:
-        _all(router, point.price, queries, out, engine, latency_price, text, json)
+        _all(router, point, queries, out, engine, latency_price, text, json)
         return
+    if out is not None:
+        raise BadInput("--out goes with --queries")
     if text is None:
         raise BadInput("give the query's text, or a query set with --queries and --out")
     query = Query.of(sys.stdin.read() if text == "-" else text, domain=domain)
@@ -67,7 +78,7 @@ def route(
 
 def _all(
     router: Path,
-    price: float,
+    point: OperatingPoint,
     queries: str,
     out: Path | None,
     engine: str,
@@ -86,7 +97,7 @@ def _all(
     if out is None or out.suffix != ".parquet" or text is not None:
         raise BadInput("--queries goes with --out FILE.parquet, and without a text")
     asked = [item.query for item in sources.read(queries)]
-    rows = explanation.explain_all(router, price, asked, latency_price, engine)
+    rows = explanation.explain_all(router, point, asked, latency_price, engine)
     outcomes.save(pl.DataFrame(rows, infer_schema_length=None), out)
     shares = dict(Counter(row["expert"] for row in rows).most_common())
     if json:

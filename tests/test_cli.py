@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -138,10 +139,22 @@ def test_options_set_the_fields_of_a_predictor(routewright, outcome_table, tmp_p
         (("fit", "TABLE", "--out", "R", "--experts", "sagee"), "did you mean 'sage'"),
         (("fit", "TABLE", "--out", "R", "--predictor", "magic"), "no predictor is called 'magic'"),
         (("fit", "TABLE", "--out", "TABLE"), "is a file"),
-        (("fit", "TABLE", "--out", "R", "--option", "k=9"), "needs to know the predictor"),
+        (("fit", "TABLE", "--out", "R", "--option", "k=9"), "name it with --predictor"),
         ((*KNN, "--option", "q=9"), "has no option q; it has k, domain, surface"),
         ((*KNN, "--option", "k"), "--option takes KEY=VALUE, not 'k'"),
         ((*KNN, "--option", "k=many"), "option k of predictor 'knn' should be a valid integer"),
+        ((*KNN, "--option", "k=-3"), "option k of predictor 'knn' is -3: it must be 0 or more"),
+        ((*KNN, "--encoder", "lexical=3"), "encoder 'lexical' takes no model"),
+        ((*KNN, "--experts", ","), "',' names no expert"),
+        ((*KNN, "--seed", "-1"), "greater than or equal to 0"),
+        (("fit", "TABLE", "--out", "R", "--predictor", "trees", "--option", "leaf=0"), "leaf=0"),
+        (("evaluate", "ROUTER", "TABLE", "--json", "."), "'.' cannot be written"),
+        (("evaluate", "ROUTER", "TABLE", "--html", "TABLE/page.html"), "cannot be written"),
+        (("evaluate", "ROUTER", "TABLE", "--seed", "-1"), "greater than or equal to 0"),
+        (("route", "ROUTER", "x", "--lambda", "-1"), "greater than or equal to 0"),
+        (("route", "ROUTER", "x", "--lambda", "inf"), "--lambda must be a finite number, not inf"),
+        (("route", "ROUTER", "x", "--max-cost-fraction", "half"), "'half' is not understood"),
+        (("route", "ROUTER", "x", "--out", "d.parquet"), "--out goes with --queries"),
         (("calibrate", "ROUTER"), "exactly one"),
         (("route", "ROUTER", "x", "--lambda", "1", "--max-cost-fraction", ".5"), "not both"),
         (("route", "ROUTER", "x", "--latency-price", "0.1"), "the router knows none"),
@@ -154,8 +167,8 @@ def test_mistakes_get_one_message_and_exit_code_2(
     routewright, outcome_table, router_folder, tmp_path, monkeypatch, words, message
 ):
     monkeypatch.chdir(tmp_path)
-    places = {"TABLE": outcome_table, "ROUTER": router_folder}
-    code, out, error = routewright(*(places.get(word, word) for word in words))
+    given = (w.replace("TABLE", str(outcome_table)) for w in words)
+    code, out, error = routewright(*(w.replace("ROUTER", str(router_folder)) for w in given))
     assert code == 2
     assert message in " ".join((out + error).split())
     assert "Traceback" not in error
@@ -168,6 +181,48 @@ def test_a_table_that_lacks_one_of_the_routers_experts_is_refused(
     code, _, error = routewright("evaluate", router_folder, path)
     assert code == 2
     assert "the router knows adder, speller, the table does not" in " ".join(error.split())
+
+
+@pytest.mark.parametrize("measure", ["score", "cost"])
+def test_an_expert_of_whom_the_rows_know_nothing_cannot_be_evaluated(
+    routewright, router_folder, tmp_path: Path, measure
+):
+    unknown = pl.lit(float("nan")).alias(f"{measure}::sage")
+    path = write(tmp_path, table(60).with_columns(unknown))
+    code, _, error = routewright("evaluate", router_folder, path, "--json", tmp_path / "e.json")
+    assert code == 2
+    assert f"no {measure} is known for sage in split 'dev'" in " ".join(error.split())
+
+
+def test_figures_without_costs_are_json_of_the_same_shape(routewright, tmp_path: Path):
+    path, figures = write(tmp_path, table(120, costs=False)), tmp_path / "deep" / "e.json"
+    rare = pl.when(pl.col("id") == "q0").then(pl.lit("rare")).otherwise(pl.col("domain"))
+    lost = pl.when(pl.col("id") == "q0").then(None).otherwise(pl.col("score::sage"))
+    lost = lost.alias("score::sage")
+    write(tmp_path, pl.read_parquet(path).with_columns(rare.alias("domain"), lost))
+    assert routewright("fit", path, "--out", tmp_path / "R", "--predictor", "prior")[0] == 0
+    assert routewright("evaluate", tmp_path / "R", path, "--json", figures)[0] == 0
+    e = json.loads(figures.read_text(), parse_constant=pytest.fail)
+    assert e["aiq"] is None
+    assert all(set(at.values()) == {None} for at in e["at_cost_fraction"].values())
+    assert set(e["at_cost_fraction"]) == {"0.1", "0.25", "0.5", "0.75"}
+    assert e["domains"]["rare"]["router"] is None, "the expert asked there was not scored"
+
+
+def test_points_of_one_price_decide_differently_about_a_query_set(
+    routewright, router, outcome_table, tmp_path: Path
+):
+    folder, decided = tmp_path / "R", tmp_path / "d.parquet"
+    alike = tuple(replace(point, price=1.0) for point in router.frontier)
+    replace(router, frontier=alike).save(folder)
+    shares = []
+    for fraction in ("10.1%", "1"):
+        at = ("--max-cost-fraction", fraction)
+        words = ("route", folder, "--queries", outcome_table, "--out", decided, *at)
+        assert routewright(*words)[0] == 0
+        shares.append((pl.read_parquet(decided)["expert"] == "sage").mean())
+    assert shares[0] == 0
+    assert shares[1] > 0.3
 
 
 def test_help_starts_without_heavy_imports():

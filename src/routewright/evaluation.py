@@ -27,6 +27,7 @@ from routewright.strategies.mix import Mix
 from routewright.types import Array, Prediction, Strategy
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.75)
+AT_FRACTION = ("quality", "quality_ci", "gain_over_zero_router", "gain_ci")
 REPLICATES = 1000
 CLUSTERS = 10  # domains that the bootstrap needs to draw whole ones
 
@@ -53,7 +54,8 @@ def evaluate(
 ) -> Evaluation:
     """Runs every operating point of the router on every row.
 
-    Raises BadTable if the table lacks one of the router's experts.
+    Raises BadTable if the table lacks one of the router's experts, or knows nothing of one that
+    is asked.
     """
     asked = [*router.experts, *router.card.get("verifiers", ())]
     if missing := [name for name in asked if name not in outcomes.experts]:
@@ -63,6 +65,7 @@ def evaluate(
         )
     whole = outcomes.pool(asked).at_prices(**router.card.get("prices", {"answer": {}}))
     outcomes = whole.pool(router.experts)
+    _check_known(router, outcomes)
     prediction = router.predict(outcomes.queries)
     standings = look(router.evidence, outcomes, prediction) if router.evidence else None
     rows = [
@@ -78,6 +81,20 @@ def evaluate(
         costs=np.array([cost for _, cost in rows]),
         weights=metrics.resample(len(outcomes), replicates, seed, _clusters(outcomes)),
     )
+
+
+def _check_known(router: Router, outcomes: Outcomes) -> None:
+    """Of everybody who is asked at some point, the rows must know a score, and a cost where they
+    know any: means over what happens to be known would say nothing about the router."""
+    asked = {name for point in router.frontier for name in point.shares}
+    for fact, table in (("score", outcomes.score), ("cost", known_costs(outcomes.cost))):
+        columns = enumerate(outcomes.experts)
+        nothing = [name for m, name in columns if not np.isfinite(table[:, m]).any()]
+        if unknown := [name for name in nothing if name in asked]:
+            raise BadTable(
+                f"no {fact} is known for {', '.join(unknown)} in split '{outcomes.split}': add"
+                f" {fact}::NAME, evaluate on another --split, or fit without with --experts"
+            )
 
 
 def _clusters(outcomes: Outcomes) -> Sequence[str | None]:
@@ -172,6 +189,7 @@ def summary(e: Evaluation) -> dict[str, Any]:
     score, cost = e.outcomes.score, known_costs(e.outcomes.cost)
     quality, price = metrics.mean(score), metrics.mean(cost)
     priced = bool(np.isfinite(e.outcomes.cost).any())
+    whole = priced and bool(np.isfinite(e.scores).any(axis=1).all())  # every point was measured
     cheap, dear = _extremes(quality, price)
     curve_cost, curve_quality = metrics.mean(e.costs.T), metrics.mean(e.scores.T)
     hull = policies.zero_router(quality, price)
@@ -188,10 +206,14 @@ def summary(e: Evaluation) -> dict[str, Any]:
         },
         "references": _references(e, quality, price, dollars),
         "curve": _curve(e, curve_cost, curve_quality, span[1] if priced else None),
-        "at_cost_fraction": _at_fractions(e, span[1]) if priced else {},
-        "aiq": metrics.aiq(curve_cost, curve_quality, *span) if priced else None,
+        "at_cost_fraction": (
+            _at_fractions(e, span[1])
+            if priced
+            else {f"{fraction:g}": dict.fromkeys(AT_FRACTION) for fraction in FRACTIONS}
+        ),
+        "aiq": metrics.aiq(curve_cost, curve_quality, *span) if whole else None,
         "aiq_no_hull": (
-            metrics.aiq(curve_cost, curve_quality, *span, with_hull=False) if priced else None
+            metrics.aiq(curve_cost, curve_quality, *span, with_hull=False) if whole else None
         ),
         "aiq_zero_router": metrics.aiq(zero[0], zero[1], *span) if priced else None,
         "apgr": (
@@ -203,7 +225,7 @@ def summary(e: Evaluation) -> dict[str, Any]:
                     (span[1], float(quality[dear])),
                 )
             )
-            if priced
+            if whole
             else None
         ),
         "predictor": {

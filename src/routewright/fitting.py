@@ -281,7 +281,9 @@ def _makers(predictor: str, options: Mapping[str, Any]) -> dict[str, Callable[..
     if predictor != "auto":
         return {predictor: configured(predictor, options)}
     if options:
-        raise BadInput(f"option {next(iter(options))} needs to know the predictor that it is for")
+        raise BadInput(
+            f"option {next(iter(options))} needs to know its predictor: name it with --predictor"
+        )
     return {name: configured(name, {}) for name in AUTO_PREDICTORS}
 
 
@@ -432,7 +434,7 @@ def _check(outcomes: Outcomes, strategies: Sequence[str]) -> None:
     for strategy in strategies:
         if strategy not in STRATEGIES:
             raise BadInput(
-                f"strategy '{strategy}' cannot be fitted: choose {', '.join(STRATEGIES)}"
+                f"strategy '{strategy}' cannot be fitted: choose {', '.join(STRATEGIES)} or automix"
             )
     if len(outcomes) < MIN_ROWS:
         raise BadTable(f"{len(outcomes)} rows are too few to fit on: at least {MIN_ROWS}")

@@ -40,7 +40,7 @@ def add_expert(
         typer.Option(help="Only write the queries to ask it next to this JSONL file, best first."),
     ] = None,
     n: Annotated[int, typer.Option("--n", help="How many queries --choose writes.")] = 50,
-    seed: Annotated[int, typer.Option(help="Of the queries drawn at random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the queries drawn at random.")] = 0,
     json: Annotated[bool, typer.Option(help="Print the figures as JSON.")] = False,
 ) -> None:
     """Add an expert to a router, or choose what to ask it."""

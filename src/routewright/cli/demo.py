@@ -23,7 +23,7 @@ def demo(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Of the gateway; 0 takes a free one.")
     ] = 4100,
-    seed: Annotated[int, typer.Option(help="Other questions, other router.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Other questions, other router.")] = 0,
 ) -> None:
     """Three tiny language models, interviewed, routed and served on this machine."""
     from routewright import demo as story

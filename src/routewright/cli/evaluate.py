@@ -25,12 +25,12 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Rows to evaluate on; `all` takes every row.")] = "dev",
     json: Annotated[Path | None, typer.Option(help="Write the figures to this file.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report to this file.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
 ) -> None:
     """Measure a router on recorded outcomes against every reference."""
     from routewright import evaluation, outcomes
     from routewright.report.audit import audit
-    from routewright.router import Router
+    from routewright.router import Router, finite
 
     loaded = Router.load(router)
     rows = outcomes.read(tables, split=split)
@@ -39,13 +39,13 @@ def evaluate(
         figures = measured.to_json()
     seen = loaded.seen if loaded.seen.size else None
     if json is not None:
-        json.write_text(json_module.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        _write(json, json_module.dumps(finite(figures), indent=1, allow_nan=False) + "\n")
     if html is not None:
         from routewright.report import render
 
         words = [str(router), *map(str, tables), "--split", split, "--seed", str(seed)]
         command = shlex.join(["routewright", "evaluate", *words, "--html", str(html)])
-        html.write_text(render(measured, figures, command, seen=seen), encoding="utf-8")
+        _write(html, render(measured, figures, command, seen=seen))
     show(figures, Console())
     if (fair := audit(measured, seen)).level == "bad":
         Console(soft_wrap=True).print(f"[bold]Do not trust these figures:[/] {fair.text}")
@@ -55,6 +55,16 @@ def evaluate(
         from routewright.cli.automix import on_rows
 
         Console(soft_wrap=True).print(on_rows(loaded, automix.lifts(measured, seed=seed)))
+
+
+def _write(path: Path, text: str) -> None:
+    from routewright.errors import BadInput
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"'{path}' cannot be written: {error.strerror}") from error
 
 
 def show(figures: dict[str, Any], console: Console) -> None:
@@ -76,7 +86,7 @@ def show(figures: dict[str, Any], console: Console) -> None:
     table.add_row("oracle", dollars(oracle["cost"]), f"{oracle['quality']:.3f}", "")
     table.add_section()
     dearest = max((e["cost"] or 0.0 for e in figures["experts"].values()), default=0.0)
-    for fraction, at in figures["at_cost_fraction"].items():
+    for fraction, at in figures["at_cost_fraction"].items() if oracle["cost"] is not None else ():
         table.add_row(
             f"router at {float(fraction):.0%} cost",
             dollars(float(fraction) * dearest),

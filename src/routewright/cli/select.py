@@ -28,7 +28,7 @@ def select(
     ] = None,
     experts: Experts = None,
     split: Annotated[str, typer.Option(help="Rows to choose by; `all` takes every row.")] = "train",
-    seed: Annotated[int, typer.Option(help="Of the bootstrap and the folds.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap and the folds.")] = 0,
     json: Annotated[bool, typer.Option(help="Print everything as JSON.")] = False,
 ) -> None:
     """Choose which experts to keep."""

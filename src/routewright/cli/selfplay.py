@@ -76,7 +76,7 @@ def selfplay(
         int, typer.Option(min=1, help="Queries under way at once, per expert.")
     ] = 4,
     strategy: Annotated[str, typer.Option(help="As of `fit`, for the routers made.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Same seed, same choices.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same choices.")] = 0,
     json: Annotated[bool, typer.Option(help="Print the rounds as JSON.")] = False,
 ) -> None:
     """Grow a router's table by itself: write queries, ask, grade, refit, round after round.

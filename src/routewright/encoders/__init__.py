@@ -7,8 +7,10 @@ that a predictor can look at one of them alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, Protocol, Self
 
+from routewright.errors import BadInput
 from routewright.registry import find
 from routewright.types import Array, Query
 
@@ -42,5 +44,7 @@ def build(name: str) -> Encoder:
         return encoder
     kind, _, source = name.partition("=")
     cls = find("encoders", kind)
+    if source and is_dataclass(cls) and "source" not in {field.name for field in fields(cls)}:
+        raise BadInput(f"encoder '{kind}' takes no model: write {kind}, not '{name}'")
     built: Encoder = cls(source) if source else cls()
     return built

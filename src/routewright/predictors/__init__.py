@@ -9,6 +9,7 @@ vectors. One that learns from more than scores has `given(outcomes)`, and is sho
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import NoneType, UnionType
@@ -100,6 +101,8 @@ def configured(name: str, options: Mapping[str, Any]) -> Callable[..., Predictor
         except ValidationError as error:
             reason = error.errors()[0]["msg"].removeprefix("Input ")
             raise BadInput(f"option {key} of predictor '{name}' {reason}, not '{value}'") from error
+        if isinstance(found[key], int | float) and not 0 <= found[key] < math.inf:
+            raise BadInput(f"option {key} of predictor '{name}' is {value}: it must be 0 or more")
     return partial(cls, **found)
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from routewright.errors import BadInput
 from routewright.predictors import NOTHING, Belief, View, components, deviations, in_batches, view
 from routewright.types import Array, Indices
 
@@ -33,6 +34,8 @@ class Trees:
     def fit(self, x: Array, scores: Array, *, blocks: Mapping[str, slice], seed: int = 0) -> Self:
         from sklearn.ensemble import ExtraTreesRegressor
 
+        if self.trees < 1 or self.leaf < 1:
+            raise BadInput(f"trees={self.trees}, leaf={self.leaf}: both must be 1 or more")
         self.view = view(blocks, width=self.width)
         self.mean, deviation = deviations(scores)
         basis = components(deviation)

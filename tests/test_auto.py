@@ -12,11 +12,15 @@ import pytest
 from routewright import ladder, outcomes
 from routewright.drive import replay
 from routewright.errors import NoAdmissibleExpert
+from routewright.evaluation import asked as share_asked
 from routewright.evaluation import evaluate, replay_all
 from routewright.experts import recorded
 from routewright.fitting import fit
+from routewright.report import Study, expert_rows
 from routewright.router import Router
 from routewright.strategies.auto import Auto
+from routewright.strategies.fixed import Fixed
+from routewright.strategies.mix import Mix
 from routewright.types import Answer, Expert
 from tables import write
 from upstream import Upstream, asked, config_of, front, paths_live_as_replayed, running
@@ -152,6 +156,24 @@ def test_plans_that_look_at_more_replay_as_over_arrays(sign, price, request):
     score, cost = replay_all(Auto(router, price), rows)
     np.testing.assert_array_equal(ran.score, score)
     np.testing.assert_allclose(ran.cost, cost, rtol=1e-12)
+
+
+def test_the_report_tells_how_often_each_expert_is_asked_as_replays_do(verifying):
+    router, rows = verifying
+    found = Study(e := evaluate(router, rows, replicates=20), e.to_json())
+    strategy = Auto(router, 30.0)
+    decided = [replay(strategy, q, rows.record(i)) for i, q in enumerate(rows.queries)]
+    asked = [{answer.expert for answer in decision.spent} for decision in decided]
+    often = [np.mean([name in some for some in asked]) for name in router.experts]
+    told = share_asked(strategy, rows, router.predict(rows.queries))
+    np.testing.assert_allclose(told, often)
+    assert told.sum() > 1, "a committee"
+    mixed = Mix(strategy, Fixed("sage"), share=0.25)
+    fixed = np.array([name == "sage" for name in router.experts])
+    half_of_both = share_asked(mixed, rows, router.predict(rows.queries))
+    np.testing.assert_allclose(half_of_both, 0.75 * told + 0.25 * fixed)
+    assert found.several
+    assert all(row.half is not None and row.whole is not None for row in expert_rows(found))
 
 
 def test_a_point_that_verifies_says_so_and_its_path_shows_it(verifying):

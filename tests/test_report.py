@@ -285,6 +285,19 @@ def test_the_mistakes_shown_are_the_worst_there_are(fitted):
         assert len(row.text) <= 120
 
 
+@pytest.mark.parametrize("experts", [1, 3, 5])
+def test_the_name_of_every_expert_stands_within_the_picture_of_its_forecasts(experts):
+    line = np.array([0.2, 0.8])
+    panels = [
+        plots.Panel(f"expert-{m}", "AUC 0.9", line, line, np.full((2, 2), 0.1))
+        for m in range(experts)
+    ]
+    svg = plots.reliability(panels)
+    names = re.findall(r' y="(-?[\d.]+)"[^>]*>expert-', svg)
+    assert len(names) == experts
+    assert min(map(float, names)) > plots.LABEL, "a baseline, in points below the upper edge"
+
+
 def test_intervals_of_reliability_hold_their_shares_within_0_and_1():
     share = np.array([0.0, 0.3, 1.0])
     down, up = pictures._wilson(share, np.array([20, 20, 20]))

@@ -123,6 +123,30 @@ def expected(
     return (1 - share) * score + share * other_score, (1 - share) * cost + share * other_cost
 
 
+def asked(
+    strategy: Strategy,
+    outcomes: Outcomes,
+    prediction: Prediction,
+    standings: Sequence[Standing] | None = None,
+) -> Array:
+    """The share of rows about which each expert is asked, (e,), in expectation over the lots that
+    a mix draws; together more than 1 where several are. NaN where only a replay could tell."""
+    if isinstance(strategy, Mix):
+        first, second = (
+            asked(part, outcomes, prediction, standings)
+            for part in (strategy.first, strategy.second)
+        )
+        return (1 - strategy.share) * first + strategy.share * second
+    if one_shot(strategy):
+        choice = strategy.choose(outcomes.queries, prediction)
+        return np.array([(choice == m).mean() for m in range(len(outcomes.experts))])
+    if isinstance(strategy, Auto | Frugal):
+        return np.asarray(strategy.over(outcomes, prediction, standings).asked.mean(axis=0))
+    if isinstance(strategy, CascadeRouting):
+        return np.asarray(strategy.over(outcomes, prediction).asked.mean(axis=0))
+    return np.full(len(outcomes.experts), np.nan)
+
+
 def run(
     strategy: Strategy,
     outcomes: Outcomes,

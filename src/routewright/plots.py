@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 WIDTH = 9.6  # inches; a page shows it about 960 px wide
 LABEL = 8.0  # points
 PANELS = 12  # reliability diagrams in one picture
+TITLES = 0.42  # inches above the first row of them, for name and note
 
 # What Matplotlib draws ▶ the variable that a page may set, and its value on a light and on a
 # dark ground. The blue is Okabe and Ito's, which colour-blind readers tell from grey and orange.
@@ -189,11 +190,17 @@ def reliability(panels: Sequence[Panel]) -> str:
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
     with _style():
-        figure = _figure(2.55 * rows + 0.2)
+        height = 2.55 * rows + 0.2
+        figure = _figure(height)
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         side = min(0.92, 0.23 * columns)
         figure.subplots_adjust(
-            left=0.05, right=0.05 + side, wspace=0.16, hspace=0.52, bottom=0.13 / rows, top=0.93
+            left=0.05,
+            right=0.05 + side,
+            wspace=0.16,
+            hspace=0.52,
+            bottom=0.13 / rows,
+            top=1 - TITLES / height,
         )
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routewright import metrics, plots
-from routewright.report.study import UNKNOWN, Study
+from routewright.report.study import Study
 from routewright.report.words import rate
 from routewright.types import Array
 
@@ -27,7 +27,7 @@ def cost_quality(study: Study) -> str:
 def shares(study: Study) -> str | None:
     """None where there is no curve to show shares along."""
     several = len(np.unique(study.mean_costs)) > 1
-    if not (study.priced and several) or (study.choices == UNKNOWN).any():
+    if not (study.priced and several) or study.several:
         return None
     return plots.shares(study.mean_costs, study.shares[:, study.by_cost], study.colours)
 

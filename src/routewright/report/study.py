@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from routewright import metrics, plots
-from routewright.evaluation import Evaluation
+from routewright.evaluation import Evaluation, asked
 from routewright.frontier import known_costs
 from routewright.strategies import one_shot
+from routewright.strategies.auto import look
 from routewright.types import Array, Indices
 
 HALF = 0.5
@@ -72,6 +73,23 @@ class Study:
         return np.stack([(self.choices == m).mean(axis=1) for m in range(len(self.experts))], 1)
 
     @cached_property
+    def often(self) -> Mapping[int, Array]:
+        """The same, (e,), at the operating points of which the page tells it, of strategies too
+        that ask several; NaN where only a replay could tell."""
+        e = self.evaluation
+        router, table, belief = e.router, e.outcomes, e.prediction
+        standings = look(router.evidence, table, belief) if router.evidence else None
+        return {
+            k: asked(router.strategy_at(e.points[k]), table, belief, standings)
+            for k in {self.best, *(k for k, _ in self.half)}
+        }
+
+    @property
+    def several(self) -> bool:
+        """Whether a query may be put to more than one expert."""
+        return bool((self.choices == UNKNOWN).any())
+
+    @cached_property
     def mean_costs(self) -> Array:
         return metrics.mean(self.evaluation.costs.T)
 
@@ -103,7 +121,7 @@ class Study:
     @cached_property
     def control(self) -> tuple[Array, Array] | None:
         """Costs (US$) and qualities of the shuffled control, each (b, k); None if unknown."""
-        if (self.choices == UNKNOWN).any():
+        if self.several:
             return None
         outcomes = self.evaluation.outcomes
         tables = (known_costs(outcomes.cost), outcomes.score)
@@ -129,7 +147,7 @@ class Study:
         """Of the experts in the order of `by_cost`."""
         return plots.palette(self.shares.max(axis=0)[self.by_cost].tolist())
 
-    def at_half(self, per_point: Array) -> float:
+    def at_half(self, per_point: Mapping[int, float] | Array) -> float:
         """What a quantity (k,) is where the router spends half."""
         return float(sum(weight * per_point[k] for k, weight in self.half))
 

@@ -80,7 +80,7 @@ class ExpertRow(NamedTuple):
     colour: str
     quality: float
     cost: float | None
-    half: float | None  # share of queries at half the cost of the dearest
+    half: float | None  # share of queries it is asked at half the cost of the dearest
     whole: float | None  # at λ = 0
     auc: float | None
     brier: float
@@ -89,7 +89,7 @@ class ExpertRow(NamedTuple):
 
 def expert_rows(study: Study) -> list[ExpertRow]:
     """Every expert, cheapest first as in the picture of shares."""
-    e, known = study.evaluation, not (study.choices == UNKNOWN).any()
+    e = study.evaluation
     colours = dict(zip(study.by_cost, study.colours, strict=True))
     rows = []
     for m in study.by_cost:
@@ -101,8 +101,8 @@ def expert_rows(study: Study) -> list[ExpertRow]:
                 colour=colours[m],
                 quality=facts["quality"],
                 cost=facts["cost"],
-                half=study.at_half(study.shares[:, m]) if known and study.priced else None,
-                whole=float(study.shares[study.best, m]) if known else None,
+                half=_known(study.at_half({k: often[m] for k, often in study.often.items()})),
+                whole=_known(study.often[study.best][m]),
                 auc=belief["auc"],
                 brier=metrics.brier(e.prediction.chance[:, m], e.outcomes.score[:, m]),
                 ece=belief["ece"],

@@ -87,7 +87,9 @@ def train(
     out: Out,
     gate: Annotated[
         bool,
-        typer.Option("--gate", help="Train only a head that decides; the base answers as before."),
+        typer.Option(
+            "--gate", help="A head on the base decides, not a tag; the base answers as before."
+        ),
     ] = False,
     tag: Annotated[str, typer.Option(help="The token that defers.")] = "<DEFER>",
     tune: Tune = "lora",

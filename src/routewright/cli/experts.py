@@ -60,6 +60,13 @@ def experts(
         _tasks([e for e in chosen if e.launch is not None and e.launch.cloud is not None], json)
         return
     servers = [Server(e) for e in chosen if e.launch is not None and e.launch.cloud is None]
+    if not servers and action is Action.start:
+        away = ", ".join(e.name for e in chosen)
+        raise BadInput(
+            f"nothing to start here: {away} run in the cloud, see `routewright experts task`"
+            if away
+            else "nothing to start here: give an expert `launch:`"
+        )
     console = Console(stderr=True)
     troubles: list[str] = []
     if action is Action.start:
@@ -131,7 +138,8 @@ def _row(status: Status) -> dict[str, Any]:
 
 
 def _table(found: list[Status]) -> Table:
-    table = Table("expert", "state", "pid", "up for", "started by", "why")
+    table = Table("expert", "state", "pid", "up for", "started by")
+    table.add_column("why", overflow="fold")
     for row in map(_row, found):
         up = "" if row["seconds"] is None else f"{row['seconds']:g} s"
         cells = [row["pid"] or "", up, row["started_by"] or "", row["why"]]
@@ -157,6 +165,7 @@ def _task(expert: Expert) -> dict[str, Any]:
     assert expert.launch is not None
     path = Path(expert.launch.folder) / f"{expert.name.replace('/', '-')}.sky.yaml"
     path.write_text(sky_task(expert), encoding="utf-8")
+    path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     cluster = path.name.removesuffix(".sky.yaml").lower()
     commands = [
         "pip install skypilot",

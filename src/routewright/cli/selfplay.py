@@ -129,6 +129,8 @@ def selfplay(
         typer.echo(json_module.dumps([asdict(done) for done in play.rounds]))
     else:
         typer.echo((out / "rounds.md").read_text(encoding="utf-8"))
+        if play.rounds and (last := play.rounds[-1].number):
+            typer.echo(f"The last round's router is '{out / f'round-{last}' / 'router'}'.")
 
 
 def _held_out(tables: Sequence[Path] | None, split: str) -> Outcomes | None:

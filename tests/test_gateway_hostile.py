@@ -194,6 +194,11 @@ def test_logprobs_that_cannot_be_read_do_not_end_a_stream(logprobs):
     assert chunks[-1].routewright["path"] == "small"
 
 
+def test_a_stream_says_whose_words_they_are_where_the_upstream_does_not():
+    chunks = served(pieces(), Upstream(faults=[events(WORD % b"null")]))
+    assert chunks[0].choices[0].delta.role == "assistant"
+
+
 def test_numbers_that_json_has_not_do_not_reach_the_client():
     odd = b'{"content": [{"token": "hi", "logprob": -Infinity}]}'
     whole = b'{"choices": [{"message": {"content": "hi"}, "logprobs": %s}]}' % odd

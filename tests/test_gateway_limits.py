@@ -46,6 +46,35 @@ def test_a_misspelt_limit_in_the_metadata_is_refused_too(metadata):
     assert upstream.requests == 0
 
 
+@pytest.mark.parametrize(
+    "astray",
+    [
+        {"extra_body": {"data_class": "restricted"}},
+        {"extra_body": {"max_cost": 1}},
+        {"extra_body": {"extra_body": {"data_class": "restricted"}}},
+        {"metadata": {"routewright": '{"data_class": "restricted"}'}},
+    ],
+)
+def test_a_limit_that_stands_where_nobody_reads_it_is_refused(astray):
+    upstream = Upstream()
+    with pytest.raises(openai.BadRequestError, match="metadata"):
+        served(create(**astray), upstream)
+    assert upstream.requests == 0
+
+
+def test_an_extra_body_in_the_body_is_unpacked_as_the_official_client_does_it():
+    upstream = Upstream()
+    limits = {"routewright": {"data_class": "restricted"}, "top_k": 3}
+    with pytest.raises(openai.UnprocessableEntityError):
+        served(create(extra_body={"extra_body": limits}), upstream)
+    assert upstream.requests == 0
+    served(create(extra_body={"extra_body": {"top_k": 3}}), upstream)
+    assert upstream.bodies[0]["top_k"] == 3
+    assert "extra_body" not in upstream.bodies[0]
+    with pytest.raises(openai.BadRequestError, match=r"top_k and extra_body.top_k differ"):
+        served(create(extra_body={"top_k": 1, "extra_body": {"top_k": 3}}), upstream)
+
+
 def test_limits_in_the_metadata_are_strings():
     upstream = Upstream()
     limits = {"max_cost": "0.01", "data_class": "public", "tags": "a, b", "user": "me"}

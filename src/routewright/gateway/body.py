@@ -102,6 +102,7 @@ def understand(body: Any, default_data_class: DataClass) -> Wanted:
     """A request from its JSON body; raises BadRequest naming the field and its value."""
     if not isinstance(body, dict):
         raise BadRequest("the body is not a JSON object")
+    body = _flat(body)
     messages = _messages(body.get("messages"))
     _shape(body)
     limits = _limits(body)
@@ -125,6 +126,23 @@ def understand(body: Any, default_data_class: DataClass) -> Wanted:
         stream=bool(body.get("stream")),
         include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
     )
+
+
+def _flat(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body with its `extra_body` unpacked, as OpenAI's own client does before it sends one.
+
+    A limit that stands where nobody would read it must not look as if it were kept.
+    """
+    extra = body.get("extra_body") or {}
+    if not isinstance(extra, dict):
+        raise BadRequest(f"extra_body must be an object, not {shown(extra)}", "extra_body")
+    if twice := [key for key in extra if key in body and extra[key] != body[key]]:
+        raise BadRequest(f"{twice[0]} and extra_body.{twice[0]} differ: send one", twice[0])
+    flat = {**{key: value for key, value in body.items() if key != "extra_body"}, **extra}
+    if astray := [limit for limit in LIMITS if limit in flat and limit not in ("domain", "tags")]:
+        hint = f'write {{"routewright": {{"{astray[0]}": …}}}}, or metadata.{astray[0]}'
+        raise BadRequest(f"{astray[0]} is a limit, and no field of its own: {hint}", astray[0])
+    return flat
 
 
 # --- shapes --------------------------------------------------------------------------------
@@ -203,6 +221,9 @@ def _from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Our keys among the client's own; one that looks like a misspelt limit is refused."""
     if len(metadata) > MOST_METADATA:  # each is compared with every limit
         message = f"metadata has {len(metadata)} keys: send at most {MOST_METADATA}"
+        raise BadRequest(message, "metadata")
+    if "routewright" in metadata:
+        message = "metadata.routewright is not read: write its limits into metadata itself"
         raise BadRequest(message, "metadata")
     for key in metadata:
         plain = key.lower().replace("-", "_")

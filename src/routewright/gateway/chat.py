@@ -127,12 +127,13 @@ class Run:
     async def _sse(
         self, piece: Delta | Decision, events: AsyncGenerator[Delta | Decision, None]
     ) -> AsyncGenerator[bytes, None]:
+        first = piece
         last: Delta | None = None  # held back: what is known only at the end goes with it
         try:
             async with aclosing(events):
                 while isinstance(piece, Delta):
                     if piece.finish_reason is None:
-                        yield event(self.voice.chunk(piece))
+                        yield event(self.voice.chunk(piece, first=piece is first))
                     else:
                         last = piece
                     piece = await anext(events)
@@ -151,7 +152,7 @@ class Run:
         self._done(piece)
         if last is not None:
             explanation = self._explanation(piece)
-            yield event({**self.voice.chunk(last), "routewright": explanation})
+            yield event({**self.voice.chunk(last, first=last is first), "routewright": explanation})
         if self.wanted.include_usage:
             yield event(self.voice.usage_chunk(piece))
         yield DONE

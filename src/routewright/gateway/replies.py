@@ -40,11 +40,13 @@ class Voice:
             "routewright": explanation,
         }
 
-    def chunk(self, delta: Delta) -> dict[str, Any]:
+    def chunk(self, delta: Delta, *, first: bool = False) -> dict[str, Any]:
+        """One piece of a stream; the first one says whose words they are."""
         message, logprobs = without_logprobs(delta.message)
+        opening = {"role": "assistant"} if first else {}
         choice: dict[str, Any] = {
             "index": 0,
-            "delta": _with_indices(message),
+            "delta": {**opening, **_with_indices(message)},
             "finish_reason": delta.finish_reason,
         }
         if logprobs and self.logprobs:

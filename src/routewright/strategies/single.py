@@ -76,7 +76,7 @@ def within_limits(query: Query, prediction: Prediction) -> NDArray[np.bool_]:
         elif query.max_cost is not None and cost > query.max_cost:
             rejected[name] = f"is expected to cost ${cost:.2g}, over ${query.max_cost:.2g}"
         elif query.max_latency is not None and latency > query.max_latency:
-            rejected[name] = f"is expected to take {latency:.1f} s, over {query.max_latency:g} s"
+            rejected[name] = f"is expected to take {latency:.2g} s, over {query.max_latency:g} s"
     if len(rejected) == len(prediction.experts):
         raise NoAdmissibleExpert(rejected)
     return np.array([name not in rejected for name in prediction.experts])

@@ -178,3 +178,14 @@ def test_the_digest_names_the_data(tmp_path: Path):
     a, b = (outcomes.read(write(tmp_path, table(20, seed=s))) for s in (0, 1))
     again = outcomes.read(write(tmp_path, table(20, seed=0)))
     assert a.digest == again.digest != b.digest
+
+
+def test_rewards_stand_in_where_nobody_could_grade(tmp_path):
+    """What `interview` without references and then `reward` make."""
+    ungraded = {"id": ["a", "b"], "prompt": ["p", "q"], "reward::m": [-1.0, 3.0]}
+    frame = pl.DataFrame({**ungraded, "score::m": pl.Series([None, None], dtype=pl.Float64)})
+    frame.write_parquet(tmp_path / "t.parquet")
+    assert outcomes.read(tmp_path / "t.parquet").score[:, 0].tolist() == [0.0, 1.0]
+    graded = frame.with_columns(pl.Series("score::m", [0.5, None], dtype=pl.Float64))
+    graded.write_parquet(tmp_path / "t.parquet")
+    assert outcomes.read(tmp_path / "t.parquet").score[0, 0] == 0.5

@@ -408,8 +408,10 @@ def join(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
 
 def _scored(frame: pl.DataFrame) -> pl.DataFrame:
     rewards = [column for column in frame.columns if column.startswith("reward::")]
-    if not rewards or any(column.startswith("score::") for column in frame.columns):
+    graded = [column for column in frame.columns if column.startswith("score::")]
+    if not rewards or any(frame[column].count() for column in graded):
         return frame
+    frame = frame.drop(graded)
     known = frame.select(pl.col(rewards).cast(pl.Float64).fill_nan(None))
     least = min((v for v in known.min().row(0) if v is not None), default=0.0)
     most = max((v for v in known.max().row(0) if v is not None), default=1.0)

@@ -26,6 +26,24 @@ BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:|#|mailto:)([^)#\s]+)")
 
 
+PAGES = {  # of commands whose page has another name
+    "demo": "sandbox",
+    "serve": "gateway",
+    "experts": "launch",
+    "check": "config",
+    "convert": "datasets",
+    "tag": "zooter",
+    "diversify": "zooter",
+    "reward": "zooter",
+    "fit": "routers",
+    "evaluate": "report",
+    "calibrate": "routers",
+    "route": "routers",
+    "select": "selection",
+    "dedicate": "dedicated",
+}
+
+
 def commands() -> str:
     """Every verb with its arguments and options."""
     group = typer.main.get_command(app)
@@ -36,7 +54,8 @@ def commands() -> str:
             verbs += [(f"{name} {verb}", inner) for verb, inner in command.commands.items()]
     parts = []
     for name, command in verbs:
-        parts.append(f"## routewright {name}\n\n{_first(command.help)}\n")
+        page = "" if " " in name else f" [More]({PAGES.get(name, name)}.md)"
+        parts.append(f"## routewright {name}\n\n{_first(command.help)}{page}\n")
         rows = [_parameter(parameter) for parameter in command.params]
         if not rows:
             continue

@@ -247,3 +247,34 @@ def test_what_travels_along_counts_for_max_cost():
     limits = {"routewright": {"max_cost": 5e-4}, "documents": ["word " * 500]}
     with pytest.raises(openai.UnprocessableEntityError, match="leaves no answer"):
         served(create(extra_body=limits), Upstream())
+
+
+@pytest.fixture(scope="module")
+def own_model(tmp_path_factory):
+    """A causal model in Hugging Face format."""
+    pytest.importorskip("peft", reason="needs the extra 'lm'")
+    from routewright.sandbox.export import export
+
+    return export("lexis", tmp_path_factory.mktemp("base") / "lexis")
+
+
+def test_options_of_models_in_this_process_are_the_clients_own(own_model):
+    """As an endpoint would: a 400 for what is no number, never a failure of the gateway."""
+    own = {"name": "own", "provider": "local", "model": str(own_model)}
+    config = config_of(own, {"name": "lexis", "provider": "sandbox"})
+    wrong = [{"temperature": "hot"}, {"temperature": [1]}, {"seed": "x"}]
+    right = [{"temperature": 0.7, "seed": 10**30}, {"max_tokens": 10**30}]
+
+    async def run():
+        found = []
+        async with gateway(config) as url, aiohttp.ClientSession() as session:
+            for model in ("own", "lexis"):
+                for options in wrong + right:
+                    body = {"model": model, "messages": asked(), **options}
+                    async with session.post(f"{url}/v1/chat/completions", json=body) as answer:
+                        found.append(
+                            (answer.status, "failed: the request: " in await answer.text())
+                        )
+        return found
+
+    assert asyncio.run(run()) == ([(400, True)] * 3 + [(200, False)] * 2) * 2

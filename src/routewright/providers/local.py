@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from routewright.errors import BadInput, UpstreamError, UpstreamRefused
+from routewright.errors import BadInput, StreamBroken, UpstreamError, UpstreamRefused
 from routewright.providers import Call
 from routewright.types import Answer, Delta
 
@@ -62,6 +62,10 @@ class Local:
                         text += piece
                         yield Delta(name, piece, {"content": piece})
                 sent, written, reason = await work
+            except UpstreamError as error:
+                if not text:
+                    raise
+                raise StreamBroken(name, error.reason, cost=error.cost) from error
             finally:
                 unwanted.set()
                 await asyncio.wait([work])
@@ -96,6 +100,11 @@ def _write(model: Model, call: Call, heard: Any, unwanted: threading.Event) -> t
     """Generates into `heard`; gives the tokens read and written, and why it ended."""
     try:
         return _generate(model, call, heard, unwanted)
+    except (ValueError, TypeError, OverflowError) as error:  # options are the client's own
+        raise UpstreamRefused(call.expert.name, f"the request: {error}", status=400) from error
+    except RuntimeError as error:  # torch's, for a GPU without memory as for numbers that are none
+        reason = str(error).strip().partition("\n")[0][:300]
+        raise UpstreamError(call.expert.name, f"generation: {reason}") from error
     finally:
         heard.end()  # once more does no harm, and nobody waits for ever after a failure
 
@@ -125,7 +134,7 @@ def _generate(
         return len(ids), 1, "stop"
     room = body.get("max_completion_tokens") or body.get("max_tokens") or ROOM
     seed = body.get("seed")
-    repeatable = training.seeded(int(seed)) if seed is not None else nullcontext()
+    repeatable = training.seeded(int(seed) % 2**63) if seed is not None else nullcontext()
     with repeatable, model.answering(), torch.inference_mode():
         whole = base.model.generate(
             torch.tensor([ids], device=training.device()),

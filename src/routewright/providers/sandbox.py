@@ -55,8 +55,9 @@ def _generate(call: Call) -> Completion:
             temperature=body.get("temperature") or 0.0,
             seed=body.get("seed"),
         )
-    except ValueError as error:
-        raise UpstreamRefused(expert.name, str(error), status=400) from error
+    except (ValueError, TypeError, OverflowError) as error:
+        # The prompt is too long, or an option, which is the client's own, is no number.
+        raise UpstreamRefused(expert.name, f"the request: {error}", status=400) from error
 
 
 def _answer(call: Call, completion: Completion, seconds: float) -> Answer:

@@ -220,6 +220,12 @@ def test_a_name_that_cannot_be_used_is_told_first(
         ("http://127.0.0.1:9001", "https://llm.example.com", "experts[0]", "costs nothing"),
         ("[public, restricted]", "[]", "experts[0].data_classes", "lets nothing reach"),
         ("policies:", "server: {host: 0.0.0.0}\npolicies:", "server.host", "api_keys"),
+        (
+            "policies:",
+            "server: {feedback_answers: true}\npolicies:",
+            "server.feedback_answers",
+            "`feedback: feedback.jsonl`",
+        ),
         ("policies:", "server: {default_data_class: internal}\npolicies:",
          "server.default_data_class", "no expert may see internal"),
     ],
@@ -440,6 +446,8 @@ def _default(field: Any) -> str:
         return f"`[{', '.join(field.default)}]`"
     if isinstance(field.default, config.ServerConfig):
         return "`{}`"
+    if isinstance(field.default, bool):
+        return f"`{str(field.default).lower()}`"  # as YAML writes it
     return f"`{field.default:g}`" if isinstance(field.default, float) else f"`{field.default}`"
 
 

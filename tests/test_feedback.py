@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from routewright import items, outcomes
+from routewright.dedicated import teaching
 from routewright.errors import BadInput
 from routewright.experts import objection
 from routewright.fitting import fit
@@ -145,6 +146,37 @@ def test_a_file_that_cannot_be_kept_ends_the_gateway_at_once(tmp_path: Path, pla
     (tmp_path / "file").touch()
     with Journal(tmp_path / "taken"), pytest.raises(BadInput, match=r"server\.feedback|another"):
         served(post("/feedback", {}), Upstream(), server={"feedback": str(tmp_path / place)})
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("kept", [False, True])
+def test_answers_are_kept_on_request_and_are_lessons_then(tmp_path: Path, kept: bool, stream: bool):
+    path = tmp_path / "feedback.jsonl"
+    small, large = (
+        Upstream(says="<DEFER>"),
+        Upstream(says=lambda body: f"{len(body['messages'])} it is"),
+    )
+    policy = {"strategy": "dedicated", "options": {"expert": "small", "then": ["large"]}}
+
+    async def work(client):
+        for text, score in (("first", 1), ("second", 0), ("third", 1)):
+            raw = client.chat.completions.with_raw_response
+            reply = await raw.create(model="auto", messages=asked(text), stream=stream)
+            if stream:
+                async for _ in reply.parse():
+                    pass
+            decision = reply.headers["x-routewright-decision-id"]
+            await post("/feedback", {"decision_id": decision, "score": score})(client)
+
+    server = {"feedback": str(path), "feedback_answers": kept}
+    served(work, small, large, policies={"default": policy}, server=server)
+    assert ("1 it is" in path.read_text()) == kept
+    if kept:
+        lessons = teaching.answers(outcomes.table(path), "large")
+        assert [(i.query.text, i.reference) for i in lessons] == [
+            ("first", "1 it is"),
+            ("third", "1 it is"),
+        ]
 
 
 def test_an_interview_of_scored_queries_keeps_to_their_limits(tmp_path: Path):

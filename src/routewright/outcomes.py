@@ -314,7 +314,7 @@ def _wide(long: pl.DataFrame, path: Path) -> pl.DataFrame:
     if len(doubles):
         twice = doubles.row(0, named=True)
         raise BadTable(f"'{path}': query '{twice['id']}' has two rows for '{twice['expert']}'")
-    cells = [c for c in (*MEASURES, "answer") if c in long.columns]
+    cells = [c for c in (*MEASURES, "answer", "text") if c in long.columns]
     facts = [c for c in long.columns if c not in (*cells, "expert", "id")]
     wide = long.group_by("id", maintain_order=True).agg(pl.col(c).first() for c in facts)
     for cell in cells:

@@ -228,6 +228,10 @@ class ServerConfig(Section):
         default=None,
         description="Where scored decisions go, with the texts of their queries: a file for `fit`.",
     )
+    feedback_answers: bool = Field(
+        default=False,
+        description="Whether the answers' texts go there, too: lessons for `dedicate grow`.",
+    )
 
 
 class Config(Section):

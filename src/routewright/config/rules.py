@@ -240,6 +240,13 @@ def exposure(document: Document) -> Iterator[Problem]:
         yield document.warning(("server", "host"), open_door, mend)
 
 
+def kept_answers(document: Document) -> Iterator[Problem]:
+    if document.get("server", "feedback_answers") and not document.get("server", "feedback"):
+        mend = "add `feedback: feedback.jsonl`, or remove this"
+        nowhere = "keeps nothing without `feedback`"
+        yield document.warning(("server", "feedback_answers"), nowhere, mend)
+
+
 def served_default(document: Document) -> Iterator[Problem]:
     wanted = document.get("server", "default_data_class") or "public"
     served = [
@@ -277,5 +284,6 @@ RULES: tuple[Rule, ...] = (
     config_policies.one_operating_point,
     config_policies.strategies,
     exposure,
+    kept_answers,
     served_default,
 )

@@ -31,8 +31,9 @@ def build(config: Config) -> Starlette:
     """The gateway for a config; raises BadInput before anything is served."""
     menu = Menu(config)
     experts = config.experts_by_name()
-    kept = config.server.feedback
-    feedback = Feedback(config.folder / kept) if kept is not None else None
+    feedback = None
+    if (kept := config.server.feedback) is not None:
+        feedback = Feedback(config.folder / kept, answers=config.server.feedback_answers)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

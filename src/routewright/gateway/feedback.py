@@ -26,7 +26,7 @@ from routewright.types import Decision, Query
 log = logging.getLogger(__name__)
 
 REMEMBERED = 10_000  # decisions that may still be scored; the oldest are forgotten first
-REMEMBERED_TEXT = 1 << 27  # characters of their queries: pictures are long
+REMEMBERED_TEXT = 1 << 27  # characters of their texts: pictures are long
 
 
 class Score(BaseModel):
@@ -42,11 +42,16 @@ class Feedback:
     """Decisions that may still be scored, and the file of those that were.
 
     A decision is in memory until it is scored or forgotten; only what is scored goes to disk,
-    with the text of its query, in the long form that `outcomes.read` takes.
+    with the text of its query (and of its answer, with `answers`), in the long form that
+    `outcomes.read` takes.
     """
 
     def __init__(
-        self, path: Path, remembered: int = REMEMBERED, remembered_text: int = REMEMBERED_TEXT
+        self,
+        path: Path,
+        remembered: int = REMEMBERED,
+        remembered_text: int = REMEMBERED_TEXT,
+        answers: bool = False,
     ) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +66,7 @@ class Feedback:
         self._scored = {str(line.get("id")) for line in self.journal.entries}
         self.journal.entries.clear()
         self._open: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._answers = answers
         self._remembered = remembered
         self._remembered_text = remembered_text
         self._text = 0  # characters in memory
@@ -76,6 +82,7 @@ class Feedback:
             # An interview of these queries keeps to what they were asked under.
             "data_class": query.data_class if query.data_class != "public" else None,
             "region": query.region,
+            "text": answer.text or None if self._answers else None,
         }
         self._open[decision_id] = {
             "id": decision_id,
@@ -122,7 +129,7 @@ class Feedback:
 
 
 def _length(line: Mapping[str, Any]) -> int:
-    return len(line.get("prompt") or line.get("messages") or "")
+    return sum(len(line.get(name, "")) for name in ("prompt", "messages", "text"))
 
 
 async def feedback(request: Request) -> Response:

@@ -1,6 +1,7 @@
 """What the gateway makes of clients and experts that do not keep to the protocol."""
 
 import asyncio
+import gc
 import json
 
 import aiohttp
@@ -8,8 +9,9 @@ import openai
 import pytest
 from aiohttp import web
 
+from routewright.types import Ask
 from test_gateway import create, pieces, served
-from upstream import Upstream, asked, config_of, gateway, running
+from upstream import Upstream, asked, break_off, config_of, gateway, running, status
 
 ONE_TRY = ({"retries": 0, "api_key": "my-secret-key"},)
 BACKED = {"default": {"strategy": "fixed", "options": {"expert": "small"}, "fallback": ["large"]}}
@@ -97,6 +99,34 @@ def test_a_wrong_method_says_so():
     answer = served(work, Upstream())
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
     assert answer.json()["error"]["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize("fault", [None, status(500), break_off])
+def test_nothing_of_a_stream_stays_in_memory(fault):
+    def asks():
+        gc.collect()
+        return sum(isinstance(thing, Ask) for thing in gc.get_objects())
+
+    upstream = Upstream()
+
+    async def run():
+        async with running(upstream):
+            config = config_of(upstream.expert("small", retries=0))
+            async with gateway(config) as url, aiohttp.ClientSession() as session:
+
+                async def stream():
+                    upstream.faults = [fault]
+                    body = {"messages": asked(), "stream": True}
+                    async with session.post(f"{url}/v1/chat/completions", json=body) as answer:
+                        await answer.read()
+
+                await stream()
+                before = asks()
+                for _ in range(20):
+                    await stream()
+                return asks() - before
+
+    assert asyncio.run(run()) <= 2
 
 
 @pytest.mark.parametrize("stream", [False, True])

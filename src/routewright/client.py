@@ -137,14 +137,14 @@ class Client:
                 async for piece in pieces:
                     if isinstance(piece, Answer):
                         piece = _finish(ask, piece)
+                        del self._under_way[id(ask)]  # whoever has it listens no longer
                     else:
                         heard += len(said(piece.message))
                         self._under_way[id(ask)] = ask, heard
                     yield piece
-        except UpstreamError:
-            del self._under_way[id(ask)]
+        except Exception:
+            self._under_way.pop(id(ask), None)
             raise
-        del self._under_way[id(ask)]
 
     def bill(self, ask: Ask, query: Query, seconds: float) -> Answer:
         """What an ask that was cancelled after `seconds` has cost, estimated.

@@ -59,6 +59,9 @@ def test_fit_then_evaluate_writes_the_agreed_figures(routewright, outcome_table,
     assert all(set(point) == keys for point in e["curve"])
     assert e["n"] == 100
     HTMLParser().feed(page.read_text())
+    code, printed, _ = routewright("evaluate", router, outcome_table, "--json", "-")
+    assert code == 0
+    assert json.loads(printed) == e
 
 
 def test_figures_of_rows_that_were_fitted_on_are_not_to_be_trusted(

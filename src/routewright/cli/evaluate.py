@@ -23,7 +23,10 @@ def evaluate(
     router: Annotated[Path, typer.Argument(help="Folder of a router.")],
     tables: Tables,
     split: Annotated[str, typer.Option(help="Rows to evaluate on; `all` takes every row.")] = "dev",
-    json: Annotated[Path | None, typer.Option(help="Write the figures to this file.")] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option(help="Write the figures to this file; `-` prints them and nothing else."),
+    ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report to this file.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
 ) -> None:
@@ -38,14 +41,18 @@ def evaluate(
         measured = evaluation.evaluate(loaded, rows, seed=seed)
         figures = measured.to_json()
     seen = loaded.seen if loaded.seen.size else None
-    if json is not None:
-        _write(json, json_module.dumps(finite(figures), indent=1, allow_nan=False) + "\n")
+    written = json_module.dumps(finite(figures), indent=1, allow_nan=False)
+    if json is not None and str(json) != "-":
+        _write(json, f"{written}\n")
     if html is not None:
         from routewright.report import render
 
         words = [str(router), *map(str, tables), "--split", split, "--seed", str(seed)]
         command = shlex.join(["routewright", "evaluate", *words, "--html", str(html)])
         _write(html, render(measured, figures, command, seen=seen))
+    if str(json) == "-":
+        typer.echo(written)
+        return
     show(figures, Console())
     if (fair := audit(measured, seen)).level == "bad":
         Console(soft_wrap=True).print(f"[bold]Do not trust these figures:[/] {fair.text}")

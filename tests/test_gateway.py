@@ -6,8 +6,9 @@ import logging
 
 import openai
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from upstream import Upstream, asked, config_of, front, running
+from upstream import Upstream, asked, config_of, front, running, status
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}}
@@ -252,3 +253,54 @@ def test_whatever_an_expert_writes_gets_through():
     assert served(create(), Upstream(says=text)).choices[0].message.content == text
     chunks = served(pieces(), Upstream(says=text))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == text
+
+
+def got(path):
+    """Work that fetches an address outside /v1."""
+
+    async def work(client):
+        url = str(client.base_url).removesuffix("v1/") + path
+        return await client._client.get(url, headers={"authorization": f"Bearer {client.api_key}"})
+
+    return work
+
+
+def test_metrics_count_what_was_asked_and_paid_check_included():
+    policies = {"up": {"strategy": "cascade", "options": {"ladder": ["small", "large"]}}}
+
+    async def work(client):
+        whole = await raw("up")(client)
+        streamed = (await pieces("up")(client))[-1].routewright["cost"]
+        cost = float(whole.headers["x-routewright-cost"]) + streamed
+        return cost, (await got("metrics")(client)).text
+
+    small, large = Upstream(says="incorrect"), Upstream()
+    cost, text = served(work, small, large, policies=policies)
+    families = text_string_to_metric_families(text)
+    samples = [sample for family in families for sample in family.samples]
+    seen = {sample.name + str(sorted(sample.labels.values())): sample.value for sample in samples}
+    assert seen["routewright_decisions_total['ok', 'up']"] == 2
+    assert seen["routewright_answers_total['large', 'up']"] == 2
+    assert seen["routewright_asks_total['ok', 'small', 'verify']"] == 2
+    assert seen["routewright_request_seconds_count['up']"] == 2
+    told = sum(v for name, v in seen.items() if name.startswith("routewright_cost_usd_total"))
+    assert told == pytest.approx(cost)
+
+
+def test_metrics_count_failures_and_say_nothing_of_the_text():
+    async def work(client):
+        with pytest.raises(openai.APIStatusError):
+            await create(messages=asked("my secret wish"))(client)
+        return (await got("metrics")(client)).text
+
+    text = served(work, Upstream(faults=[status(500)]), traits=({"retries": 0},))
+    assert 'routewright_asks_total{expert="small",kind="answer",outcome="failed"} 1.0' in text
+    assert 'status="UpstreamError"' in text
+    assert "secret" not in text
+
+
+def test_metrics_need_a_key_where_there_are_keys_and_readiness_needs_none():
+    keys = {"api_keys": ["mine"]}
+    assert served(got("metrics"), Upstream(), server=keys).status_code == 401
+    assert served(got("metrics"), Upstream(), server=keys, api_key="mine").status_code == 200
+    assert served(got("ready"), Upstream(), server=keys).json() == {"status": "ready"}

@@ -292,6 +292,31 @@ def test_a_server_survives_kill_9_of_the_gateway_is_taken_over_and_then_stopped(
     assert row(path)["state"] == "stopped"
 
 
+def test_a_gateway_is_ready_once_the_servers_that_start_with_it_are_up(launched):
+    import httpx2
+
+    process = gateway(launched("--slow", "1.5", start="serve"))
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+    seen = []
+    try:
+        for _ in range(200):
+            try:
+                reply = httpx2.get(f"{url}/ready")
+            except httpx2.TransportError:
+                time.sleep(0.05)
+                continue
+            seen.append((reply.status_code, reply.json()))
+            if reply.status_code == 200:
+                break
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=20)
+    assert seen[0] == (503, {"status": "starting", "waiting_for": ["own/small"]})
+    assert seen[-1] == (200, {"status": "ready"})
+
+
 def test_what_the_user_started_outlives_a_gateway(launched, tmp_path):
     path = launched()
     experts("start", path)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -59,6 +60,8 @@ def build(config: Config) -> Starlette:
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", model),
             Route("/health", health),
+            Route("/ready", ready),
+            Route("/metrics", metrics),
         ],
         middleware=[
             Middleware(RequestId),
@@ -105,6 +108,27 @@ async def health(request: Request) -> Response:
     servers = {name: keeper.state for name, keeper in desk.client.servers.items()}
     shown = {"servers": servers} if servers else {}
     return JSONResponse({"status": "ok", "version": __version__, **shown})
+
+
+async def ready(request: Request) -> Response:
+    """200 once requests can be answered: routers are loaded before anything is served, so that
+    only servers that start with the gateway are waited for, and not those that idle by now."""
+    desk: Desk = request.app.state.desk
+    waited_for = [
+        name
+        for name, keeper in desk.client.servers.items()
+        if keeper.launch.start == "serve" and keeper.state not in ("running", "stopped")
+    ]
+    if waited_for:
+        shown = {"status": "starting", "waiting_for": waited_for}
+        return JSONResponse(shown, 503, {"retry-after": "1"})
+    return JSONResponse({"status": "ready"})
+
+
+async def metrics(request: Request) -> Response:
+    """Numbers for Prometheus; no text of queries or answers."""
+    desk: Desk = request.app.state.desk
+    return Response(desk.tally.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from routewright.gateway.menu import Choice, Menu
 from routewright.gateway.ownership import Ownership
 from routewright.gateway.replies import DONE, Voice, account, event
 from routewright.gateway.stopwatch import Stopwatch
+from routewright.gateway.tally import Tally
 from routewright.types import Answer, Decision, Delta, Expert, Strategy
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Desk:
     client: Client
     feedback: Feedback | None = None  # None: no scores are taken
     ownership: Ownership = field(default_factory=Ownership)
+    tally: Tally = field(default_factory=Tally)
 
     async def understand(self, request: Request) -> Wanted:
         server = self.config.server
@@ -204,6 +206,8 @@ class Run:
         if decision is not None:
             self.desk.ownership.count(decision)
         paid = Decision(answer or Answer(""), spent=tuple(self.spent))
+        seconds, own = time.perf_counter() - self.began, self._own_seconds()
+        self.desk.tally.count(self.choice.policy, status, answer, paid.spent, seconds, own)
         line = {
             "event": "decision",
             "id": self.voice.decision_id,
@@ -217,7 +221,7 @@ class Run:
             "output_tokens": answer.output_tokens if answer else None,
             "data_class": self.wanted.query.data_class,
             "stream": self.wanted.stream,
-            "seconds": round(time.perf_counter() - self.began, 4),
-            "overhead_ms": round(self._own_seconds() * 1000, 1),
+            "seconds": round(seconds, 4),
+            "overhead_ms": round(own * 1000, 1),
         }
         log.info(json.dumps(line))

@@ -41,14 +41,15 @@ class RequestId:
 
 
 class BearerKeys:
-    """Lets requests under /v1 pass that carry one of the keys; all, where there are no keys."""
+    """Lets requests under /v1 and to /metrics pass that carry one of the keys; all, where there
+    are no keys."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
         self.app = app
         self.keys = [key.encode() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        guarded = scope["type"] == "http" and scope["path"].startswith("/v1")
+        guarded = scope["type"] == "http" and scope["path"].startswith(("/v1", "/metrics"))
         if not guarded or not self.keys or self._knows(Headers(scope=scope)):
             return await self.app(scope, receive, send)
         message = "no valid key: send `Authorization: Bearer KEY` with one of server.api_keys"

@@ -1,0 +1,96 @@
+"""What the gateway has done since it started, as numbers that Prometheus collects.
+
+No text of a query or an answer, nor anything that a client names, becomes a label.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+
+from routewright.types import Answer
+
+OWN_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
+SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class Tally:
+    """Counters of one gateway; `text` is what `GET /metrics` shows."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.decisions = Counter(
+            "routewright_decisions",
+            "Requests that were decided, by how they ended.",
+            ("policy", "status"),
+            registry=self.registry,
+        )
+        self.answers = Counter(
+            "routewright_answers",
+            "Answers that clients got, by who gave them.",
+            ("policy", "expert"),
+            registry=self.registry,
+        )
+        self.asks = Counter(
+            "routewright_asks",
+            "Everything that was asked, verifications and failures too.",
+            ("expert", "kind", "outcome"),
+            registry=self.registry,
+        )
+        self.cost = Counter(
+            "routewright_cost_usd",
+            "US$ for everything that was asked.",
+            ("policy", "expert"),
+            registry=self.registry,
+        )
+        self.tokens = Counter(
+            "routewright_tokens",
+            "Tokens of everything that was asked.",
+            ("expert", "direction"),
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "routewright_request_seconds",
+            "From a request to the end of its answer.",
+            ("policy",),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.overhead = Histogram(
+            "routewright_overhead_seconds",
+            "The part of that which was not spent waiting for experts.",
+            ("policy",),
+            buckets=OWN_SECONDS,
+            registry=self.registry,
+        )
+
+    def count(
+        self,
+        policy: str,
+        status: str,
+        answer: Answer | None,
+        spent: tuple[Answer, ...],
+        seconds: float,
+        overhead: float,
+    ) -> None:
+        """One request: `answer` is what the client got, `spent` all that was paid for."""
+        self.decisions.labels(policy, status).inc()
+        if answer is not None:
+            self.answers.labels(policy, answer.expert).inc()
+        for one in spent:
+            self.asks.labels(one.expert, one.kind, _outcome(one)).inc()
+            self.cost.labels(policy, one.expert).inc(max(one.cost, 0.0))
+            self.tokens.labels(one.expert, "input").inc(one.input_tokens)
+            self.tokens.labels(one.expert, "output").inc(one.output_tokens)
+        self.seconds.labels(policy).observe(seconds)
+        self.overhead.labels(policy).observe(max(overhead, 0.0))
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+def _outcome(answer: Answer) -> str:
+    if answer.failed is not None:
+        return "failed"
+    if answer.cancelled:
+        return "cancelled"
+    return "deferred" if answer.deferred else "ok"

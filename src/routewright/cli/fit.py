@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -241,10 +242,15 @@ def _report(router: Router, out: Path) -> None:
     for name, facts in card["experts"].items():
         table.add_row(
             name,
-            f"{facts['quality']:.3f}",
-            f"{facts['cost']:.3g}",
-            f"{facts['auc']:.3f}",
-            f"{facts['ece']:.3f}",
+            *(
+                "unknown" if math.isnan(facts[fact]) else f"{facts[fact]:{form}}"
+                for fact, form in (
+                    ("quality", ".3f"),
+                    ("cost", ".3g"),
+                    ("auc", ".3f"),
+                    ("ece", ".3f"),
+                )
+            ),
         )
     console = Console()
     console.print(table)

@@ -89,7 +89,9 @@ def selfplay(
     from routewright.selfplay import Settings
 
     if (generator is None) == (templates is None):
-        raise BadInput("say where queries come from: --generator EXPERT, or --templates NAME")
+        raise BadInput(
+            "say where queries come from: --generator EXPERT or --templates NAME, not both"
+        )
     if at not in FRACTIONS:
         raise BadInput(f"--at {at:g} is none of {', '.join(f'{f:g}' for f in FRACTIONS)}")
     loaded = Router.load(router)

@@ -145,3 +145,74 @@ def test_a_client_that_goes_away_cancels_the_work(stream, fault, caplog):
     told = json.loads(lines[-1])
     assert (told["status"], told["path"]) == ("cancelled", "small:cancelled")
     assert told["cost"] > 0
+
+
+# --- experts that keep failing -------------------------------------------------------------
+
+
+async def in_turn(client, times, **options):
+    """Who answered each time, or the status of the failure; and how long it took, in seconds."""
+    found = []
+    for _ in range(times):
+        began = time.monotonic()
+        try:
+            reply = await client.chat.completions.create(model="auto", messages=asked(), **options)
+            models = [piece.model async for piece in reply] if options else [reply.model]
+            who = models[0]
+        except openai.APIStatusError as error:
+            who = error.status_code
+        found.append((who, time.monotonic() - began))
+    return found
+
+
+@pytest.mark.parametrize("options", [{}, {"stream": True}])
+def test_nobody_waits_for_an_expert_that_keeps_failing(options, monkeypatch):
+    monkeypatch.setattr("routewright.gateway.breaker.FIRST_REST", 1.0)
+    dead, healthy = Upstream(faults=[hang] * 5), Upstream()
+    traits = ({"retries": 0, "timeout": 0.2},)
+
+    async def work(client):
+        first = await in_turn(client, 8, **options)
+        health = await client._client.get(str(client.base_url).replace("/v1/", "/health"))
+        assert health.json()["left_alone"] == ["small"]
+        await asyncio.sleep(1.0)
+        return first, await in_turn(client, 2, **options)
+
+    first, later = served(work, dead, healthy, traits=traits, policies=BACKED)
+    assert [who for who, _ in first] == ["large"] * 8
+    assert min(seconds for _, seconds in first[:5]) >= 0.2
+    assert max(seconds for _, seconds in first[5:]) < 0.2
+    assert [who for who, _ in later] == ["small", "small"]
+    assert dead.requests == 7
+
+
+def test_an_expert_that_still_fails_is_tried_by_one_request_and_left_alone_for_longer(monkeypatch):
+    monkeypatch.setattr("routewright.gateway.breaker.FIRST_REST", 0.3)
+    upstream = Upstream(faults=[status(500)] * 6)
+
+    async def work(client):
+        burst = await asyncio.gather(*(in_turn(client, 1) for _ in range(5)))
+        await asyncio.sleep(0.35)
+        upstream.delay = 0.1
+        second = await asyncio.gather(*(in_turn(client, 1) for _ in range(4)))
+        assert upstream.requests == 6, "one of four tried it"
+        await asyncio.sleep(0.35)
+        [(third, _)] = await in_turn(client, 1)
+        await asyncio.sleep(0.35)
+        [(fourth, _)] = await in_turn(client, 1)
+        return [who for [(who, _)] in burst], sorted(w for [(w, _)] in second), third, fourth
+
+    told = served(work, upstream, traits=({"retries": 0},))
+    assert told == ([502] * 5, [502, 503, 503, 503], 503, "small")
+
+
+def test_requests_that_an_expert_refuses_do_not_count_against_it():
+    upstream = Upstream(faults=[status(400)] * 8)
+    found = served(lambda client: in_turn(client, 9), upstream, traits=({"retries": 0},))
+    assert [who for who, _ in found] == [400] * 8 + ["small"]
+
+
+def test_failures_with_answers_between_them_do_not_add_up():
+    upstream = Upstream(faults=[status(500), status(500), None] * 4)
+    found = served(lambda client: in_turn(client, 12), upstream, traits=({"retries": 0},))
+    assert [who for who, _ in found] == [502, 502, "small"] * 4

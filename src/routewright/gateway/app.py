@@ -19,6 +19,7 @@ from routewright import __version__
 from routewright.client import Client
 from routewright.config import Config
 from routewright.errors import RoutewrightError
+from routewright.gateway.breaker import Breaker
 from routewright.gateway.chat import Desk, chat
 from routewright.gateway.errors import gone, http_error, routewright_error, unforeseen
 from routewright.gateway.explain import explain
@@ -48,7 +49,8 @@ def build(config: Config) -> Starlette:
                 for keeper in client.servers.values():
                     if keeper.launch.start == "serve":
                         keeper.begin()
-                app.state.desk = Desk(config, menu, experts, client, feedback)
+                breaker = Breaker(client, exempt=client.servers)
+                app.state.desk = Desk(config, menu, experts, client, breaker, feedback)
                 yield
 
     keys = [key.get_secret_value() for key in config.server.api_keys]
@@ -103,10 +105,12 @@ async def route(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """Of the gateway itself; the servers that it runs are shown as it last saw them."""
+    """Of the gateway itself; the servers that it runs are shown as it last saw them, and so are
+    experts that it leaves alone because they keep failing."""
     desk: Desk = request.app.state.desk
     servers = {name: keeper.state for name, keeper in desk.client.servers.items()}
-    shown = {"servers": servers} if servers else {}
+    facts = {"servers": servers, "left_alone": desk.breaker.resting()}
+    shown = {name: fact for name, fact in facts.items() if fact}
     return JSONResponse({"status": "ok", "version": __version__, **shown})
 
 

@@ -20,6 +20,7 @@ from routewright.client import Client
 from routewright.config import Config
 from routewright.errors import RoutewrightError
 from routewright.gateway.body import Wanted, read, understand
+from routewright.gateway.breaker import Breaker
 from routewright.gateway.errors import body_of, error_object, headers_of, status_of
 from routewright.gateway.explain import table
 from routewright.gateway.feedback import Feedback
@@ -41,6 +42,7 @@ class Desk:
     menu: Menu
     experts: dict[str, Expert]
     client: Client
+    breaker: Breaker  # asks through the client
     feedback: Feedback | None = None  # None: no scores are taken
     ownership: Ownership = field(default_factory=Ownership)
     tally: Tally = field(default_factory=Tally)
@@ -81,7 +83,7 @@ class Run:
     spent: list[Answer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.watch = Stopwatch(self.desk.client)
+        self.watch = Stopwatch(self.desk.breaker)
         logprobs = bool(self.wanted.query.options.get("logprobs"))
         self.voice = Voice(uuid.uuid4().hex, self.choice.policy, logprobs)
 

@@ -131,6 +131,15 @@ def test_agreement_buys_the_dear_experts_quality_for_a_part_of_its_cost(table, r
     assert at["quality"] > seen["experts"]["sage"]["quality"], "and than the dear expert itself"
 
 
+def test_an_answer_of_unknown_cost_is_not_free(router, dev):
+    lost = np.random.default_rng(0).random(dev.cost.shape) < 0.3
+    gaps = replace(dev, measures={**dev.measures, "cost": np.where(lost, np.nan, dev.cost)})
+    whole, partly = (evaluate(router, rows).to_json() for rows in (dev, gaps))
+    for point, other in zip(whole["curve"], partly["curve"], strict=True):
+        assert other["cost"] == pytest.approx(point["cost"], rel=0.05)
+    assert partly["aiq"] == pytest.approx(whole["aiq"], abs=0.01)
+
+
 def test_verifications_and_log_probabilities_buy_more_quality_where_they_tell(
     router, dev, verifying, weighing
 ):

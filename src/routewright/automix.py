@@ -100,7 +100,7 @@ def fit(
     Automix(cascade.ladder, agree=cascade.agree)  # says what is wrong with the two together
     check_names(cascade.experts, outcomes.experts)
     priced = card_prices(cascade, prices or {})
-    table = outcomes.pool(cascade.experts).at_prices(**priced)
+    table = outcomes.pool(cascade.experts).at_prices(**priced).costed()
     progress("reading answers", 0.0)
     trials, looks, usable = observe(table, cascade)
     known = table.rows(usable)

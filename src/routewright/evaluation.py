@@ -63,7 +63,7 @@ def evaluate(
             f"the router knows {', '.join(missing)}, the table does not;"
             f" it has {', '.join(outcomes.experts)}"
         )
-    whole = outcomes.pool(asked).at_prices(**router.card.get("prices", {"answer": {}}))
+    whole = outcomes.pool(asked).at_prices(**router.card.get("prices", {"answer": {}})).costed()
     outcomes = whole.pool(router.experts)
     _check_known(router, outcomes)
     prediction = router.predict(outcomes.queries)

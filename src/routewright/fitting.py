@@ -106,7 +106,7 @@ def fit_each(
         makers = _makers(predictor, options or {})
         began = time.monotonic()
         progress("reading the queries", 0.0)
-        known = _assuming(outcomes, assume or {})
+        known = _assuming(outcomes, assume or {}).costed()
         _check(known, strategies)
         scored = np.isfinite(outcomes.score).any(axis=0)
         read = _read(known, scored, _targets(known, label), encoder, engine, seed)

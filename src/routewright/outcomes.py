@@ -128,6 +128,17 @@ class Outcomes:
                 measures[measure][:, columns] = list(prices.values())
         return replace(self, measures=measures)
 
+    def costed(self) -> Outcomes:
+        """The same, where an answer whose cost is unknown costs what that expert's others do on
+        average. Its mean stays as it is; strategies that add up several costs must not find some
+        of them free."""
+        known = np.isfinite(self.cost)
+        count = known.sum(axis=0)
+        total = np.where(known, self.cost, 0.0).sum(axis=0)
+        usual = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        cost = np.where(np.isfinite(self.score) & ~known, usual, self.cost)
+        return replace(self, measures={**self.measures, "cost": cost})
+
     def record(self, row: int) -> dict[str | tuple[str, str], Answer]:
         """What every expert said to one query, as `drive.replay` reads it.
 

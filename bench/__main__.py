@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +16,11 @@ NAMES = sorted(module.name for module in iter_modules([str(HERE)]) if module.nam
 
 def main() -> None:
     wanted = sys.argv[1:] or NAMES
+    if {"-h", "--help"} & {*wanted}:
+        for name in NAMES:
+            told = ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text(encoding="utf-8")))
+            print(f"{name:12}{(told or '').splitlines()[0]}")
+        return
     if unknown := [name for name in wanted if name not in NAMES]:
         sys.exit(f"no benchmark {', '.join(unknown)}: choose among {', '.join(NAMES)}")
     for name in wanted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,6 +23,22 @@ from routewright.router import Router
 from routewright.strategies import build
 from routewright.types import Query
 from tables import table, write
+
+ROUTERS = Path(__file__).parent.parent / "docs" / "routers.md"
+
+
+def test_the_example_for_python_does_what_the_commands_do(tmp_path, monkeypatch):
+    write(tmp_path, table(120)).rename(tmp_path / "OUTCOMES.parquet")
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", ROUTERS.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "example.py").write_text(f"{example}\nprint(whom['expert'], figures['n'])")
+    done = subprocess.run([sys.executable, "example.py"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    route = ["route", "router", "What is 2 + 2?", "--max-cost-fraction", "0.5"]
+    told = subprocess.run(
+        [sys.executable, "-m", "routewright.cli.main", *route], capture_output=True, text=True
+    )
+    assert done.stdout.split() == [told.stdout.strip(), "30"]
 
 
 def rows(folder: Path, **options):

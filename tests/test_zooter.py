@@ -197,7 +197,7 @@ def test_a_saved_router_repeats_itself(tmp_path, outcome_table):
         ({"tags": "clusters=one"}, "clusters=K"),
         ({"tags": "topics"}, "'topics'"),
         ({"direction": "sideways"}, "forward, reverse"),
-        ({"temperature": -1.0}, "temperature is -1"),
+        ({"temperature": -1.0}, "temperature of predictor 'zooter' is -1"),
         ({"text_weight": 0.0}, "text_weight is 0"),
         ({"untagged": "maybe"}, "own, mean"),
     ],

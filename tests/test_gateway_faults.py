@@ -147,6 +147,28 @@ def test_a_client_that_goes_away_cancels_the_work(stream, fault, caplog):
     assert told["cost"] > 0
 
 
+def test_the_log_tells_how_an_upstream_failed_and_not_what_it_wrote(caplog):
+    caplog.set_level(logging.INFO, "routewright")
+    for how in (create(), pieces()):
+        with pytest.raises(openai.RateLimitError):
+            served(how, Upstream(faults=[status(429, "you said: my secret")]), traits=ONE_TRY)
+    lines = [r.getMessage() for r in caplog.records if r.name.startswith("routewright")]
+    told = [json.loads(line) for line in lines]
+    assert [(line["status"], line["upstream_status"]) for line in told] == [
+        ("UpstreamError", 429)
+    ] * 2
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("how", [create, pieces])
+def test_an_option_that_is_null_takes_a_field_away(how):
+    upstream = Upstream()
+    options = {"stream_options": None, "max_tokens": None, "max_completion_tokens": 9}
+    served(how(max_tokens=5), upstream, traits=({"options": options},))
+    assert {"stream_options", "max_tokens"}.isdisjoint(upstream.bodies[0])
+    assert upstream.bodies[0]["max_completion_tokens"] == 9
+
+
 # --- experts that keep failing -------------------------------------------------------------
 
 

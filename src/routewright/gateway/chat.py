@@ -142,7 +142,7 @@ class Run:
                         last = piece
                     piece = await anext(events)
         except RoutewrightError as error:
-            self._log(type(error).__name__)
+            self._log(type(error).__name__, error=error)
             yield event(body_of(error))
             return
         except Exception:
@@ -165,7 +165,7 @@ class Run:
         if not isinstance(error, RoutewrightError):
             self._log("cancelled" if isinstance(error, asyncio.CancelledError) else "internal")
             raise error
-        self._log(type(error).__name__)
+        self._log(type(error).__name__, error=error)
         headers = {"x-routewright-decision-id": self.voice.decision_id, **headers_of(error)}
         headers |= account(tuple(self.spent))
         return JSONResponse(body_of(error), status_of(error), headers)
@@ -202,7 +202,9 @@ class Run:
             )
         return said
 
-    def _log(self, status: str, decision: Decision | None = None) -> None:
+    def _log(
+        self, status: str, decision: Decision | None = None, error: RoutewrightError | None = None
+    ) -> None:
         """One line per decision. No text of the query or the answer ever goes in here."""
         answer = decision.answer if decision else None
         if decision is not None:
@@ -215,6 +217,7 @@ class Run:
             "id": self.voice.decision_id,
             "request_id": self.request_id,
             "status": status,
+            "upstream_status": getattr(error, "status", None),  # the reason is not ours to keep
             "policy": self.choice.policy,
             "expert": answer.expert if answer else None,
             "path": paid.path,

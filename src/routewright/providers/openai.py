@@ -132,7 +132,7 @@ class Openai:
         try:
             async with self._http().post(
                 url,
-                json={"model": expert.model or expert.name, **body},
+                json=_without_nulls({"model": expert.model or expert.name, **body}),
                 headers=_headers(expert),
                 timeout=timeout,
                 allow_redirects=False,
@@ -201,6 +201,12 @@ def _unfinished(response: aiohttp.ClientResponse, heard: Transcript) -> str:
     if response.content_type == "text/event-stream" or heard.held or heard.begun:
         return "its stream ended before the answer did"
     return f"it answered with {response.content_type} instead of a stream"
+
+
+def _without_nulls(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's `options` take a field away with null: some endpoints refuse one they do not
+    know, `stream_options` for one."""
+    return {key: value for key, value in body.items() if value is not None}
 
 
 def _headers(expert: Expert) -> dict[str, str]:

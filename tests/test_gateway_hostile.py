@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import socket
 
 import aiohttp
 import openai
@@ -149,6 +150,33 @@ def test_a_client_is_told_when_the_gateway_is_stopped_under_its_request(stream, 
     assert json.loads(last)["error"]["code"] == "stopped"
     assert upstream.cancelled == 1
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_client_that_stops_reading_does_not_keep_an_upstream_waiting(monkeypatch, caplog):
+    monkeypatch.setattr("routewright.gateway.middleware.STALLED", 0.5)
+    caplog.set_level("INFO", "routewright")
+    upstream = Upstream(says=" ".join(["x" * 1000] * 30_000))
+    body = json.dumps({"messages": asked(), "stream": True}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+
+    async def run():
+        async with running(upstream):
+            config = config_of(upstream.expert("small", timeout=60))
+            async with gateway(config) as url:
+                host, port = url.removeprefix("http://").split(":")
+                with socket.create_connection((host, int(port))) as stuck:
+                    stuck.sendall(head.encode() + body)
+                    for _ in range(100):
+                        await asyncio.sleep(0.1)
+                        if upstream.cancelled:
+                            break
+
+    asyncio.run(run())
+    assert (upstream.cancelled, upstream.finished) == (1, 0)
+    lines = [r.getMessage() for r in caplog.records if r.name == "routewright.gateway.chat"]
+    (told,) = map(json.loads, lines)
+    assert told["status"] == "cancelled"
+    assert told["cost"] > 0
 
 
 def test_a_client_that_leaves_before_its_request_is_whole_is_no_failure_of_ours(capsys):

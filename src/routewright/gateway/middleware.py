@@ -16,6 +16,7 @@ from routewright.gateway.errors import error_object
 from routewright.gateway.replies import event
 
 STOPPED = error_object("the gateway is being stopped", "server_error", "stopped")
+STALLED = 60.0  # seconds
 REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
 
@@ -67,7 +68,9 @@ class BearerKeys:
 class CancelOnDisconnect:
     """Cancels the work for a client that has gone away, and with it the upstream requests.
 
-    A server that is stopped and cannot wait any longer cancels it, too; then the client is told.
+    One that reads nothing for `STALLED` seconds, while more waits for it than the system holds, is
+    gone as well: it would keep an upstream waiting. A server that is stopped and cannot wait any
+    longer cancels the work, too; then the client is told.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -83,7 +86,11 @@ class CancelOnDisconnect:
             nonlocal kind
             if message["type"] == "http.response.start":
                 kind = Headers(raw=message["headers"]).get("content-type", "")
-            await send(message)
+            try:
+                async with asyncio.timeout(STALLED):
+                    await send(message)
+            except TimeoutError as error:
+                raise asyncio.CancelledError from error
 
         async def watch() -> None:
             while True:
@@ -99,11 +106,10 @@ class CancelOnDisconnect:
             await asyncio.wait({work, watcher}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             stopped = True
-        unfinished = not work.done()
         for task in (work, watcher):
             task.cancel()
         await asyncio.wait({work, watcher})
-        if not (unfinished and work.cancelled()):
+        if not work.cancelled():
             work.result()
         elif stopped and kind is None:
             await JSONResponse(STOPPED, 503, {"retry-after": "1"})(scope, receive, send)

@@ -33,13 +33,17 @@ EXPERTS = {"gpt-4o": 0.8, "mixtral 8x7b": 0.6, "new": float("nan")}
         " 0.3 USD / 1k ",
         "$300 per 1M",
         "0.0003 per query",
+        "at most $0.30 per 1,000 queries",
+        "≤ 0.30/1000",
     ],
 )
 def test_every_way_to_write_a_cost_is_dollars_per_query(text):
     assert targets.dollars(text) == pytest.approx(0.0003)
 
 
-@pytest.mark.parametrize("text", ["", "cheap", "-1", "0.3/0", "0.3/", "nan", "inf", "1 2", "0.3%"])
+@pytest.mark.parametrize(
+    "text", ["", "cheap", "-1", "0.3/0", "0.3/", "nan", "inf", "1 2", "0.3%", "at least 1"]
+)
 def test_a_cost_that_is_none_names_itself_and_the_accepted_forms(text):
     with pytest.raises(BadInput, match="is not understood: write US") as error:
         targets.dollars(text)
@@ -64,6 +68,8 @@ def test_a_share_beyond_the_whole_is_refused(text):
 def test_a_quality_relative_to_an_expert_takes_names_with_spaces():
     assert targets.quality("0.5 of mixtral 8x7b", EXPERTS) == pytest.approx(0.3)
     assert targets.quality("95 %  OF gpt-4o", EXPERTS) == pytest.approx(0.76)
+    assert targets.quality("at least 95 % of gpt-4o", EXPERTS) == pytest.approx(0.76)
+    assert targets.quality(">= 0.8", EXPERTS) == 0.8
 
 
 @pytest.mark.parametrize(
@@ -74,6 +80,7 @@ def test_a_quality_relative_to_an_expert_takes_names_with_spaces():
         ("95%", "of which expert.*'95% of NAME'"),
         ("80", "'80' is not understood"),
         ("good", "'good' is not understood"),
+        ("at most 0.8", "'at most 0.8' is not understood"),
     ],
 )
 def test_a_quality_that_cannot_be_read_says_the_way_out(text, message):
@@ -126,7 +133,9 @@ def test_a_cost_per_thousand_is_kept(router, router_folder):
     limit = router.at(max_cost_fraction=0.5).cost
     said = json.loads(run(router_folder, "--max-cost", f"{1000 * limit}/1000", "--json").stdout)
     assert said["cost"] <= limit * (1 + 1e-9)
-    assert said == json.loads(json.dumps(router.at(max_cost=limit).to_json()))
+    point = router.at(max_cost=limit)
+    named = {"lambda": point.price, "strategy": point.strategy}
+    assert said == json.loads(json.dumps({**named, **point.to_json()}))
 
 
 def test_a_share_of_an_experts_quality_is_reached_at_the_least_cost(router):

@@ -21,16 +21,18 @@ DOLLARS = re.compile(
 )
 SHARE = re.compile(rf"{NUMBER}\s*(?P<percent>%)?", re.IGNORECASE)
 OF_EXPERT = re.compile(rf"{NUMBER}\s*(?P<percent>%)?\s*of\s+(?P<expert>\S.*)", re.IGNORECASE)
+AT_MOST = re.compile(r"^(?:at most|≤|<=)\s*", re.IGNORECASE)
+AT_LEAST = re.compile(r"^(?:at least|≥|>=)\s*", re.IGNORECASE)
 THOUSANDS = {"k": 1e3, "m": 1e6}
 
 
 def dollars(text: str) -> float:
     """US$ per query.
 
-    >>> dollars("0.0003"), dollars("0.30/1000"), dollars("$0.30 per 1,000 queries")
+    >>> dollars("0.0003"), dollars("0.30/1000"), dollars("at most $0.30 per 1,000 queries")
     (0.0003, 0.0003, 0.0003)
     """
-    found = DOLLARS.fullmatch(text.strip())
+    found = DOLLARS.fullmatch(_without(AT_MOST, text))
     per = _queries(found["per"]) if found else 0.0
     if found is None or not per > 0:
         raise BadInput(
@@ -51,10 +53,10 @@ def _queries(text: str | None) -> float:
 def share(text: str, what: str = "share", most: float = 1.0) -> float:
     """A part of a whole, 0..`most`.
 
-    >>> share("20%"), share("0.2")
+    >>> share("20%"), share("at most 0.2")
     (0.2, 0.2)
     """
-    found = SHARE.fullmatch(text.strip())
+    found = SHARE.fullmatch(_without(AT_MOST, text))
     value = _part(found) if found else math.nan
     if not 0 <= value <= most:
         raise BadInput(f"{what} '{text}' is not understood: write a percentage (20%) or 0.2")
@@ -64,12 +66,13 @@ def share(text: str, what: str = "share", most: float = 1.0) -> float:
 def quality(text: str, experts: Mapping[str, float]) -> float:
     """A mean score, 0..1: a plain number, or a part of the mean quality of one of `experts`.
 
-    >>> quality("0.8", {}), quality("95% of sage", {"sage": 0.8})
+    >>> quality("0.8", {}), quality("at least 95 % of sage", {"sage": 0.8})
     (0.8, 0.76)
     """
-    if found := OF_EXPERT.fullmatch(text.strip()):
+    bare = _without(AT_LEAST, text)
+    if found := OF_EXPERT.fullmatch(bare):
         return _part(found) * _quality_of(found["expert"].strip(), experts)
-    found = SHARE.fullmatch(text.strip())
+    found = SHARE.fullmatch(bare)
     if found and found["percent"]:
         raise BadInput(f"quality '{text}' of which expert? Write '{text.strip()} of NAME' or 0.8")
     value = _part(found) if found else math.nan
@@ -79,6 +82,11 @@ def quality(text: str, experts: Mapping[str, float]) -> float:
             " an expert's ('95% of NAME')"
         )
     return value
+
+
+def _without(words: re.Pattern[str], text: str) -> str:
+    """What the option says anyhow may be said again; the opposite may not."""
+    return words.sub("", text.strip())
 
 
 def _part(found: re.Match[str]) -> float:

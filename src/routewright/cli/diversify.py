@@ -51,7 +51,7 @@ def diversify(
         rest = frame.filter(pl.col("split") == against_split)
         frame = frame.filter(pl.col("split").ne_missing(against_split))
         if not len(rest) or not len(frame):
-            few = "none" if not len(rest) else "every"
+            few = "no" if not len(rest) else "every"
             raise BadInput(f"'{table}': {few} row has split '{against_split}'")
     held_out = outcomes.queries_of(rest)
     for path in against or []:

@@ -62,7 +62,8 @@ class Lexical:
         if width < 1:
             self.basis = np.zeros((len(self.idf), 1), np.float32)
         else:
-            svd = TruncatedSVD(width, n_iter=2, random_state=seed).fit(table)
+            with np.errstate(divide="ignore", invalid="ignore"):  # of texts that are all alike
+                svd = TruncatedSVD(width, n_iter=2, random_state=seed).fit(table)
             self.basis = np.ascontiguousarray(svd.components_.T, dtype=np.float32)
         # Stored as float16; rounding now keeps what is evaluated equal to what is loaded.
         self.basis = self.basis.astype(np.float16).astype(np.float32)

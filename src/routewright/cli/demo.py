@@ -50,7 +50,10 @@ def demo(
         from routewright.cli.serve import welcome
 
         console.print(welcome(config, url), markup=False, highlight=False)
-        console.print(f"The config, table and router are in {folder}/. Ctrl-C stops.")
+        console.print(
+            f"The config, table and router are in {folder}/. Next, models of your own:"
+            " docs/tutorials/from-zero.md. Ctrl-C stops."
+        )
         _wait()
 
 

@@ -238,3 +238,16 @@ def test_failures_with_answers_between_them_do_not_add_up():
     upstream = Upstream(faults=[status(500), status(500), None] * 4)
     found = served(lambda client: in_turn(client, 12), upstream, traits=({"retries": 0},))
     assert [who for who, _ in found] == [502, 502, "small"] * 4
+
+
+def test_an_expert_that_defers_is_well():
+    """A stream that opens with the tag is not heard to its end."""
+    small, large = Upstream(says="<DEFER> and more", faults=[status(500), None] * 6), Upstream()
+    policy = {"strategy": "dedicated", "options": {"expert": "small", "then": ["large"]}}
+    served(
+        lambda client: in_turn(client, 12, stream=True),
+        *(small, large),
+        traits=({"retries": 0},),
+        policies={"default": policy},
+    )
+    assert (small.requests, large.requests) == (12, 12)

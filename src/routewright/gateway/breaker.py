@@ -55,10 +55,14 @@ class Breaker:
     async def stream(self, ask: Ask, query: Query) -> AsyncGenerator[Delta | Answer, None]:
         with self._heeding(ask.expert):
             async with aclosing(self.asker.stream(ask, query)) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, Answer):
-                        self._health.pop(ask.expert, None)
-                    yield piece
+                try:
+                    async for piece in pieces:
+                        if isinstance(piece, Answer):
+                            self._health.pop(ask.expert, None)
+                        yield piece
+                except GeneratorExit:  # a piece was enough: it defers, or the client has left
+                    self._health.pop(ask.expert, None)
+                    raise
 
     def bill(self, ask: Ask, query: Query, seconds: float) -> Answer:
         return self.asker.bill(ask, query, seconds)

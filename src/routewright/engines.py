@@ -23,6 +23,7 @@ R = TypeVar("R")
 ENGINES = ("local", "ray")
 PARTS_PER_CORE = 4  # so that cores which are done early find more to do
 SMALLEST = 16  # rows of a part
+SMALL = 100_000  # numbers: handing trees to threads takes longer than growing them
 
 
 def spread(
@@ -82,6 +83,12 @@ def stacked(function: Callable[[list[T]], Any], rows: Sequence[T], engine: str =
         return function(list(rows))
     done = dict(spread(function, in_parts(rows, engine), engine))
     return np.concatenate([done[place] for place in sorted(done)])
+
+
+def jobs(numbers: int) -> int:
+    """For how many threads scikit-learn's trees on so many numbers are work enough: one, or one
+    for every core (-1)."""
+    return 1 if numbers < SMALL else -1
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from routewright.engines import jobs
 from routewright.types import Array
 
 BATCH = 1024
@@ -33,7 +34,7 @@ class Forest:
             min_samples_leaf=min(leaf, max(1, len(x) // 4)),
             max_features=share,
             random_state=seed,
-            n_jobs=-1,
+            n_jobs=jobs(x.size),
         ).fit(x.astype(np.float32), y[:, 0] if y.shape[1] == 1 else y)
         grown = [tree.tree_ for tree in forest.estimators_]
         starts = np.cumsum([0, *(tree.node_count for tree in grown)])[:-1]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from routewright.engines import jobs
 from routewright.errors import BadInput
 from routewright.predictors import NOTHING, Belief, View, components, deviations, in_batches, view
 from routewright.types import Array, Indices
@@ -37,6 +38,7 @@ class Trees:
         if self.trees < 1 or self.leaf < 1:
             raise BadInput(f"trees={self.trees}, leaf={self.leaf}: both must be 1 or more")
         self.view = view(blocks, width=self.width)
+        columns = self._columns(x)
         self.mean, deviation = deviations(scores)
         basis = components(deviation)
         forest = ExtraTreesRegressor(
@@ -44,8 +46,8 @@ class Trees:
             min_samples_leaf=min(self.leaf, max(1, len(x) // 4)),
             max_features=0.3,
             random_state=seed,
-            n_jobs=-1,
-        ).fit(self._columns(x), deviation @ basis)
+            n_jobs=jobs(columns.size),
+        ).fit(columns, deviation @ basis)
         grown = [tree.tree_ for tree in forest.estimators_]
         starts = np.cumsum([0, *(tree.node_count for tree in grown)])[:-1]
         value = np.concatenate([tree.value.reshape(tree.node_count, -1) for tree in grown])

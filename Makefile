@@ -5,7 +5,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEV_EXTRAS := dev,fast,graders,lm,maths,ray,static,sentence
-PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Compiling all that is installed takes longer than compiling what is imported, once, when it is.
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test check format docs tutorial bench sandbox clean
 

@@ -119,14 +119,34 @@ def lift(doubts, own, fallback) -> float:
     return float((deferred(doubts, own, fallback)[half] - random) / best)
 
 
+def trained(base: Path, table: Path, folder: Path, *options: object) -> Path:
+    """A model that the command line builds lessons for, and trains."""
+    lessons, out = folder / "l.jsonl", folder / "own"
+    for words in (
+        ["build", table, "--expert", "lexis", "--out", lessons],
+        ["train", lessons, "--base", base, "--out", out, *RATES, *options],
+    ):
+        main.app(["dedicate", *map(str, words)], standalone_mode=False)
+    return out
+
+
+@pytest.fixture(scope="module")
+def own(base, table, tmp_path_factory) -> Path:
+    return trained(base, table, tmp_path_factory.mktemp("own"), "--epochs", 4)
+
+
 @pytest.mark.parametrize("kind", ["tag", "gate"])
-def test_from_outcomes_to_a_served_model(kind, base, table, tmp_path, capsys):
+def test_from_outcomes_to_a_served_model(kind, base, table, own, tmp_path, capsys):
     made = run(capsys, "build", table, "--expert", "lexis", "--out", tmp_path / "l.jsonl")
     assert made["lessons"] == TRAIN
     assert 0.3 < made["failing"] < 0.8
-    own_kind = ["--gate", "--tune", "frozen", "--epochs", 8] if kind == "gate" else []
-    folder = tmp_path / "own"
-    run(capsys, "train", tmp_path / "l.jsonl", "--base", base, "--out", folder, *RATES, *own_kind)
+    gate = ("--gate", "--tune", "frozen", "--epochs", 8)
+    folder = (
+        shutil.copytree(own, tmp_path / "own")
+        if kind == "tag"
+        else trained(base, table, tmp_path, *gate)
+    )
+    capsys.readouterr()
     told = run(capsys, "calibrate", folder, table, "--share", 0.5)
     assert told["ownership"] == 0.5
     dev = outcomes.read(table, split="dev")
@@ -308,13 +328,6 @@ def test_a_gate_leaves_the_base_as_it_is(checkpointing, base, lessons, tmp_path)
     dedicated.calibrate(tmp_path / "g", doubts, 0.0)
     texts = [item.query.text for item in lessons[:24]]
     assert ask_locally(tmp_path / "g", texts) == ask_locally(base, texts)
-
-
-@pytest.fixture(scope="module")
-def own(base, lessons, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("own") / "own"
-    dedicated.train(lessons, str(base), out, quick())
-    return out
 
 
 @pytest.mark.parametrize("bias", [-4.0, 0.0, 9.0])

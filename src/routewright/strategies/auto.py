@@ -219,7 +219,9 @@ class Auto:
         for r, standing in enumerate(standings):
             if standing.checked is not None:
                 checks += np.where(rung >= r, checked(outcomes, standing.checked).cost, 0.0)
-        kept = (last == NOBODY) | ((best != NOBODY) & ~readable(evidence, outcomes)[rows, last])
+        kept = last == NOBODY
+        either = np.flatnonzero((best != NOBODY) & ~kept)  # the last word, where it can be read
+        kept[either] = ~readable(evidence, outcomes, (either, last[either]))
         chosen = np.where(kept, best, last)
         return Run(
             score=outcomes.score[rows, chosen],
@@ -290,16 +292,14 @@ def answered(outcomes: Outcomes) -> NDArray[np.bool_]:
     return np.isfinite(outcomes.score)
 
 
-def readable(evidence: Evidence, outcomes: Outcomes) -> NDArray[np.bool_]:
-    """(n, e): is there a recorded answer that can be read?"""
+def readable(evidence: Evidence, outcomes: Outcomes, place: Any = ...) -> NDArray[np.bool_]:
+    """(n, e), or at some places of that: is there a recorded answer that can be read?"""
+    known: NDArray[np.bool_] = answered(outcomes)[place]
     if outcomes.answers is None:
-        return answered(outcomes)
-    said: dict[Any, bool] = {}
-    for text in outcomes.answers.ravel().tolist():
-        if text not in said:
-            said[text] = text is not None and evidence.readable(str(text))
-    flat = [said[text] for text in outcomes.answers.ravel().tolist()]
-    return np.array(flat, bool).reshape(outcomes.score.shape) & answered(outcomes)
+        return known
+    texts = outcomes.answers[place]
+    reads = {text: text is not None and evidence.readable(str(text)) for text in set(texts.flat)}
+    return known & np.array([reads[text] for text in texts.flat], bool).reshape(texts.shape)
 
 
 def joining(evidence: Evidence, r: int) -> list[int]:

@@ -17,6 +17,7 @@ from routewright.cli.select import select as command
 from routewright.errors import BadInput
 from tables import table, write
 
+EVERYBODY = ("adder", "speller", "sage")
 GREEDY = 1 - 1 / E  # the guaranteed share of the optimum
 
 
@@ -181,6 +182,24 @@ def test_a_table_without_costs_domains_or_some_scores_is_judged_and_says_so(tmp_
     assert "no costs are known" in notes
     assert "no domains" in notes
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["cost"] is None
+
+
+def test_without_domains_nobody_is_told_to_go(tmp_path):
+    first = pl.int_range(pl.len()) == 0  # the one query that nobody but `idle` gets right
+    frame = table(200).with_columns(
+        *(
+            pl.when(first).then(0.0).otherwise(f"score::{m}").alias(f"score::{m}")
+            for m in EVERYBODY
+        ),
+        pl.when(first).then(1.0).otherwise(0.0).alias("score::idle"),
+        pl.lit(0.01).alias("cost::idle"),
+    )
+    told = []
+    for rows in (frame, frame.drop("domain")):
+        told.append(" ".join(run(str(write(tmp_path, rows)), "--split", "all").output.split()))
+    assert "idle can go first" in told[0]
+    assert "can go first" not in told[1]
+    assert "cannot be told without domains" in told[1]
 
 
 def test_what_cannot_be_chosen_says_why(tmp_path):

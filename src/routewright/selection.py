@@ -185,6 +185,7 @@ class Selection:
     coverage_of_all: float  # F of the whole pool
     cost: float  # US$ per query for asking every one of them; NaN unknown
     rows: int
+    domains: int  # of the rows; with fewer than two a domain table cannot tell who is missed
     steps: tuple[Step, ...]
     removals: tuple[Removal, ...]
     notes: tuple[str, ...]  # what a reader has to know before believing the figures
@@ -229,6 +230,7 @@ def select(
         coverage_of_all=coverage(score, range(len(cost))),
         cost=float(cost[chosen].sum()),
         rows=len(outcomes),
+        domains=len(set(outcomes.domains) - {None}),
         steps=_steps(kept, judge),
         removals=judge.removals(kept.experts),
         notes=_notes(kept),

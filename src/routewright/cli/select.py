@@ -110,6 +110,12 @@ def _verdict(chosen: Selection) -> str:
     spare = [removal for removal in chosen.removals if not removal.missed]
     if not spare:
         return "Every one of them is missed by a router that can be had."
+    if chosen.domains < 2:
+        return (
+            f"Whether a router would miss {', '.join(removal.expert for removal in spare)} cannot"
+            " be told without domains: give the rows a `domain`, or `fit` with --experts, with"
+            " and without it, and compare on rows held out."
+        )
     first = min(spare, key=lambda removal: removal.zero_router.value + removal.table.value)
     return (
         f"{first.expert} can go first: leaving it out costs the oracle"

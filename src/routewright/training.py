@@ -7,6 +7,7 @@ NumPy arrays. A killed training goes on from its last checkpoint if it was given
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import warnings
@@ -122,10 +123,13 @@ def _load(name: str, writes: bool) -> tuple[Any, Any, Sequence[str]]:
 @contextmanager
 def quiet(*, bars: bool = False) -> Iterator[None]:
     """transformers keeps its remarks, and without `bars` its progress bars, to itself inside;
-    so do its notes to programmers about names that will change."""
-    from transformers.utils import logging
+    so do its notes to programmers about names that will change, and what its downloader says of
+    every try to reach a hub that cannot be reached."""
+    from transformers.utils import logging as remarks
 
-    library = cast(Any, logging)
+    library, downloader = cast(Any, remarks), logging.getLogger("huggingface_hub")
+    heard = downloader.level
+    downloader.setLevel(logging.ERROR)
     level, shown = library.get_verbosity(), library.is_progress_bar_enabled()
     library.set_verbosity_error()
     if not bars:
@@ -135,6 +139,7 @@ def quiet(*, bars: bool = False) -> Iterator[None]:
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
+        downloader.setLevel(heard)
         library.set_verbosity(level)
         if shown:
             library.enable_progress_bar()

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+import upstream
 from routewright import config
 from routewright.cli.main import app
 from routewright.client import Client
@@ -420,3 +421,48 @@ def test_a_record_that_cannot_be_written_leaves_no_process(launched, tmp_path, m
         server.start("gateway")
     assert [process.wait(5) is not None for process in began] == [True]
     path.unlink()
+
+
+async def statuses(url: str, times: int) -> list[int]:
+    import aiohttp
+
+    body = {"messages": [{"role": "user", "content": "Who?"}]}
+    found = []
+    async with aiohttp.ClientSession() as session:
+        for _ in range(times):
+            async with session.post(f"{url}/v1/chat/completions", json=body) as reply:
+                found.append(reply.status)
+    return found
+
+
+def test_a_server_that_is_still_loading_is_not_taken_for_one_that_keeps_failing(launched):
+    path = launched("--slow", "1.5", wait=0.1)
+
+    async def run() -> list[int]:
+        async with upstream.gateway(config.load(path)) as url:
+            early = await statuses(url, 7)
+            await asyncio.sleep(2)
+            return early + await statuses(url, 1)
+
+    assert asyncio.run(run()) == [503] * 7 + [200]
+
+
+def test_a_server_that_hangs_is_left_alone(launched):
+    path = launched()
+    said = yaml.safe_load(path.read_text())
+    said["experts"][0]["timeout"] = 0.3
+    path.write_text(yaml.safe_dump(said))
+
+    async def run() -> list[int]:
+        async with upstream.gateway(config.load(path)) as url:
+            first = await statuses(url, 1)
+            record = Server(expert_of(path)).record()
+            assert record is not None
+            pid = record.pid
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                return first + await statuses(url, 6)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+
+    assert asyncio.run(run()) == [200] + [504] * 5 + [503]

@@ -65,6 +65,11 @@ class Client:
         for provider in self._providers.values():
             await provider.close()
 
+    def away(self, expert: str) -> bool:
+        """Whether an expert's server is ours to start, and is not up."""
+        server = self.servers.get(expert)
+        return server is not None and server.state != "running"
+
     @asynccontextmanager
     async def _awake(self, call: Call) -> AsyncIterator[Provider]:
         """Who asks the call's expert, whose server is up meanwhile if it is ours."""

@@ -49,7 +49,7 @@ def build(config: Config) -> Starlette:
                 for keeper in client.servers.values():
                     if keeper.launch.start == "serve":
                         keeper.begin()
-                breaker = Breaker(client, exempt=client.servers)
+                breaker = Breaker(client, client.away)
                 app.state.desk = Desk(config, menu, experts, client, breaker, feedback)
                 yield
 

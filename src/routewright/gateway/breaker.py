@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Container, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 
@@ -34,12 +34,12 @@ class Breaker:
 
     That one is left alone for a while; then one ask tries it, and an answer makes it whole. A
     refusal of the request itself is an answer. What began before a rest tells nothing new.
-    Whoever is `exempt` is watched over elsewhere.
+    `away` says of an expert that it is not up yet, which is no failure.
     """
 
-    def __init__(self, asker: Asker, exempt: Container[str] = ()) -> None:
+    def __init__(self, asker: Asker, away: Callable[[str], bool]) -> None:
         self.asker = asker
-        self.exempt = exempt
+        self.away = away
         self._health: defaultdict[str, Health] = defaultdict(Health)
 
     def resting(self) -> list[str]:
@@ -69,7 +69,7 @@ class Breaker:
 
     @contextmanager
     def _heeding(self, expert: str) -> Iterator[None]:
-        if expert in self.exempt:
+        if self.away(expert):
             yield
             return
         began, health = time.monotonic(), self._health[expert]

@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from models import tiny_static_model
 from routewright import evaluation, fitting, metrics, outcomes
 from routewright.cli.evaluate import show_forecasts
 from routewright.errors import BadInput, BadRouter, BadTable
@@ -312,3 +313,25 @@ def test_at_no_price_at_all_the_best_expert_is_asked_where_learning_does_not_pay
         best = rows.experts[int(rows.score.mean(axis=0).argmax())]
         assert (point.price, point.plan) == (0, f"always {best}")
         assert point.quality == pytest.approx(rows.score.mean(axis=0).max())
+
+
+def test_a_router_and_the_model_that_it_refers_to_are_read_from_anywhere_and_moved_together(
+    tmp_path, monkeypatch
+):
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    (home / "mini").mkdir(parents=True)
+    elsewhere.mkdir()
+    tiny_static_model(home / "mini")
+    rows = outcomes.read(write(home, table(60)))
+    monkeypatch.chdir(home)
+    fitted = fitting.fit(rows, encoder="static=./mini+surface", predictor="linear")
+    fitted.save(Path("routers/a"))
+    wanted = fitted.predict(rows.queries).quality
+    monkeypatch.chdir(elsewhere)
+    loaded = Router.load(home / "routers" / "a")
+    assert np.array_equal(loaded.predict(rows.queries).quality, wanted)
+    loaded.save(home / "b")
+    home.rename(tmp_path / "moved")
+    for place in ("routers/a", "b"):
+        moved = Router.load(tmp_path / "moved" / place)
+        assert np.array_equal(moved.predict(rows.queries).quality, wanted)

@@ -11,8 +11,9 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -164,7 +165,9 @@ class Router:
         try:
             arrays = {k: np.ascontiguousarray(v) for k, v in self._arrays().items()}
             save_file(arrays, fresh / "router.safetensors")
-            described = json.dumps(self.summary(), indent=1, ensure_ascii=False)
+            from_folder = partial(_from_folder, folder=target)
+            summary = {key: _referred(part, from_folder) for key, part in self.summary().items()}
+            described = json.dumps(summary, indent=1, ensure_ascii=False)
             (fresh / "router.json").write_text(described + "\n", encoding="utf-8")
             fresh.chmod(0o755)
             (fresh / "router.safetensors").chmod(0o644)
@@ -219,6 +222,7 @@ class Router:
                 f" routewright reads format {FORMAT}: fit it again, or upgrade"
             )
         arrays = _read_arrays(path / "router.safetensors")
+        described = _referred(described, partial(_from_here, folder=path))
         try:
             return cls(
                 experts=tuple(described["experts"]),
@@ -275,6 +279,32 @@ def _load_evidence(
     described: Mapping[str, Any] | None, arrays: Mapping[str, Any]
 ) -> Evidence | None:
     return None if described is None else Evidence.load(described, arrays)
+
+
+def _referred(described: Any, move: Callable[[str], str]) -> Any:
+    """The same with every model that it refers to (`source`, `base`) moved."""
+    if isinstance(described, list):
+        return [_referred(item, move) for item in described]
+    if not isinstance(described, Mapping):
+        return described
+    return {
+        key: move(value)
+        if key in ("source", "base") and isinstance(value, str) and value
+        else _referred(value, move)
+        for key, value in described.items()
+    }
+
+
+def _from_folder(source: str, folder: Path) -> str:
+    """A local model as seen from the router's folder, so that both can be moved together and read
+    from anywhere; names on a hub, and absolute paths, stay as they are."""
+    local = not os.path.isabs(source) and Path(source).exists()
+    return os.path.relpath(source, folder) if local else source
+
+
+def _from_here(source: str, folder: Path) -> str:
+    local = not os.path.isabs(source) and (folder / source).exists()
+    return os.path.relpath(folder / source) if local else source
 
 
 def _under(arrays: Mapping[str, Any], part: str) -> dict[str, Any]:

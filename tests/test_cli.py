@@ -148,6 +148,7 @@ def test_options_set_the_fields_of_a_predictor(routewright, outcome_table, tmp_p
         ((*KNN, "--option", "k=many"), "option k of predictor 'knn' should be a valid integer"),
         ((*KNN, "--option", "k=-3"), "option k of predictor 'knn' is -3: it must be 0 or more"),
         ((*KNN, "--encoder", "lexical=3"), "encoder 'lexical' takes no model"),
+        ((*KNN, "--encoder", "static=./nowhere"), "the encoder's model is not at './nowhere'"),
         ((*KNN, "--experts", ","), "',' names no expert"),
         ((*KNN, "--seed", "-1"), "greater than or equal to 0"),
         (("fit", "TABLE", "--out", "R", "--predictor", "trees", "--option", "leaf=0"), "leaf=0"),

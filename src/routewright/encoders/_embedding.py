@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from routewright.errors import BadInput
 from routewright.types import Array, Query
 
 Embed = Callable[[str], Array]  # a text ▶ its vector
@@ -59,5 +61,7 @@ class Embedding:
 
     def _loaded(self) -> Embed:
         if self._embed is None:
+            if self.source.startswith((".", "/")) and not Path(self.source).exists():
+                raise BadInput(f"the encoder's model is not at '{self.source}': check the path")
             self._embed = self.open(self.source)
         return self._embed

@@ -29,8 +29,9 @@ class Static(Embedding):
         try:
             model = StaticModel.from_pretrained(source)
         except Exception as error:  # the library raises whatever its downloader raises
+            reason = str(error).partition("\n")[0]
             raise BadInput(
-                f"no model2vec model could be loaded from '{source}': {error}"
+                f"no model2vec model could be loaded from '{source}': {reason}"
             ) from error
 
         def embed(text: str) -> Array:

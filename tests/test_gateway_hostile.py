@@ -155,7 +155,7 @@ def test_a_client_is_told_when_the_gateway_is_stopped_under_its_request(stream, 
 def test_a_client_that_stops_reading_does_not_keep_an_upstream_waiting(monkeypatch, caplog):
     monkeypatch.setattr("routewright.gateway.middleware.STALLED", 0.5)
     caplog.set_level("INFO", "routewright")
-    upstream = Upstream(says=" ".join(["x" * 1000] * 30_000))
+    upstream = Upstream(says=" ".join(["x" * 100_000] * 300))
     body = json.dumps({"messages": asked(), "stream": True}).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
 
@@ -169,9 +169,10 @@ def test_a_client_that_stops_reading_does_not_keep_an_upstream_waiting(monkeypat
                     for _ in range(100):
                         await asyncio.sleep(0.1)
                         if upstream.cancelled:
-                            break
+                            return True
+        return False
 
-    asyncio.run(run())
+    assert asyncio.run(run()), "the client is still there, and the upstream is free again"
     assert (upstream.cancelled, upstream.finished) == (1, 0)
     lines = [r.getMessage() for r in caplog.records if r.name == "routewright.gateway.chat"]
     (told,) = map(json.loads, lines)

@@ -14,6 +14,7 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from routewright import drive
 from routewright.client import Client
@@ -69,6 +70,16 @@ async def chat(request: Request) -> Response:
     return await (run.streamed() if wanted.stream else run.whole())
 
 
+class Events(StreamingResponse):
+    """A stream that is closed as soon as it can no longer be sent, not when memory is tidied."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        pieces = self.body_iterator
+        assert isinstance(pieces, AsyncGenerator)
+        async with aclosing(pieces):
+            await super().__call__(scope, receive, send)
+
+
 @dataclass
 class Run:
     """One request on its way, and what its log line will say."""
@@ -114,9 +125,7 @@ class Run:
         headers["x-routewright-streamed"] = str(not first.whole).lower()
         if first.whole:  # everything has been asked
             headers |= account(tuple(self.spent))
-        return StreamingResponse(
-            self._sse(first, events), media_type="text/event-stream", headers=headers
-        )
+        return Events(self._sse(first, events), media_type="text/event-stream", headers=headers)
 
     def _events(self) -> AsyncGenerator[Delta | Decision, None]:
         return drive.live(

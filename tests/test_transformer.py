@@ -56,6 +56,23 @@ def test_specialists_win_on_their_topic(lesson, base, head):
     assert (mean[topic == 1, 0] < mean[topic == 1, 1]).mean() > 0.95
 
 
+def test_a_small_base_trains_on_one_thread_and_others_find_theirs_again(lesson, bert):
+    import torch
+
+    seen = set()
+
+    def tell(doing: str, share: float) -> None:
+        seen.add(torch.get_num_threads())
+
+    torch.set_num_threads(2)
+    try:
+        fitted(lesson, bert, epochs=1, progress=tell)
+        assert 1 in seen
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_specialists_cannot_win_under_rasch(lesson, base):
     mean = fitted(lesson, base, head="rasch").predict(lesson[0]).mean
     order = np.argsort(mean, axis=1)

@@ -30,6 +30,7 @@ PRECISIONS = ("float32", "bfloat16")
 CHECKPOINTS = 10  # per training
 WARM_UP = 0.06  # share of the steps
 DECAY = 0.01
+SMALL = 2_000_000  # parameters
 
 Weights = dict[str, NDArray[np.float32]]
 Item = Mapping[str, Any]  # one row: `ids` (tokens,) or `pooled` (width,), and `labels`
@@ -235,6 +236,21 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+@contextmanager
+def threads_for(network: Any) -> Iterator[None]:
+    """A small network stays on one thread inside: on matrices of its size, and where somebody else
+    works too, threads wait for one another several times longer than they work."""
+    import torch
+
+    threads = torch.get_num_threads()
+    if sum(parameter.numel() for parameter in network.parameters()) < SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 # --- reading texts -------------------------------------------------------------------------
 
 
@@ -388,7 +404,7 @@ def _run(
         callbacks=[_telling(done)],
     )
     trainer.remove_callback(PrinterCallback)
-    with seeded(plan.seed), quiet():
+    with seeded(plan.seed), quiet(), threads_for(network):
         trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
     network.eval()
 

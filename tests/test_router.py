@@ -20,6 +20,7 @@ from models import tiny_static_model
 from routewright import evaluation, fitting, metrics, outcomes
 from routewright.cli.evaluate import show_forecasts
 from routewright.errors import BadInput, BadRouter, BadTable
+from routewright.predictors import folds
 from routewright.router import Router
 from routewright.strategies import build
 from routewright.types import Query
@@ -105,6 +106,25 @@ def test_the_same_seed_gives_the_same_router(outcome_table):
     for described in (first, second):
         del described["card"]["fit_seconds"]
     assert first == second
+
+
+def test_ids_tell_a_router_nothing(tmp_path: Path):
+    frame = table(120)
+    other = frame.with_columns(pl.Series("id", [f"{97 * i % 120:03}" for i in range(120)]))
+    rows = (outcomes.read(write(tmp_path, rows), split="train") for rows in (frame, other))
+    first, second = (fitting.fit(one, strategy="single") for one in rows)
+    assert first.frontier == second.frontier
+    some = [Query.of("add numbers 7 please")]
+    assert np.array_equal(first.predict(some).quality, second.predict(some).quality)
+
+
+def test_a_question_that_was_asked_twice_is_on_one_side_of_every_fold(tmp_path: Path):
+    frame = table(60)
+    again = frame.with_columns(pl.col("id") + "-again", pl.col("prompt").str.to_uppercase() + " ")
+    rows = outcomes.read(write(tmp_path, pl.concat([frame, again])), split="all")
+    fold = folds(len(rows), 5, 0, rows.groups)
+    assert np.array_equal(fold[:60], fold[60:])
+    assert len(np.unique(fold)) == 5
 
 
 @pytest.mark.parametrize("predictor", ["prior", "knn", "linear"])

@@ -471,17 +471,25 @@ def _outcomes(
     if "answer" in present:
         columns = [_column(frame, "answer", expert).to_list() for expert in experts]
         answers = np.array(columns, dtype=object).T.reshape(len(frame), len(experts))
-    stems = "stem_sha" if "stem_sha" in frame.columns else "id"
+    queries = queries_of(frame)
     return Outcomes(
         experts=experts,
         # What is recorded was said wherever it was: a replay has no regions.
-        queries=tuple(replace(query, region=None) for query in queries_of(frame)),
+        queries=tuple(replace(query, region=None) for query in queries),
         measures=measures,
         answers=answers,
         sources=tuple(str(path) for path in files),
         split=split if "split" in frame.columns else ALL,
-        groups=tuple(frame[stems].cast(pl.String).fill_null("").to_list()),
+        groups=_stems(frame, queries),
     )
+
+
+def _stems(frame: pl.DataFrame, queries: Sequence[Query]) -> tuple[str, ...]:
+    """What makes rows variants of one question: their `stem_sha`, or the same text. Ids do not:
+    a question that was asked twice has two."""
+    if "stem_sha" in frame.columns:
+        return tuple(frame["stem_sha"].cast(pl.String).fill_null("").to_list())
+    return tuple(_hash(query.full_text).hex() for query in queries)
 
 
 def _cells(frame: pl.DataFrame, measure: str, experts: Sequence[str]) -> Array:

@@ -20,13 +20,15 @@ OTHERS = tuple(f"other{i}" for i in range(6))
 ASSUMED = {"large": Assumed(0.95, 0.01)}
 
 
-def memorised(n: int = 500, seed: int = 0, *, fresh: bool = False) -> pl.DataFrame:
+def memorised(
+    n: int = 500, seed: int = 0, *, fresh: bool = False, share: float = 0.5
+) -> pl.DataFrame:
     """Long questions are hard. On its own training rows `small` is right wherever it once was
-    told, which the prompt does not say; `large` was never scored there."""
+    told, on a `share` of them, which the prompt does not say; `large` was never scored there."""
     rng = np.random.default_rng(seed)
     steps = rng.integers(1, 9, n)
     hard = (steps - 1) / 7
-    told = rng.random(n) < (0.0 if fresh else 0.5)
+    told = rng.random(n) < (0.0 if fresh else share)
     rows = {
         "id": [f"q{seed}.{i}" for i in range(n)],
         "prompt": [" then ".join(f"add {rng.integers(99)} to it" for _ in range(s)) for s in steps],
@@ -97,7 +99,7 @@ def test_many_others_are_learnt_from_by_kind():
 
 
 def test_the_command_line_learns_from_the_rest_of_the_table(tmp_path: Path):
-    table = str(write(tmp_path, memorised(300)))
+    table = str(write(tmp_path, memorised(300, share=0.2)))
     command = ["fit", table, "--experts", "small,large", "--assume", "large=0.95@0.01", "--json"]
 
     def fitted(*wish: str):

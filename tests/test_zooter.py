@@ -65,8 +65,13 @@ def test_the_router_sends_topics_to_their_specialists(outcome_table):
 
 
 def test_it_does_no_harm_where_prompts_say_nothing(tmp_path):
-    path = write(tmp_path, table(signal=0.0))
-    assert all(point.gain == 0 for point in fit(path).frontier)
+    fooled = 0
+    for seed in range(4):
+        flat = {"adder": 1e-5, "speller": 1e-5, "sage": 1e-4}  # else lengths would tell prices
+        costs = [pl.lit(cost).alias(f"cost::{name}") for name, cost in flat.items()]
+        path = write(tmp_path, table(seed=seed, signal=0.0).with_columns(costs))
+        fooled += any(point.gain != 0 for point in fit(path).frontier)
+    assert fooled <= 1, "chance fools an interval of 95 % now and then"
 
 
 def test_rewards_of_any_scale_are_learnt_from_and_scores_are_predicted(tmp_path):

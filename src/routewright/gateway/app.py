@@ -46,9 +46,9 @@ def build(config: Config) -> Starlette:
                 client = await stack.enter_async_context(Client(experts.values()))
                 if feedback is not None:
                     stack.enter_context(feedback.journal)
-                for keeper in client.servers.values():
-                    if keeper.launch.start == "serve":
-                        keeper.begin()
+                for supervisor in client.servers.values():
+                    if supervisor.launch.start == "serve":
+                        supervisor.begin()
                 breaker = Breaker(client, client.away)
                 app.state.desk = Desk(config, menu, experts, client, breaker, feedback)
                 yield
@@ -108,7 +108,7 @@ async def health(request: Request) -> Response:
     """Of the gateway itself; the servers that it runs are shown as it last saw them, and so are
     experts that it leaves alone because they keep failing."""
     desk: Desk = request.app.state.desk
-    servers = {name: keeper.state for name, keeper in desk.client.servers.items()}
+    servers = {name: supervisor.state for name, supervisor in desk.client.servers.items()}
     facts = {"servers": servers, "left_alone": desk.breaker.resting()}
     shown = {name: fact for name, fact in facts.items() if fact}
     return JSONResponse({"status": "ok", "version": __version__, **shown})
@@ -120,8 +120,8 @@ async def ready(request: Request) -> Response:
     desk: Desk = request.app.state.desk
     waited_for = [
         name
-        for name, keeper in desk.client.servers.items()
-        if keeper.launch.start == "serve" and keeper.state not in ("running", "stopped")
+        for name, supervisor in desk.client.servers.items()
+        if supervisor.launch.start == "serve" and supervisor.state not in ("running", "stopped")
     ]
     if waited_for:
         shown = {"status": "starting", "waiting_for": waited_for}
@@ -132,7 +132,7 @@ async def ready(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Numbers for Prometheus; no text of queries or answers."""
     desk: Desk = request.app.state.desk
-    return Response(desk.tally.text(), media_type=CONTENT_TYPE_LATEST)
+    return Response(desk.counters.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _model(name: str) -> dict[str, Any]:

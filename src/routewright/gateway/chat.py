@@ -27,9 +27,9 @@ from routewright.gateway.explain import table
 from routewright.gateway.feedback import Feedback
 from routewright.gateway.menu import Choice, Menu
 from routewright.gateway.ownership import Ownership
+from routewright.gateway.prometheus import Counters
 from routewright.gateway.replies import DONE, Voice, account, event
 from routewright.gateway.stopwatch import Stopwatch
-from routewright.gateway.tally import Tally
 from routewright.types import Answer, Decision, Delta, Expert, Strategy
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Desk:
     breaker: Breaker  # asks through the client
     feedback: Feedback | None = None  # None: no scores are taken
     ownership: Ownership = field(default_factory=Ownership)
-    tally: Tally = field(default_factory=Tally)
+    counters: Counters = field(default_factory=Counters)
 
     async def understand(self, request: Request) -> Wanted:
         server = self.config.server
@@ -220,7 +220,7 @@ class Run:
             self.desk.ownership.count(decision)
         paid = Decision(answer or Answer(""), spent=tuple(self.spent))
         seconds, own = time.perf_counter() - self.began, self._own_seconds()
-        self.desk.tally.count(self.choice.policy, status, answer, paid.spent, seconds, own)
+        self.desk.counters.count(self.choice.policy, status, answer, paid.spent, seconds, own)
         line = {
             "event": "decision",
             "id": self.voice.decision_id,

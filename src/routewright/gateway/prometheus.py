@@ -5,6 +5,8 @@ No text of a query or an answer, nor anything that a client names, becomes a lab
 
 from __future__ import annotations
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from routewright.types import Answer
@@ -13,54 +15,43 @@ OWN_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
 SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
-class Tally:
-    """Counters of one gateway; `text` is what `GET /metrics` shows."""
+class Counters:
+    """Of one gateway; `text` is what `GET /metrics` shows."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.decisions = Counter(
+        counter = partial(Counter, registry=self.registry)
+        histogram = partial(Histogram, labelnames=("policy",), registry=self.registry)
+        self.decisions = counter(
             "routewright_decisions",
             "Requests that were decided, by how they ended.",
             ("policy", "status"),
-            registry=self.registry,
         )
-        self.answers = Counter(
+        self.answers = counter(
             "routewright_answers",
             "Answers that clients got, by who gave them.",
             ("policy", "expert"),
-            registry=self.registry,
         )
-        self.asks = Counter(
+        self.asks = counter(
             "routewright_asks",
             "Everything that was asked, verifications and failures too.",
             ("expert", "kind", "outcome"),
-            registry=self.registry,
         )
-        self.cost = Counter(
-            "routewright_cost_usd",
-            "US$ for everything that was asked.",
-            ("policy", "expert"),
-            registry=self.registry,
+        self.cost = counter(
+            "routewright_cost_usd", "US$ for everything that was asked.", ("policy", "expert")
         )
-        self.tokens = Counter(
-            "routewright_tokens",
-            "Tokens of everything that was asked.",
-            ("expert", "direction"),
-            registry=self.registry,
+        self.tokens = counter(
+            "routewright_tokens", "Tokens of everything that was asked.", ("expert", "direction")
         )
-        self.seconds = Histogram(
+        self.seconds = histogram(
             "routewright_request_seconds",
             "From a request to the end of its answer.",
-            ("policy",),
             buckets=SECONDS,
-            registry=self.registry,
         )
-        self.overhead = Histogram(
+        self.overhead = histogram(
             "routewright_overhead_seconds",
             "The part of that which was not spent waiting for experts.",
-            ("policy",),
             buckets=OWN_SECONDS,
-            registry=self.registry,
         )
 
     def count(

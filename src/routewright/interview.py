@@ -312,7 +312,10 @@ def table(
         if name.startswith("score::") or any(value is not None for value in values)
     ]
     rows = [{**_facts(item), **_grading(item)} for item in items]
-    told = [n for n in rows[0] if n in _facts(items[0]) or any(row[n] is not None for row in rows)]
+    always = _facts(items[0])
+    told = [
+        name for name in rows[0] if name in always or any(row[name] is not None for row in rows)
+    ]
     facts = pl.DataFrame(rows, infer_schema_length=None).select(told)
     return facts.with_columns(kept)
 

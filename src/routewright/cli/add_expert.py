@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from routewright.router import Router
     from routewright.types import Query
 
-LIMITS = ("split", "grader", "data_class", "region", "reference")
+ASKED_UNDER = ("split", "grader", "data_class", "region", "reference")
 
 
 def add_expert(
@@ -104,7 +104,7 @@ def _facts(tables: Sequence[Path]) -> dict[str, dict[str, Any]]:
         frame = outcomes.table(path)
         names = [
             name
-            for name in (*LIMITS, *items.ALIASES["reference"], *items.FACTS)
+            for name in (*ASKED_UNDER, *items.ALIASES["reference"], *items.FACTS)
             if name in frame.columns
         ]
         for row in frame.select("id", *names).iter_rows(named=True):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from routewright import outcomes
-from routewright.outcomes import Outcomes
+from routewright.data import outcomes
+from routewright.data.outcomes import Outcomes
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "data"
 P1 = (

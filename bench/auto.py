@@ -23,14 +23,15 @@ from rich.console import Console
 from rich.table import Table
 
 from bench._data import REAL, read
-from routewright import demo, metrics, outcomes
+from routewright import demo, metrics
+from routewright.data import outcomes
+from routewright.data.outcomes import Outcomes
 from routewright.drive import replay
-from routewright.evaluation import evaluate
-from routewright.fitting import fit
-from routewright.frontier import known_costs
-from routewright.outcomes import Outcomes
-from routewright.predictors import folds
-from routewright.router import Router
+from routewright.evaluation.evaluate import evaluate
+from routewright.fitting.fit import fit
+from routewright.prediction.predictors import folds
+from routewright.router.frontier import known_costs
+from routewright.router.router import Router
 from routewright.sandbox.skills import grade, questions
 from routewright.types import Array
 

@@ -24,16 +24,18 @@ from rich.console import Console
 from rich.table import Table
 
 from bench._data import REAL
-from routewright import automix, metrics, outcomes
-from routewright import metaverifiers as meta
-from routewright.automix import Cascade
-from routewright.client import Client
+from routewright import metrics
+from routewright.answers import metaverifiers as meta
+from routewright.answers.observations import Looks
+from routewright.data import outcomes
+from routewright.data.outcomes import Outcomes
 from routewright.demo import CONFIG, sandbox_experts
 from routewright.drive import decide, replay
-from routewright.frontier import BUDGETS
-from routewright.observations import Looks
-from routewright.outcomes import Outcomes
-from routewright.router import Router
+from routewright.experts.client import Client
+from routewright.fitting import automix
+from routewright.fitting.automix import Cascade
+from routewright.router.frontier import BUDGETS
+from routewright.router.router import Router
 from routewright.sandbox.skills import questions
 from routewright.types import Array, Decision
 

@@ -20,12 +20,14 @@ from rich.console import Console
 from rich.table import Table
 
 from bench._data import P1, read
-from routewright import automix, metrics
-from routewright.evaluation import FRACTIONS, Evaluation, curve_replicates, evaluate
-from routewright.fitting import STRATEGIES, fit_each
-from routewright.frontier import known_costs
-from routewright.outcomes import Outcomes
-from routewright.router import Router
+from routewright import metrics
+from routewright.data.outcomes import Outcomes
+from routewright.evaluation.evaluate import evaluate
+from routewright.evaluation.figures import FRACTIONS, Evaluation, curve_replicates
+from routewright.fitting import automix
+from routewright.fitting.fit import STRATEGIES, fit_each
+from routewright.router.frontier import known_costs
+from routewright.router.router import Router
 from routewright.types import Array
 
 POOL = "mmlu_pro P1"

@@ -23,12 +23,13 @@ from rich.console import Console
 from rich.table import Table
 
 from bench._data import REAL, others, read
-from routewright import metrics, outcomes, policies
-from routewright.evaluation import CLUSTERS, evaluate
-from routewright.fitting import Assumed, fit
-from routewright.frontier import known_costs
-from routewright.outcomes import Outcomes
-from routewright.predictors import folds
+from routewright import metrics, policies
+from routewright.data import outcomes
+from routewright.data.outcomes import Outcomes
+from routewright.evaluation.evaluate import CLUSTERS, evaluate
+from routewright.fitting.fit import Assumed, fit
+from routewright.prediction.predictors import folds
+from routewright.router.frontier import known_costs
 from routewright.types import Array
 
 REPLICATES = 400

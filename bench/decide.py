@@ -16,9 +16,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bench._data import read
-from routewright.fitting import fit
-from routewright.outcomes import Outcomes
-from routewright.router import Router
+from routewright.data.outcomes import Outcomes
+from routewright.fitting.fit import fit
+from routewright.router.router import Router
 from routewright.types import Query
 
 MINILM = "ROUTEWRIGHT_MINILM"  # names a folder with model.onnx and tokenizer.json
@@ -105,7 +105,7 @@ def _load_ms(path: Path) -> float:
     """After the interpreter and NumPy are up: our own imports and reading the folder."""
     script = (
         "import time, numpy; t = time.perf_counter();"
-        f"from routewright.router import Router; Router.load({str(path)!r});"
+        f"from routewright.router.router import Router; Router.load({str(path)!r});"
         "print(1e3 * (time.perf_counter() - t))"
     )
     runs = [

@@ -19,10 +19,12 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from routewright import dedicated, outcomes, training
-from routewright.encoders import build as encoder_of
+from routewright import dedicated
+from routewright.data import outcomes
+from routewright.data.outcomes import Outcomes
 from routewright.metrics import auc, deferred, ownership
-from routewright.outcomes import Outcomes
+from routewright.prediction import language_models
+from routewright.prediction.encoders import build as encoder_of
 from routewright.registry import find
 from routewright.sandbox.export import export
 from routewright.sandbox.model import TinyLM
@@ -49,7 +51,10 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    with training.quiet(), tempfile.TemporaryDirectory(prefix="routewright-dedicated-") as name:
+    with (
+        language_models.quiet(),
+        tempfile.TemporaryDirectory(prefix="routewright-dedicated-") as name,
+    ):
         folder = Path(name)
         if os.environ.get("PART", "both") in ("both", "defer"):
             deferring(folder)
@@ -222,8 +227,11 @@ def _written(folder: Path, asked: Sequence[Question], batch: int = 64) -> np.nda
     model = dedicated.load(str(folder))
     base, tag = model.base, model.card.get("tag_id")
     never = {} if tag is None else {"sequence_bias": [[[tag], -99.0]]}
-    texts = [training.prompt(base, [{"role": "user", "content": q.text}]) for q in asked]
-    ids, pad = training.tokens(base, texts, training.longest(base)), training.padding(base)
+    texts = [language_models.prompt(base, [{"role": "user", "content": q.text}]) for q in asked]
+    ids, pad = (
+        language_models.tokens(base, texts, language_models.longest(base)),
+        language_models.padding(base),
+    )
     scores = []
     with torch.inference_mode():
         for i in range(0, len(ids), batch):

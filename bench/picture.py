@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench._data import read
-from routewright.evaluation import evaluate
-from routewright.fitting import fit
-from routewright.plots import curve
+from routewright.evaluation.evaluate import evaluate
+from routewright.evaluation.plots import curve
+from routewright.fitting.fit import fit
 
 TARGET = Path(__file__).parent.parent / "docs" / "cost-quality.svg"
 

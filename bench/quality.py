@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench._data import POOLS, read
-from routewright.evaluation import evaluate
-from routewright.fitting import fit_each
+from routewright.evaluation.evaluate import evaluate
+from routewright.fitting.fit import fit_each
 
 HEADS = (
     *("pool", "strategy", "fit s", "at 0.1", "at 0.25", "at 0.5", "at 0.75", "gain at 0.5"),

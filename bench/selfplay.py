@@ -19,15 +19,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from routewright import interview, outcomes, selfplay
-from routewright.client import Client
+from routewright.data import outcomes
+from routewright.data.outcomes import Outcomes
+from routewright.data.queries import Item
 from routewright.demo import ENCODER, sandbox_experts
-from routewright.evaluation import evaluate
-from routewright.fitting import fit
-from routewright.graders import Graders
-from routewright.items import Item
-from routewright.outcomes import Outcomes
-from routewright.router import Router
+from routewright.evaluation.evaluate import evaluate
+from routewright.experts.client import Client
+from routewright.fitting.fit import fit
+from routewright.grading.graders import Graders
+from routewright.interview import interview, selfplay
+from routewright.router.router import Router
 
 SEEDS = range(int(os.environ.get("SEEDS", 5)))
 START, MORE, FULL, HELD_OUT = 50, 400, 2000, 1200

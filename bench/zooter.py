@@ -35,13 +35,14 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 from bench._data import REAL
-from routewright import metrics, outcomes, policies
-from routewright.encoders import build
-from routewright.evaluation import replay_all, run
-from routewright.fitting import AUTO_ENCODER, fit
-from routewright.outcomes import Outcomes
-from routewright.predictors import folds, means
-from routewright.predictors.zooter import Zooter
+from routewright import metrics, policies
+from routewright.data import outcomes
+from routewright.data.outcomes import Outcomes
+from routewright.evaluation.evaluate import replay_all, run
+from routewright.fitting.fit import AUTO_ENCODER, fit
+from routewright.prediction.encoders import build
+from routewright.prediction.predictors import folds, means
+from routewright.prediction.predictors.zooter import Zooter
 from routewright.strategies import build as build_strategy
 from routewright.types import Array
 

@@ -18,8 +18,8 @@ from typer.core import TyperGroup
 
 from routewright.cli.main import app
 from routewright.metrics import METRICS
-from routewright.predictors import settable
-from routewright.registry import class_name, find, names
+from routewright.prediction.predictors import settable
+from routewright.registry import FAMILIES, class_name, find, names
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -101,7 +101,7 @@ def graders() -> str:
 def _family(family: str) -> str:
     rows = []
     for name in names(family):
-        module = import_module(f"routewright.{family}.{name}")
+        module = import_module(f"{FAMILIES[family]}.{name}")
         member = getattr(module, class_name(name))
         rows.append(f"| `{name}` | {_first(module.__doc__)} {_second(member.__doc__)} |")
     return "| name | |\n|---|---|\n" + "\n".join(rows) + "\n"

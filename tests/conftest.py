@@ -12,8 +12,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-from routewright import fitting, outcomes
-from routewright.router import Router
+from routewright.data import outcomes
+from routewright.fitting.fit import fit
+from routewright.router.router import Router
 from tables import table, write
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -27,7 +28,7 @@ def outcome_table(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def router_folder(tmp_path_factory, outcome_table) -> Path:
     folder = tmp_path_factory.mktemp("router") / "router"
-    fitting.fit(outcomes.read(outcome_table, split="train")).save(folder)
+    fit(outcomes.read(outcome_table, split="train")).save(folder)
     return folder
 
 

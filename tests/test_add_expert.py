@@ -13,10 +13,15 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from routewright import add_expert, evaluation, fitting, items, metrics, outcomes
+from routewright import metrics
 from routewright.cli import add_expert as cli
+from routewright.data import outcomes
+from routewright.data import queries as query_sets
 from routewright.errors import BadTable, RoutewrightError
-from routewright.router import Router
+from routewright.evaluation.evaluate import evaluate
+from routewright.fitting import add_expert
+from routewright.fitting.fit import fit
+from routewright.router.router import Router
 from tables import table, write
 
 
@@ -32,7 +37,7 @@ def rows(path):
 
 @pytest.fixture(scope="module")
 def old(rows) -> Router:
-    return fitting.fit(rows.pool(["adder", "sage"]), predictor="linear")
+    return fit(rows.pool(["adder", "sage"]), predictor="linear")
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +74,9 @@ def test_a_second_newcomer_leaves_the_first_alone(joined, rows):
 
 def test_a_hundred_answers_are_worth_most_of_all_labels(old, joined, rows, path):
     fresh = outcomes.read(path, split="dev")
-    full = fitting.fit(rows.pool(joined.router.experts), predictor="linear")
+    full = fit(rows.pool(joined.router.experts), predictor="linear")
     without, few, all_labels = (
-        evaluation.evaluate(router, fresh).to_json()["aiq"] for router in (old, joined.router, full)
+        evaluate(router, fresh).to_json()["aiq"] for router in (old, joined.router, full)
     )
     assert few - without > 0.8 * (all_labels - without) > 0.05
 
@@ -158,7 +163,7 @@ def test_without_answers_it_is_a_typical_expert(study):
 
 def test_beliefs_about_rows_of_the_fit_are_held_out(rows):
     few = rows.rows(slice(200)).pool(["adder", "sage"])
-    old = fitting.fit(few, predictor="trees", encoder="surface")
+    old = fit(few, predictor="trees", encoder="surface")
     flattered, honest = (
         add_expert.study(old, few, held_out=held_out) for held_out in (False, True)
     )
@@ -169,7 +174,7 @@ def test_beliefs_about_rows_of_the_fit_are_held_out(rows):
 
 def test_nothing_is_claimed_where_prompts_say_nothing(tmp_path):
     o = outcomes.read(write(tmp_path, table(600, signal=0.0)), split="train")
-    old = fitting.fit(o.pool(["adder", "sage"]), predictor="linear")
+    old = fit(o.pool(["adder", "sage"]), predictor="linear")
     router = add_expert.join(add_expert.study(old, o), o.pool(["speller"])).router
     assert sum(point.gain > 0 for point in router.frontier) < len(router.frontier) * 0.2
 
@@ -178,7 +183,7 @@ def test_gaps_and_missing_costs_are_lived_with(tmp_path):
     o = outcomes.read(write(tmp_path, table(400, costs=False)), split="train")
     o.score[::3, 0] = np.nan
     o.score[1::7, 2] = np.nan
-    old = fitting.fit(o.pool(["adder", "sage"]), predictor="linear")
+    old = fit(o.pool(["adder", "sage"]), predictor="linear")
     router = add_expert.join(add_expert.study(old, o), o.pool(["speller"])).router
     assert np.isfinite(router.predict(o.queries).quality).all()
     assert router.frontier[0].quality > 0.8
@@ -237,7 +242,7 @@ def test_the_command_line_chooses_asks_and_adds(old, path, tmp_path):
     gold.write_parquet(tmp_path / "gold.parquet")
     common_gold = (tmp_path / "R", tmp_path / "gold.parquet", "--expert")
     assert not routewright(*common_gold, "newest", "--choose", wanted).exception
-    chosen = items.read(wanted)
+    chosen = query_sets.read(wanted)
     assert all(item.reference == item.query.id.upper() for item in chosen), "it can be graded"
 
     done = routewright(*common, "speller", "--answers", 60, "--out", tmp_path / "R2")

@@ -9,15 +9,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from routewright import ladder, outcomes
+from routewright.data import outcomes
 from routewright.drive import replay
 from routewright.errors import NoAdmissibleExpert
-from routewright.evaluation import asked as share_asked
-from routewright.evaluation import evaluate, replay_all
-from routewright.experts import recorded
-from routewright.fitting import fit
-from routewright.report import Study, expert_rows
-from routewright.router import Router
+from routewright.evaluation.evaluate import asked as share_asked
+from routewright.evaluation.evaluate import evaluate, replay_all
+from routewright.evaluation.report import Study, expert_rows
+from routewright.experts.limits import recorded
+from routewright.fitting import ladder
+from routewright.fitting.fit import fit
+from routewright.router.router import Router
 from routewright.strategies.auto import Auto
 from routewright.strategies.fixed import Fixed
 from routewright.strategies.mix import Mix

@@ -11,12 +11,15 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from routewright import automix, checks, evaluation, outcomes
-from routewright.automix import Cascade
+from routewright import checks
 from routewright.cli.main import app
+from routewright.data import outcomes
 from routewright.drive import replay
 from routewright.errors import BadInput, BadTable, UpstreamError
-from routewright.router import Router
+from routewright.evaluation import evaluate as evaluation
+from routewright.fitting import automix
+from routewright.fitting.automix import Cascade
+from routewright.router.router import Router
 from routewright.strategies import build
 from routewright.strategies.automix import Automix
 from routewright.types import Answer, Query
@@ -170,7 +173,7 @@ def test_if_the_small_model_fails_the_next_one_answers_unverified():
 
 def test_an_answer_is_not_verified_where_nobody_else_may_be_asked():
     only = replace(ASKED, data_class="restricted")
-    from routewright.experts import recorded
+    from routewright.experts.limits import recorded
     from routewright.types import Expert
 
     decision = replay(

@@ -8,11 +8,12 @@ import logging
 
 import pytest
 
-from routewright import automix, outcomes
-from routewright.automix import Cascade
-from routewright.client import Client
+from routewright.data import outcomes
 from routewright.drive import decide, replay
 from routewright.errors import UpstreamError
+from routewright.experts.client import Client
+from routewright.fitting import automix
+from routewright.fitting.automix import Cascade
 from routewright.strategies.automix import Automix
 from routewright.types import Answer, Ask, Expert, Query
 from tables import write

@@ -10,10 +10,12 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from routewright import fitting, metrics, outcomes
+from routewright import metrics
 from routewright.cli.main import app
-from routewright.fitting import Assumed
-from routewright.router import Router
+from routewright.data import outcomes
+from routewright.fitting import fit as fitting
+from routewright.fitting.fit import Assumed
+from routewright.router.router import Router
 from tables import write
 
 OTHERS = tuple(f"other{i}" for i in range(6))

@@ -9,10 +9,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from routewright import targets
 from routewright.cli.calibrate import calibrate, dearest, find_point, in_words
 from routewright.errors import BadInput
-from routewright.frontier import OperatingPoint
+from routewright.router import targets
+from routewright.router.frontier import OperatingPoint
 
 EXPERTS = {"gpt-4o": 0.8, "mixtral 8x7b": 0.6, "new": float("nan")}
 

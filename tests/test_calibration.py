@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from routewright import calibration, fitting, metrics, outcomes, policies
-from routewright.calibration import Calibration, log_loss
-from routewright.router import Router
+from routewright import metrics, policies
+from routewright.data import outcomes
+from routewright.fitting.fit import fit
+from routewright.prediction import calibration
+from routewright.prediction.calibration import Calibration, log_loss
+from routewright.router.router import Router
 from routewright.strategies.single import Single
 from routewright.types import Query
 
@@ -55,7 +58,7 @@ def test_experts_never_scored_and_newcomers_keep_their_forecast():
 
 def test_a_routers_choices_are_those_without_calibration(outcome_table, tmp_path: Path):
     rows = outcomes.read(outcome_table, split="train")
-    router = fitting.fit(rows)
+    router = fit(rows)
     bold = replace(router, calibration=Calibration(np.array([3.0, 1.0, 0.5]), np.ones(3)))
     bold.save(tmp_path / "R")
     loaded = Router.load(tmp_path / "R").predict(rows.queries)

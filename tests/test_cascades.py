@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from routewright import outcomes, votes
+from routewright.answers import votes
+from routewright.answers.evidence import NOBODY
 from routewright.cli.main import app
-from routewright.client import Client
+from routewright.data import outcomes
 from routewright.drive import live, replay
 from routewright.errors import BadInput, BadTable, NoAdmissibleExpert, UpstreamError
-from routewright.evaluation import evaluate, replay_all
-from routewright.evidence import NOBODY
-from routewright.experts import recorded
-from routewright.fitting import fit, fit_each
+from routewright.evaluation.evaluate import evaluate, replay_all
+from routewright.experts.client import Client
+from routewright.experts.limits import recorded
+from routewright.fitting.fit import fit, fit_each
 from routewright.policies import choose
-from routewright.router import Router
+from routewright.router.router import Router
 from routewright.strategies.cascade_routing import CascadeRouting
 from routewright.strategies.frugal import Frugal
 from routewright.types import Answer, Delta, Expert, Prediction, Query

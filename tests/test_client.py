@@ -11,7 +11,6 @@ import pytest
 from aiohttp import web
 
 from routewright import prompts
-from routewright.client import Client, capped
 from routewright.errors import (
     NotAdmissible,
     StreamBroken,
@@ -19,7 +18,8 @@ from routewright.errors import (
     UpstreamRefused,
     UpstreamTimeout,
 )
-from routewright.providers.openai import Openai
+from routewright.experts.client import Client, capped
+from routewright.experts.providers.openai import Openai
 from routewright.sandbox.model import TinyLM
 from routewright.types import Answer, Ask, Expert, Query
 from upstream import Upstream, asked, break_off, drop, expert, hang, running, stall, status

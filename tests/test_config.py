@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from routewright import config
 from routewright.cli.check import check
 from routewright.errors import BadConfig
-from routewright.experts import EVERYTHING
+from routewright.experts.limits import EVERYTHING
 from routewright.strategies import build
 from routewright.strategies.fixed import Fixed
 from routewright.strategies.mix import Mix

@@ -9,7 +9,7 @@ import pytest
 
 from models import QUICK, tiny_base, tiny_sentence_model, tiny_static_model
 from routewright import checks
-from routewright.encoders import build
+from routewright.prediction.encoders import build
 from routewright.registry import find, names
 
 JUDGES = {"judge": "Fine.\nRating: 7", "pairwise": "The first.\nBetter: 1"}

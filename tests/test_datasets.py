@@ -12,9 +12,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from routewright import datasets, fitting, outcomes
 from routewright.cli.convert import convert, priced
+from routewright.data import formats, outcomes
 from routewright.errors import BadInput, BadTable
+from routewright.fitting.fit import fit
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -168,14 +169,14 @@ EXAMPLES = (embedllm, inspect_ai, llmrouter, lm_eval, routellm, routerarena, rou
 
 
 def test_every_format_has_an_example_here():
-    assert datasets.names() == tuple(example.__name__ for example in EXAMPLES)
+    assert formats.names() == tuple(example.__name__ for example in EXAMPLES)
 
 
 def test_the_help_names_every_format():
     app = typer.Typer()
     app.command()(convert)
     shown = CliRunner().invoke(app, ["--help"], terminal_width=200).stdout
-    assert [name for name in datasets.names() if name not in shown] == []
+    assert [name for name in formats.names() if name not in shown] == []
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -191,7 +192,7 @@ def test_every_format_becomes_a_valid_outcome_table(tmp_path: Path, example):
 
 @pytest.mark.parametrize("version", [1, 2, 3])
 def test_routerbench_pickles_of_every_pandas_are_read_without_pandas(version):
-    frame = datasets.find("routerbench")(FIXTURES / f"routerbench_pandas{version}.pkl")
+    frame = formats.find("routerbench")(FIXTURES / f"routerbench_pandas{version}.pkl")
     assert frame["id"][5] == "mmlu-sums.val.5"
     assert frame["prompt"][0] == "What is 0 + 1?\nAnswer with a number."
     assert frame["domain"].to_list() == ["mmlu-sums"] * 4 + ["grade-school-math"] * 2
@@ -207,7 +208,7 @@ def test_routerbench_as_csv_is_the_same_table(tmp_path: Path):
         "sample_id,prompt,eval_name,m,m|model_response,m|total_cost\n"
         "a.1,\"['Why, ', 'then?']\",mmlu,1.0,['x'],0.001\na.2,How?,mmlu,,,\n"
     )
-    frame = datasets.find("routerbench")(path)
+    frame = formats.find("routerbench")(path)
     assert frame["prompt"].to_list() == ["Why, \nthen?", "How?"]
     assert frame.select("score::m", "cost::m", "answer::m").row(0) == (1.0, 0.001, "x")
     assert frame.select("score::m", "cost::m", "answer::m").row(1) == (None, None, None)
@@ -231,7 +232,7 @@ def test_a_malicious_pickle_runs_nothing(tmp_path: Path, protocol: int):
     path = tmp_path / "routerbench_0shot.pkl"
     path.write_bytes(pickle.dumps(Evil(os.system, f"touch {ran}"), protocol=protocol))
     with pytest.raises(BadTable, match=r"'posix.system'.* refused, nothing of it was run"):
-        datasets.find("routerbench")(path)
+        formats.find("routerbench")(path)
     assert not ran.exists()
     pickle.loads(path.read_bytes())  # noqa: S301  # the trap is real
     assert ran.exists()
@@ -242,7 +243,7 @@ def test_other_builtins_are_refused_by_name(tmp_path: Path, name: str):
     path = tmp_path / "evil.pkl"
     path.write_bytes(f"cbuiltins\n{name}\n(S'1'\ntR.".encode())
     with pytest.raises(BadTable, match=f"'builtins.{name}'"):
-        datasets.find("routerbench")(path)
+        formats.find("routerbench")(path)
 
 
 def test_even_the_allowed_names_call_nothing(tmp_path: Path):
@@ -250,10 +251,10 @@ def test_even_the_allowed_names_call_nothing(tmp_path: Path):
     path = tmp_path / "evil.pkl"
     path.write_bytes(b"cpandas.nowhere\nDataFrame\n(S'1'\ntR.")
     with pytest.raises(BadTable, match="DataFrame is not a DataFrame as pandas"):
-        datasets.find("routerbench")(path)
+        formats.find("routerbench")(path)
     path.write_bytes(b"cpandas\neval\n(S'1'\ntR.")
     with pytest.raises(BadTable, match=r"'pandas.eval'"):
-        datasets.find("routerbench")(path)
+        formats.find("routerbench")(path)
 
 
 @pytest.mark.parametrize("length", [0, 1, 300, 1200])
@@ -261,7 +262,7 @@ def test_a_cut_pickle_is_refused(tmp_path: Path, length: int):
     path = tmp_path / "cut.pkl"
     path.write_bytes((FIXTURES / "routerbench_pandas2.pkl").read_bytes()[:length])
     with pytest.raises(BadTable, match="not a pickled pandas table"):
-        datasets.find("routerbench")(path)
+        formats.find("routerbench")(path)
 
 
 def test_several_router_predictions_are_joined_into_one_table(tmp_path: Path):
@@ -279,10 +280,10 @@ def test_routerarenas_optimality_rows_may_repeat_the_routers_own(tmp_path: Path)
     path = tmp_path / "p.json"
     entries = [prediction(0, "small"), prediction(0, "small", for_optimality=True)]
     path.write_text(json.dumps([*entries, prediction(0, "large", for_optimality=True)]))
-    assert len(datasets.find("routerarena")(path)) == 1
+    assert len(formats.find("routerarena")(path)) == 1
     path.write_text(json.dumps([*entries, prediction(0, "small", accuracy=0.5)]))
     with pytest.raises(BadTable, match="query 'ArcMMLU_0' has two rows for 'small'"):
-        datasets.find("routerarena")(path)
+        formats.find("routerarena")(path)
 
 
 def test_routerarenas_cached_results_are_one_expert(tmp_path: Path):
@@ -295,14 +296,14 @@ def test_routerarenas_cached_results_are_one_expert(tmp_path: Path):
         "token_usage": {"input_tokens": 3, "output_tokens": 4},
         "evaluation_result": graded,
     }
-    frame = datasets.find("routerarena")(lines(tmp_path / "small.jsonl", [row]))
+    frame = formats.find("routerarena")(lines(tmp_path / "small.jsonl", [row]))
     assert frame.select("id", "domain", "score::small", "cost::small").row(0) == (
         *("AIME_112", "AIME", 1.0, 2e-4),
     )
 
 
 def test_routellm_scores_are_truths_and_a_blank_is_unknown(tmp_path: Path):
-    frame = datasets.find("routellm")(routellm(tmp_path))
+    frame = formats.find("routellm")(routellm(tmp_path))
     assert frame["score::mixtral"].to_list() == [1.0, 0.0, None]
     assert frame["score::gpt-4"].to_list() == [1.0, 1.0, 0.0]
     assert frame["answer::gpt-4"].to_list() == ["4", "6", "no"]
@@ -321,7 +322,7 @@ def test_a_router_is_fitted_on_converted_data(tmp_path: Path):
     rows = outcomes.read(out, split="train")
     assert rows.cost[0] == pytest.approx([(100 * 0.1 + 20 * 0.4) / 1e6, (250 + 200) / 1e6])
     assert rows.measures["latency"][0].tolist() == [1.5, 1.5]
-    router = fitting.fit(rows, predictor="prior", encoder="surface")
+    router = fit(rows, predictor="prior", encoder="surface")
     assert router.experts == ("small", "large")
 
 
@@ -330,26 +331,26 @@ def test_unknown_costs_stay_unknown(tmp_path: Path):
         tmp_path / "x.jsonl",
         [routed(0, "small"), routed(1, "small", output_tokens=None), routed(0, "large")],
     )
-    frame = priced(datasets.find("llmrouter")(path), {"small": price(1)})
+    frame = priced(formats.find("llmrouter")(path), {"small": price(1)})
     assert frame["cost::small"].to_list() == [pytest.approx(120e-6), None]
     assert "cost::large" not in frame.columns
 
 
 def test_recorded_costs_are_kept(tmp_path: Path):
-    frame = datasets.find("routerarena")(routerarena(tmp_path))
+    frame = formats.find("routerarena")(routerarena(tmp_path))
     again = priced(frame, {"small": price(1e6), "large": price(1e6)})
     assert again["cost::small"].drop_nulls().unique().to_list() == [1e-4]
 
 
 def test_embedllm_takes_the_highest_label_and_the_split_of_the_file(tmp_path: Path):
-    frame = datasets.find("embedllm")(embedllm(tmp_path))
+    frame = formats.find("embedllm")(embedllm(tmp_path))
     assert frame["score::small"].to_list() == [1.0, 0.0]
     assert frame["score::large"].to_list() == [1.0, None]
     assert frame["split"].to_list() == ["dev", "dev"]
 
 
 def test_lm_eval_counts_the_first_filter_and_names_the_model_by_its_folder(tmp_path: Path):
-    frame = datasets.find("lm_eval")(lm_eval(tmp_path))
+    frame = formats.find("lm_eval")(lm_eval(tmp_path))
     assert frame["score::meta-llama/Llama-3-8B"].to_list() == [0.0, 1.0, 1.0, 1.0]
     assert frame["id"][1] == "gsm8k/1"
     assert frame["prompt"][1] == "Question 1\nAnswer:"
@@ -363,7 +364,7 @@ def test_lm_eval_answers_of_multiple_choice_are_the_likeliest_position(tmp_path:
         "acc": 1.0,
         "acc_norm": 0.0,
     }
-    frame = datasets.find("lm_eval")(lines(tmp_path / "m" / "samples_arc.jsonl", [row]))
+    frame = formats.find("lm_eval")(lines(tmp_path / "m" / "samples_arc.jsonl", [row]))
     assert frame.select("score::m", "answer::m").row(0) == (1.0, "1")
 
 
@@ -376,7 +377,7 @@ def test_the_expert_of_a_log_can_be_named(tmp_path: Path):
 
 
 def test_inspects_epochs_are_averaged_and_only_the_models_own_tokens_count(tmp_path: Path):
-    frame = datasets.find("inspect_ai")(inspect_ai(tmp_path))
+    frame = formats.find("inspect_ai")(inspect_ai(tmp_path))
     assert frame["score::mock/model"].to_list() == [0.5, 0.75, 0.125]
     assert frame["in_tokens::mock/model"].to_list() == [12.0] * 3
     assert frame["prompt"][0] == "0 + 1 = ?"
@@ -390,8 +391,8 @@ def test_an_eval_file_is_the_same_log_in_a_zip(tmp_path: Path):
             name = f"samples/{sample['id']}_epoch_{sample['epoch']}.json"
             archive.writestr(name, json.dumps(sample))
         archive.writestr("header.json", json.dumps(log | {"samples": None}))
-    frame = datasets.find("inspect_ai")(path)
-    assert frame.equals(datasets.find("inspect_ai")(inspect_ai(tmp_path)))
+    frame = formats.find("inspect_ai")(path)
+    assert frame.equals(formats.find("inspect_ai")(inspect_ai(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -459,6 +460,6 @@ def test_experts_scores_and_costs_are_printed(tmp_path: Path):
 
 def test_half_a_table_keeps_its_unknown_cells(tmp_path: Path):
     path = lines(tmp_path / "x.jsonl", [routed(0, "small"), routed(1, "large")])
-    frame = datasets.find("llmrouter")(path)
+    frame = formats.find("llmrouter")(path)
     assert frame["score::large"].to_list() == [None, 1.0]
     assert frame.schema["score::small"] == pl.Float64

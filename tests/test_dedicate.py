@@ -18,13 +18,15 @@ import polars as pl
 import pytest
 import yaml
 
-from routewright import dedicated, items, outcomes, training
+from routewright import dedicated
 from routewright.cli import main
 from routewright.config import load
+from routewright.data import outcomes, queries
+from routewright.data.queries import Item
 from routewright.dedicated.model import lead
 from routewright.errors import BadInput
-from routewright.items import Item
 from routewright.metrics import auc, deferred, ownership
+from routewright.prediction import language_models
 from routewright.sandbox.model import ANSWER, TinyLM
 from routewright.sandbox.skills import Question, grade, questions
 from routewright.types import Query
@@ -87,8 +89,8 @@ def run(capsys, *arguments: object) -> dict:
 def test_the_exported_model_reads_and_writes_what_the_sandbox_model_does(base):
     lm, model = TinyLM.load("lexis"), dedicated.load(str(base))
     for question in questions(48, 5):
-        prompt = training.prompt(model.base, Query.of(question.text).messages)
-        (ids,) = training.tokens(model.base, [prompt], 1000)
+        prompt = language_models.prompt(model.base, Query.of(question.text).messages)
+        (ids,) = language_models.tokens(model.base, [prompt], 1000)
         assert ids == [*lm.tokenizer.encode(question.text), ANSWER]
     replies = ask_locally(base, [q.text for q in questions(12, 5, ["month", "sort", "boolean"])])
     assert replies == [
@@ -100,8 +102,8 @@ def ask_locally(folder: Path, texts: list[str], **options) -> list[str]:
     """Answers of the model itself, through provider `local`."""
     import asyncio
 
-    from routewright.providers import Call
-    from routewright.providers.local import Local
+    from routewright.experts.providers import Call
+    from routewright.experts.providers.local import Local
     from routewright.types import Expert
 
     async def work() -> list[str]:
@@ -217,12 +219,12 @@ def test_from_a_config_to_a_served_model_by_the_command_line(base, tmp_path, cap
             )
             for q in questions(asked_of, seed, held_out=name == "dev")
         ]
-        items.write(some, Path(f"{name}.jsonl"))
+        queries.write(some, Path(f"{name}.jsonl"))
         samples = ["--samples", "3", "--only", "lexis"] if name == "queries" else []
         interview = ["interview", "routewright.yaml", f"{name}.jsonl", "--out", f"{name}.parquet"]
         main.app([*interview, "--grader", "exact", *samples, "--json"], standalone_mode=False)
     run(capsys, "build", "queries.parquet", "--expert", "lexis", "--out", "lessons.jsonl")
-    shares = {item.facts["failure"] for item in items.read(Path("lessons.jsonl"))}
+    shares = {item.facts["failure"] for item in queries.read(Path("lessons.jsonl"))}
     assert shares - {0.0, 1.0}, "the shares of three answers"
     tag = ["--tag", "<GPT4>"]
     run(capsys, "train", "lessons.jsonl", "--base", base, "--out", "own", *RATES, *tag)
@@ -280,7 +282,8 @@ def _ask_the_command(some: list[Question], folder: Path) -> None:
 SUICIDE = """
 import os, sys, torch
 from pathlib import Path
-from routewright import dedicated, items
+from routewright import dedicated
+from routewright.data import queries
 torch.set_num_threads(1)
 lessons, base, out, kind = sys.argv[1:]
 recipe = dedicated.Recipe(
@@ -289,14 +292,14 @@ recipe = dedicated.Recipe(
 def dies(doing, share):
     if share > 0.6:
         os.kill(os.getpid(), 9)
-dedicated.train(items.read(Path(lessons)), base, Path(out), recipe, progress=dies)
+dedicated.train(queries.read(Path(lessons)), base, Path(out), recipe, progress=dies)
 """
 
 
 @pytest.mark.parametrize("kind", ["tag", "gate"])
 def test_after_kill_9_a_training_goes_on_to_the_same_model(kind, base, lessons, tmp_path):
     some, recipe = lessons[:96], quick(kind=kind, epochs=2)
-    items.write(some, tmp_path / "l.jsonl")
+    queries.write(some, tmp_path / "l.jsonl")
     seen: list[float] = []
     dedicated.train(
         some, str(base), tmp_path / "whole", recipe, progress=lambda _, share: seen.append(share)
@@ -341,15 +344,15 @@ def test_a_server_that_knows_only_a_bias_writes_no_tag_within_an_answer(bias, ow
     for keeps in (True, False):
         some = [chat for chat, d in zip(chats, defers, strict=True) if d != keeps][:24]
         assert len(some) == 24
-        texts = [training.prompt(model.base, chat) for chat in some]
-        for ids in training.tokens(model.base, texts, 128):
+        texts = [language_models.prompt(model.base, chat) for chat in some]
+        for ids in language_models.tokens(model.base, texts, 128):
             with torch.inference_mode():
                 whole = model.base.model.generate(
                     torch.tensor([ids]),
                     max_new_tokens=20,
                     do_sample=False,
                     sequence_bias=[[[tag], bias]],
-                    pad_token_id=training.padding(model.base),
+                    pad_token_id=language_models.padding(model.base),
                 )
             said = whole[0, len(ids) :].tolist()
             assert (tag not in said) if keeps else (said[0] == tag)
@@ -380,8 +383,8 @@ def within(model: dedicated.Model, taught: list[Item]) -> np.ndarray:
 
     found = []
     for item in taught:
-        text = training.prompt(model.base, item.query.messages)
-        (ids,) = training.tokens(model.base, [text], 128)
+        text = language_models.prompt(model.base, item.query.messages)
+        (ids,) = language_models.tokens(model.base, [text], 128)
         said = model.base.tokenizer(item.reference, add_special_tokens=False)["input_ids"]
         with torch.inference_mode():
             logits = model.base.model(torch.tensor([[*ids, *said]])).logits[0, len(ids) :]
@@ -408,7 +411,7 @@ def test_any_causal_base_does_tied_embeddings_too(tied, base, lessons, tmp_path)
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
     )
-    with training.seeded(3):
+    with language_models.seeded(3):
         transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
     tokenizer.save_pretrained(tmp_path / "llama")
     easy = [
@@ -513,7 +516,7 @@ def error(*arguments: object) -> str:
 
 
 def test_mistakes_name_the_value_and_the_way_out(base, table, lessons, tmp_path, capsys):
-    items.write(lessons[:8], tmp_path / "l.jsonl")
+    queries.write(lessons[:8], tmp_path / "l.jsonl")
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "mine.txt").write_text("mine")

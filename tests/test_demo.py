@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from routewright import demo, evaluation, outcomes
-from routewright.router import Router
+from routewright import demo
+from routewright.data import outcomes
+from routewright.evaluation.evaluate import evaluate
+from routewright.router.router import Router
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def test_routing_pays_at_half_of_the_generalists_cost(shown):
     folder, text = shown
     assert "routing pays" in text
     router = Router.load(folder / "router")
-    e = evaluation.evaluate(router, outcomes.read(folder / "outcomes.parquet", split="dev"))
+    e = evaluate(router, outcomes.read(folder / "outcomes.parquet", split="dev"))
     figures = e.to_json()
     assert demo.pays(figures)
     assert figures["at_cost_fraction"]["0.5"]["gain_ci"][0] > 0.05

@@ -12,10 +12,12 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from routewright import diversity, items, outcomes, overlap, tagging
 from routewright.cli.main import app
+from routewright.data import outcomes
+from routewright.data import queries as query_sets
+from routewright.data.journal import Journal
 from routewright.errors import BadInput
-from routewright.journal import Journal
+from routewright.interview import diversity, overlap, tagging
 from routewright.types import Expert, Query
 from tables import table, write
 from upstream import Upstream, expert, running, status
@@ -117,8 +119,8 @@ def test_diversify_reads_and_writes_mere_queries(tmp_path):
     unnamed = pl.read_ndjson(tmp_path / "q.jsonl").drop("id").rename({"prompt": "question"})
     unnamed.write_ndjson(tmp_path / "q.jsonl")
     assert CliRunner().invoke(app, args).exit_code == 0
-    named = {item.query.text: item.query.id for item in items.read(tmp_path / "q.jsonl")}
-    kept = [item.query.id for item in items.read(tmp_path / "o.jsonl")]
+    named = {item.query.text: item.query.id for item in query_sets.read(tmp_path / "q.jsonl")}
+    kept = [item.query.id for item in query_sets.read(tmp_path / "o.jsonl")]
     assert kept == [named["one two"], named["three"]], "as `interview` would call them"
     for wrong in ("out.csv", "out"):
         failed = CliRunner().invoke(app, [*args[:-1], str(tmp_path / wrong)])

@@ -8,14 +8,9 @@ from dataclasses import dataclass
 import pytest
 
 from routewright import drive
-from routewright.client import Client
-from routewright.errors import (
-    DeadlineExceeded,
-    NotAdmissible,
-    StreamBroken,
-    UpstreamError,
-)
-from routewright.experts import recorded
+from routewright.errors import DeadlineExceeded, NotAdmissible, StreamBroken, UpstreamError
+from routewright.experts.client import Client
+from routewright.experts.limits import recorded
 from routewright.strategies.cascade import Cascade
 from routewright.strategies.fallback import Fallback
 from routewright.strategies.fixed import Fixed

@@ -7,9 +7,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from routewright.encoders import build
-from routewright.equivalence import group, guess, key, labels, same
+from routewright.answers.equivalence import group, guess, key, labels, same
 from routewright.errors import BadInput
+from routewright.prediction.encoders import build
 from routewright.types import Query
 
 

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from routewright.checks import TEXTS, taught
-from routewright.encoders.lexical import Lexical, _counted
-from routewright.encoders.surface import _kinds
-from routewright.novelty import Novelty
-from routewright.predictors import components, deviations, view
-from routewright.predictors.factor import Factor
-from routewright.predictors.kernel import Kernel
-from routewright.predictors.knn import Knn
-from routewright.predictors.linear import Linear, fit_ridge
-from routewright.predictors.stack import Stack
-from routewright.predictors.trees import Trees
+from routewright.prediction.encoders.lexical import Lexical, _counted
+from routewright.prediction.encoders.surface import _kinds
+from routewright.prediction.novelty import Novelty
+from routewright.prediction.predictors import components, deviations, view
+from routewright.prediction.predictors.factor import Factor
+from routewright.prediction.predictors.kernel import Kernel
+from routewright.prediction.predictors.knn import Knn
+from routewright.prediction.predictors.linear import Linear, fit_ridge
+from routewright.prediction.predictors.stack import Stack
+from routewright.prediction.predictors.trees import Trees
 from routewright.types import Query
 
 CLOSE = 1e-9

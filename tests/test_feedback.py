@@ -9,14 +9,14 @@ from pathlib import Path
 import openai
 import pytest
 
-from routewright import items, outcomes
+from routewright.data import outcomes, queries
+from routewright.data.journal import Journal
 from routewright.dedicated import teaching
 from routewright.errors import BadInput
-from routewright.experts import objection
-from routewright.fitting import fit
+from routewright.experts.limits import objection
+from routewright.fitting.fit import fit
 from routewright.gateway.errors import BadRequest
 from routewright.gateway.feedback import Feedback
-from routewright.journal import Journal
 from routewright.types import Answer, Decision, Expert, Query
 from tables import table, write
 from test_gateway import post, served
@@ -194,7 +194,7 @@ def test_an_interview_of_scored_queries_keeps_to_their_limits(tmp_path: Path):
 
     here = {"data_classes": ["public", "restricted"], "region": "eu"}
     served(work, Upstream(), traits=(here,), server={"feedback": str(path)})
-    secret, public = (item.query for item in items.read(path))
+    secret, public = (item.query for item in queries.read(path))
     assert (secret.data_class, secret.region) == ("restricted", "eu")
     assert (public.data_class, public.region) == ("public", None)
     assert objection(Expert("cloud", region="eu"), secret) is not None

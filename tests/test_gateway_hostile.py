@@ -289,7 +289,7 @@ def test_half_a_usage_is_completed_by_an_estimate():
 
 
 def test_a_model_that_thinks_for_long_may_be_silent_for_half_its_timeout(monkeypatch):
-    monkeypatch.setattr("routewright.providers.openai.QUIET", 0.1)
+    monkeypatch.setattr("routewright.experts.providers.openai.QUIET", 0.1)
 
     async def thinking(upstream, request, body):
         await asyncio.sleep(0.6)

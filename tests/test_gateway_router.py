@@ -6,8 +6,8 @@ import numpy as np
 import openai
 import pytest
 
-from routewright.fitting import fit
-from routewright.outcomes import Outcomes
+from routewright.data.outcomes import Outcomes
+from routewright.fitting.fit import fit
 from routewright.types import Query
 from test_gateway import create, post, raw, served
 from upstream import Upstream, asked

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from routewright.data.queries import Item
 from routewright.errors import BadInput, NotAdmissible
-from routewright.graders import Graders, build
-from routewright.items import Item
+from routewright.grading.graders import Graders, build
 from routewright.types import Answer, Query
 
 

@@ -18,10 +18,10 @@ import polars as pl
 import pytest
 import yaml
 
-from routewright import interview as study
-from routewright import items, outcomes
+from routewright.data import outcomes, queries
+from routewright.data.journal import read
 from routewright.errors import BadTable
-from routewright.journal import read
+from routewright.interview import interview as study
 from upstream import Upstream, drop, running, status
 
 PROMPTS = [f"What is {n} + {n}?" for n in range(30)]
@@ -127,10 +127,10 @@ def test_a_table_can_be_asked_again_and_is_graded_and_guarded_as_the_queries_wer
     told = {"data_class": "internal", "options": {"top_p": 1}, "choices": ["2", "3"]}
     one = {"id": "a", "prompt": "What is 1 + 1?", "reference": ["2", "two"], **told}
     (place / "q.jsonl").write_text(json.dumps(one))
-    (item,) = items.read(place / "q.jsonl")
+    (item,) = queries.read(place / "q.jsonl")
     interviewed = study.table([item], {("a", "m"): study.Cell(item, "m")})
     outcomes.save(interviewed, place / "t.parquet")
-    (again,) = items.read(place / "t.parquet")
+    (again,) = queries.read(place / "t.parquet")
     assert again == replace(item, reference=["2", "two"])
 
 

@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 import upstream
 from routewright import config
 from routewright.cli.main import app
-from routewright.client import Client
 from routewright.errors import BadInput, UpstreamError
-from routewright.launch import VARIABLE, Server
-from routewright.supervisor import Supervisor
+from routewright.experts.client import Client
+from routewright.experts.launch import VARIABLE, Server
+from routewright.experts.supervisor import Supervisor
 from routewright.types import Ask, Query
 
 SCRIPT = Path(__file__).parent / "fixtures" / "server_script.py"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from routewright.data.journal import Journal, read
 from routewright.drive import decide
 from routewright.errors import BadInput, UpstreamError
-from routewright.journal import Journal, read
-from routewright.ledger import BudgetSpent, Ledger
+from routewright.experts.ledger import BudgetSpent, Ledger
 from routewright.strategies.fixed import Fixed
 from routewright.types import Ask, Query
 from upstream import Upstream, drop, expert, running, status

@@ -7,10 +7,10 @@ from itertools import product
 import numpy as np
 import pytest
 
-from routewright import metaverifiers as meta
 from routewright import metrics
-from routewright.metaverifiers import Trials
-from routewright.observations import About, Linear, Looks, agreement
+from routewright.answers import metaverifiers as meta
+from routewright.answers.metaverifiers import Trials
+from routewright.answers.observations import About, Linear, Looks, agreement
 from routewright.types import Query
 
 COSTS = (1.0, 10.0, 50.0)

@@ -8,11 +8,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from routewright import multiple_choice, outcomes
+from routewright.answers import multiple_choice
+from routewright.data import outcomes
 from routewright.drive import replay
-from routewright.evaluation import evaluate, replay_all
-from routewright.fitting import fit
-from routewright.router import Router
+from routewright.evaluation.evaluate import evaluate, replay_all
+from routewright.fitting.fit import fit
+from routewright.router.router import Router
 from routewright.strategies.auto import Auto
 from routewright.types import Query
 from tables import write

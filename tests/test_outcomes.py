@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from routewright import outcomes
+from routewright.data import outcomes
 from routewright.errors import BadTable
 from tables import table, write
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from routewright.checks import taught
-from routewright.predictors.factor import Factor
-from routewright.predictors.linear import Linear
-from routewright.predictors.stack import Stack, blend
+from routewright.prediction.predictors.factor import Factor
+from routewright.prediction.predictors.linear import Linear
+from routewright.prediction.predictors.stack import Stack, blend
 
 
 def test_specialists_win_on_their_topic_but_not_under_rasch():

@@ -14,11 +14,11 @@ import pytest
 from polars.testing import assert_frame_equal
 from typer.testing import CliRunner
 
-from routewright import engines
+from routewright import parallel
 from routewright.cli.main import app
+from routewright.data.journal import read
 from routewright.errors import BadInput
-from routewright.journal import read
-from routewright.router import Router
+from routewright.router.router import Router
 from routewright.types import Query
 from tables import table, write
 from test_interview import command, configure, interview, place, prompts_of, right, serving
@@ -120,14 +120,14 @@ def test_a_mistake_on_the_cluster_reads_as_it_does_here(place):
 
 def test_parts_come_back_whole_and_mistakes_are_raised():
     numbers = list(range(100))
-    squares = engines.stacked(lambda part: np.array(part) ** 2, numbers, "ray")
+    squares = parallel.stacked(lambda part: np.array(part) ** 2, numbers, "ray")
     assert squares.tolist() == [n * n for n in numbers]
 
     def refuse(part):
         raise BadInput("not this one")
 
     with pytest.raises(BadInput, match="not this one"):
-        list(engines.spread(refuse, [[1]], "ray"))
+        list(parallel.spread(refuse, [[1]], "ray"))
 
 
 def run(*words: object) -> str:
@@ -142,7 +142,7 @@ def test_encoding_rewards_and_batch_routing_give_what_they_give_here(tmp_path, m
     frame = table(200).with_columns(pl.col("prompt").alias("text::sage"))
     outcomes = write(tmp_path, frame)
     (tmp_path / "mine.py").write_text("def length(query, answer):\n    return float(len(answer))\n")
-    for engine in engines.ENGINES:
+    for engine in parallel.ENGINES:
         where = ("--engine", engine, "--out")
         run("fit", outcomes, "--strategy", "single", *where, engine)
         run("reward", outcomes, "--model", "function=mine.py:length", *where,
@@ -150,14 +150,14 @@ def test_encoding_rewards_and_batch_routing_give_what_they_give_here(tmp_path, m
         run("route", "local", "--queries", outcomes, "--lambda", 5000, *where,
             f"{engine}-routed.parquet")  # fmt: skip
     asked = [Query.of(text, domain="sums") for text in frame["prompt"][:20]]
-    routers = [Router.load(tmp_path / engine) for engine in engines.ENGINES]
+    routers = [Router.load(tmp_path / engine) for engine in parallel.ENGINES]
     encode = routers[0].encoder.encode
-    here, there = (engines.stacked(encode, asked, engine) for engine in engines.ENGINES)
+    here, there = (parallel.stacked(encode, asked, engine) for engine in parallel.ENGINES)
     assert here == pytest.approx(there, abs=1e-9)
     here, there = (router.predict(asked).quality for router in routers)
     assert here == pytest.approx(there, abs=0.01)  # trees make more of the last digits
     for made in ("rated", "routed"):
-        here, there = (pl.read_parquet(tmp_path / f"{e}-{made}.parquet") for e in engines.ENGINES)
+        here, there = (pl.read_parquet(tmp_path / f"{e}-{made}.parquet") for e in parallel.ENGINES)
         assert_frame_equal(here, there)  # but for the last digits of a product
         assert len(here) == 200
     alone = run(

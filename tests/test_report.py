@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from routewright.evaluation.figures import Evaluation
 
-from routewright import evaluation, fitting, outcomes, plots, report
-from routewright.evaluation import Evaluation
-from routewright.outcomes import Outcomes
-from routewright.report import pictures, words
-from routewright.router import Router
+from routewright.data import outcomes
+from routewright.data.outcomes import Outcomes
+from routewright.evaluation import plots, report
+from routewright.evaluation.evaluate import evaluate
+from routewright.evaluation.report import pictures, words
+from routewright.fitting.fit import fit
+from routewright.router.router import Router
 from routewright.strategies import build, one_shot
 
 SMALL, LARGE, ODD = "org/small-7b", "large & dear <x>", "$odd_name$"
@@ -88,13 +91,13 @@ def fitted(tmp_path_factory) -> tuple[Router, Outcomes, Outcomes]:
     folder = tmp_path_factory.mktemp("tables")
     train = outcomes.read(table(folder / "train.parquet"))
     dev = outcomes.read(table(folder / "dev.parquet", seed=1))
-    router = fitting.fit(train, encoder="lexical+domain", predictor="linear")
+    router = fit(train, encoder="lexical+domain", predictor="linear")
     return router, train, dev
 
 
 def measured(router: Router, rows: Outcomes, **measures: np.ndarray) -> Evaluation:
     rows = replace(rows, measures={**rows.measures, **measures})
-    return evaluation.evaluate(router, rows, replicates=200)
+    return evaluate(router, rows, replicates=200)
 
 
 def page(e: Evaluation, **more) -> Page:

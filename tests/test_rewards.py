@@ -15,12 +15,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from routewright import outcomes, rewarding, rewards
 from routewright.cli.main import app
-from routewright.client import Client
+from routewright.data import outcomes
+from routewright.data.journal import Journal
 from routewright.drive import decide, replay
 from routewright.errors import BadInput, BadTable
-from routewright.journal import Journal
+from routewright.experts.client import Client
+from routewright.grading import rewards
+from routewright.interview import rewarding
 from routewright.strategies import build
 from routewright.types import Answer, Expert, Query
 from upstream import Upstream, expert, running, status
@@ -266,7 +268,7 @@ def test_a_classifier_rates_alike_whatever_the_batch(tmp_path, chat):
 
 
 def test_a_classifier_reads_the_whole_conversation_and_keeps_the_end_of_long_ones(tmp_path):
-    from routewright.rewards.classifier import Classifier
+    from routewright.grading.rewards.classifier import Classifier
 
     folder = tiny_classifier(tmp_path / "model", chat=True)
     messages = ({"role": "user", "content": "say 1"}, {"role": "user", "content": "say 2"})

@@ -17,11 +17,14 @@ import pytest
 from rich.console import Console
 
 from models import tiny_static_model
-from routewright import evaluation, fitting, metrics, outcomes
+from routewright import metrics
 from routewright.cli.evaluate import show_forecasts
+from routewright.data import outcomes
 from routewright.errors import BadInput, BadRouter, BadTable
-from routewright.predictors import folds
-from routewright.router import Router
+from routewright.evaluation import evaluate as evaluation
+from routewright.fitting.fit import fit
+from routewright.prediction.predictors import folds
+from routewright.router.router import Router
 from routewright.strategies import build
 from routewright.types import Query
 from tables import table, write
@@ -56,7 +59,7 @@ def test_a_router_beats_every_fixed_expert_where_prompts_tell(router, outcome_ta
 
 def test_a_router_does_no_harm_where_prompts_say_nothing(tmp_path: Path):
     o = rows(tmp_path, n=600, signal=0.0)
-    router = fitting.fit(o)
+    router = fit(o)
     assert sum(point.strategy == "fixed" for point in router.frontier) > len(router.frontier) * 0.8
     fresh = outcomes.read(write(tmp_path, table(600, seed=9, signal=0.0), "fresh.parquet"))
     e = evaluation.evaluate(router, fresh).to_json()
@@ -93,7 +96,7 @@ def test_the_zero_router_is_measured_without_the_luck_of_its_draws(outcome_table
 
 def test_a_loaded_router_repeats_the_saved_one(tmp_path: Path, outcome_table):
     o = outcomes.read(outcome_table, split="train")
-    router = fitting.fit(o)
+    router = fit(o)
     router.save(tmp_path / "r")
     loaded = Router.load(tmp_path / "r")
     assert np.array_equal(loaded.predict(o.queries).quality, router.predict(o.queries).quality)
@@ -102,7 +105,7 @@ def test_a_loaded_router_repeats_the_saved_one(tmp_path: Path, outcome_table):
 
 def test_the_same_seed_gives_the_same_router(outcome_table):
     o = outcomes.read(outcome_table, split="train")
-    first, second = (fitting.fit(o, seed=3).summary() for _ in range(2))
+    first, second = (fit(o, seed=3).summary() for _ in range(2))
     for described in (first, second):
         del described["card"]["fit_seconds"]
     assert first == second
@@ -112,7 +115,7 @@ def test_ids_tell_a_router_nothing(tmp_path: Path):
     frame = table(120)
     other = frame.with_columns(pl.Series("id", [f"{97 * i % 120:03}" for i in range(120)]))
     rows = (outcomes.read(write(tmp_path, rows), split="train") for rows in (frame, other))
-    first, second = (fitting.fit(one, strategy="single") for one in rows)
+    first, second = (fit(one, strategy="single") for one in rows)
     assert first.frontier == second.frontier
     some = [Query.of("add numbers 7 please")]
     assert np.array_equal(first.predict(some).quality, second.predict(some).quality)
@@ -130,7 +133,7 @@ def test_a_question_that_was_asked_twice_is_on_one_side_of_every_fold(tmp_path: 
 @pytest.mark.parametrize("predictor", ["prior", "knn", "linear"])
 @pytest.mark.parametrize("encoder", ["lexical", "surface+domain"])
 def test_every_named_part_can_be_fitted(tmp_path: Path, predictor, encoder):
-    router = fitting.fit(rows(tmp_path, n=120), predictor=predictor, encoder=encoder)
+    router = fit(rows(tmp_path, n=120), predictor=predictor, encoder=encoder)
     assert 0 <= router.predict([Query.of("add the digits")]).quality.max() <= 1
 
 
@@ -143,7 +146,7 @@ def test_missing_scores_and_costs_are_lived_with(tmp_path: Path):
             pl.when(holes).then(None).otherwise(pl.col(column)).alias(column)
         )
     path = write(tmp_path, frame)
-    router = fitting.fit(outcomes.read(path, split="train"))
+    router = fit(outcomes.read(path, split="train"))
     e = evaluation.evaluate(router, outcomes.read(path, split="dev")).to_json()
     assert e["at_cost_fraction"]["0.5"]["gain_over_zero_router"] > 0
     assert json.loads(json.dumps(e, allow_nan=False)) == e
@@ -151,7 +154,7 @@ def test_missing_scores_and_costs_are_lived_with(tmp_path: Path):
 
 def test_a_table_without_costs_is_routed_by_quality_alone(tmp_path: Path):
     path = write(tmp_path, table(costs=False))
-    router = fitting.fit(outcomes.read(path, split="train"))
+    router = fit(outcomes.read(path, split="train"))
     e = evaluation.evaluate(router, outcomes.read(path, split="dev")).to_json()
     assert e["aiq"] is None
     assert e["experts"]["sage"]["cost"] is None
@@ -161,15 +164,15 @@ def test_a_table_without_costs_is_routed_by_quality_alone(tmp_path: Path):
 
 def test_what_cannot_be_fitted_says_why(tmp_path: Path):
     with pytest.raises(BadTable, match="15 rows are too few"):
-        fitting.fit(rows(tmp_path, n=20))
+        fit(rows(tmp_path, n=20))
     o = rows(tmp_path, n=100)
     with pytest.raises(BadInput, match="no predictor is called 'magic': choose one of"):
-        fitting.fit(o, predictor="magic")
+        fit(o, predictor="magic")
     with pytest.raises(BadInput, match="no encoder is called 'bert'"):
-        fitting.fit(o, encoder="bert")
+        fit(o, encoder="bert")
     half_priced = {**o.measures, "cost": np.where([True, True, False], o.cost, np.nan)}
     with pytest.raises(BadTable, match="no cost is known for sage"):
-        fitting.fit(replace(o, measures=half_priced))
+        fit(replace(o, measures=half_priced))
 
 
 def test_targets_in_the_users_units(router):
@@ -245,7 +248,8 @@ def test_saving_never_destroys_something_that_is_not_a_router(tmp_path: Path, ro
 def test_serving_imports_no_training_code(router_folder):
     """Loading and deciding need neither scikit-learn, Polars nor torch."""
     script = (
-        "import sys; from routewright.router import Router; from routewright.types import Query;"
+        "import sys; from routewright.router.router import Router;"
+        " from routewright.types import Query;"
         f"r = Router.load({str(router_folder)!r}); r.predict([Query.of('hello')]);"
         "print([m for m in ('sklearn', 'polars', 'torch', 'pandas') if m in sys.modules])"
     )
@@ -259,11 +263,12 @@ def test_fitting_multiplies_on_one_thread_whatever_is_imported_meanwhile(outcome
     """SciPy has a BLAS of its own, which comes when a predictor first needs it."""
     script = (
         "import sys; from threadpoolctl import threadpool_info;"
-        "from routewright import fitting, outcomes; seen = set();"
+        "from routewright.data import outcomes; from routewright.fitting.fit import fit;"
+        "seen = set();"
         "tell = lambda doing, share: seen.update(p['num_threads'] for p in threadpool_info()"
         " if p['user_api'] == 'blas');"
         "rows = outcomes.read(sys.argv[1], split='train');"
-        "fitting.fit(rows, strategy='single', progress=tell); print(max(seen, default=1))"
+        "fit(rows, strategy='single', progress=tell); print(max(seen, default=1))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, outcome_table],
@@ -329,7 +334,7 @@ def test_at_no_price_at_all_the_best_expert_is_asked_where_learning_does_not_pay
             for name in ("speller", "adder")
         )
         rows = outcomes.read(write(tmp_path, frame))
-        point = fitting.fit(rows, predictor="knn").frontier[0]
+        point = fit(rows, predictor="knn").frontier[0]
         best = rows.experts[int(rows.score.mean(axis=0).argmax())]
         assert (point.price, point.plan) == (0, f"always {best}")
         assert point.quality == pytest.approx(rows.score.mean(axis=0).max())
@@ -344,7 +349,7 @@ def test_a_router_and_the_model_that_it_refers_to_are_read_from_anywhere_and_mov
     tiny_static_model(home / "mini")
     rows = outcomes.read(write(home, table(60)))
     monkeypatch.chdir(home)
-    fitted = fitting.fit(rows, encoder="static=./mini+surface", predictor="linear")
+    fitted = fit(rows, encoder="static=./mini+surface", predictor="linear")
     fitted.save(Path("routers/a"))
     wanted = fitted.predict(rows.queries).quality
     monkeypatch.chdir(elsewhere)

@@ -12,9 +12,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from routewright import outcomes, selection
 from routewright.cli.select import select as command
+from routewright.data import outcomes
 from routewright.errors import BadInput
+from routewright.fitting import selection
 from tables import table, write
 
 EVERYBODY = ("adder", "speller", "sage")

@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 import yaml
 
-from routewright import demo, interview, outcomes, selfplay
-from routewright.client import Client
-from routewright.fitting import fit
-from routewright.graders import Graders
-from routewright.journal import read
-from routewright.overlap import distinct, overlapping
-from routewright.router import Router
+from routewright import demo
+from routewright.data import outcomes
+from routewright.data.journal import read
+from routewright.experts.client import Client
+from routewright.fitting.fit import fit
+from routewright.grading.graders import Graders
+from routewright.interview import interview, selfplay
+from routewright.interview.overlap import distinct, overlapping
+from routewright.router.router import Router
 from routewright.sandbox.skills import questions
 from routewright.types import Query
 from test_interview import serving

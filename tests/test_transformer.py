@@ -15,10 +15,10 @@ from models import QUICK, tiny_base
 from routewright import checks
 from routewright.cli import main
 from routewright.errors import BadConfig, BadInput
-from routewright.fitting import fit
-from routewright.predictors import fit_held_out, inputs
-from routewright.predictors.transformer import Transformer
-from routewright.router import Router
+from routewright.fitting.fit import fit
+from routewright.prediction.predictors import fit_held_out, inputs
+from routewright.prediction.predictors.transformer import Transformer
+from routewright.router.router import Router
 from test_gateway import create, served
 from test_gateway_router import SUM, policies, table
 from upstream import Upstream

@@ -13,13 +13,15 @@ import yaml
 from typer.testing import CliRunner
 
 from models import tiny_base
-from routewright import checks, fitting, labels, outcomes
+from routewright import checks
 from routewright.cli.main import app
+from routewright.data import outcomes
 from routewright.drive import replay
 from routewright.errors import BadInput, BadTable
-from routewright.predictors import zooter
-from routewright.predictors.zooter import Zooter
-from routewright.router import Router
+from routewright.fitting import fit as fitting
+from routewright.prediction.predictors import _labels, zooter
+from routewright.prediction.predictors.zooter import Zooter
+from routewright.router.router import Router
 from tables import table, write
 from upstream import Upstream, running
 
@@ -127,10 +129,10 @@ def test_beta_zero_learns_from_tags_alone():
 def test_both_directions_agree_where_the_heads_can_express_the_labels():
     rng = np.random.default_rng(0)
     columns = rng.normal(size=(400, 3))
-    wanted = labels.soft(columns @ rng.normal(size=(3, 4)), 1.0)
+    wanted = _labels.soft(columns @ rng.normal(size=(3, 4)), 1.0)
     for direction in ("forward", "reverse"):
         heads = zooter.fit_heads(columns, wanted, 1e-3, direction)
-        assert np.allclose(labels.soft(heads.logits(columns), 1.0), wanted, atol=0.02)
+        assert np.allclose(_labels.soft(heads.logits(columns), 1.0), wanted, atol=0.02)
 
 
 @pytest.mark.parametrize("distance", [zooter._forward, zooter._reverse])
@@ -138,7 +140,7 @@ def test_gradients_are_those_of_the_divergence(distance):
     from scipy.optimize import check_grad
 
     rng = np.random.default_rng(0)
-    wanted, at = labels.soft(rng.normal(size=(3, 4)), 0.5), rng.normal(size=12)
+    wanted, at = _labels.soft(rng.normal(size=(3, 4)), 0.5), rng.normal(size=12)
     error = check_grad(
         lambda z: distance(z.reshape(3, 4), wanted)[0],
         lambda z: distance(z.reshape(3, 4), wanted)[1].ravel(),
@@ -156,7 +158,7 @@ def test_heads_are_those_of_a_penalised_multinomial_regression(penalty):
     winner = (columns @ rng.normal(size=(5, 4)) + rng.gumbel(size=(300, 4))).argmax(axis=1)
     heads = zooter.fit_heads(columns, np.eye(4)[winner], penalty)
     reference = LogisticRegression(C=1 / penalty, tol=1e-8, max_iter=5000).fit(columns, winner)
-    found = labels.soft(heads.logits(columns), 1.0)
+    found = _labels.soft(heads.logits(columns), 1.0)
     assert np.allclose(found, reference.predict_proba(columns), atol=2e-3)
 
 
@@ -256,7 +258,7 @@ def test_the_softmax_of_a_fine_tuned_base_is_that_of_its_labels(readable):
     options = {"beta": 0.0, "temperature": 0.5, "leave_one_out": False, "shrinkage": 0.0}
     model = Zooter(**options, base=str(base), tune="full", epochs=20, learning_rate=5e-3)
     model.given(rows).fit(texts, rows.score, blocks={})
-    label = labels.soft(rows.score, 0.5)
+    label = _labels.soft(rows.score, 0.5)
     for kind in ("sums", "words"):
         mine = np.array(rows.domains) == kind
         found = model.distribution(texts[mine]).mean(axis=0)

@@ -18,12 +18,12 @@ import uvicorn
 from aiohttp import web
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-from routewright.client import Client
 from routewright.config import Config
+from routewright.data.outcomes import Outcomes
 from routewright.drive import decide, replay
+from routewright.experts.client import Client
 from routewright.gateway.app import build
 from routewright.gateway.server import listen, url_of
-from routewright.outcomes import Outcomes
 from routewright.types import Answer, Expert
 
 Fault = Callable[["Upstream", web.Request], Any]

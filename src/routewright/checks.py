@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from routewright.answers.evidence import Evidence, Rung
+from routewright.data.queries import Item
 from routewright.drive import Record, replay
-from routewright.encoders import Encoder
 from routewright.errors import NotAdmissible, UpstreamError
-from routewright.evidence import Evidence, Rung
-from routewright.experts import recorded
-from routewright.forest import Forest
-from routewright.items import Item
-from routewright.predictors import Predictor, inputs, means
+from routewright.experts.limits import recorded
+from routewright.prediction.encoders import Encoder
+from routewright.prediction.forest import Forest
+from routewright.prediction.predictors import Predictor, inputs, means
 from routewright.registry import find
 from routewright.strategies import build, one_shot
 from routewright.types import Answer, Array, Ask, Prediction, Query

@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from routewright import interview, outcomes
-from routewright.client import Client
 from routewright.config import Config, load
-from routewright.evaluation import Evaluation, evaluate
-from routewright.fitting import fit
-from routewright.graders import Graders
-from routewright.items import Item
-from routewright.router import Router
+from routewright.data import outcomes
+from routewright.data.queries import Item
+from routewright.evaluation.evaluate import evaluate
+from routewright.evaluation.figures import Evaluation
+from routewright.experts.client import Client
+from routewright.fitting.fit import fit
+from routewright.grading.graders import Graders
+from routewright.interview import interview
+from routewright.router.router import Router
 from routewright.sandbox.skills import Question, questions
 from routewright.types import Query
 

@@ -21,14 +21,14 @@ from routewright.errors import (
     StreamBroken,
     UpstreamError,
 )
-from routewright.experts import admit, guard, recorded
+from routewright.experts.limits import admit, guard, recorded
 from routewright.types import Answer, Ask, Committee, Decision, Delta, Expert, Query, Strategy
 
 Record = Mapping[str | tuple[str, str], Answer]  # expert, or (expert, kind), ▶ what it said
 
 
 class Asker(Protocol):
-    """What `live` needs of the world; `routewright.client.Client` is the real one.
+    """What `live` needs of the world; `routewright.experts.client.Client` is the real one.
 
     Both raise UpstreamError before the first byte and StreamBroken after it. `stream` yields
     the pieces, then the whole answer, once. `bill` says what an ask that was cancelled after

@@ -13,6 +13,15 @@ from typing import Any
 
 from routewright.errors import BadInput
 
+FAMILIES = {  # family ▶ the package whose files are its members
+    "encoders": "routewright.prediction.encoders",
+    "graders": "routewright.grading.graders",
+    "predictors": "routewright.prediction.predictors",
+    "providers": "routewright.experts.providers",
+    "rewards": "routewright.grading.rewards",
+    "strategies": "routewright.strategies",
+}
+
 
 @cache
 def names(family: str) -> tuple[str, ...]:
@@ -25,7 +34,7 @@ def names(family: str) -> tuple[str, ...]:
 def find(family: str, name: str) -> Any:
     """The class that a name stands for; raises BadInput naming the members that exist."""
     if name in _files(family) and not name.startswith("_"):
-        module = import_module(f"routewright.{family}.{name}")
+        module = import_module(f"{FAMILIES[family]}.{name}")
         return getattr(module, class_name(name))
     if name in _plugins(family):
         return _plugins(family)[name].load()
@@ -43,7 +52,7 @@ def class_name(name: str) -> str:
 
 @cache
 def _files(family: str) -> frozenset[str]:
-    package = import_module(f"routewright.{family}")
+    package = import_module(FAMILIES[family])
     return frozenset(module.name for module in iter_modules(package.__path__))
 
 

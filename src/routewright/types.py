@@ -28,7 +28,7 @@ AskKind = Literal["answer", "verify", "judge"]
 
 @dataclass(frozen=True)
 class Launch:
-    """How the server of an expert that we run ourselves is started and kept; see `launch.py`."""
+    """How we start an expert's server and keep it running; see `experts/launch.py`."""
 
     command: tuple[str, ...]  # stays in the foreground
     folder: str = "."  # where it runs; its record and log lie in .routewright/experts/ there

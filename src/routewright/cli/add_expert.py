@@ -16,9 +16,9 @@ from routewright.cli.fit import Tables
 from routewright.errors import BadInput
 
 if TYPE_CHECKING:
-    from routewright.add_expert import Joined
-    from routewright.outcomes import Outcomes
-    from routewright.router import Router
+    from routewright.data.outcomes import Outcomes
+    from routewright.fitting.add_expert import Joined
+    from routewright.router.router import Router
     from routewright.types import Query
 
 ASKED_UNDER = ("split", "grader", "data_class", "region", "reference")
@@ -44,8 +44,9 @@ def add_expert(
     json: Annotated[bool, typer.Option(help="Print the figures as JSON.")] = False,
 ) -> None:
     """Add an expert to a router, or choose what to ask it."""
-    from routewright import add_expert, outcomes
-    from routewright.router import Router
+    from routewright.data import outcomes
+    from routewright.fitting import add_expert
+    from routewright.router.router import Router
 
     loaded = Router.load(router)
     add_expert.check_new(loaded, expert)
@@ -76,7 +77,7 @@ def _choose(
     facts: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Writes the queries; returns the figures."""
-    from routewright import add_expert
+    from routewright.fitting import add_expert
 
     column = add_expert.only(rows, expert)
     with Console(stderr=True).status("choosing"):
@@ -97,18 +98,21 @@ def _choose(
 
 def _facts(tables: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """What it takes to ask each query and to grade the answer, as the tables tell, by its id."""
-    from routewright import items, outcomes
+    from routewright.data import outcomes
+    from routewright.data import queries as query_sets
 
     found: dict[str, dict[str, Any]] = {}
     for path in tables:
         frame = outcomes.table(path)
         names = [
             name
-            for name in (*ASKED_UNDER, *items.ALIASES["reference"], *items.FACTS)
+            for name in (*ASKED_UNDER, *query_sets.ALIASES["reference"], *query_sets.FACTS)
             if name in frame.columns
         ]
         for row in frame.select("id", *names).iter_rows(named=True):
-            told = {n: items.parsed(n, row[n], f"'{path}'") for n in names if row[n] is not None}
+            told = {
+                n: query_sets.parsed(n, row[n], f"'{path}'") for n in names if row[n] is not None
+            }
             found.setdefault(row["id"], {}).update(told)
     return found
 
@@ -122,7 +126,7 @@ def _line(query: Query, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _join(router: Router, rows: Outcomes, expert: str, answers: int, seed: int) -> Joined:
-    from routewright import add_expert
+    from routewright.fitting import add_expert
 
     column = rows.pool([expert])
     add_expert.check(router, column)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from routewright.journal import Journal
-    from routewright.ledger import Tally
+    from routewright.data.journal import Journal
+    from routewright.experts.ledger import Tally
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def journalled(
         TimeRemainingColumn,
     )
 
-    from routewright.journal import Journal
+    from routewright.data.journal import Journal
 
     columns = (
         TextColumn(doing),

@@ -12,9 +12,9 @@ from rich.table import Table
 from routewright.errors import BadInput
 
 if TYPE_CHECKING:
-    from routewright.automix import Cascade, Compared
-    from routewright.outcomes import Outcomes
-    from routewright.router import Router
+    from routewright.data.outcomes import Outcomes
+    from routewright.fitting.automix import Cascade, Compared
+    from routewright.router.router import Router
 
 PREFIX = "automix_"  # a strategy of this name is fitted with one meta-verifier
 
@@ -37,8 +37,8 @@ def cascade(
     agree: str | None,
 ) -> Cascade:
     """The cascade that the options describe; raises BadInput naming what is missing."""
-    from routewright.automix import SAMPLES, Cascade, committee
-    from routewright.outcomes import check_names
+    from routewright.data.outcomes import check_names
+    from routewright.fitting.automix import SAMPLES, Cascade, committee
 
     if ladder and (small or large):
         raise BadInput("give --ladder, or --small and --large, not both")
@@ -79,7 +79,7 @@ def prices(listed: str | None) -> dict[str, float]:
 
 def report(router: Router, out: Any) -> None:
     """Prints how the meta-verifiers compare, and which one the router follows."""
-    from routewright.automix import served
+    from routewright.fitting.automix import served
 
     facts = router.card["automix"]
     console = Console(highlight=False)
@@ -111,7 +111,7 @@ def report(router: Router, out: Any) -> None:
 
 def on_rows(router: Router, row: Compared) -> str:
     """How a router's AutoMix did on rows of an evaluation, in a sentence."""
-    from routewright.automix import served
+    from routewright.fitting.automix import served
 
     if not served(router):
         return "AutoMix is not served: it was not shown to be better than mixing fixed experts."

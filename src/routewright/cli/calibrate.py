@@ -13,8 +13,8 @@ from rich.console import Console
 from routewright.errors import BadInput
 
 if TYPE_CHECKING:
-    from routewright.frontier import OperatingPoint
-    from routewright.router import Router
+    from routewright.router.frontier import OperatingPoint
+    from routewright.router.router import Router
 
 
 def calibrate(
@@ -34,7 +34,7 @@ def calibrate(
     json: Annotated[bool, typer.Option(help="Print the point as JSON.")] = False,
 ) -> None:
     """Find the operating point for a budget, a quality or a share."""
-    from routewright.router import Router, finite
+    from routewright.router.router import Router, finite
 
     goals = {
         "--max-cost": max_cost,
@@ -56,7 +56,7 @@ def calibrate(
 
 def find_point(router: Router, goal: str, text: str) -> OperatingPoint:
     """The operating point that a target asks for; raises BadInput saying what can be reached."""
-    from routewright import targets
+    from routewright.router import targets
 
     if goal == "--max-cost":
         return router.at(max_cost=targets.dollars(text))

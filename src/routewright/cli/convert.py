@@ -18,7 +18,7 @@ from routewright.errors import BadInput, BadTable
 if TYPE_CHECKING:
     import polars as pl
 
-    from routewright.outcomes import Outcomes
+    from routewright.data.outcomes import Outcomes
 
 PRICE_NAMES = (  # US$ per million input and output tokens, as these projects call them
     ("input_per_mtok", "output_per_mtok"),  # routewright.yaml
@@ -49,11 +49,11 @@ def convert(
     json: Annotated[bool, typer.Option(help="Print the summary as JSON.")] = False,
 ) -> None:
     """Turn public routing or evaluation data into an outcome table."""
-    from routewright import datasets, outcomes
+    from routewright.data import formats, outcomes
 
     if out.suffix != ".parquet":
         raise BadInput(f"'{out}' must end in .parquet: an outcome table is a Parquet file")
-    reader = datasets.find(format)
+    reader = formats.find(format)
     listed = None if prices is None else _prices(prices)
     with Console(stderr=True).status(f"reading {len(files)} files") as status:
         frames = []
@@ -139,7 +139,7 @@ def _named(frame: pl.DataFrame, model: str | None, file: Path) -> pl.DataFrame:
 
 def _write(frame: pl.DataFrame, out: Path, files: Sequence[Path]) -> Outcomes:
     """Writes the table only if it can be read as one."""
-    from routewright import outcomes
+    from routewright.data import outcomes
 
     partial = out.with_name(f".{out.name}.partial")
     try:

@@ -19,8 +19,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from routewright.errors import BadInput
 
 if TYPE_CHECKING:
+    from routewright.data.outcomes import Outcomes
     from routewright.dedicated import Recipe
-    from routewright.outcomes import Outcomes
 
 app = typer.Typer(
     name="dedicate",
@@ -63,13 +63,14 @@ def build(
 ) -> None:
     """Make lessons in deferring from outcomes: where the base itself fails, on queries that it was
     not trained on. `interview --samples K` gives shares of K answers in place of single ones."""
-    from routewright import dedicated, items
+    from routewright import dedicated
+    from routewright.data import queries
 
     frame = _frame(table, split)
     found = dedicated.lessons(frame, expert, taught=dedicated.taught(base) if base else ())
     if not found:
         raise BadInput(f"'{table}' holds no query with a score of '{expert}' that it has not seen")
-    items.write(found, out)
+    queries.write(found, out)
     failing = sum(float(item.facts["failure"]) for item in found) / len(found)
     _tell(
         json,
@@ -112,7 +113,7 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a base to answer or to defer. Killed, the same command goes on where it was."""
-    from routewright import items
+    from routewright.data import queries
     from routewright.dedicated import Recipe
 
     recipe = Recipe(
@@ -132,7 +133,7 @@ def train(
         checkpointing=checkpointing,
         seed=seed,
     )
-    _train(items.read(lessons), base, out, recipe, json)
+    _train(queries.read(lessons), base, out, recipe, json)
 
 
 @app.command()
@@ -199,7 +200,8 @@ def calibrate(
     json: Json = False,
 ) -> None:
     """Choose from what doubt on the model defers: a quantile of its doubts on held-out queries."""
-    from routewright import dedicated, outcomes
+    from routewright import dedicated
+    from routewright.data import outcomes
     from routewright.dedicated.recipe import WITHIN
     from routewright.metrics import deferred
 
@@ -359,7 +361,7 @@ def _frame(table: Path, split: str) -> Any:
     """The rows of one split; a table without the column is used whole."""
     import polars as pl
 
-    from routewright import outcomes
+    from routewright.data import outcomes
 
     frame = outcomes.table(table)
     if split == outcomes.ALL or "split" not in frame.columns:

@@ -39,8 +39,9 @@ def diversify(
     """
     import polars as pl
 
-    from routewright import diversity, outcomes
+    from routewright.data import outcomes
     from routewright.errors import BadInput
+    from routewright.interview import diversity
 
     outcomes.check_ending(out)
     frame = outcomes.table(table)

@@ -16,7 +16,7 @@ from rich.table import Table
 from routewright.cli.fit import Tables
 
 if TYPE_CHECKING:
-    from routewright.evaluation import Evaluation
+    from routewright.evaluation.figures import Evaluation
 
 
 def evaluate(
@@ -31,9 +31,10 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
 ) -> None:
     """Measure a router on recorded outcomes against every reference."""
-    from routewright import evaluation, outcomes
-    from routewright.report.audit import audit
-    from routewright.router import Router, finite
+    from routewright.data import outcomes
+    from routewright.evaluation import evaluate as evaluation
+    from routewright.evaluation.report.audit import audit
+    from routewright.router.router import Router, finite
 
     loaded = Router.load(router)
     rows = outcomes.read(tables, split=split)
@@ -45,7 +46,7 @@ def evaluate(
     if json is not None and str(json) != "-":
         _write(json, f"{written}\n")
     if html is not None:
-        from routewright.report import render
+        from routewright.evaluation.report import render
 
         words = [str(router), *map(str, tables), "--split", split, "--seed", str(seed)]
         command = shlex.join(["routewright", "evaluate", *words, "--html", str(html)])
@@ -58,8 +59,8 @@ def evaluate(
         Console(soft_wrap=True).print(f"[bold]Do not trust these figures:[/] {fair.text}")
     show_forecasts(measured, Console())
     if "automix" in loaded.card:
-        from routewright import automix
         from routewright.cli.automix import on_rows
+        from routewright.fitting import automix
 
         Console(soft_wrap=True).print(on_rows(loaded, automix.lifts(measured, seed=seed)))
 

@@ -17,7 +17,7 @@ from rich.text import Text
 from routewright.errors import BadInput
 
 if TYPE_CHECKING:
-    from routewright.launch import Server, Status
+    from routewright.experts.launch import Server, Status
     from routewright.types import Expert
 
 
@@ -49,7 +49,7 @@ def experts(
     Exit code 2 if one cannot start.
     """
     from routewright.config import experts as read_experts
-    from routewright.launch import Server
+    from routewright.experts.launch import Server
 
     known = {name: e for name, e in read_experts(config).items() if e.launch is not None}
     if unknown := [name for name in names or () if name not in known]:
@@ -113,7 +113,7 @@ def _stop(servers: list[Server], console: Console) -> None:
 
 def _sweep(folder: Path, names: set[str], console: Console) -> None:
     """Ends the servers of experts that the config no longer has."""
-    from routewright.launch import end, left_behind
+    from routewright.experts.launch import end, left_behind
 
     for _, record in left_behind(folder, names):
         if end(record, grace=10):
@@ -160,7 +160,7 @@ def _tasks(chosen: list[Expert], json: bool) -> None:
 
 
 def _task(expert: Expert) -> dict[str, Any]:
-    from routewright.launch import sky_task
+    from routewright.experts.launch import sky_task
 
     assert expert.launch is not None
     path = Path(expert.launch.folder) / f"{expert.name.replace('/', '-')}.sky.yaml"

@@ -14,9 +14,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from routewright.fitting import Assumed
-    from routewright.outcomes import Outcomes
-    from routewright.router import Router
+    from routewright.data.outcomes import Outcomes
+    from routewright.fitting.fit import Assumed
+    from routewright.router.router import Router
 
 Tables = Annotated[
     list[Path], typer.Argument(help="Outcome tables (Parquet, JSONL or CSV), joined on `id`.")
@@ -106,8 +106,9 @@ def fit(
     json: Annotated[bool, typer.Option(help="Print the router's description as JSON.")] = False,
 ) -> None:
     """Learn a router from recorded outcomes."""
-    from routewright import fitting, outcomes
     from routewright.cli import automix as told
+    from routewright.data import outcomes
+    from routewright.fitting import fit as fitting
 
     everyone = outcomes.read(tables, split=split)
     rows = everyone.pool(names(experts) or everyone.experts)
@@ -124,7 +125,7 @@ def fit(
             bar.update(task, description=doing, completed=share)
 
         if told.is_automix(strategy):
-            from routewright import automix
+            from routewright.fitting import automix
 
             _not_for_automix(assume=assume, beta=beta, tags=tags, temperature=temperature)
             wanted = (small, large, names(ladder), verifier, agree)
@@ -207,7 +208,7 @@ def _given(**options: Any) -> dict[str, Any]:
 def _assumed(wishes: list[str]) -> dict[str, Assumed]:
     """`["A=0.9@0.003"]` ▶ {"A": Assumed(0.9, 0.003)}; the cost may be left out."""
     from routewright.errors import BadInput
-    from routewright.fitting import Assumed
+    from routewright.fitting.fit import Assumed
 
     found = {}
     for wish in wishes:

@@ -18,9 +18,9 @@ from rich.table import Table
 from routewright.errors import BadInput
 
 if TYPE_CHECKING:
-    from routewright.interview import Interview
-    from routewright.items import Item
-    from routewright.ledger import Account, Forecast, Ledger
+    from routewright.data.queries import Item
+    from routewright.experts.ledger import Account, Forecast, Ledger
+    from routewright.interview.interview import Interview
     from routewright.types import Expert
 
 EXIT_INTERRUPTED = 130
@@ -89,10 +89,10 @@ def interview(
     Run the same command again after Ctrl-C, a crash or a spent budget: it goes on from the
     journal. Exit code 130 after Ctrl-C, 2 if nobody answered anything.
     """
-    from routewright import sources
     from routewright.config import experts as read_experts
-    from routewright.graders import Graders
-    from routewright.items import held_out
+    from routewright.data import tasks
+    from routewright.data.queries import held_out
+    from routewright.grading.graders import Graders
 
     if out.suffix != ".parquet":
         raise BadInput(f"'{out}' must end in .parquet: an outcome table is a Parquet file")
@@ -104,7 +104,7 @@ def interview(
         )
     known = read_experts(config)
     asked = _chosen(known, only)
-    items = held_out(sources.read(queries, split="")[:limit], hold_out, rest=split)
+    items = held_out(tasks.read(queries, split="")[:limit], hold_out, rest=split)
     settings: dict[str, Any] = {
         "experts": asked,
         "recalled": [expert for expert in known.values() if expert not in asked],
@@ -126,7 +126,7 @@ def interview(
         done, account = asyncio.run(run)
     else:
         done, account = _spread(items, known, journal, budget, grader, settings, engine)
-    from routewright import interview as study
+    from routewright.interview import interview as study
 
     answered = any(cell.answers for cell in done.cells.values())
     if answered:
@@ -163,9 +163,9 @@ async def _run(
     settings: Mapping[str, Any],
     console: Console,
 ) -> tuple[Interview, Account]:
-    from routewright.interview import Interview
-    from routewright.journal import Journal
-    from routewright.ledger import Ledger, Recall
+    from routewright.data.journal import Journal
+    from routewright.experts.ledger import Ledger, Recall
+    from routewright.interview.interview import Interview
 
     with Journal(path) as journal:
         async with Ledger(known.values(), journal, budget=budget) as ledger:
@@ -189,9 +189,10 @@ def _spread(
     engine: str,
 ) -> tuple[Interview, Account]:
     """The same on a cluster."""
-    from routewright import engines, interview_on_ray
+    from routewright import parallel
+    from routewright.interview import ray as interview_on_ray
 
-    engines.cluster(engine)
+    parallel.cluster(engine)
     wishes = {key: value for key, value in settings.items() if key != "graders"}
     with _bar(len(items) * len(settings["experts"]), budget, 0.0) as show:
         return interview_on_ray.interview(
@@ -358,9 +359,9 @@ def _what_next(summary: Mapping[str, Any], journal: Path, console: Console) -> N
 async def _rehearse(
     items: Sequence[Item], known: Mapping[str, Expert], path: Path, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    from routewright.interview import Interview
-    from routewright.journal import read
-    from routewright.ledger import Recall, Rehearsal
+    from routewright.data.journal import read
+    from routewright.experts.ledger import Recall, Rehearsal
+    from routewright.interview.interview import Interview
 
     rehearsal = Rehearsal(known.values(), read(path))
     recall = Recall(rehearsal)

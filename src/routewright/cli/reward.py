@@ -13,7 +13,7 @@ from routewright.cli.asking import journalled, trouble
 from routewright.cli.fit import names
 
 if TYPE_CHECKING:
-    from routewright.rewarding import Tally
+    from routewright.interview.rewarding import Tally
 
 
 def reward(
@@ -49,9 +49,10 @@ def reward(
     json: Annotated[bool, typer.Option(help="Print the tally as JSON.")] = False,
 ) -> None:
     """Fill the reward:: columns of an outcome table; run it again to take up where it stopped."""
-    from routewright import outcomes, rewarding
     from routewright.config import load
+    from routewright.data import outcomes
     from routewright.errors import BadInput
+    from routewright.interview import rewarding
 
     if out.suffix != ".parquet":
         raise BadInput(f"'{out}' must end in .parquet: an outcome table is a Parquet file")

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from routewright.frontier import OperatingPoint
+    from routewright.router.frontier import OperatingPoint
 
 
 def route(
@@ -44,9 +44,9 @@ def route(
     json: Annotated[bool, typer.Option(help="Print everything as JSON.")] = False,
 ) -> None:
     """Decide about a query, or about many, without asking anybody."""
-    from routewright import explanation, targets
     from routewright.errors import BadInput
-    from routewright.router import Router
+    from routewright.router import explanation, targets
+    from routewright.router.router import Router
     from routewright.types import Query
 
     loaded = Router.load(router)
@@ -91,12 +91,13 @@ def _all(
 
     import polars as pl
 
-    from routewright import explanation, outcomes, sources
+    from routewright.data import outcomes, tasks
     from routewright.errors import BadInput
+    from routewright.router import explanation
 
     if out is None or out.suffix != ".parquet" or text is not None:
         raise BadInput("--queries goes with --out FILE.parquet, and without a text")
-    asked = [item.query for item in sources.read(queries)]
+    asked = [item.query for item in tasks.read(queries)]
     rows = explanation.explain_all(router, point, asked, latency_price, engine)
     outcomes.save(pl.DataFrame(rows, infer_schema_length=None), out)
     shares = dict(Counter(row["expert"] for row in rows).most_common())

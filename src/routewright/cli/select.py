@@ -14,7 +14,7 @@ from rich.table import Table
 from routewright.cli.fit import Experts, Tables, names
 
 if TYPE_CHECKING:
-    from routewright.selection import Loss, Selection
+    from routewright.fitting.selection import Loss, Selection
 
 
 def select(
@@ -32,7 +32,9 @@ def select(
     json: Annotated[bool, typer.Option(help="Print everything as JSON.")] = False,
 ) -> None:
     """Choose which experts to keep."""
-    from routewright import outcomes, selection, targets
+    from routewright.data import outcomes
+    from routewright.fitting import selection
+    from routewright.router import targets
 
     rows = outcomes.read(tables, experts=names(experts), split=split)
     dollars = None if budget is None else targets.dollars(budget)

@@ -15,10 +15,10 @@ from rich.console import Console
 from routewright.errors import BadInput
 
 if TYPE_CHECKING:
-    from routewright.interview import Interview
-    from routewright.items import Item
-    from routewright.outcomes import Outcomes
-    from routewright.selfplay import Play
+    from routewright.data.outcomes import Outcomes
+    from routewright.data.queries import Item
+    from routewright.interview.interview import Interview
+    from routewright.interview.selfplay import Play
 
 
 def selfplay(
@@ -84,9 +84,9 @@ def selfplay(
     Every round leaves a folder with its queries, table, router and report, and a line in
     `rounds.md`. Run the same command again to go on; nothing is paid twice.
     """
-    from routewright.evaluation import FRACTIONS
-    from routewright.router import Router
-    from routewright.selfplay import Settings
+    from routewright.evaluation.figures import FRACTIONS
+    from routewright.interview.selfplay import Settings
+    from routewright.router.router import Router
 
     if (generator is None) == (templates is None):
         raise BadInput(
@@ -136,7 +136,7 @@ def selfplay(
 
 
 def _held_out(tables: Sequence[Path] | None, split: str) -> Outcomes | None:
-    from routewright import outcomes
+    from routewright.data import outcomes
 
     return outcomes.read(list(tables), split=split) if tables else None
 
@@ -157,13 +157,13 @@ async def _play(
     plateau: float,
     concurrency: int,
 ) -> Play:
-    from routewright import selfplay as study
     from routewright.cli.interview import progress, stopping
     from routewright.config import experts as read_experts
-    from routewright.graders import Graders
-    from routewright.interview import Interview, Stopped
-    from routewright.journal import Journal
-    from routewright.ledger import BudgetSpent, Ledger
+    from routewright.data.journal import Journal
+    from routewright.experts.ledger import BudgetSpent, Ledger
+    from routewright.grading.graders import Graders
+    from routewright.interview import selfplay as study
+    from routewright.interview.interview import Interview, Stopped
 
     known = read_experts(config)
     if unknown := [name for name in (*router.experts, generator) if name and name not in known]:
@@ -220,7 +220,7 @@ async def _play(
 
 
 def _goes_on(play: Play, rounds: int, gain: float, console: Console) -> bool:
-    from routewright.selfplay import plateau
+    from routewright.interview.selfplay import plateau
 
     if not play.rounds:
         return True

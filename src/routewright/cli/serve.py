@@ -27,7 +27,7 @@ def serve(
     Exit code 2 if the config is wrong or the port is taken.
     """
     from routewright.config import load
-    from routewright.gateway.server import run  # the web framework is for this verb only
+    from routewright.gateway.server import run
 
     checked = load(config)
     host = checked.server.host if host is None else host

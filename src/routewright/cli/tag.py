@@ -12,7 +12,7 @@ import typer
 from routewright.cli.asking import journalled, trouble
 
 if TYPE_CHECKING:
-    from routewright.tagging import Tally
+    from routewright.interview.tagging import Tally
 
 
 def tag(
@@ -43,9 +43,10 @@ def tag(
     """Write a `tags` column: by an expert with an open vocabulary, or by clusters."""
     import polars as pl
 
-    from routewright import outcomes, tagging
     from routewright.config import load
+    from routewright.data import outcomes
     from routewright.errors import BadInput
+    from routewright.interview import tagging
 
     outcomes.check_ending(out)
     if (clusters is None) == (expert is None):

@@ -16,14 +16,7 @@ from urllib.parse import urlsplit
 
 from routewright import __version__, registry
 from routewright.config import policies as config_policies
-from routewright.config.document import (
-    NAME,
-    SECRETS,
-    Document,
-    Problem,
-    is_reference,
-    no_key,
-)
+from routewright.config.document import NAME, SECRETS, Document, Problem, is_reference, no_key
 from routewright.config.shape import choose
 from routewright.types import DATA_CLASSES
 

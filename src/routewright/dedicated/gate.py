@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from routewright import training
+from routewright.data.queries import Item
 from routewright.dedicated.recipe import Progress, Recipe
-from routewright.items import Item
-from routewright.predictors.transformer import Transformer
+from routewright.prediction import language_models
+from routewright.prediction.predictors.transformer import Transformer
 
 GATE = "gate.safetensors"
 
@@ -22,11 +22,11 @@ def train_gate(
     from safetensors.numpy import save_file
 
     progress(f"loading {base}", 0.0)
-    opened = training.open_base(base, precision=recipe.precision, writes=True)
+    opened = language_models.open_base(base, precision=recipe.precision, writes=True)
     if not (out / "config.json").exists():  # the base itself answers: it comes along, unchanged
-        training.save(opened, out)
+        language_models.save(opened, out)
     known = [item for item in items if "failure" in item.facts]
-    prompts = [training.prompt(opened, item.query.messages) for item in known]
+    prompts = [language_models.prompt(opened, item.query.messages) for item in known]
     failure = np.array([float(item.facts["failure"]) for item in known])
     gate = _gate(recipe, str(out), folder=str(out / "checkpoints"), progress=progress)
     gate.fit(prompts, 1 - failure[:, None], blocks={}, seed=recipe.seed)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from routewright import training
 from routewright.dedicated.card import CARD, read_card
 from routewright.dedicated.gate import GATE
 from routewright.dedicated.recipe import TAG, Kind
-from routewright.predictors.transformer import Transformer
+from routewright.prediction import language_models
+from routewright.prediction.predictors.transformer import Transformer
 from routewright.types import Array, Message
 
 
@@ -23,7 +23,7 @@ from routewright.types import Array, Message
 class Model:
     """A causal model that can write and, if its folder says so, defer; `load` opens one."""
 
-    base: training.Base
+    base: language_models.Base
     card: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()
 
@@ -44,7 +44,7 @@ class Model:
 
     def doubts(self, conversations: Sequence[Sequence[Message]], *, batch: int = 16) -> Array:
         """How much the model would rather defer, (n,), in logits; nothing is generated."""
-        texts = [training.prompt(self.base, messages) for messages in conversations]
+        texts = [language_models.prompt(self.base, messages) for messages in conversations]
         if self.kind == "gate":
             chance = np.clip(self._gate.predict(texts).mean[:, 0], 1e-9, 1 - 1e-9)
             return np.asarray(np.log(1 - chance) - np.log(chance))
@@ -54,15 +54,15 @@ class Model:
     def _leads(self, texts: Sequence[str], batch: int) -> Array:
         import torch
 
-        collate, number = training.collator(self.base), int(self.card["tag_id"])
-        ids = training.tokens(self.base, texts, int(self.card["recipe"]["max_tokens"]))
+        collate, number = language_models.collator(self.base), int(self.card["tag_id"])
+        ids = language_models.tokens(self.base, texts, int(self.card["recipe"]["max_tokens"]))
         order = np.argsort([len(row) for row in ids], kind="stable")
         found = np.empty(len(ids))
         with torch.inference_mode():
             for i in range(0, len(ids), batch):
                 part = order[i : i + batch]
                 tensors = collate([{"ids": ids[j]} for j in part])
-                inside = {name: t.to(training.device()) for name, t in tensors.items()}
+                inside = {name: t.to(language_models.device()) for name, t in tensors.items()}
                 logits = self.base.model(**inside).logits
                 ends = inside["attention_mask"].sum(dim=1) - 1
                 last = logits[torch.arange(len(part)), ends].float()
@@ -76,7 +76,7 @@ class Model:
 
         options = {**self.card["gate"], "base": str(self.folder), "checkpointing": False}
         gate = Transformer.load(options, load_file(self.folder / GATE))
-        return gate if gate.tune == "full" else gate.stand_on(training.body(self.base))
+        return gate if gate.tune == "full" else gate.stand_on(language_models.body(self.base))
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -87,10 +87,12 @@ class Model:
 
 def load(name: str, *, precision: str | None = None) -> Model:
     """A folder that `train` wrote, or any causal model by name. Raises BadInput."""
-    training.require("a local model")
+    language_models.require("a local model")
     card = read_card(Path(name)) if (Path(name) / CARD).exists() else {}
-    precision = precision or ("bfloat16" if training.device() == "cuda" else "float32")
-    return Model(training.open_base(name, precision=precision, writes=True), card, Path(name))
+    precision = precision or ("bfloat16" if language_models.device() == "cuda" else "float32")
+    return Model(
+        language_models.open_base(name, precision=precision, writes=True), card, Path(name)
+    )
 
 
 def lead(logits: Any, tag: int) -> Any:

@@ -12,18 +12,18 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.functional import binary_cross_entropy_with_logits as decision
 
-from routewright import training
 from routewright.dedicated.model import others
 from routewright.dedicated.recipe import WITHIN, Recipe
+from routewright.prediction import language_models
 
 NEVER = -1e9
 
 cross_entropy = partial(functional.cross_entropy, reduction="none")
 
 
-def build(base: training.Base, tag: int | None, rows: Sequence[Any], recipe: Recipe) -> Any:
+def build(base: language_models.Base, tag: int | None, rows: Sequence[Any], recipe: Recipe) -> Any:
     """The network on the device where it is trained; without a `tag` it learns to answer only."""
-    adapted = training.adapt(
+    adapted = language_models.adapt(
         base, recipe.tune, rank=recipe.rank, checkpointing=recipe.checkpointing
     )
     network = (
@@ -31,10 +31,10 @@ def build(base: training.Base, tag: int | None, rows: Sequence[Any], recipe: Rec
         if tag is None
         else Deferring(adapted, base, tag, _defer_weight(rows, recipe))
     )
-    return network.to(training.device())
+    return network.to(language_models.device())
 
 
-class Network(training.module()):  # type: ignore[misc]
+class Network(language_models.module()):  # type: ignore[misc]
     """Learns to answer: the loss of a row is the cross-entropy of its answer, the mean over its
     tokens."""
 
@@ -90,7 +90,7 @@ class Deferring(Network):
     mistake that is made to look likely: a server that biases it everywhere must not write it there.
     """
 
-    def __init__(self, adapted: Any, base: training.Base, tag: int, heavier: float) -> None:
+    def __init__(self, adapted: Any, base: language_models.Base, tag: int, heavier: float) -> None:
         super().__init__(adapted)
         self.number, self.heavier = tag, heavier
         output, embeddings = base.model.get_output_embeddings(), base.model.get_input_embeddings()

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from routewright import training
 from routewright.errors import BadInput
+from routewright.prediction import language_models
 
 TAG = "<DEFER>"
 WITHIN = 10.0  # logits by which the tag must be unlikely within an answer: room for a bias
@@ -48,10 +48,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.kind not in ("tag", "gate"):
             raise BadInput(f"kind '{self.kind}' is unknown: choose tag or gate")
-        if self.tune not in training.TUNES:
+        if self.tune not in language_models.TUNES:
             raise BadInput(f"tune '{self.tune}' is unknown: choose lora, full or frozen")
-        if self.precision not in training.PRECISIONS:
-            known = " or ".join(training.PRECISIONS)
+        if self.precision not in language_models.PRECISIONS:
+            known = " or ".join(language_models.PRECISIONS)
             raise BadInput(f"precision '{self.precision}' is unknown: choose {known}")
         if not self.tag.strip() or self.tag != self.tag.strip():
             raise BadInput(f"tag '{self.tag}' must be a text without blanks around it")

@@ -9,11 +9,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from routewright import training
+from routewright.data.queries import Item
 from routewright.dedicated.recipe import Progress, Recipe
 from routewright.errors import BadInput
-from routewright.items import Item
-from routewright.predictors.transformer import RATES
+from routewright.prediction import language_models
+from routewright.prediction.predictors.transformer import RATES
 
 
 def train_tag(
@@ -27,17 +27,17 @@ def train_tag(
     from routewright.dedicated.network import build
 
     progress(f"loading {base}", 0.0)
-    opened = training.open_base(base, precision=recipe.precision, writes=True)
+    opened = language_models.open_base(base, precision=recipe.precision, writes=True)
     tag = _add(opened, recipe.tag) if defers else None
     rows = [row for item in items if (row := _row(opened, item, tag, recipe))]
-    with training.seeded(recipe.seed):
+    with language_models.seeded(recipe.seed):
         network = build(opened, tag, rows, recipe)
     rate = RATES[recipe.tune] if recipe.learning_rate is None else recipe.learning_rate
-    plan = training.Plan(
+    plan = language_models.Plan(
         recipe.epochs, recipe.batch, recipe.accumulate, rate, recipe.head_rate, recipe.seed
     )
     out.mkdir(parents=True, exist_ok=True)
-    training.train(
+    language_models.train(
         network,
         rows,
         _collator(opened),
@@ -47,11 +47,11 @@ def train_tag(
         done=lambda share: progress(f"training {base}", share),
     )
     _merge(network, opened, tag)
-    training.save(opened, out)
+    language_models.save(opened, out)
     return {"tag_id": tag}
 
 
-def _add(base: training.Base, tag: str) -> int:
+def _add(base: language_models.Base, tag: str) -> int:
     """The number of the tag's token, added if it is new.
 
     It is an ordinary token: servers leave special ones out of the text that they send.
@@ -70,10 +70,14 @@ def _add(base: training.Base, tag: str) -> int:
     return number
 
 
-def _row(base: training.Base, item: Item, tag: int | None, recipe: Recipe) -> dict[str, Any] | None:
+def _row(
+    base: language_models.Base, item: Item, tag: int | None, recipe: Recipe
+) -> dict[str, Any] | None:
     """One sequence: the prompt, then the answer, or the tag where there is none to learn."""
     failure = item.facts.get("failure")
-    (ids,) = training.tokens(base, [training.prompt(base, item.query.messages)], recipe.max_tokens)
+    (ids,) = language_models.tokens(
+        base, [language_models.prompt(base, item.query.messages)], recipe.max_tokens
+    )
     end = _end(base)
     if item.references:
         said = base.tokenizer(item.references[0], add_special_tokens=False)["input_ids"]
@@ -93,17 +97,17 @@ def _row(base: training.Base, item: Item, tag: int | None, recipe: Recipe) -> di
     }
 
 
-def _end(base: training.Base) -> int:
+def _end(base: language_models.Base) -> int:
     end = base.tokenizer.eos_token_id
     if end is None:
         raise BadInput("the base's tokenizer has no end-of-text token: name another base")
     return int(end)
 
 
-def _collator(base: training.Base) -> Callable[[Sequence[Any]], dict[str, Any]]:
+def _collator(base: language_models.Base) -> Callable[[Sequence[Any]], dict[str, Any]]:
     import torch
 
-    pad = training.collator(base)
+    pad = language_models.collator(base)
 
     def collate(items: Sequence[Any]) -> dict[str, Any]:
         batch = pad([{"ids": item["ids"]} for item in items])
@@ -119,14 +123,14 @@ def _collator(base: training.Base) -> Callable[[Sequence[Any]], dict[str, Any]]:
     return collate
 
 
-def _job(rows: Sequence[Any], recipe: Recipe, base: training.Base) -> str:
+def _job(rows: Sequence[Any], recipe: Recipe, base: language_models.Base) -> str:
     digest = sha256(json.dumps([asdict(recipe), base.facts], sort_keys=True).encode())
     for row in rows:
         digest.update(json.dumps(row, sort_keys=True).encode())
     return digest.hexdigest()
 
 
-def _merge(network: Any, base: training.Base, tag: int | None) -> None:
+def _merge(network: Any, base: language_models.Base, tag: int | None) -> None:
     """Folds what was trained into the base's own weights."""
     import torch
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from routewright import outcomes as tables
+from routewright.data import outcomes as tables
+from routewright.data.outcomes import Outcomes, fingerprints
+from routewright.data.queries import Item
 from routewright.errors import BadInput, BadTable
-from routewright.items import Item
-from routewright.outcomes import Outcomes, fingerprints
 from routewright.types import Array
 
 TAUGHT = "taught.safetensors"  # fingerprints of the queries, in a model's folder

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from routewright import training
+from routewright.data.queries import Item
 from routewright.dedicated.card import VERSION, write_card
 from routewright.dedicated.gate import train_gate
 from routewright.dedicated.recipe import Progress, Recipe, quiet
 from routewright.dedicated.tag import train_tag
 from routewright.dedicated.teaching import sign
 from routewright.errors import BadInput
-from routewright.items import Item
+from routewright.prediction import language_models
 
 
 def train(
@@ -40,7 +40,7 @@ def train(
         raise BadInput("there is nothing to learn when to defer from: see `dedicate build`")
     if not defers and recipe.tune == "frozen":
         raise BadInput("tune 'frozen' cannot learn to answer: choose lora or full")
-    training.require("a dedicated model")  # takes seconds
+    language_models.require("a dedicated model")  # takes seconds
     if recipe.kind == "gate":
         card = train_gate(items, base, out, recipe, progress)
     else:

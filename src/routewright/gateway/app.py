@@ -16,9 +16,9 @@ from starlette.routing import Route
 from threadpoolctl import threadpool_limits
 
 from routewright import __version__
-from routewright.client import Client
 from routewright.config import Config
 from routewright.errors import RoutewrightError
+from routewright.experts.client import Client
 from routewright.gateway.breaker import Breaker
 from routewright.gateway.chat import Desk, chat
 from routewright.gateway.errors import gone, http_error, routewright_error, unforeseen

@@ -17,9 +17,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from routewright import drive
-from routewright.client import Client
 from routewright.config import Config
 from routewright.errors import RoutewrightError
+from routewright.experts.client import Client
 from routewright.gateway.body import Wanted, read, understand
 from routewright.gateway.breaker import Breaker
 from routewright.gateway.errors import body_of, error_object, headers_of, status_of

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from routewright.experts import admit, guard, objection
-from routewright.explanation import first_asks, forecast
-from routewright.frontier import OperatingPoint
+from routewright.experts.limits import admit, guard, objection
 from routewright.gateway.menu import Choice
+from routewright.router.explanation import first_asks, forecast
+from routewright.router.frontier import OperatingPoint
 from routewright.types import Expert, Prediction, Query
 
 

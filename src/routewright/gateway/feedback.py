@@ -17,10 +17,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from routewright.data.journal import Journal
 from routewright.errors import BadInput
 from routewright.gateway.body import number, read, shown
 from routewright.gateway.errors import BadRequest
-from routewright.journal import Journal
 from routewright.types import Decision, Query
 
 log = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from typing import Any
 
 from routewright.config import Config, PolicyConfig
 from routewright.errors import BadConfig, BadInput, NotAdmissible
-from routewright.frontier import OperatingPoint
 from routewright.gateway.errors import BadRequest
 from routewright.registry import find
-from routewright.router import Router
+from routewright.router.frontier import OperatingPoint
+from routewright.router.router import Router
 from routewright.strategies import build
 from routewright.strategies.fallback import with_fallback
 from routewright.strategies.fixed import Fixed

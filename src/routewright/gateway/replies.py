@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from routewright.providers import without_logprobs
+from routewright.experts.providers import without_logprobs
 from routewright.types import Answer, Decision, Delta, Message
 
 LONGEST_HEADER = 500  # characters

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from routewright import equivalence, metaverifiers, prompts
-from routewright.equivalence import Kind
+from routewright import prompts
+from routewright.answers import equivalence, metaverifiers
+from routewright.answers.equivalence import Kind
+from routewright.answers.observations import About, Linear, Looks, agreement
 from routewright.errors import BadInput, NotAdmissible, UpstreamError
-from routewright.observations import About, Linear, Looks, agreement
 from routewright.types import Answer, Array, Ask, Decision, Plan, Query
 
 if TYPE_CHECKING:  # reading tables needs Polars, serving does not
-    from routewright.outcomes import Outcomes
+    from routewright.data.outcomes import Outcomes
 
 
 @dataclass(frozen=True)

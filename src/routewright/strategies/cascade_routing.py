@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from routewright import votes
-from routewright.equivalence import Kind
+from routewright.answers import votes
+from routewright.answers.equivalence import Kind
+from routewright.answers.evidence import NOBODY
 from routewright.errors import NotAdmissible, UpstreamError
-from routewright.evidence import NOBODY
 from routewright.policies import TIE
 from routewright.strategies import Predicts
-from routewright.strategies.auto import Run, answered
+from routewright.strategies._recorded import Run, answered
 from routewright.strategies.single import Single, within_limits
 from routewright.types import Answer, Array, Ask, Decision, Indices, Plan, Prediction, Query
 
 if TYPE_CHECKING:  # reading tables needs Polars, serving does not
-    from routewright.outcomes import Outcomes
+    from routewright.data.outcomes import Outcomes
 
 NODES, WEIGHTS = (half / 2 for half in np.polynomial.legendre.leggauss(48))
 NODES = NODES + 0.5  # of the quadrature over 0..1

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from routewright import votes
-from routewright.equivalence import Kind
+from routewright.answers import votes
+from routewright.answers.equivalence import Kind
+from routewright.answers.evidence import NOBODY, Evidence, Standing
 from routewright.errors import BadInput, NotAdmissible, UpstreamError
-from routewright.evidence import NOBODY, Evidence, Standing
-from routewright.strategies.auto import Run, answered
+from routewright.strategies._recorded import Run, answered
 from routewright.strategies.single import within_limits
 from routewright.types import Answer, Array, Ask, Decision, Indices, Plan, Prediction, Query
 
 if TYPE_CHECKING:  # reading tables needs Polars, serving does not
-    from routewright.outcomes import Outcomes
+    from routewright.data.outcomes import Outcomes
 
 Texts = np.ndarray[Any, np.dtype[Any]]  # (n, e) of str, None where nothing has been said
 Mask = NDArray[np.bool_]

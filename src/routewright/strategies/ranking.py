@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from routewright import rewards
 from routewright.errors import BadInput, NoAdmissibleExpert, NotAdmissible, UpstreamError
-from routewright.rewards import RewardModel
+from routewright.grading import rewards
+from routewright.grading.rewards import RewardModel
 from routewright.types import Answer, Array, Ask, Decision, Plan, Query
 
 

@@ -1,0 +1,1 @@
+"""What answers tell: whether two say the same, who agrees, and how likely each is right."""

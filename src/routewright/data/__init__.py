@@ -1,0 +1,1 @@
+"""Outcome tables, query sets, and how both are read and written."""

@@ -1,0 +1,96 @@
+"""Per-sample logs of lm-evaluation-harness, `MODEL/samples_TASK_TIME.jsonl` (`--log_samples`).
+
+Layout (EleutherAI/lm-evaluation-harness 0.4, `lm_eval/evaluator.py` and
+`loggers/evaluation_tracker.py`): `doc_id`, `doc`, `target`, `arguments`, `resps`,
+`filtered_resps`, `filter`, `metrics` (names) and one field per metric. The folder is the model's
+name, with `__` for `/`. The score is the first metric that lies in 0..1, under the first filter.
+No costs and no tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from routewright.data.formats import _files
+from routewright.data.formats._wide import Cell, long, wide
+from routewright.errors import BadTable
+
+METRICS = ("exact_match", "acc", "acc_norm", "pass@1", "prompt_level_strict_acc", "em", "f1")
+QUESTIONS = ("question", "query", "problem", "prompt", "input", "text")
+
+
+def read(path: Path) -> pl.DataFrame:
+    """An outcome table of one expert on one task."""
+    rows = list(_files.jsonl(path, ["doc_id", "filtered_resps"]))
+    if not rows:
+        raise BadTable(f"'{path}' has no rows")
+    task, expert = _task(path), path.resolve().parent.name.replace("__", "/")
+    metric, filtered = _metric(*rows[0]), rows[0][1].get("filter")
+    cells = [
+        _cell(row, f"{place}: {metric}", metric, task, expert)
+        for place, row in rows
+        if row.get("filter") == filtered
+    ]
+    return wide(long(cells), path)
+
+
+def _task(path: Path) -> str:
+    """
+    >>> _task(Path("samples_mmlu_anatomy_2025-01-31T10-00-00.123456.jsonl"))
+    'mmlu_anatomy'
+    """
+    return re.sub(r"_\d{4}-\d\d-\d\dT.*$", "", path.stem.removeprefix("samples_"))
+
+
+def _metric(place: str, row: dict[str, Any]) -> str:
+    named = row.get("metrics") or [name for name in METRICS if name in row]
+    for name in named:
+        if isinstance(row.get(name), bool | int | float) and 0 <= row[name] <= 1:
+            return str(name)
+    raise BadTable(f"{place} has no metric in 0..1; it has {', '.join(row)}")
+
+
+def _cell(row: dict[str, Any], place: str, metric: str, task: str, expert: str) -> Cell:
+    score = _files.number(row.get(metric), place)
+    return Cell(
+        id=f"{task}/{row['doc_id']}",
+        expert=expert,
+        prompt=_prompt(row),
+        domain=task,
+        score=float("nan") if score is None else score,
+        answer=_answer(row["filtered_resps"]),
+    )
+
+
+def _prompt(row: dict[str, Any]) -> str:
+    """What was sent, few-shot examples included; else the question of the document."""
+    first = row.get("arguments")
+    while isinstance(first, dict | list) and first:
+        first = next(iter(first.values())) if isinstance(first, dict) else first[0]
+    if isinstance(first, str):
+        return first
+    doc = row.get("doc") if isinstance(row.get("doc"), dict) else {}
+    return next((str(doc[name]) for name in QUESTIONS if name in doc), "") if doc else ""
+
+
+def _answer(said: Any) -> str | None:
+    """The text, or the position of the likeliest choice."""
+    match said:
+        case [str() as text]:
+            return text
+        case [[_, _], [_, _], *_]:
+            return _likeliest([pair[0] for pair in said])
+    return None
+
+
+def _likeliest(likelihoods: Sequence[Any]) -> str | None:
+    try:
+        numbers = [float(one) for one in likelihoods]
+    except (TypeError, ValueError):
+        return None
+    return str(numbers.index(max(numbers)))

@@ -1,0 +1,584 @@
+"""The outcome table: one row per query, for each expert `m` its `score::m`, `cost::m` and more.
+
+Wide Parquet is the format; long JSONL (one line per query and expert) is converted. Several
+files are joined on `id`: experts may be interviewed at different times. Missing cells are NaN.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from routewright.data import queries as query_sets
+from routewright.errors import BadInput, BadTable
+from routewright.types import DATA_CLASSES, Answer, Array, DataClass, Query
+
+MEASURES = (
+    *("score", "soft", "cost", "verify", "verify_cost", "verdicts", "reward", "reward_cost"),
+    *("latency", "out_tokens", "logprob"),
+)
+UNIT_RANGE = ("score", "soft", "verify")
+NOT_NEGATIVE = ("cost", "verify_cost", "verdicts", "reward_cost", "latency", "out_tokens")
+NOT_POSITIVE = ("logprob",)
+TEXTS = ("id", "prompt", "domain", "split")  # and each expert's `answer` and `text`
+ENDINGS = (".parquet", ".jsonl", ".ndjson", ".csv")
+ALL = "all"
+LONG_NAMES = {  # how other tools call our columns
+    "query_id": "id",
+    "query": "prompt",
+    "response": "answer",
+    "model": "expert",
+    "task": "domain",
+    "completion_tokens": "out_tokens",
+    "latency_s": "latency",
+}
+
+
+Fingerprints = NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """n queries and what e experts made of them; arrays are (n, e), NaN where unknown."""
+
+    experts: tuple[str, ...]
+    queries: tuple[Query, ...]
+    measures: dict[str, Array]  # score (0..1), cost (US$), and whatever else was recorded
+    answers: np.ndarray[Any, np.dtype[Any]] | None = None  # (n, e) of str or None
+    sources: tuple[str, ...] = ()
+    split: str = ALL
+    groups: tuple[str, ...] = field(default=())  # rows that must stay on one side of a fold
+
+    @property
+    def score(self) -> Array:
+        return self.measures["score"]
+
+    @property
+    def cost(self) -> Array:
+        return self.measures["cost"]
+
+    @property
+    def domains(self) -> tuple[str | None, ...]:
+        return tuple(query.domain for query in self.queries)
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over ids, prompts, scores and costs: says which data a router was fitted on."""
+        sha = hashlib.sha256("\0".join(self.experts).encode())
+        for query in self.queries:
+            sha.update(f"{query.id}\0{query.full_text}\0".encode())
+        for name in ("score", "cost"):
+            sha.update(np.ascontiguousarray(self.measures[name]).tobytes())
+        return sha.hexdigest()
+
+    @property
+    def verdicts(self) -> int | None:
+        """Of how many verdicts each verification is the mean; None where the table does not say."""
+        told = self.measures.get("verdicts")
+        return int(np.nanmax(told)) if told is not None and np.isfinite(told).any() else None
+
+    def rows(self, index: Any) -> Outcomes:
+        """Some rows, by positions or a mask."""
+        picked = np.arange(len(self))[index]
+        return replace(
+            self,
+            queries=tuple(self.queries[i] for i in picked),
+            measures={name: table[picked] for name, table in self.measures.items()},
+            answers=None if self.answers is None else self.answers[picked],
+            groups=tuple(self.groups[i] for i in picked) if self.groups else (),
+        )
+
+    def pool(self, experts: Sequence[str]) -> Outcomes:
+        """Some experts, in the given order; raises BadTable for unknown or repeated names."""
+        check_names(experts, self.experts)
+        columns = [self.experts.index(name) for name in experts]
+        return replace(
+            self,
+            experts=tuple(experts),
+            measures={name: table[:, columns] for name, table in self.measures.items()},
+            answers=None if self.answers is None else self.answers[:, columns],
+        )
+
+    def at_prices(
+        self, answer: Mapping[str, float], verify: Mapping[str, float] | None = None
+    ) -> Outcomes:
+        """The same outcomes where answers, and verifications, of the named experts cost so much,
+        in US$ or any other unit of one's own."""
+        measures = dict(self.measures)
+        for measure, prices in (("cost", answer), ("verify_cost", verify or {})):
+            check_names(list(prices), self.experts)
+            columns = [self.experts.index(name) for name in prices]
+            if columns:
+                unknown = np.full((len(self), len(self.experts)), np.nan)
+                measures[measure] = measures.get(measure, unknown).copy()
+                measures[measure][:, columns] = list(prices.values())
+        return replace(self, measures=measures)
+
+    def costed(self) -> Outcomes:
+        """The same, where an answer whose cost is unknown costs what that expert's others do on
+        average. Its mean stays as it is; strategies that add up several costs must not find some
+        of them free."""
+        known = np.isfinite(self.cost)
+        count = known.sum(axis=0)
+        total = np.where(known, self.cost, 0.0).sum(axis=0)
+        usual = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        cost = np.where(np.isfinite(self.score) & ~known, usual, self.cost)
+        return replace(self, measures={**self.measures, "cost": cost})
+
+    def record(self, row: int) -> dict[str | tuple[str, str], Answer]:
+        """What every expert said to one query, as `drive.replay` reads it.
+
+        A verification is counted at `verify_cost::m`; where the table has no such column it
+        costs as much as the answer did, as AutoMix counts it (arXiv 2310.12963, section 4). A
+        judgement says the reward, or the score in a table without rewards, at `reward_cost::m`;
+        without such a column it is free, as a small model's on one's own machine almost is.
+        """
+        known: dict[str | tuple[str, str], Answer] = {}
+        for m, expert in enumerate(self.experts):
+            score = self._cell("score", row, m)
+            if score is None:
+                continue
+            cost = self._cell("cost", row, m) or 0.0
+            text = None if self.answers is None else self.answers[row, m]
+            known[expert] = Answer(
+                expert,
+                text=text or "",
+                cost=cost,
+                score=score,
+                latency=self._cell("latency", row, m) or float("nan"),
+                output_tokens=int(self._cell("out_tokens", row, m) or 0),
+                logprobs=None if (sure := self._cell("logprob", row, m)) is None else (sure,),
+            )
+            known[expert, "judge"] = Answer(
+                expert,
+                kind="judge",
+                reward=self._cell("reward", row, m) if "reward" in self.measures else score,
+                cost=self._cell("reward_cost", row, m) or 0.0,
+            )
+            if (sure := self._cell("verify", row, m)) is not None:
+                checked = self._cell("verify_cost", row, m)
+                known[expert, "verify"] = Answer(
+                    expert,
+                    kind="verify",
+                    confidence=sure,
+                    cost=cost if checked is None else checked,
+                )
+        return known
+
+    def _cell(self, measure: str, row: int, m: int) -> float | None:
+        table = self.measures.get(measure)
+        if table is None or np.isnan(table[row, m]):
+            return None
+        return float(table[row, m])
+
+
+def fingerprints(queries: Sequence[Query]) -> Fingerprints:
+    """64-bit hashes of the prompts, sorted; case, width and spacing do not count.
+
+    >>> fingerprints([Query.of(" What is\\n2 + 2?")]) == fingerprints([Query.of("what is 2 + 2?")])
+    array([ True])
+    """
+    hashed = [int.from_bytes(_hash(query.full_text), "big") for query in queries]
+    return np.sort(np.array(hashed, dtype=np.uint64))
+
+
+def _hash(text: str) -> bytes:
+    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return hashlib.blake2b(plain.encode(), digest_size=8).digest()
+
+
+# --- reading -------------------------------------------------------------------------------
+
+
+def read(
+    paths: Path | str | Sequence[Path | str],
+    *,
+    experts: Sequence[str] | None = None,
+    split: str = ALL,
+) -> Outcomes:
+    """Reads, joins and checks outcome tables.
+
+    `split` keeps the rows whose `split` column says so; a table without that column is used
+    whole, and `all` takes every row. A table that has rewards and no scores is scored by them:
+    as they are where all lie in 0..1, else with its least as 0 and its greatest as 1. Raises
+    BadTable for anything that cannot be used.
+    """
+    files = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    if not files:
+        raise BadTable("no outcome table was named")
+    frames = [_typed(_frame(path), path) for path in files]
+    frame = _scored(frames[0] if len(frames) == 1 else reduce(join, frames))
+    frame = _keep_split(frame, split, files)
+    found = _experts(frame, files)
+    if experts is not None:
+        check_names(experts, found)
+        found = tuple(experts)
+    outcomes = _outcomes(frame, found, files, split)
+    if not np.isfinite(outcomes.score).any():
+        raise BadTable(f"{_named(files)}: no score is known for {', '.join(found)}")
+    return outcomes
+
+
+def table(path: Path) -> pl.DataFrame:
+    """One file as it stands, its ids and cells checked: an outcome table or a set of queries,
+    which are named after their words where they have no `id`."""
+    frame = _frame(path)
+    if "id" not in frame.columns and not any("::" in column for column in frame.columns):
+        frame = _named_after_words(frame)
+    return _typed(frame, path)
+
+
+def _named_after_words(queries: pl.DataFrame) -> pl.DataFrame:
+    for ours in ("id", "prompt"):
+        other = next((name for name in query_sets.ALIASES[ours] if name in queries.columns), None)
+        if other is not None and ours not in queries.columns:
+            queries = queries.rename({other: ours})
+    if "id" in queries.columns or not {"prompt", "messages"} & set(queries.columns):
+        return queries
+    named = [query_sets.name(query.messages) for query in queries_of(queries)]
+    return queries.with_columns(pl.Series("id", named))
+
+
+def save(frame: pl.DataFrame, path: Path) -> None:
+    """Writes Parquet, or JSONL by that ending: the file is whole or not there."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".jsonl":
+            frame.write_ndjson(partial)
+        else:
+            frame.write_parquet(partial)
+        partial.replace(path)
+    except OSError as error:
+        raise BadTable(f"'{path}' cannot be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_ending(path: Path) -> None:
+    """Raises BadInput if `save` has no format for it: better before the work than after."""
+    if path.suffix not in (".parquet", ".jsonl"):
+        raise BadInput(f"'{path}' must end in .parquet or .jsonl")
+
+
+def tags_of(queries: Sequence[Query], kind: str = "table") -> list[tuple[str, ...]]:
+    """The tags of each query: those of the `table` (its domains where it has none at all), its
+    `domain`, or `none`. Raises BadInput for another kind."""
+    domains = [(query.domain,) if query.domain else () for query in queries]
+    own = [query.tags for query in queries]
+    kinds = {"table": own if any(own) else domains, "domain": domains, "none": [()] * len(queries)}
+    if kind not in kinds:
+        raise BadInput(f"tags '{kind}' is none of {', '.join(kinds)}")
+    return list(kinds[kind])
+
+
+def check_names(wanted: Sequence[str], known: Sequence[str]) -> None:
+    """Raises BadTable if a wanted expert is not known, or is named twice."""
+    for name in wanted:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean '{close[0]}'? " if close else ""
+            raise BadTable(f"no expert '{name}': {hint}the table has {', '.join(known)}")
+    if twice := _repeated(wanted):
+        raise BadTable(f"expert '{twice[0]}' is named twice")
+
+
+def _frame(path: Path) -> pl.DataFrame:
+    if not path.exists():
+        raise BadTable(f"no file '{path}'")
+    try:
+        if path.suffix in (".jsonl", ".ndjson"):
+            return _wide(pl.read_ndjson(path, infer_schema_length=None), path)
+        if path.suffix == ".csv":
+            return _wide(pl.read_csv(path, infer_schema_length=None), path)
+        return pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        first = str(error).splitlines()[0]
+        hint = "" if path.suffix in ENDINGS else f" (tables end in {', '.join(ENDINGS)})"
+        raise BadTable(f"'{path}' is not a readable outcome table: {first}{hint}") from error
+
+
+def _wide(long: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """One line per query and expert ▶ one row per query; wide lines and mere queries pass."""
+    queries_only = not {"expert", "model", "score"} & set(long.columns)
+    if queries_only or any("::" in column for column in long.columns):
+        return long.rename({"query": "prompt"}, strict=False) if queries_only else long
+    names = {old: new for old, new in LONG_NAMES.items() if new not in long.columns}
+    long = long.rename(names, strict=False)
+    if missing := {"id", "expert", "score"} - set(long.columns):
+        raise BadTable(f"'{path}': long outcomes need the fields {', '.join(sorted(missing))}")
+    doubles = long.filter(pl.struct("id", "expert").is_duplicated())
+    if len(doubles):
+        twice = doubles.row(0, named=True)
+        raise BadTable(f"'{path}': query '{twice['id']}' has two rows for '{twice['expert']}'")
+    cells = [c for c in (*MEASURES, "answer", "text") if c in long.columns]
+    facts = [c for c in long.columns if c not in (*cells, "expert", "id")]
+    wide = long.group_by("id", maintain_order=True).agg(pl.col(c).first() for c in facts)
+    for cell in cells:
+        spread = long.pivot("expert", index="id", values=cell)
+        spread = spread.rename({c: f"{cell}::{c}" for c in spread.columns if c != "id"})
+        wide = wide.join(spread, on="id", how="left")
+    return wide
+
+
+def _typed(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """Checks one file by itself: columns, ids, ranges."""
+    if not len(frame):
+        raise BadTable(f"'{path}' has no rows")
+    for need in ("id", "prompt"):
+        if need not in frame.columns and not (need == "prompt" and "messages" in frame.columns):
+            raise BadTable(f"'{path}' has no column '{need}'; it has {_some(frame.columns)}")
+    frame = _with_texts(frame, path)
+    if frame["id"].null_count():
+        raise BadTable(f"'{path}': a row has no id")
+    if doubles := _repeated(frame["id"].to_list()):
+        raise BadTable(f"'{path}': id '{doubles[0]}' stands in more than one row")
+    cells = [c for c in frame.columns if c.split("::", 1)[0] in MEASURES and "::" in c]
+    try:
+        frame = frame.with_columns(pl.col(cells).cast(pl.Float64).fill_nan(None))
+    except pl.exceptions.PolarsError as error:
+        first = str(error).splitlines()[0]
+        raise BadTable(f"'{path}': scores and costs must be numbers: {first}") from error
+    for column in cells:
+        _check_range(frame, column, path)
+    return frame
+
+
+def _with_texts(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """Names and answers that were stored as numbers are texts: 7 and 7.0 are both '7'."""
+    for column in frame.columns:
+        if column in TEXTS or column.startswith(("answer::", "text::")):
+            cell = pl.col(column)
+            try:
+                if frame[column].dtype.is_float():
+                    whole = (cell == cell.floor()) & (cell.abs() < 2**53)
+                    number = pl.when(whole).then(cell).cast(pl.Int64).cast(pl.String)
+                    frame = frame.with_columns(pl.coalesce(number, cell.cast(pl.String)))
+                else:
+                    frame = frame.with_columns(cell.cast(pl.String))
+            except pl.exceptions.PolarsError as error:
+                kind = frame[column].dtype
+                raise BadTable(f"'{path}': {column} must be text, not {kind}") from error
+    return frame
+
+
+def _check_range(frame: pl.DataFrame, column: str, path: Path) -> None:
+    measure = column.split("::", 1)[0]
+    cell = pl.col(column)
+    wrong = cell.is_infinite()
+    if measure in UNIT_RANGE:
+        wrong = wrong | (cell < 0) | (cell > 1)
+    elif measure in NOT_NEGATIVE:
+        wrong = wrong | (cell < 0)
+    elif measure in NOT_POSITIVE:
+        wrong = wrong | (cell > 0)
+    bad = frame.filter(wrong & cell.is_not_nan())
+    if len(bad):
+        bounds = "finite and not negative"
+        bounds = "in 0..1" if measure in UNIT_RANGE else bounds
+        bounds = "finite and not positive" if measure in NOT_POSITIVE else bounds
+        row = bad.row(0, named=True)
+        raise BadTable(
+            f"'{path}': {column} is {row[column]:g} in row '{row['id']}' and must be {bounds}"
+            f" ({len(bad)} such rows)"
+        )
+
+
+def join(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
+    """Rows of the same id become one row; a cell known twice must agree."""
+    shared = [c for c in right.columns if c in left.columns and c != "id"]
+    joined = left.join(
+        right, on="id", how="full", coalesce=True, suffix="\0", maintain_order="left_right"
+    )
+    for column in shared:
+        mine, theirs = pl.col(column), pl.col(f"{column}\0")
+        if "::" in column:
+            clash = joined.filter(mine.is_not_null() & theirs.is_not_null() & (mine != theirs))
+            if len(clash):
+                raise BadTable(
+                    f"the tables disagree on {column} of row '{clash['id'][0]}':"
+                    f" {clash[column][0]} and {clash[f'{column}' + chr(0)][0]}"
+                )
+        joined = joined.with_columns(pl.coalesce(mine, theirs).alias(column)).drop(f"{column}\0")
+    return joined
+
+
+def _scored(frame: pl.DataFrame) -> pl.DataFrame:
+    rewards = [column for column in frame.columns if column.startswith("reward::")]
+    graded = [column for column in frame.columns if column.startswith("score::")]
+    if not rewards or any(frame[column].count() for column in graded):
+        return frame
+    frame = frame.drop(graded)
+    known = frame.select(pl.col(rewards).cast(pl.Float64).fill_nan(None))
+    least = min((v for v in known.min().row(0) if v is not None), default=0.0)
+    most = max((v for v in known.max().row(0) if v is not None), default=1.0)
+    if least < 0 or most > 1:
+        known = known.select((pl.col(rewards) - least) / max(most - least, 1e-300))
+    scores = known.rename(lambda column: column.replace("reward::", "score::", 1))
+    return frame.with_columns(scores.get_columns())
+
+
+def _keep_split(frame: pl.DataFrame, split: str, files: Sequence[Path]) -> pl.DataFrame:
+    if split == ALL or "split" not in frame.columns:
+        return frame
+    kept = frame.filter(pl.col("split") == split)
+    if not len(kept):
+        there = ", ".join(sorted(str(s) for s in frame["split"].unique().to_list()))
+        way_out = (
+            "; `interview --hold-out 0.2` sets some aside, and run again it pays nothing twice"
+            if split == "dev"
+            else ""
+        )
+        raise BadTable(
+            f"{_named(files)}: no row has split '{split}'; there are {there}"
+            f" (or --split all){way_out}"
+        )
+    return kept
+
+
+def _experts(frame: pl.DataFrame, files: Sequence[Path]) -> tuple[str, ...]:
+    found = tuple(c.removeprefix("score::") for c in frame.columns if c.startswith("score::"))
+    if not found:
+        raise BadTable(
+            f"{_named(files)}: no column is called score::EXPERT; there are {_some(frame.columns)}"
+        )
+    if "" in found:
+        raise BadTable(f"{_named(files)}: column 'score::' has no expert's name after the colons")
+    return found
+
+
+def _outcomes(
+    frame: pl.DataFrame, experts: tuple[str, ...], files: Sequence[Path], split: str
+) -> Outcomes:
+    present = {c.split("::", 1)[0] for c in frame.columns if "::" in c}
+    measures = {m: _cells(frame, m, experts) for m in MEASURES if m in present}
+    measures.setdefault("cost", np.full((len(frame), len(experts)), np.nan))
+    answers = None
+    if "answer" in present:
+        columns = [_column(frame, "answer", expert).to_list() for expert in experts]
+        answers = np.array(columns, dtype=object).T.reshape(len(frame), len(experts))
+    queries = queries_of(frame)
+    return Outcomes(
+        experts=experts,
+        # What is recorded was said wherever it was: a replay has no regions.
+        queries=tuple(replace(query, region=None) for query in queries),
+        measures=measures,
+        answers=answers,
+        sources=tuple(str(path) for path in files),
+        split=split if "split" in frame.columns else ALL,
+        groups=_stems(frame, queries),
+    )
+
+
+def _stems(frame: pl.DataFrame, queries: Sequence[Query]) -> tuple[str, ...]:
+    """What makes rows variants of one question: their `stem_sha`, or the same text. Ids do not:
+    a question that was asked twice has two."""
+    if "stem_sha" in frame.columns:
+        return tuple(frame["stem_sha"].cast(pl.String).fill_null("").to_list())
+    return tuple(_hash(query.full_text).hex() for query in queries)
+
+
+def _cells(frame: pl.DataFrame, measure: str, experts: Sequence[str]) -> Array:
+    columns = [_column(frame, measure, expert) for expert in experts]
+    numbers = [column.cast(pl.Float64).fill_null(float("nan")).to_numpy() for column in columns]
+    return np.column_stack(numbers).astype(np.float64)
+
+
+def _column(frame: pl.DataFrame, measure: str, expert: str) -> pl.Series:
+    name = f"{measure}::{expert}"
+    if name in frame.columns:
+        return frame[name]
+    return pl.Series(name, [None] * len(frame))
+
+
+def queries_of(frame: pl.DataFrame) -> list[Query]:
+    """The queries of a table or query set: `prompt` or `messages`, and what is known of each.
+
+    The limits of how far a text may travel go with it; one that is unknown raises BadTable.
+    """
+
+    def column(name: str) -> list[Any]:
+        return frame[name].to_list() if name in frame.columns else [None] * len(frame)
+
+    rows = zip(
+        column("id"),
+        column("prompt"),
+        column("messages"),
+        column("domain"),
+        column("tags"),
+        column("data_class"),
+        column("region"),
+        strict=True,
+    )
+    return [
+        Query(
+            messages=_messages(prompt, messages, id),
+            id=id,
+            domain=domain,
+            data_class=_data_class(data_class, id),
+            region=region,
+            tags=_tags(tags, id),
+        )
+        for id, prompt, messages, domain, tags, data_class, region in rows
+    ]
+
+
+def _data_class(name: Any, id: Any) -> DataClass:
+    for known in DATA_CLASSES:
+        if name == known or (name is None and known == "public"):
+            return known
+    raise BadTable(f"query '{id}': data_class '{name}' is none of {', '.join(DATA_CLASSES)}")
+
+
+def _messages(prompt: str | None, messages: Any, row: str) -> tuple[dict[str, Any], ...]:
+    if prompt is not None or messages is None:
+        return ({"role": "user", "content": prompt or ""},)
+    said = _json(messages, "messages", row) if isinstance(messages, str) else messages
+    if not isinstance(said, list) or not all(isinstance(m, dict) and "role" in m for m in said):
+        raise BadTable(
+            f'row \'{row}\': messages must be a list such as [{{"role": "user", "content": "…"}}]'
+        )
+    return tuple(said)
+
+
+def _tags(tags: Any, row: str) -> tuple[str, ...]:
+    """A list; or a text, as CSV has it: JSON, or tags between semicolons."""
+    if isinstance(tags, str):
+        listed = tags.lstrip().startswith("[")
+        tags = _json(tags, "tags", row) if listed else [t.strip() for t in tags.split(";")]
+    return tuple(str(tag) for tag in tags or () if tag)
+
+
+def _json(text: str, column: str, row: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise BadTable(f"row '{row}': {column} is not JSON: {error}") from error
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    seen: set[str] = set()
+    return [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+
+
+def _named(files: Sequence[Path]) -> str:
+    return ", ".join(f"'{path}'" for path in files)
+
+
+def _some(columns: Sequence[str]) -> str:
+    shown = ", ".join(columns[:8])
+    return shown + (f" and {len(columns) - 8} more" if len(columns) > 8 else "")

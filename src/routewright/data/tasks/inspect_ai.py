@@ -1,0 +1,58 @@
+"""Tasks of Inspect: `inspect_ai=MODULE:TASK`, a function that gives an `inspect_ai.Task`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+from routewright.data.choices import with_options
+from routewright.data.queries import Item
+from routewright.errors import BadInput
+from routewright.types import Query
+
+
+def read(task: str, split: str) -> list[Item]:
+    """The samples of the task's dataset; its solvers and scorers stay behind.
+
+    The module is looked for in the current folder too.
+    """
+    return [_item(sample, number, task, split) for number, sample in enumerate(_task(task).dataset)]
+
+
+def _task(task: str) -> Any:
+    try:
+        import inspect_ai  # noqa: F401
+    except ImportError as error:
+        raise BadInput("inspect_ai=… needs Inspect: pip install 'routewright[inspect]'") from error
+    module, _, name = task.partition(":")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
+    try:
+        return getattr(import_module(module), name)()
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise BadInput(f"inspect_ai={task}: {error}; write MODULE:TASK") from error
+
+
+def _item(sample: Any, number: int, task: str, split: str) -> Item:
+    name = task.partition(":")[2]
+    choices = list(sample.choices or ())
+    messages = _messages(sample.input)
+    if choices:
+        *before, last = messages
+        messages = [*before, {**last, "content": with_options(last["content"], choices)}]
+    id = f"{name}/{number if sample.id is None else sample.id}"
+    return Item(
+        Query(tuple(messages), id=id, domain=name),
+        reference=sample.target or None,
+        split=split,
+        grader="multiple_choice" if choices else None,
+        facts={**(sample.metadata or {}), **({"choices": choices} if choices else {})},
+    )
+
+
+def _messages(asked: Any) -> list[dict[str, Any]]:
+    if isinstance(asked, str):
+        return [{"role": "user", "content": asked}]
+    return [{"role": message.role, "content": message.text} for message in asked]

@@ -1,0 +1,195 @@
+"""The figures of an evaluation: the keys of `evaluate --json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from routewright import metrics, policies
+from routewright.data.outcomes import Outcomes
+from routewright.router.frontier import OperatingPoint, known_costs
+from routewright.router.router import Router
+from routewright.types import Array, Prediction
+
+FRACTIONS = (0.1, 0.25, 0.5, 0.75)
+AT_FRACTION = ("quality", "quality_ci", "gain_over_zero_router", "gain_ci")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A router's operating points measured on n rows; scores and costs are (k, n)."""
+
+    router: Router
+    outcomes: Outcomes
+    prediction: Prediction
+    points: tuple[OperatingPoint, ...]
+    scores: Array
+    costs: Array  # US$
+    weights: Array  # bootstrap weights (b, n)
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract of `evaluate --json`."""
+        return summary(self)
+
+
+def summary(e: Evaluation) -> dict[str, Any]:
+    """Everything of design section 5: experts, references, curve, gains, AIQ, forecasts."""
+    score, cost = e.outcomes.score, known_costs(e.outcomes.cost)
+    quality, price = metrics.mean(score), metrics.mean(cost)
+    priced = bool(np.isfinite(e.outcomes.cost).any())
+    whole = priced and bool(np.isfinite(e.scores).any(axis=1).all())  # every point was measured
+    cheap, dear = _extremes(quality, price)
+    curve_cost, curve_quality = metrics.mean(e.costs.T), metrics.mean(e.scores.T)
+    hull = policies.zero_router(quality, price)
+    zero = np.array([[v.cost, v.quality] for v in hull]).T
+    span = (float(price[cheap]), float(price[dear]))
+
+    def dollars(amount: float) -> float | None:
+        return float(amount) if priced else None
+
+    return {
+        "experts": {
+            name: {"quality": _number(quality[m]), "cost": dollars(price[m])}
+            for m, name in enumerate(e.router.experts)
+        },
+        "references": _references(e, quality, price, dollars),
+        "curve": _curve(e, curve_cost, curve_quality, span[1] if priced else None),
+        "at_cost_fraction": (
+            _at_fractions(e, span[1])
+            if priced
+            else {f"{fraction:g}": dict.fromkeys(AT_FRACTION) for fraction in FRACTIONS}
+        ),
+        "aiq": metrics.aiq(curve_cost, curve_quality, *span) if whole else None,
+        "aiq_no_hull": (
+            metrics.aiq(curve_cost, curve_quality, *span, with_hull=False) if whole else None
+        ),
+        "aiq_zero_router": metrics.aiq(zero[0], zero[1], *span) if priced else None,
+        "apgr": (
+            _number(
+                metrics.apgr(
+                    curve_cost,
+                    curve_quality,
+                    (span[0], float(quality[cheap])),
+                    (span[1], float(quality[dear])),
+                )
+            )
+            if whole
+            else None
+        ),
+        "predictor": {
+            name: {
+                "auc": _number(metrics.auc(e.prediction.chance[:, m], score[:, m])),
+                "ece": _number(metrics.ece(e.prediction.chance[:, m], score[:, m])),
+            }
+            for m, name in enumerate(e.router.experts)
+        },
+        "domains": _domains(e),
+        "n": len(e.outcomes),
+    }
+
+
+def _extremes(quality: Array, price: Array) -> tuple[int, int]:
+    """The cheapest and the dearest expert, the better one at ties."""
+    known = [m for m in range(len(price)) if np.isfinite(price[m]) and np.isfinite(quality[m])]
+    cheap = min(known, key=lambda m: (price[m], -quality[m]))
+    return cheap, max(known, key=lambda m: (price[m], quality[m]))
+
+
+def _references(e: Evaluation, quality: Array, price: Array, dollars: Any) -> dict[str, Any]:
+    score, cost = e.outcomes.score, known_costs(e.outcomes.cost)
+    best, (cheap, _) = int(np.nanargmax(quality)), _extremes(quality, price)
+    ideal = metrics.oracle(score, cost)
+
+    def expert(m: int) -> dict[str, Any]:
+        name = e.router.experts[m]
+        return {"name": name, "quality": float(quality[m]), "cost": dollars(price[m])}
+
+    return {
+        "best_single": expert(best),
+        "cheapest": expert(cheap),
+        "oracle": {
+            "quality": float(metrics.mean(policies.take(score, ideal))),
+            "cost": dollars(float(metrics.mean(policies.take(cost, ideal)))),
+        },
+        "zero_router": [[dollars(v.cost), v.quality] for v in policies.zero_router(quality, price)],
+    }
+
+
+def _curve(
+    e: Evaluation, costs: Array, qualities: Array, dearest: float | None
+) -> list[dict[str, Any]]:
+    replicates = metrics.mean(e.scores.T, e.weights)  # (b, k)
+    return [
+        {
+            "lambda": point.price,
+            "cost": float(costs[k]) if dearest is not None else None,
+            "cost_fraction": float(costs[k]) / dearest if dearest else None,
+            "quality": float(qualities[k]),
+            "quality_ci": list(metrics.interval(replicates[:, k])),
+            "strategy": point.strategy,
+        }
+        for k, point in enumerate(e.points)
+    ]
+
+
+def _at_fractions(e: Evaluation, dearest: float) -> dict[str, Any]:
+    """Quality at shares of the dearest expert's cost, and the paired gain over the zero router;
+    None where even the cheapest operating point costs more.
+
+    Both the curve and the zero router are measured anew in every bootstrap replicate.
+    """
+    everything = np.vstack([np.ones(len(e.outcomes)), e.weights])
+    fractions = np.array(FRACTIONS)
+    reached, gained = curve_replicates(e, everything, fractions)
+    found: dict[str, Any] = {}
+    for f, fraction in enumerate(FRACTIONS):
+        reachable = bool(np.isfinite(reached[0, f]))
+        found[f"{fraction:g}"] = {
+            "quality": _number(reached[0, f]),
+            "quality_ci": list(metrics.interval(reached[1:, f])) if reachable else None,
+            "gain_over_zero_router": _number(gained[0, f]),
+            "gain_ci": list(metrics.interval(gained[1:, f])) if reachable else None,
+        }
+    return found
+
+
+def curve_replicates(e: Evaluation, weights: Array, fractions: Array) -> tuple[Array, Array]:
+    """Quality of the router and its gain over the zero router at fractions of the dearest
+    expert's cost, per replicate: two arrays (b, fractions)."""
+    costs, scores = metrics.mean(e.costs.T, weights), metrics.mean(e.scores.T, weights)
+    price = metrics.mean(known_costs(e.outcomes.cost), weights)
+    quality = metrics.mean(e.outcomes.score, weights)
+    reached = np.empty((len(weights), len(fractions)))
+    zero = np.empty_like(reached)
+    for b in range(len(weights)):
+        at = fractions * np.nanmax(price[b])
+        order = np.lexsort((scores[b], costs[b]))
+        # Below its cheapest point the router cannot go: unknown, not free.
+        reached[b] = np.interp(at, costs[b][order], scores[b][order], left=np.nan)
+        zero[b] = policies.hull_quality(policies.zero_router(quality[b], price[b]), at)
+    return reached, reached - zero
+
+
+def _domains(e: Evaluation) -> dict[str, Any]:
+    best = int(np.argmin([point.price for point in e.points]))
+    names = np.array([domain or "" for domain in e.outcomes.domains])
+    return {
+        str(name): {
+            "n": int((names == name).sum()),
+            "router": float(metrics.mean(e.scores[best][names == name])),
+            "experts": {
+                expert: _number(float(q))
+                for expert, q in zip(
+                    e.router.experts, metrics.mean(e.outcomes.score[names == name]), strict=True
+                )
+            },
+        }
+        for name in np.unique(names)
+        if name
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

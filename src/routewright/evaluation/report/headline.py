@@ -1,0 +1,123 @@
+"""The first sentence: what the router is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from routewright import metrics, policies
+from routewright.evaluation.report.study import HALF, Study
+from routewright.evaluation.report.words import between, percent, points, signed, verdict_of
+from routewright.router.frontier import known_costs
+
+
+class Headline(NamedTuple):
+    """What the router is worth, in words; `verdict` is gain, unproven or loss."""
+
+    verdict: str
+    lead: str
+    gain: str
+    also: tuple[str, ...]
+
+
+def headline(study: Study) -> Headline:
+    return _priced_headline(study) if study.priced else _unpriced_headline(study)
+
+
+def _priced_headline(study: Study) -> Headline:
+    least, most = study.span
+    always = f"the cost of always asking {study.dearest}"
+    if least > HALF:
+        at = _at_point(study, int(np.argmin(study.mean_costs)))
+        lead = f"At {percent(least)} of {always}, the least it can spend"
+    elif most < HALF:
+        at = _at_point(study, int(np.argmax(study.mean_costs)))
+        lead = f"At {percent(most)} of {always}, the most it can spend"
+    else:
+        at = study.figures["at_cost_fraction"][f"{HALF:g}"]
+        lead = f"At half {always}"
+    lead += f", this router reaches {points(at['quality'])} {between(at['quality_ci'])}"
+    verdict = verdict_of(at["gain_ci"])
+    gain = _gain(verdict, at["gain_over_zero_router"], at["gain_ci"])
+    if _fixed(study):
+        gain += "; the fit found none either, so a fixed mix is what it serves here"
+    return Headline(verdict, lead, gain + ".", _also(study))
+
+
+def _at_point(study: Study, k: int) -> dict[str, Any]:
+    """What `at_cost_fraction` holds, at an operating point's own cost."""
+    e = study.evaluation
+    reached, spent = (metrics.mean(t[[k]].T, study.weights)[:, 0] for t in (e.scores, e.costs))
+    quality = metrics.mean(e.outcomes.score, study.weights)
+    price = metrics.mean(known_costs(e.outcomes.cost), study.weights)
+    zero = [
+        float(policies.hull_quality(policies.zero_router(q, c), at))
+        for q, c, at in zip(quality, price, spent, strict=True)
+    ]
+    gain = reached - np.array(zero)
+    return {
+        "quality": float(reached[0]),
+        "quality_ci": metrics.interval(reached[1:]),
+        "gain_over_zero_router": float(gain[0]),
+        "gain_ci": metrics.interval(gain[1:]),
+    }
+
+
+def _fixed(study: Study) -> bool:
+    """Whether fixed experts are what the router itself serves there."""
+    return all(study.evaluation.points[k].strategy == "fixed" for k, _ in study.half)
+
+
+def _gain(verdict: str, gain: float, interval: Sequence[float]) -> str:
+    over = "mixing fixed experts at the same cost"
+    if verdict == "gain":
+        return f"{signed(gain)} points {between(interval, sign=True)} over {over}"
+    if verdict == "loss":
+        return f"{points(-gain)} points worse {between(interval, sign=True)} than {over}"
+    return f"no proven gain over {over}: {signed(gain)} points {between(interval, sign=True)}"
+
+
+def _unpriced_headline(study: Study) -> Headline:
+    best = study.best_figures
+    gain, interval = _gain_over_best_single(study)
+    verdict = verdict_of(interval)
+    text = _gain(verdict, gain, interval).replace(
+        "mixing fixed experts at the same cost", "always asking the best single expert"
+    )
+    if _fixed(study):
+        text += "; the fit found none either, so it asks one expert always"
+    free = any(expert["cost"] == 0 for expert in study.figures["experts"].values())
+    why = "Every expert is free" if free else "No costs are known"
+    lead = (
+        f"{why}, so only quality is judged: this router reaches"
+        f" {points(best['quality'])} {between(best['quality_ci'])}"
+    )
+    return Headline(verdict, lead, text + ".", (_best_single(study),))
+
+
+def _gain_over_best_single(study: Study) -> tuple[float, tuple[float, float]]:
+    """Paired; which expert is best is found anew in every replicate."""
+    e = study.evaluation
+    router = metrics.mean(e.scores[[study.best]].T, study.weights)[:, 0]
+    gain = router - np.nanmax(metrics.mean(e.outcomes.score, study.weights), axis=1)
+    return float(gain[0]), metrics.interval(gain[1:])
+
+
+def _also(study: Study) -> tuple[str, ...]:
+    best = study.best_figures
+    whole = (
+        f"Asked for the best whatever it costs, the router reaches {points(best['quality'])}"
+        f" {between(best['quality_ci'])} at {percent(best['cost_fraction'])} of the cost of"
+        f" {study.dearest}."
+    )
+    return (_best_single(study), whole)
+
+
+def _best_single(study: Study) -> str:
+    best, oracle = (study.figures["references"][key] for key in ("best_single", "oracle"))
+    return (
+        f"The best single expert, {best['name']}, reaches {points(best['quality'])};"
+        f" an oracle that knows every score would reach {points(oracle['quality'])}."
+    )

@@ -1,0 +1,166 @@
+"""An evaluation and what several sections of the page need of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from routewright import metrics
+from routewright.evaluation import plots
+from routewright.evaluation.evaluate import asked
+from routewright.evaluation.figures import Evaluation
+from routewright.router.frontier import known_costs
+from routewright.strategies import one_shot
+from routewright.strategies._recorded import look
+from routewright.types import Array, Indices
+
+HALF = 0.5
+UNKNOWN = -1  # the choice of a strategy that asks more than one expert
+
+
+@dataclass(frozen=True)
+class Study:
+    """An evaluation, its figures, and what several sections need of both.
+
+    Shapes: k operating points, n queries, e experts, b bootstrap replicates; the first
+    replicate is the sample itself.
+    """
+
+    evaluation: Evaluation
+    figures: Mapping[str, Any]
+
+    @property
+    def priced(self) -> bool:
+        return plots.priced(self.figures)
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        return self.evaluation.router.experts
+
+    @cached_property
+    def best(self) -> int:
+        """The operating point with the lowest λ."""
+        return int(np.argmin([point.price for point in self.evaluation.points]))
+
+    @cached_property
+    def best_figures(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.figures["curve"][self.best]
+        return found
+
+    @cached_property
+    def dearest(self) -> str:
+        """The expert whose cost the fractions refer to; of several, the best."""
+        facts = self.figures["experts"]
+        return max(self.experts, key=lambda m: (plots.known(facts[m]["cost"]), facts[m]["quality"]))
+
+    @cached_property
+    def choices(self) -> Indices:
+        """The expert asked, (k, n); UNKNOWN in rows of strategies that may ask several."""
+        return np.array([self._choose(k) for k in range(len(self.evaluation.points))])
+
+    def _choose(self, k: int) -> Indices:
+        e = self.evaluation
+        strategy = e.router.strategy_at(e.points[k])
+        if not one_shot(strategy):
+            return np.full(len(e.outcomes), UNKNOWN)
+        return np.asarray(strategy.choose(e.outcomes.queries, e.prediction))
+
+    @cached_property
+    def shares(self) -> Array:
+        """How often each expert is asked, (k, e); zero throughout where that is unknown."""
+        return np.stack([(self.choices == m).mean(axis=1) for m in range(len(self.experts))], 1)
+
+    @cached_property
+    def often(self) -> Mapping[int, Array]:
+        """The same, (e,), at the operating points of which the page tells it, of strategies too
+        that ask several; NaN where only a replay could tell."""
+        e = self.evaluation
+        router, table, belief = e.router, e.outcomes, e.prediction
+        standings = look(router.evidence, table, belief) if router.evidence else None
+        return {
+            k: asked(router.strategy_at(e.points[k]), table, belief, standings)
+            for k in {self.best, *(k for k, _ in self.half)}
+        }
+
+    @property
+    def several(self) -> bool:
+        """Whether a query may be put to more than one expert."""
+        return bool((self.choices == UNKNOWN).any())
+
+    @cached_property
+    def mean_costs(self) -> Array:
+        return metrics.mean(self.evaluation.costs.T)
+
+    @cached_property
+    def half(self) -> tuple[tuple[int, float], ...]:
+        """The operating points, with weights, whose mix costs half of the dearest expert."""
+        facts = self.figures["experts"][self.dearest]
+        return _neighbours(self, HALF * facts["cost"]) if self.priced else ((self.best, 1.0),)
+
+    @property
+    def where(self) -> str:
+        """`half` in words."""
+        if not self.priced:
+            return "at λ = 0"
+        least, most = self.span
+        if least > HALF:
+            return "at its cheapest"
+        return "at its dearest" if most < HALF else "at half cost"
+
+    @cached_property
+    def near_half(self) -> int:
+        return max(self.half, key=lambda part: part[1])[0]
+
+    @cached_property
+    def weights(self) -> Array:
+        e = self.evaluation
+        return np.vstack([np.ones(len(e.outcomes)), e.weights])
+
+    @cached_property
+    def control(self) -> tuple[Array, Array] | None:
+        """Costs (US$) and qualities of the shuffled control, each (b, k); None if unknown."""
+        if self.several:
+            return None
+        outcomes = self.evaluation.outcomes
+        tables = (known_costs(outcomes.cost), outcomes.score)
+        costs, qualities = (metrics.shuffled(t, self.choices, self.weights) for t in tables)
+        known = np.isfinite(costs[0]).all() and np.isfinite(qualities[0]).all()
+        return (costs, qualities) if known else None
+
+    @cached_property
+    def span(self) -> tuple[float, float]:
+        """The least and the most that the router spends, relative to the dearest expert."""
+        fractions = [point["cost_fraction"] for point in self.figures["curve"]]
+        return min(fractions), max(fractions)
+
+    @cached_property
+    def by_cost(self) -> list[int]:
+        """The experts, cheapest first; the better one last at ties."""
+        facts = [self.figures["experts"][name] for name in self.experts]
+        numbers = [(plots.known(f["cost"]), plots.known(f["quality"])) for f in facts]
+        return sorted(range(len(facts)), key=lambda m: numbers[m])
+
+    @cached_property
+    def colours(self) -> list[str]:
+        """Of the experts in the order of `by_cost`."""
+        return plots.palette(self.shares.max(axis=0)[self.by_cost].tolist())
+
+    def at_half(self, per_point: Mapping[int, float] | Array) -> float:
+        """What a quantity (k,) is where the router spends half."""
+        return float(sum(weight * per_point[k] for k, weight in self.half))
+
+
+def _neighbours(study: Study, cost: float) -> tuple[tuple[int, float], ...]:
+    """The points on both sides of a cost with their weights, as `metrics.quality_at` mixes."""
+    costs, qualities = study.mean_costs, metrics.mean(study.evaluation.scores.T)
+    order = np.lexsort((qualities, costs))
+    right = int(np.searchsorted(costs[order], cost))
+    if right == 0 or right == len(order):
+        return ((int(order[min(right, len(order) - 1)]), 1.0),)
+    low, high = int(order[right - 1]), int(order[right])
+    share = float((cost - costs[low]) / (costs[high] - costs[low]))
+    return ((low, 1 - share), (high, share))

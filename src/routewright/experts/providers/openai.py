@@ -1,0 +1,271 @@
+"""Any endpoint that speaks OpenAI chat completions: hosted, vLLM, llama.cpp, Ollama and so on.
+
+One HTTP session serves the process. It follows no redirects, keeps no cookies and reads no
+proxy from the environment: a text goes where the config says and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, ClassVar, TypeVar
+
+import aiohttp
+
+from routewright.errors import StreamBroken, UpstreamError, UpstreamRefused, UpstreamTimeout
+from routewright.experts.providers import Call
+from routewright.experts.providers._transcript import Transcript, answer, events, paid, parse
+from routewright.types import Answer, Delta, Expert
+
+DEFAULT_URL = "https://api.openai.com/v1"
+TRANSIENT = {408, 409, 429}  # worth a retry, as is every 5xx
+LARGEST = 64 << 20  # bytes of a reply; pictures may be long, and memory is not endless
+LONGEST_WAIT = 86_400.0  # seconds of a Retry-After that are passed on
+QUIET = 30.0  # seconds that an expert may always be silent, within its timeout
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0  # seconds between tries
+T = TypeVar("T")
+
+
+class Openai:
+    """Asks OpenAI-compatible endpoints; tries again, until the first byte, what may pass.
+
+    `connect`, `first_byte` and `stall` are seconds: until the connection stands, until a stream
+    says something, and between its pieces. The last two are by default half of the expert's
+    own `timeout`, and at least 30: that of a model which thinks for minutes is long. The timeout
+    itself bounds all tries together.
+    """
+
+    verify_prompt: ClassVar[str | None] = None
+    takes_n: ClassVar[bool] = True
+
+    def __init__(
+        self, connect: float = 5.0, first_byte: float | None = None, stall: float | None = None
+    ) -> None:
+        self.connect = connect
+        self.first_byte = first_byte
+        self.stall = stall
+        self._session: aiohttp.ClientSession | None = None
+
+    async def ask(self, call: Call) -> Answer:
+        return await _persist(call, self._ask_once)
+
+    async def stream(self, call: Call) -> AsyncGenerator[Delta | Answer, None]:
+        first, rest = await _persist(call, self._open)
+        async with aclosing(rest):
+            yield first
+            async for piece in rest:
+                yield piece
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _ask_once(self, call: Call, left: float) -> Answer:
+        began = time.monotonic()
+        timeout = aiohttp.ClientTimeout(total=left, sock_connect=self.connect)
+        async with self._post(call, call.body, timeout) as response:
+            completion = parse(await _body(call, response))
+            return answer(call, completion, time.monotonic() - began)
+
+    async def _open(
+        self, call: Call, left: float
+    ) -> tuple[Delta | Answer, AsyncGenerator[Delta | Answer, None]]:
+        """A stream that has said something, and its first piece."""
+        pieces = self._pieces(call, left)
+        patience = min(_silence(self.first_byte, call.expert), left)
+        try:
+            async with asyncio.timeout(patience):
+                return await anext(pieces), pieces
+        except TimeoutError as error:
+            await pieces.aclose()
+            reason = f"no first byte within {patience:.3g} s"
+            raise UpstreamTimeout(call.expert.name, reason, sent=True) from error
+
+    async def _pieces(self, call: Call, left: float) -> AsyncGenerator[Delta | Answer, None]:
+        body = {"stream_options": {"include_usage": True}, **call.body, "stream": True}
+        timeout = aiohttp.ClientTimeout(total=left, sock_connect=self.connect)
+        heard = Transcript(call)
+        try:
+            async with self._post(call, body, timeout) as response:
+                async for event in events(self._chunks(response, heard)):
+                    for delta in heard.hear(event):
+                        yield delta
+                if heard.finish_reason is None:
+                    raise UpstreamError(call.expert.name, _unfinished(response, heard))
+        except UpstreamError as error:
+            if not heard.begun:
+                raise
+            if heard.finish_reason is None:
+                cost = heard.answer().cost
+                raise StreamBroken(error.expert, error.reason, cost=cost) from error
+        yield heard.answer()
+
+    async def _chunks(
+        self, response: aiohttp.ClientResponse, heard: Transcript
+    ) -> AsyncIterator[bytes]:
+        """The bytes of a stream; TimeoutError if it falls silent after its first piece."""
+        patience = _silence(self.stall, heard.call.expert)
+        chunks = _within(heard.call, response.content.iter_any())
+        while True:
+            try:
+                async with asyncio.timeout(patience if heard.begun else None):
+                    chunk = await anext(chunks)
+            except StopAsyncIteration:
+                return
+            yield chunk
+
+    @asynccontextmanager
+    async def _post(
+        self, call: Call, body: Mapping[str, Any], timeout: aiohttp.ClientTimeout
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Sends a request; what goes wrong with it comes out as UpstreamError."""
+        expert = call.expert
+        url = f"{(expert.base_url or DEFAULT_URL).rstrip('/')}/chat/completions"
+        try:
+            async with self._http().post(
+                url,
+                json=_without_nulls({"model": expert.model or expert.name, **body}),
+                headers=_headers(expert),
+                timeout=timeout,
+                allow_redirects=False,
+            ) as response:
+                if response.status != 200:
+                    raise _failure(call, response, await _body(call, response))
+                yield response
+        except aiohttp.ConnectionTimeoutError as error:
+            reason = f"no connection within {self.connect:g} s"
+            raise UpstreamError(expert.name, reason) from error
+        except TimeoutError as error:
+            reason = "it took too long or fell silent"
+            raise UpstreamTimeout(expert.name, reason, sent=True) from error
+        except aiohttp.ClientError as error:
+            reason = scrub(f"connection failed: {error}", expert)
+            sent = not isinstance(error, aiohttp.ClientConnectorError)
+            raise UpstreamError(expert.name, reason, sent=sent) from error
+        except UpstreamError as error:
+            error.reason = scrub(error.reason, expert)
+            error.args = (f"expert '{expert.name}' failed: {error.reason}",)
+            raise
+
+    def _http(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=1000),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+
+async def _persist(call: Call, attempt: Callable[[Call, float], Awaitable[T]]) -> T:
+    """Tries until it works, with pauses that grow; nothing that has cost money is repeated.
+
+    The upstream's Retry-After is obeyed. Where it asks for more than the time there is, the
+    failure is raised at once, so that somebody else may answer.
+    """
+    # Retry libraries know neither Retry-After nor a deadline that shrinks; this is the loop.
+    deadline = time.monotonic() + call.expert.timeout
+    last_try = time.monotonic() + min(call.expert.timeout, call.patience)
+    tried = 0
+    while True:
+        try:
+            return await attempt(call, max(0.001, deadline - time.monotonic()))
+        except (UpstreamRefused, UpstreamTimeout, StreamBroken):
+            raise
+        except UpstreamError as error:
+            pause = _pause(tried, error.retry_after)
+            too_late = pause > LONGEST_PAUSE or time.monotonic() + pause > last_try
+            if tried >= call.expert.retries or error.cost or too_late:
+                raise
+        tried += 1
+        await asyncio.sleep(pause)
+
+
+def _pause(tried: int, retry_after: float | None) -> float:
+    pause = min(FIRST_PAUSE * 2.0**tried, LONGEST_PAUSE) * random.uniform(0.5, 1.0)
+    return max(pause, retry_after or 0.0)
+
+
+def _silence(given: float | None, expert: Expert) -> float:
+    return max(QUIET, expert.timeout / 2) if given is None else given
+
+
+def _unfinished(response: aiohttp.ClientResponse, heard: Transcript) -> str:
+    if response.content_type == "text/event-stream" or heard.held or heard.begun:
+        return "its stream ended before the answer did"
+    return f"it answered with {response.content_type} instead of a stream"
+
+
+def _without_nulls(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's `options` take a field away with null: some endpoints refuse one they do not
+    know, `stream_options` for one."""
+    return {key: value for key, value in body.items() if value is not None}
+
+
+def _headers(expert: Expert) -> dict[str, str]:
+    return {"Authorization": f"Bearer {expert.api_key}"} if expert.api_key else {}
+
+
+async def _body(call: Call, response: aiohttp.ClientResponse) -> bytes:
+    return b"".join([chunk async for chunk in _within(call, response.content.iter_any())])
+
+
+async def _within(call: Call, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The chunks of a reply; raises UpstreamError where they are more than any answer can be."""
+    size = 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > LARGEST:
+            reason = f"its reply is larger than {LARGEST >> 20} MiB"
+            raise UpstreamError(call.expert.name, reason, sent=True)
+        yield chunk
+
+
+def _failure(call: Call, response: aiohttp.ClientResponse, raw: bytes) -> UpstreamError:
+    status, body = response.status, parse(raw)
+    complaint = body.get("error", body) if isinstance(body, dict) else None
+    if isinstance(complaint, dict):
+        complaint = complaint.get("message")
+    kind = UpstreamError if status in TRANSIENT or status >= 500 else UpstreamRefused
+    return kind(
+        call.expert.name,
+        f"HTTP {status}" + (f": {complaint}" if complaint else ""),
+        status=status,
+        retry_after=_retry_after(response.headers),
+        cost=paid(call, body),
+    )
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that an upstream asks us to wait, from either form of the header."""
+    value = headers.get("Retry-After", "")
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            when = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        when = when if when.tzinfo else when.replace(tzinfo=UTC)
+        seconds = (when - datetime.now(UTC)).total_seconds()
+    return min(max(0.0, seconds), LONGEST_WAIT) if math.isfinite(seconds) else None
+
+
+def scrub(text: str, expert: Expert) -> str:
+    """What an upstream says, fit for logs and clients: short and without keys.
+
+    >>> scrub("Incorrect API key: sk-ab***cd", Expert("cloud", api_key="sk-abXXcd"))
+    'Incorrect API key: [key]'
+    """
+    if expert.api_key:
+        text = text.replace(expert.api_key, "[key]")
+    text = re.sub(r"\bsk-[\w*.-]+|(?<=Bearer )\S+", "[key]", text)
+    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair could not be sent
+    return text if len(text) <= 300 else f"{text[:300]}…"

@@ -1,0 +1,1 @@
+"""Trains routers from outcome tables."""

@@ -1,0 +1,438 @@
+"""Fits AutoMix on recorded outcomes: every meta-verifier, compared by cross-validation.
+
+What is learnt are tables and at most a ridge; a router made here needs no predictor to serve.
+Everything is judged on rows that it was not fitted on, and served only where it does no harm.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routewright import metrics
+from routewright.answers import metaverifiers as meta
+from routewright.answers.equivalence import Kind
+from routewright.answers.observations import Linear, Looks
+from routewright.data.outcomes import Outcomes, check_names
+from routewright.errors import BadInput, BadTable
+from routewright.evaluation.figures import Evaluation
+from routewright.fitting import fit as fitting
+from routewright.prediction.predictors import Folds, folds
+from routewright.router import frontier
+from routewright.router.router import Router
+from routewright.strategies.automix import Automix, looked, seen
+from routewright.types import Array
+
+FOLDS = 5
+REPLICATES = 400
+SAMPLES = 8  # self-verifications per answer
+EVIDENCE = "evidence"  # the meta-verifier that weighs more than one number
+NAMES = (*meta.METAVERIFIERS, EVIDENCE)
+MIN_ROWS = 20
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Which models answer, cheapest first, and how their answers are verified."""
+
+    ladder: tuple[str, ...]
+    agree: tuple[str, ...] = ()  # empty: each verifies its own answers
+    answers: Kind = "auto"  # how answers are compared
+    samples: int = SAMPLES  # verdicts that a self-verification draws
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        return (*self.ladder, *self.agree)
+
+
+class Compared(NamedTuple):
+    """A meta-verifier by cross-validation. Costs in US$ per query; ΔIBC in percent."""
+
+    name: str
+    cost: float  # at its best point
+    quality: float
+    lift: float  # ΔIBC at its best point
+    lift_ci: tuple[float, float]
+    mean_lift: float  # over five equal regions of cost
+    mean_lift_ci: tuple[float, float]
+    undefined: str | None  # why there is no ΔIBC
+
+
+class Fitted(NamedTuple):
+    """A meta-verifier fitted on rows: its policy at every price, and what it looks at."""
+
+    rule: meta.Rule
+    evidence: tuple[Linear, ...]
+
+
+class _Held(NamedTuple):
+    """What a meta-verifier did on rows that it was not fitted on; (2, n): cost and score."""
+
+    best: Array  # at the price that buys most, as the fitted rows say
+    curve: Array  # (budgets, 2, n)
+
+
+def fit(
+    outcomes: Outcomes,
+    cascade: Cascade,
+    *,
+    only: str | None = None,
+    prices: Mapping[str, float] | None = None,
+    predictor: str = "prior",
+    encoder: str = "domain",
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    progress: Progress = lambda doing, share: None,
+) -> Router:
+    """A router whose operating points are AutoMix policies, or fixed mixes where those are no
+    better with confidence.
+
+    `only` fits one meta-verifier instead of the best of all. `prices` replaces the table's
+    costs: `small`, `large` or an expert's name ▶ what its answer costs, `verify` ▶ what looking
+    at one costs. Raises BadTable or BadInput naming what the table lacks.
+    """
+    began = time.monotonic()
+    Automix(cascade.ladder, agree=cascade.agree)  # says what is wrong with the two together
+    check_names(cascade.experts, outcomes.experts)
+    priced = card_prices(cascade, prices or {})
+    table = outcomes.pool(cascade.experts).at_prices(**priced).costed()
+    progress("reading answers", 0.0)
+    trials, looks, usable = observe(table, cascade)
+    known = table.rows(usable)
+    fold = folds(len(known), FOLDS, seed, known.groups)
+
+    compared, held = [], {}
+    names = NAMES if only is None else (_checked(only),)
+    for i, name in enumerate(names):
+        progress(f"cross-validating {name}", 0.1 + 0.5 * i / len(names))
+        held[name] = _hold_out(name, trials, looks, fold)
+        compared.append(compare(name, held[name].best, held[name].curve, trials, seed))
+    chosen = max(compared, key=_merit).name
+
+    progress("tracing the frontier", 0.7)
+    fitted = fit_one(chosen, trials, looks)
+    own = as_seen(fitted, trials, looks)
+    candidates = _candidates(cascade, fitted, own, held[chosen].curve)
+    # Who is paid for as a part of the verification is not there to answer.
+    verifiers = cascade.agree if "verify" in (prices or {}) else ()
+    answering = [name for name in cascade.experts if name not in verifiers]
+    points = frontier.trace(candidates, known.pool(answering), seed=seed)
+    progress("fitting the rest of the router", 0.85)
+    router = fitting.fit(
+        table.pool(answering),
+        encoder=encoder,
+        predictor=predictor,
+        options=options,
+        strategy="single",
+        seed=seed,
+    )
+    card = {
+        **router.card,
+        "prices": priced,
+        "verifiers": list(verifiers),
+        "automix": {
+            "ladder": list(cascade.ladder),
+            "agree": list(cascade.agree),
+            "answers": cascade.answers,
+            "meta_verifier": chosen,
+            "rows": len(known),
+            "compared": [row._asdict() for row in compared],
+        },
+        "fit_seconds": round(time.monotonic() - began, 1),
+    }
+    return replace(router, frontier=points, card=card)
+
+
+def fit_one(name: str, trials: meta.Trials, looks: Sequence[Looks]) -> Fitted:
+    """One meta-verifier on complete rows; the whole of what is learnt."""
+    if name != EVIDENCE:
+        return Fitted(meta.METAVERIFIERS[name](trials), ())
+    gains = [trials.quality[:, -1] - column for column in trials.quality[:, :-1].T]
+    lines = tuple(Linear.fit(look, gain) for look, gain in zip(looks, gains, strict=True))
+    if len(lines) == 1:
+        return Fitted(meta.linear(trials), lines)
+    # What a look reveals is counted on rows that the lines were not fitted on.
+    part = folds(len(trials), FOLDS, 0)
+    foreseen = np.empty_like(trials.seen)
+    for rung, (look, gain) in enumerate(zip(looks, gains, strict=True)):
+        for k in range(FOLDS):
+            line = Linear.fit(look.rows(part != k), gain[part != k])
+            foreseen[part == k, rung] = -line.predict(look.rows(part == k))
+    return Fitted(meta.pomdp(replace(trials, seen=foreseen)), lines)
+
+
+def as_seen(fitted: Fitted, trials: meta.Trials, looks: Sequence[Looks]) -> meta.Trials:
+    """Rows as that meta-verifier sees them."""
+    if not fitted.evidence:
+        return trials
+    gains = [line.predict(look) for line, look in zip(fitted.evidence, looks, strict=True)]
+    return replace(trials, seen=-np.column_stack(gains))
+
+
+def observe(
+    outcomes: Outcomes, cascade: Cascade
+) -> tuple[meta.Trials, list[Looks], NDArray[np.bool_]]:
+    """The rows of a table of which everything is known, what was seen of them, and which they
+    are, as a mask (n,). Raises BadTable where they are too few."""
+    looks = looked(outcomes, cascade.ladder, cascade.agree, cascade.answers)
+    trials = seen(outcomes, cascade.ladder, cascade.agree, looks)
+    usable = trials.complete
+    if usable.sum() < MIN_ROWS:
+        raise BadTable(
+            f"of {len(outcomes)} rows {usable.sum()} hold what AutoMix looks at (scores of"
+            f" {', '.join(cascade.experts)}"
+            + ("" if cascade.agree else " and verify:: of all but the last")
+            + f"); at least {MIN_ROWS} are needed"
+        )
+    return trials.rows(usable), [look.rows(usable) for look in looks], usable
+
+
+def compare(name: str, best: Array, curve: Array, trials: meta.Trials, seed: int = 0) -> Compared:
+    """The figures of a meta-verifier: `best` (2, n) and `curve` (points, 2, n) are costs and
+    scores on the rows of `trials`, which it was not fitted on."""
+    n = len(trials)
+    weights = np.vstack([np.ones(n), metrics.resample(n, REPLICATES, seed)])
+    small, large = (np.stack([trials.cost[:, m], trials.quality[:, m]]) for m in (0, -1))
+    ends = [metrics.mean(rows.T, weights) for rows in (small, large)]  # (b, 2) each
+    lifts = metrics.ibc_lifts(best, small, large, weights)
+    costs, scores = (metrics.mean(curve[:, i].T, weights) for i in (0, 1))  # (b, prices)
+    # Small and large alone are points of every curve: no verification need be paid for them.
+    costs = np.column_stack([ends[0][:, 0], costs, ends[1][:, 0]])
+    scores = np.column_stack([ends[0][:, 1], scores, ends[1][:, 1]])
+    replicates = zip(costs, scores, *(end.tolist() for end in ends), strict=True)
+    means = np.array([metrics.mean_ibc_lift(*one) for one in replicates])
+    cost, quality = (float(row.mean()) for row in best)
+    return Compared(
+        name,
+        cost,
+        quality,
+        float(lifts[0]),
+        metrics.interval(lifts[1:]),
+        float(means[0]),
+        metrics.interval(means[1:]),
+        metrics.ibc_undefined(cost, tuple(ends[0][0]), tuple(ends[1][0])),
+    )
+
+
+def lifts(measured: Evaluation, seed: int = 0) -> Compared:
+    """ΔIBC of an AutoMix router on the rows of an evaluation, at the operating point that bought
+    most when it was fitted, and over its whole frontier."""
+    ladder = measured.router.card["automix"]["ladder"]
+    small, large = (measured.router.experts.index(ladder[m]) for m in (0, -1))
+    facts = measured.router.card["experts"]
+    ends = [(facts[ladder[m]]["cost"], facts[ladder[m]]["quality"]) for m in (0, -1)]
+    least = ends[0][0] + (ends[1][0] - ends[0][0]) / 50  # below it a lift is mostly noise
+    bought = [
+        metrics.ibc_lift(point.cost, point.quality, *ends)
+        if _looks(point.spec) and point.cost >= least
+        else float("nan")
+        for point in measured.points
+    ]
+    best = int(np.nanargmax(bought)) if np.isfinite(bought).any() else 0
+    curve = np.stack([measured.costs, measured.scores], axis=1)
+    rows = np.isfinite(curve).all(axis=(0, 1))
+    rows &= np.isfinite(measured.outcomes.score[:, [small, large]]).all(axis=1)
+    table = measured.outcomes
+    trials = meta.Trials(
+        table.score[rows][:, [small, large]],
+        frontier.known_costs(table.cost)[rows][:, [small, large]],
+        *(np.zeros((int(rows.sum()), 1)) for _ in range(2)),
+    )
+    name = measured.router.card["automix"]["meta_verifier"]
+    return compare(name, curve[best][:, rows], curve[:, :, rows], trials, seed)
+
+
+def committee(
+    outcomes: Outcomes, ladder: Sequence[str], size: int = SAMPLES, among: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The experts whose answers to compare with: the best on average.
+
+    Without `among`, those are considered that cost at most twice what the first model does and
+    were scored almost everywhere. Raises BadTable if they are fewer than `size`. Choosing them
+    one by one for what their agreement says gained nothing on rows not seen (dev/LOG.md).
+    """
+    candidates = list(among) or _cheap(outcomes, ladder)
+    if len(candidates) < size:
+        raise BadTable(
+            f"{size} experts are wanted to compare answers with and {len(candidates)} are cheap"
+            " enough: name them with --agree A,B, or ask for fewer with --agree N"
+        )
+    quality = dict(zip(outcomes.experts, metrics.mean(outcomes.score).tolist(), strict=True))
+    return tuple(sorted(candidates, key=lambda name: -quality[name])[:size])
+
+
+def _cheap(outcomes: Outcomes, ladder: Sequence[str]) -> list[str]:
+    cost = metrics.mean(frontier.known_costs(outcomes.cost))
+    most = 2 * float(cost[outcomes.experts.index(ladder[0])])
+    scored = np.isfinite(outcomes.score).mean(axis=0)
+    return [
+        name
+        for m, name in enumerate(outcomes.experts)
+        if name not in ladder and cost[m] <= most and scored[m] >= 0.99
+    ]
+
+
+def card_prices(cascade: Cascade, prices: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Prices as `Outcomes.at_prices` takes them; the price of a committee is shared by it."""
+    names = {"small": cascade.ladder[0], "large": cascade.ladder[-1]}
+    for name, price in prices.items():
+        if name not in (*names, "verify", *cascade.ladder):
+            raise BadInput(
+                f"no cost is asked of '{name}': name small, large, verify or one of"
+                f" {', '.join(cascade.ladder)}"
+            )
+        if not 0 <= price < float("inf"):
+            raise BadInput(f"the cost of '{name}' is {price:g} and must be finite, not negative")
+    answer = {names.get(name, name): p for name, p in prices.items() if name != "verify"}
+    verify = prices.get("verify")
+    if verify is None:
+        return {"answer": answer, "verify": {}}
+    if cascade.agree:
+        share = verify / len(cascade.agree)
+        return {"answer": {**answer, **dict.fromkeys(cascade.agree, share)}, "verify": {}}
+    return {"answer": answer, "verify": dict.fromkeys(cascade.ladder[:-1], verify)}
+
+
+def _hold_out(name: str, trials: meta.Trials, looks: Sequence[Looks], fold: Folds) -> _Held:
+    best = np.empty((2, len(trials)))
+    curve = np.empty((len(frontier.BUDGETS), 2, len(trials)))
+    for k in np.unique(fold):
+        inside, outside = fold != k, fold == k
+        mine = trials.rows(inside), [look.rows(inside) for look in looks]
+        fitted = fit_one(name, *mine)
+        learnt = as_seen(fitted, *mine)
+        fresh = as_seen(fitted, trials.rows(outside), [look.rows(outside) for look in looks])
+        best[:, outside] = _outcome(fitted.rule(meta.steepest(fitted.rule, learnt)), fresh)
+        for b, step in enumerate(meta.steps(fitted.rule, learnt, frontier.BUDGETS)):
+            curve[b][:, outside] = (1 - step.share) * _outcome(step.first, fresh)
+            curve[b][:, outside] += step.share * _outcome(step.second, fresh)
+    return _Held(best, curve)
+
+
+def _outcome(policy: meta.Node, trials: meta.Trials) -> Array:
+    score, cost = meta.outcome(policy, trials)
+    return np.stack([cost, score])
+
+
+def _merit(row: Compared) -> tuple[float, float]:
+    return tuple(-np.inf if np.isnan(x) else x for x in (row.mean_lift, row.lift))  # type: ignore[return-value]
+
+
+def _checked(name: str) -> str:
+    if name not in NAMES:
+        raise BadInput(f"no meta-verifier is called '{name}': choose one of {', '.join(NAMES)}")
+    return name
+
+
+# --- the frontier --------------------------------------------------------------------------
+
+
+def _candidates(
+    cascade: Cascade, fitted: Fitted, trials: meta.Trials, curve: Array
+) -> list[frontier.Candidate]:
+    """What the router would do at every budget, dearest first, with what that gave held out."""
+    found = []
+    for step, (cost, score) in zip(
+        meta.steps(fitted.rule, trials, frontier.BUDGETS), curve, strict=True
+    ):
+        first, second = (
+            how(cascade, fitted, policy, trials) for policy in (step.first, step.second)
+        )
+        mixed = _mixed(first, second, step.share)
+        found.append(frontier.Candidate(step.price, score, cost, mixed))
+    return found[::-1]
+
+
+def _looks(spec: Mapping[str, Any]) -> bool:
+    """Whether a strategy, or a part of a mix, looks at answers."""
+    if spec["strategy"] == "mix":
+        return _looks(spec["first"]) or _looks(spec["second"])
+    return bool(spec["strategy"] == "automix")
+
+
+def served(router: Router) -> int:
+    """At how many operating points an AutoMix policy is followed."""
+    return sum(_looks(point.spec) for point in router.frontier)
+
+
+def _mixed(first: frontier.How, second: frontier.How, share: float) -> frontier.How:
+    if share <= 1e-9 or first.spec == second.spec:
+        return first
+    if share >= 1 - 1e-9:
+        return second
+    names = {**first.shares, **second.shares}
+    return frontier.How(
+        {"strategy": "mix", "first": first.spec, "second": second.spec, "share": share},
+        f"{first.plan}; for {share:.0%} of queries instead {second.plan}",
+        {
+            name: (1 - share) * first.shares.get(name, 0) + share * second.shares.get(name, 0)
+            for name in names
+        },
+    )
+
+
+def how(cascade: Cascade, fitted: Fitted, policy: meta.Node, trials: meta.Trials) -> frontier.How:
+    """A policy as a strategy: its spec, what it does in words, whom it asks."""
+    spec: dict[str, Any]
+    if "then" not in policy:
+        expert = cascade.ladder[policy["expert"]]
+        spec = {"strategy": "fixed", "expert": expert}
+        return frontier.How(spec, f"always {expert}", {expert: 1.0})
+    spec = {
+        "strategy": "automix",
+        "ladder": list(cascade.ladder),
+        "policy": meta.named(policy, cascade.ladder),
+    }
+    if cascade.agree:
+        spec |= {"agree": list(cascade.agree), "answers": cascade.answers}
+    else:
+        spec |= {"samples": cascade.samples}
+    if fitted.evidence:
+        spec |= {"evidence": [line.to_json() for line in fitted.evidence]}
+    way = meta.walk(policy, trials.seen)
+    asked = dict(zip(cascade.ladder, way.asked.mean(axis=0).tolist(), strict=True))
+    asked |= dict.fromkeys(cascade.agree, float(way.looked[:, 0].mean()))
+    shares = {name: share for name, share in asked.items() if share > 0}
+    return frontier.How(spec, in_words(spec["policy"], cascade, bool(fitted.evidence)), shares)
+
+
+def in_words(policy: Mapping[str, Any], cascade: Cascade, evidence: bool) -> str:
+    """
+    >>> cascade = Cascade(("small", "large"))
+    >>> in_words({"expert": "small", "edges": [0.5], "then": [{"expert": "large"}, None]}, cascade,
+    ...          False)
+    'ask small; ask large if its own verification is below 0.5; else keep the answer'
+    """
+    expert = policy["expert"]
+    if "then" not in policy:
+        return f"ask {expert}"
+    edges, children = list(policy["edges"]), list(policy["then"])
+    if evidence:  # what is seen is minus the gain
+        what = f"{cascade.ladder[-1]}'s expected gain"
+        edges, children = [-edge for edge in edges[::-1]], children[::-1]
+    elif cascade.agree:
+        what = f"the share of {len(cascade.agree)} others that agree"
+    else:
+        what = "its own verification"
+    steps = []
+    for b, then in enumerate(children):
+        if then is None:
+            continue
+        if not edges:
+            return f"ask {expert}, then {in_words(then, cascade, evidence)} whatever is seen"
+        if b == 0:
+            range_ = f"is below {edges[0]:.3g}"
+        elif b == len(edges):
+            range_ = f"is {edges[-1]:.3g} or more"
+        else:
+            range_ = f"is {edges[b - 1]:.3g} to {edges[b]:.3g}"
+        inner = in_words(then, cascade, evidence)
+        steps.append(f"{f'({inner})' if 'then' in then else inner} if {what} {range_}")
+    return "; ".join([f"ask {expert}", *steps, "else keep the answer"])

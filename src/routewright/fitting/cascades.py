@@ -1,0 +1,164 @@
+"""Published ways to cascade, traced over recorded outcomes for comparison with `auto`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from routewright import metrics, policies
+from routewright.answers import votes
+from routewright.answers.equivalence import Kind
+from routewright.answers.evidence import Evidence
+from routewright.data.outcomes import Outcomes
+from routewright.errors import BadTable
+from routewright.fitting.ladder import PRICES, Ladder, kind_of, words, worth
+from routewright.router.frontier import BUDGETS, Candidate, How, known_costs
+from routewright.strategies._recorded import Run
+from routewright.strategies.cascade_routing import CascadeRouting
+from routewright.strategies.frugal import Frugal
+from routewright.types import Array, Prediction
+
+QUANTILES = np.linspace(0, 1, 14)  # of the chances on a rung, as its thresholds
+STRETCHES = (1.0, 2.0, 4.0, 8.0)  # of the spread of forecasts, for what answers will tell
+NEVER = 2.0  # a threshold that no chance reaches
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Believed:
+    """A router whose beliefs are known beforehand, for running strategies over held-out rows."""
+
+    prediction: Prediction
+    evidence: Evidence | None = None
+
+    @property
+    def mean(self) -> Array:
+        raise AssertionError("a traced cascade names who has the last word")
+
+    def predict(self, queries: Sequence[object]) -> Prediction:
+        return self.prediction
+
+
+def frugal(
+    outcomes: Outcomes,
+    prediction: Prediction,
+    ladder: Ladder | None,
+    progress: Progress = lambda doing, share: None,
+) -> list[Candidate]:
+    """Threshold cascades over the ladder, or over single experts where there is none: for each
+    of BUDGETS the thresholds of the best quality within it, the dearest first.
+
+    Thresholds are quantiles of the held-out chances, searched through rung by rung as FrugalGPT
+    does (arXiv 2305.05176, section 3); a ladder of single experts has one for all its rungs.
+    `prediction` must be held out.
+    """
+    kind = _kind(outcomes, "frugal")
+    evidence, standings = (ladder.evidence, ladder.standings) if ladder else (None, None)
+    router = Believed(prediction, evidence)
+    last = outcomes.experts[int(np.nanargmax(metrics.mean(outcomes.score)))]
+    blank = Frugal(router, NEVER, last, kind)
+    steps, reads = blank.steps(outcomes, prediction, standings), blank.readable(outcomes)
+    if ladder:
+        trials = list(product(*(_thresholds(step.chance) for step in steps)))
+    else:
+        trials = [(t,) for t in _thresholds(np.concatenate([step.chance for step in steps]))]
+
+    def run(trust: tuple[float, ...]) -> Run:
+        strategy = Frugal(router, trust, last, kind)
+        return strategy.over(outcomes, prediction, steps=steps, readable=reads)
+
+    reached = []
+    for i, trust in enumerate(trials):
+        progress("searching for thresholds", i / len(trials))
+        ran = run(trust)
+        reached.append([float(metrics.mean(ran.cost)), float(metrics.mean(ran.score))])
+    cost, quality = np.array(reached).T
+    found = []
+    for k, price in _within_budgets(cost, quality):
+        trust, ran = trials[k], run(trials[k])
+        spec = {"strategy": "frugal", "trust": list(trust), "last": last, "answers": kind}
+        enough = ", then ".join("never" if t == NEVER else f"{t:.2f}" for t in trust)
+        plan = f"trust an answer from a probability of {enough}: {_plan(evidence, outcomes, ran)}"
+        found.append(Candidate(price, ran.score, ran.cost, How(spec, plan, _shares(outcomes, ran))))
+    return found
+
+
+def cascade_routing(
+    outcomes: Outcomes,
+    prediction: Prediction,
+    progress: Progress = lambda doing, share: None,
+) -> list[Candidate]:
+    """Cascade routing at every price of quality, the dearest first, with the stretch of the
+    greatest decision value; `prediction` must be held out."""
+    kind = _kind(outcomes, "cascade_routing")
+    labels = votes.labels(kind, votes.recorded(outcomes))
+    dearest = max(float(np.nanmax(metrics.mean(known_costs(outcomes.cost)))), 1e-300)
+
+    def way(price: float, stretch: float) -> Candidate:
+        strategy = CascadeRouting(Believed(prediction), price, kind, stretch)
+        ran = strategy.over(outcomes, prediction, labels)
+        spec = {
+            "strategy": "cascade_routing",
+            "price": price,
+            "answers": kind,
+            "stretch": stretch,
+        }
+        plan = (
+            f"ask on while the best answer expected rises by {price:.4g}/$ × cost:"
+            f" {_plan(None, outcomes, ran)}"
+        )
+        return Candidate(price, ran.score, ran.cost, How(spec, plan, _shares(outcomes, ran)))
+
+    prices = (PRICES / dearest).tolist()
+    tried = {}
+    for i, stretch in enumerate(STRETCHES):
+        progress("running cascades", i / (len(STRETCHES) + 2))
+        tried[stretch] = worth([way(price, stretch) for price in prices[::4]], outcomes)
+    progress("running cascades at every price", 0.6)
+    best = max(tried, key=lambda stretch: tried[stretch])
+    return [way(price, best) for price in prices]
+
+
+def _kind(outcomes: Outcomes, strategy: str) -> Kind:
+    if outcomes.answers is None:
+        raise BadTable(
+            f"strategy '{strategy}' compares answers and the table has none: add answer::EXPERT"
+            " columns, or fit --strategy single"
+        )
+    return kind_of(outcomes) or "auto"
+
+
+def _thresholds(chance: Array) -> list[float]:
+    return [*np.unique(np.quantile(chance, QUANTILES)).tolist(), NEVER]
+
+
+def _within_budgets(cost: Array, quality: Array) -> list[tuple[int, float]]:
+    """Which trial is the best within each budget, the dearest first, and at which price of
+    quality: the slope there of the upper hull over all trials."""
+    hull = policies.zero_router(quality, cost)
+    ends, heights = (np.array([vertex[i] for vertex in hull]) for i in (1, 2))
+    slopes = [*(np.diff(heights) / np.diff(ends)).tolist(), 0.0]
+    span = ends[-1] - ends[0]
+    best: dict[int, float] = {}
+    for share in BUDGETS[::-1]:
+        within = np.where(cost <= ends[0] + share * span + 1e-15, quality, -np.inf)
+        k = int(np.lexsort((cost, -within))[0])
+        at = int(np.searchsorted(ends, cost[k], side="right")) - 1
+        best.setdefault(k, float(slopes[max(at, 0)]))
+    return list(best.items())
+
+
+def _shares(outcomes: Outcomes, ran: Run) -> dict[str, float]:
+    often = ran.asked.mean(axis=0)
+    return {name: float(s) for name, s in zip(outcomes.experts, often, strict=True) if s > 0}
+
+
+def _plan(evidence: Evidence | None, outcomes: Outcomes, ran: Run) -> str:
+    if evidence is not None:
+        return words(evidence, outcomes.experts, ran)
+    often = sorted(_shares(outcomes, ran).items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} ({share:.0%})" for name, share in often)

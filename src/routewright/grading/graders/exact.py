@@ -1,0 +1,31 @@
+"""The answer is the reference, letter by letter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from routewright.data.queries import Item
+from routewright.grading.graders import Example, Grade, ungraded
+from routewright.types import Query
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Compares letter by letter.
+
+    White space at either end does not count, case does.
+    """
+
+    by_name_only: ClassVar[bool] = False
+    example: ClassVar[Example] = Example(
+        Item(Query.of("Reverse the word stressed."), reference="desserts"),
+        " desserts\n",
+        "Desserts",
+    )
+
+    def grade(self, item: Item, answer: str) -> Grade:
+        if not item.references:
+            return ungraded("no reference")
+        said = answer.strip()
+        return Grade(float(said in {right.strip() for right in item.references}), answer=said)

@@ -1,0 +1,75 @@
+"""The answer is JSON that a schema allows."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from routewright.data.queries import Item
+from routewright.errors import BadInput
+from routewright.grading.graders import Example, Grade, ungraded
+from routewright.types import Query
+
+FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class JsonSchema:
+    """Checks JSON, alone or in one code fence, against the item's `schema`.
+
+    Needs jsonschema (`pip install routewright[graders]`). No schema is fetched from anywhere.
+    """
+
+    by_name_only: ClassVar[bool] = False
+    example: ClassVar[Example] = Example(
+        Item(
+            Query.of("Give the name and age of Ada, 36, as JSON."),
+            facts={
+                "schema": {
+                    "type": "object",
+                    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+                    "required": ["name", "age"],
+                }
+            },
+        ),
+        '```json\n{"name": "Ada", "age": 36}\n```',
+        '{"name": "Ada", "age": "thirty-six"}',
+    )
+
+    def __post_init__(self) -> None:
+        try:
+            import jsonschema  # noqa: F401
+        except ImportError as error:
+            raise BadInput(
+                "grader 'json_schema' needs jsonschema: pip install 'routewright[graders]'"
+            ) from error
+
+    def grade(self, item: Item, answer: str) -> Grade:
+        from jsonschema import exceptions, validators
+        from referencing import Registry
+        from referencing.exceptions import Unresolvable
+
+        schema = item.facts.get("schema")
+        if not isinstance(schema, Mapping):
+            return ungraded("no schema")
+        validator = validators.validator_for(schema, default=validators.Draft202012Validator)
+        try:
+            validator.check_schema(schema)
+            value = _json(answer)
+            check = validator(schema, registry=Registry())
+            wrong = exceptions.best_match(check.iter_errors(value))
+        except exceptions.SchemaError as error:
+            return ungraded(f"the schema is wrong: {error.message}")
+        except Unresolvable as error:
+            return ungraded(f"the schema refers to what is not in it: {error}")
+        except (ValueError, RecursionError):
+            return Grade(0.0, "is not JSON")
+        return Grade(1.0) if wrong is None else Grade(0.0, wrong.message[:200])
+
+
+def _json(text: str) -> Any:
+    fenced = FENCE.findall(text)
+    return json.loads(fenced[0] if len(fenced) == 1 else text)

@@ -1,0 +1,37 @@
+"""The experts' answers vote: what most of them say counts as right."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+from routewright.answers.equivalence import UNKNOWN, Kind, group
+from routewright.data.queries import Item
+from routewright.grading.graders import Ask, Grade, ungraded
+
+
+@dataclass(frozen=True)
+class Majority:
+    """For queries whose right answer nobody knows; asks no one.
+
+    More than half of all answers must say the same (`majority=letter`, `number` or `text`; else
+    each query's kind is guessed). Without such a majority, or with fewer than three answers, the
+    query stays ungraded. Experts that make the same mistakes flatter one another: use it where you
+    must, and a reference where there is one.
+    """
+
+    kind: str = "auto"
+
+    by_name_only: ClassVar[bool] = False
+
+    async def judge(self, item: Item, answers: Mapping[str, str], ask: Ask) -> Mapping[str, Grade]:
+        labels = group(cast(Kind, self.kind), list(answers.values()))
+        votes = Counter(label for label in labels if label != UNKNOWN)
+        winner, count = votes.most_common(1)[0] if votes else (UNKNOWN, 0)
+        if len(answers) < 3 or 2 * count <= len(answers):
+            return dict.fromkeys(answers, ungraded("no majority"))
+        return {
+            name: Grade(float(label == winner)) for name, label in zip(answers, labels, strict=True)
+        }

@@ -1,0 +1,34 @@
+"""An expert rates one answer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from routewright.data.queries import Item
+from routewright.grading.graders.judge import rated, words
+from routewright.grading.rewards import Rated, Rating
+from routewright.types import Answer, Ask, Query
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The rating from 1 to 10, as 0..1, by the same prompt as the grader `judge`; a reply without
+    a readable rating counts as unread."""
+
+    source: ClassVar[str] = "expert"
+
+    expert: str
+
+    def plan(self, query: Query, answers: Sequence[Answer]) -> Rating:
+        item = Item(query)
+        replies = yield tuple(
+            Ask(self.expert, "judge", of=answer, prompt=words(item, answer.text))
+            for answer in answers
+        )
+        rewards = np.array([rated(r.text).score if r.arrived else np.nan for r in replies])
+        unread = sum(r.arrived and np.isnan(s) for r, s in zip(replies, rewards, strict=True))
+        return Rated(rewards, np.array([reply.cost for reply in replies]), int(unread))

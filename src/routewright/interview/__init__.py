@@ -1,0 +1,1 @@
+"""Asks experts to fill outcome tables: interviews, self-play, tags and rewards."""

@@ -1,0 +1,1 @@
+"""What a prompt tells before anybody is asked: encoders, predictors, costs, novelty."""

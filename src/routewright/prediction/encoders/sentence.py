@@ -1,0 +1,103 @@
+"""Sentence embeddings by a small transformer, through ONNX Runtime where a model.onnx exists.
+
+Extras: `sentence` for ONNX Runtime, `torch` for everything that sentence-transformers loads.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from routewright.errors import BadInput
+from routewright.prediction.encoders._embedding import Embed, Embedding
+from routewright.types import Array
+
+ONNX_FILES = ("onnx/model.onnx", "model.onnx")
+MAX_TOKENS = 256
+
+
+@dataclass
+class Sentence(Embedding):
+    """Mean-pooled embeddings, rows of unit length.
+
+    `source` is a local folder, an ONNX file in one, or a sentence-transformers name. A folder that
+    holds model.onnx and tokenizer.json needs no torch. A router refers to the model, and does not
+    copy it.
+    """
+
+    @staticmethod
+    def open(source: str) -> Embed:
+        if not source:
+            raise BadInput("encoder 'sentence' needs a model: sentence=FOLDER or sentence=NAME")
+        if source.endswith(".onnx"):
+            return _onnx(_tokenizer_near(Path(source)), Path(source))
+        for name in ONNX_FILES:
+            if (model := Path(source) / name).exists():
+                return _onnx(Path(source), model)
+        return _sentence_transformers(source)
+
+
+def _tokenizer_near(model: Path) -> Path:
+    """The folder of an ONNX file, or the one above it as in sentence-transformers' `onnx/`."""
+    above = model.parent.parent
+    return above if (above / "tokenizer.json").exists() else model.parent
+
+
+def _onnx(folder: Path, model: Path) -> Embed:
+    try:
+        from onnxruntime import InferenceSession, SessionOptions
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise BadInput("encoder 'sentence' needs: pip install 'routewright[sentence]'") from error
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        options = SessionOptions()
+        options.intra_op_num_threads = 1
+        session = InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # both libraries raise bare exceptions of their own
+        raise BadInput(f"'{folder}' is not a whole ONNX model: {error}") from error
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(_max_tokens(folder))
+    wanted = {node.name for node in session.get_inputs()}
+
+    def embed(text: str) -> Array:
+        tokens = tokenizer.encode(text)
+        feed = {
+            "input_ids": tokens.ids or [0],
+            "attention_mask": tokens.attention_mask or [1],
+            "token_type_ids": tokens.type_ids or [0],
+        }
+        batch = {k: np.array([v], np.int64) for k, v in feed.items() if k in wanted}
+        states = session.run(None, batch)[0][0]  # (tokens, width)
+        return np.asarray(states.mean(axis=0), np.float64)
+
+    return embed
+
+
+def _max_tokens(folder: Path) -> int:
+    path = folder / "sentence_bert_config.json"
+    if not path.exists():
+        return MAX_TOKENS
+    return int(json.loads(path.read_text(encoding="utf-8")).get("max_seq_length") or MAX_TOKENS)
+
+
+def _sentence_transformers(source: str) -> Embed:
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise BadInput(
+            f"'{source}' holds no model.onnx: pip install 'routewright[torch]' to load it with"
+            " sentence-transformers"
+        ) from error
+    try:
+        model = SentenceTransformer(source, device="cpu")
+    except Exception as error:  # the library raises whatever its downloader raises
+        raise BadInput(f"no sentence model could be loaded from '{source}': {error}") from error
+
+    def embed(text: str) -> Array:
+        return np.asarray(model.encode(text, show_progress_bar=False), np.float64)
+
+    return embed

@@ -1,0 +1,69 @@
+"""Another predictor and one expert that joined later, seen through what the others expect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+
+from routewright.prediction.predictors import Belief, Predictor
+from routewright.prediction.predictors.linear import Linear
+from routewright.registry import find
+from routewright.types import Array
+
+
+@dataclass
+class Extended:
+    """The base's beliefs, untouched, and beside them the newcomer's.
+
+    newcomer's score ≈ w₀ + w · (forecasts of the base − centre). It cannot be right about what
+    the newcomer alone is good at: that takes a new fit. A further newcomer wraps this one. To
+    fit is to learn every expert anew, after which nobody is a newcomer. The spread is the
+    standard deviation of that sum under the weights' covariance.
+    """
+
+    base: Predictor = field(default_factory=Linear)
+    centre: Array = field(default_factory=lambda: np.empty(0))  # (e,)
+    weights: Array = field(default_factory=lambda: np.empty(0))  # (1 + e,); empty: no newcomer
+    covariance: Array = field(default_factory=lambda: np.empty((0, 0)), repr=False)
+
+    @property
+    def reads_text(self) -> bool:
+        return bool(getattr(self.base, "reads_text", False))
+
+    def fit(self, x: Array, scores: Array, *, blocks: Mapping[str, slice], seed: int = 0) -> Self:
+        self.base = self.base.fit(x, scores, blocks=blocks, seed=seed)
+        self.centre, self.weights, self.covariance = np.empty(0), np.empty(0), np.empty((0, 0))
+        return self
+
+    def predict(self, x: Array) -> Belief:
+        return self.extend(self.base.predict(x))
+
+    def extend(self, belief: Belief) -> Belief:
+        """Beliefs about the base's experts (n, e) ▶ the same, and the newcomer's (n, e + 1)."""
+        if not len(self.weights):
+            return belief
+        moved = np.nan_to_num(belief.mean - self.centre)
+        columns = np.column_stack([np.ones(len(moved)), moved])
+        mean = np.clip(columns @ self.weights, 0.0, 1.0)
+        spread = np.sqrt(np.einsum("ni,ij,nj->n", columns, self.covariance, columns))
+        return Belief(
+            np.column_stack([belief.mean, mean]), np.column_stack([belief.spread, spread])
+        )
+
+    def options(self) -> dict[str, Any]:
+        name = type(self.base).__module__.rsplit(".", 1)[-1]
+        return {"base": {"name": name, "options": self.base.options()}}
+
+    def arrays(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in ("centre", "weights", "covariance")}
+        return {**own, **{f"base.{k}": v for k, v in self.base.arrays().items()}}
+
+    @classmethod
+    def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
+        base = options["base"]
+        inner = {k.removeprefix("base."): v for k, v in arrays.items() if k.startswith("base.")}
+        own = {k: v for k, v in arrays.items() if not k.startswith("base.")}
+        return cls(find("predictors", base["name"]).load(base["options"], inner), **own)

@@ -1,0 +1,42 @@
+"""Every query looks the same: each expert's mean score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+
+from routewright.prediction.predictors import Belief, means
+from routewright.types import Array
+
+
+@dataclass
+class Prior:
+    """The mean per expert. Under any price of quality it is a point of the zero router."""
+
+    mean: Array = field(default_factory=lambda: np.empty(0))
+    error: Array = field(default_factory=lambda: np.empty(0))  # standard error of the mean
+
+    def fit(self, x: Array, scores: Array, *, blocks: Mapping[str, slice], seed: int = 0) -> Self:
+        self.mean = means(scores)
+        variance = means((scores - self.mean) ** 2)
+        self.error = np.sqrt(variance / np.maximum(np.isfinite(scores).sum(axis=0), 1))
+        return self
+
+    def predict(self, x: Array) -> Belief:
+        shape = (len(x), len(self.mean))
+        return Belief(
+            np.broadcast_to(self.mean, shape).copy(), np.broadcast_to(self.error, shape).copy()
+        )
+
+    def options(self) -> dict[str, Any]:
+        return {}
+
+    def arrays(self) -> dict[str, Any]:
+        return {"mean": self.mean, "error": self.error}
+
+    @classmethod
+    def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
+        return cls(arrays["mean"], arrays["error"])

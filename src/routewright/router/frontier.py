@@ -1,0 +1,228 @@
+"""The frontier: the operating points between the cheapest and the best that a router can do.
+
+Do no harm: a learned point is kept only where its paired gain over mixing fixed experts at equal
+cost (the zero router) is above zero with confidence; elsewhere the fixed mix itself is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from routewright import metrics, policies
+from routewright.types import Array, Prediction
+
+if TYPE_CHECKING:  # reading tables needs Polars, serving a router does not
+    from routewright.data.outcomes import Outcomes
+
+# Where the budgets lie between the cheapest (0) and the best that can be bought (1): evenly, and
+# closer at the cheap end, where a little money buys most.
+BUDGETS = tuple(sorted({*np.linspace(0, 1, 41).tolist(), 0.001, 0.002, 0.005, 0.01, 0.0175}))
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A setting of the router: λ, what it is expected to cost and reach, and how.
+
+    `cost` is US$ per query, `cost_fraction` relative to always asking the dearest expert;
+    `gain` is over the zero router at equal cost. `spec` is what `strategies.build` takes.
+    """
+
+    price: float  # λ, quality per US$
+    cost: float
+    cost_fraction: float
+    quality: float
+    quality_ci: tuple[float, float]
+    gain: float
+    gain_ci: tuple[float, float]
+    spec: dict[str, Any]
+    plan: str  # the same in words
+    shares: dict[str, float] = field(default_factory=dict)  # of queries that ask an expert
+
+    @property
+    def strategy(self) -> str:
+        """The name of the strategy; of what is mixed, if it is a mix."""
+        part = self.spec
+        while "first" in part:
+            part = part["first"]
+        return str(part["strategy"])
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> OperatingPoint:
+        known: dict[str, Any] = {
+            name: float("nan") if value is None else value for name, value in stored.items()
+        }
+        pairs = {name: tuple(stored[name]) for name in ("quality_ci", "gain_ci")}
+        return cls(**{**known, **pairs})
+
+
+class How(NamedTuple):
+    """What a point does, for the machine and in words, and whom that asks how often."""
+
+    spec: dict[str, Any]  # what strategies.build takes
+    plan: str  # the same in words
+    shares: dict[str, float]  # of queries that ask an expert
+
+
+class Candidate(NamedTuple):
+    """A way to answer every query at one price of quality, and what that gave, row by row."""
+
+    price: float  # λ, quality per US$
+    score: Array  # (n,) of the answers that it returned, held out
+    cost: Array  # (n,) US$, everything spent on the way
+    how: How
+
+
+def trace(
+    candidates: Sequence[Candidate],
+    outcomes: Outcomes,
+    *,
+    replicates: int = 400,
+    seed: int = 0,
+) -> tuple[OperatingPoint, ...]:
+    """An operating point for each candidate: itself where it is better than the zero router at
+    its cost with confidence, else the fixed mix of that cost; at λ = 0 the best expert.
+
+    Candidates must be held out from `outcomes`: whatever made them did not see a row's own
+    scores. Their costs that are unknown are left out of the means.
+    """
+    weights = metrics.resample(len(outcomes), replicates, seed)
+    weights = np.vstack([np.ones(len(outcomes)), weights])  # the first row is the sample itself
+    fixed_cost = metrics.mean(known_costs(outcomes.cost), weights)  # (b, e)
+    hulls = [
+        policies.zero_router(q, c)
+        for q, c in zip(metrics.mean(outcomes.score, weights), fixed_cost, strict=True)
+    ]
+    dearest = float(np.nanmax(fixed_cost[0]))
+    found = []
+    for candidate in candidates:
+        both = metrics.mean(np.column_stack([candidate.score, candidate.cost]), weights)
+        quality, spent = both[:, 0], both[:, 1]
+        zero = [float(policies.hull_quality(h, c)) for h, c in zip(hulls, spent, strict=True)]
+        gain = quality - np.array(zero)
+        how = candidate.how
+        if not metrics.interval(gain[1:])[0] > 0:
+            if candidate.price == 0:  # the best there is, whatever it costs
+                spent = np.array([hull[-1].cost for hull in hulls])
+                zero = [hull[-1].quality for hull in hulls]
+            quality, gain = np.array(zero), np.zeros_like(gain)
+            how = fixed(policies.mix_at_cost(hulls[0], float(spent[0])), outcomes.experts)
+        found.append(
+            OperatingPoint(
+                price=candidate.price,
+                cost=float(spent[0]),
+                cost_fraction=float(spent[0]) / dearest if dearest > 0 else float("nan"),
+                quality=float(quality[0]),
+                quality_ci=metrics.interval(quality[1:]),
+                gain=float(gain[0]),
+                gain_ci=metrics.interval(gain[1:]),
+                **how._asdict(),
+            )
+        )
+    return tuple(found)
+
+
+def singles(prediction: Prediction, outcomes: Outcomes) -> list[Candidate]:
+    """One call per query, at BUDGETS, dearest first (λ = 0); `prediction` must be held out."""
+    cost = known_costs(outcomes.cost)
+    found = []
+    for mixture in _mixtures(prediction):
+        parts = [(mixture.price, 1 - mixture.share)]
+        if mixture.share > 0:
+            parts.append((mixture.lower_price, mixture.share))
+        rows = np.zeros((2, len(outcomes)))
+        for price, share in parts:
+            choice = policies.choose(prediction, price)
+            rows += share * np.array([policies.take(t, choice) for t in (outcomes.score, cost)])
+        found.append(Candidate(mixture.price, rows[0], rows[1], _learned(mixture, prediction)))
+    return found
+
+
+def known_costs(cost: Array) -> Array:
+    """Costs as they are; zero throughout where a table has none at all."""
+    return cost if np.isfinite(cost).any() else np.zeros_like(cost)
+
+
+def worth(prediction: Prediction, outcomes: Outcomes, prices: int = 60) -> float:
+    """Mean gain in quality over the zero router between the cheapest and the dearest expert's
+    cost, by straight lines between operating points (decision value, without luck's hull)."""
+    cost = known_costs(outcomes.cost)
+    price = metrics.mean(cost)
+    hull = policies.zero_router(metrics.mean(outcomes.score), price)
+    dearest = float(np.nanmax(price))
+    grid = [0.0, *(np.geomspace(1e-3, 1e4, prices) / max(dearest, 1e-300)), policies.STEEPEST]
+    choices = [policies.choose(prediction, float(at)) for at in grid]
+    line = np.array([float(metrics.mean(policies.take(outcomes.score, c))) for c in choices])
+    curve = np.array([float(metrics.mean(policies.take(cost, c))) for c in choices])
+    low, high = hull[0].cost, max(hull[-1].cost, dearest)
+    zero = np.array([[v.cost, v.quality] for v in hull]).T
+    return metrics.aiq(curve, line, low, high, with_hull=False) - metrics.aiq(
+        zero[0], zero[1], low, high, with_hull=False
+    )
+
+
+def _mixtures(prediction: Prediction) -> list[policies.Mixture]:
+    """Prices of quality whose predicted costs are BUDGETS, the gentlest first."""
+    dear = _mean_cost(prediction, 0.0)
+    cheap = _mean_cost(prediction, policies.STEEPEST)
+    if dear <= cheap:
+        return [policies.Mixture(0.0, 0.0, 0.0)]
+    span = dear - cheap
+    found = [policies.meet_budget(prediction, cheap + share * span) for share in BUDGETS[::-1]]
+    return [_simpler(mixture, prediction, span / len(BUDGETS)) for mixture in found]
+
+
+def _simpler(mixture: policies.Mixture, prediction: Prediction, step: float) -> policies.Mixture:
+    """One price where mixing two would move the cost by less than a tenth of a step."""
+    if mixture.share <= 0:
+        return mixture
+    extra = _mean_cost(prediction, mixture.lower_price) - _mean_cost(prediction, mixture.price)
+    return mixture if extra > step / 10 else mixture._replace(share=0.0)
+
+
+def _mean_cost(prediction: Prediction, price: float) -> float:
+    return float(policies.take(prediction.cost, policies.choose(prediction, price)).mean())
+
+
+def _learned(mixture: policies.Mixture, prediction: Prediction) -> How:
+    first = {"strategy": "single", "price": mixture.price}
+    words = f"ask the expert with the best predicted quality − {mixture.price:.4g}/$ × cost"
+    often = _asked(prediction, mixture.price)
+    if mixture.share <= 0:
+        return How(first, words, _named(often, prediction.experts))
+    second = {"strategy": "single", "price": mixture.lower_price}
+    often = (1 - mixture.share) * often + mixture.share * _asked(prediction, mixture.lower_price)
+    return How(
+        {"strategy": "mix", "first": first, "second": second, "share": mixture.share},
+        f"{words}; {mixture.share:.0%} of queries at {mixture.lower_price:.4g}/$",
+        _named(often, prediction.experts),
+    )
+
+
+def _asked(prediction: Prediction, price: float) -> Array:
+    """The share of queries for which each expert is asked, (e,)."""
+    choice = policies.choose(prediction, price)
+    return np.bincount(choice, minlength=len(prediction.experts)) / max(len(choice), 1)
+
+
+def _named(often: Array, experts: Sequence[str]) -> dict[str, float]:
+    return {name: float(share) for name, share in zip(experts, often, strict=True) if share > 0}
+
+
+def fixed(mix: policies.FixedMix, experts: Sequence[str]) -> How:
+    cheap, dear = experts[mix.cheap], experts[mix.dear]
+    first = {"strategy": "fixed", "expert": cheap}
+    if mix.share <= 0:
+        return How(first, f"always {cheap}", {cheap: 1.0})
+    second = {"strategy": "fixed", "expert": dear}
+    return How(
+        {"strategy": "mix", "first": first, "second": second, "share": mix.share},
+        f"{dear} for {mix.share:.0%} of queries, else {cheap}",
+        {cheap: 1 - mix.share, dear: mix.share},
+    )

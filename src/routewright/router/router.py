@@ -1,0 +1,354 @@
+"""A trained router: encoder, predictor, cost model and frontier, saved as a plain folder.
+
+`router.json` holds everything that a person would ask about it, `router.safetensors` the
+arrays. There is no pickle anywhere: a router from a stranger is safe to load.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routewright import __version__
+from routewright.answers.evidence import Evidence
+from routewright.errors import BadInput, BadRouter, RoutewrightError
+from routewright.prediction.calibration import Calibration
+from routewright.prediction.costs import CostModel
+from routewright.prediction.encoders import Encoder
+from routewright.prediction.novelty import Novelty
+from routewright.prediction.predictors import Predictor, inputs
+from routewright.registry import find
+from routewright.router.frontier import OperatingPoint
+from routewright.strategies import build
+from routewright.types import Array, Prediction, Query, Strategy
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Router:
+    """Believes something about every query and knows its operating points.
+
+    `signal` scales how far the predicted *differences* between experts may leave the
+    differences of their means: 0 ranks experts alike for every query. `calibration` maps
+    forecasts to what is reported. `seen` holds fingerprints
+    of the prompts that it was fitted on, so that an evaluation can tell an overlap. The last
+    `newcomers` experts joined later: `signal` leaves their forecasts, and them out of the others'.
+    """
+
+    experts: tuple[str, ...]
+    encoder: Encoder
+    predictor: Predictor
+    costs: CostModel
+    mean: Array  # (e,) mean known score per expert
+    novelty: Novelty = field(default_factory=Novelty)
+    signal: float = 1.0
+    calibration: Calibration = field(default_factory=Calibration)
+    newcomers: int = 0
+    latency: Array = field(default_factory=lambda: np.empty(0))  # (e,) seconds, NaN unknown
+    evidence: Evidence | None = None  # what answers tell; None: only prompts are weighed
+    frontier: tuple[OperatingPoint, ...] = ()
+    seen: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    card: Mapping[str, Any] = field(default_factory=dict)  # data hash, split, seed, metrics, …
+
+    def predict(self, queries: Sequence[Query]) -> Prediction:
+        """Quality, spread, cost (US$) and latency (s) per query and expert, (n, e)."""
+        x = self.encoder.encode(queries)
+        belief = self.predictor.predict(inputs(self.predictor, x, queries))
+        trust = self.novelty.trust(x)
+        moved = belief.mean - self.mean
+        quality = self.mean + trust[:, None] * moved
+        # Where the forecast is given up, its own size is what we no longer know.
+        spread = np.hypot(belief.spread, (1 - trust)[:, None] * moved)
+        prediction = self.believe(quality, spread, self.costs.predict(x, queries), trust)
+        if self.evidence is None:
+            return prediction
+        return replace(prediction, context=context(x, self.encoder.blocks))
+
+    def believe(self, quality: Array, spread: Array, cost: Array, trust: Array) -> Prediction:
+        """Scales predicted differences; an expert that was never scored is never chosen."""
+        old = len(self.experts) - self.newcomers
+        drawn = quality.copy()
+        drawn[..., :old] = scale_differences(quality[..., :old], self.mean[:old], self.signal)
+        drawn = drawn.clip(0.0, 1.0)
+        drawn[np.isnan(drawn)] = -1.0
+        latency = np.full_like(drawn, np.nan)
+        if self.latency.size:
+            latency[...] = self.latency
+        return Prediction(
+            self.experts, drawn, spread, cost, latency, trust, calibrate=self.calibration
+        )
+
+    def with_latency(self, seconds: Mapping[str, float]) -> Self:
+        """The same router, told how long experts take of which the table did not say it."""
+        told = np.array([seconds.get(name, np.nan) for name in self.experts])
+        own = self.latency if self.latency.size else np.full(len(self.experts), np.nan)
+        return replace(self, latency=np.where(np.isfinite(own), own, told))
+
+    @property
+    def knows_latency(self) -> bool:
+        """Whether it knows how long any expert takes, so that seconds can be weighed."""
+        return bool(np.isfinite(self.latency).any())
+
+    def strategy(self, price: float | None = None) -> Strategy:
+        """What to do at a price of quality λ (None: 0, the best there is).
+
+        Where the frontier says that learning does not pay, that is a fixed mix.
+        """
+        wanted = 0.0 if price is None else price
+        return self.strategy_at(self.nearest(wanted))
+
+    def nearest(self, price: float) -> OperatingPoint:
+        """The operating point whose λ is closest (as a ratio)."""
+        if not self.frontier:
+            raise BadRouter("the router has no operating points; fit it again")
+        return min(self.frontier, key=lambda point: abs(_log(point.price) - _log(price)))
+
+    def strategy_at(self, point: OperatingPoint) -> Strategy:
+        return build(point.spec, self)
+
+    def at(
+        self,
+        *,
+        max_cost: float | None = None,
+        max_cost_fraction: float | None = None,
+        min_quality: float | None = None,
+    ) -> OperatingPoint:
+        """The best point within a cost, or the cheapest that reaches a quality.
+
+        Costs are US$ per query or a fraction of always asking the dearest expert. Raises
+        BadInput saying what can be reached.
+        """
+        goals = [goal for goal in (max_cost, max_cost_fraction, min_quality) if goal is not None]
+        if len(goals) != 1:
+            raise BadInput("give exactly one of max_cost, max_cost_fraction and min_quality")
+        if min_quality is not None:
+            good = [p for p in self.frontier if p.quality >= min_quality]
+            if not good:
+                best = max(p.quality for p in self.frontier)
+                raise BadInput(f"quality {min_quality:g} is out of reach: at most {best:.4f}")
+            return min(good, key=lambda p: p.cost)
+        name = "cost" if max_cost is not None else "cost_fraction"
+        limit = goals[0]
+        within = [p for p in self.frontier if getattr(p, name) <= limit * (1 + 1e-9)]
+        if not within:
+            least = min(getattr(p, name) for p in self.frontier)
+            if not math.isfinite(least):
+                raise BadInput(f"the router knows no costs, so no {name}: give min_quality")
+            raise BadInput(f"{name} {limit:g} is out of reach: at least {least:.4g}")
+        return max(within, key=lambda p: (p.quality, -p.cost))
+
+    # --- the folder ------------------------------------------------------------------------
+
+    def save(self, folder: Path | str) -> None:
+        """Writes the folder; an older router there is replaced only once the new one is whole."""
+        from safetensors.numpy import save_file
+
+        target = Path(folder)
+        if target.is_file():
+            raise BadInput(f"'{target}' is a file: name a folder for the router")
+        if target.exists() and any(target.iterdir()) and not (target / "router.json").exists():
+            raise BadInput(f"'{target}' exists and is not a router: choose another folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=".router-"))
+        try:
+            arrays = {k: np.ascontiguousarray(v) for k, v in self._arrays().items()}
+            save_file(arrays, fresh / "router.safetensors")
+            from_folder = partial(_from_folder, folder=target)
+            summary = {key: _referred(part, from_folder) for key, part in self.summary().items()}
+            described = json.dumps(summary, indent=1, ensure_ascii=False)
+            (fresh / "router.json").write_text(described + "\n", encoding="utf-8")
+            fresh.chmod(0o755)
+            (fresh / "router.safetensors").chmod(0o644)
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(fresh, target)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+    def describe(self) -> dict[str, Any]:
+        """What stands in router.json."""
+        return {
+            "format": FORMAT,
+            "routewright": __version__,
+            "experts": list(self.experts),
+            "encoder": {"name": _file_of(self.encoder), "options": self.encoder.options()},
+            "predictor": {"name": _file_of(self.predictor), "options": self.predictor.options()},
+            "costs": self.costs.options(),
+            "novelty": self.novelty.options(),
+            "evidence": None if self.evidence is None else self.evidence.options(),
+            "signal": self.signal,
+            "newcomers": self.newcomers,
+            "card": dict(self.card),
+            "frontier": [point.to_json() for point in self.frontier],
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """`describe` in numbers that JSON knows: unknown ones are None."""
+        known: dict[str, Any] = finite(self.describe())
+        return known
+
+    def _arrays(self) -> dict[str, Any]:
+        parts = {
+            "encoder": self.encoder.arrays(),
+            "predictor": self.predictor.arrays(),
+            "costs": self.costs.arrays(),
+            "novelty": self.novelty.arrays(),
+            "evidence": {} if self.evidence is None else self.evidence.arrays(),
+            "calibration": {"slope": self.calibration.slope, "offset": self.calibration.offset},
+            "router": {"mean": self.mean, "latency": self.latency, "seen": self.seen},
+        }
+        return {f"{part}/{k}": v for part, arrays in parts.items() for k, v in arrays.items()}
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """Reads a folder; raises BadRouter if it is missing, foreign, corrupt or too new."""
+        path = Path(folder)
+        described = _read_json(path / "router.json")
+        if described.get("format") != FORMAT:
+            raise BadRouter(
+                f"'{path}' has router format {described.get('format')!r}; this version of"
+                f" routewright reads format {FORMAT}: fit it again, or upgrade"
+            )
+        arrays = _read_arrays(path / "router.safetensors")
+        described = _referred(described, partial(_from_here, folder=path))
+        try:
+            return cls(
+                experts=tuple(described["experts"]),
+                encoder=_load_part("encoders", described["encoder"], arrays, "encoder"),
+                predictor=_load_part("predictors", described["predictor"], arrays, "predictor"),
+                costs=CostModel.load(described["costs"], _under(arrays, "costs")),
+                mean=arrays["router/mean"],
+                novelty=Novelty.load(described["novelty"], _under(arrays, "novelty")),
+                evidence=_load_evidence(described.get("evidence"), _under(arrays, "evidence")),
+                signal=float(described["signal"]),
+                calibration=Calibration(**_under(arrays, "calibration")),
+                newcomers=int(described.get("newcomers", 0)),
+                latency=arrays["router/latency"],
+                seen=arrays["router/seen"],
+                frontier=tuple(OperatingPoint.from_json(p) for p in described["frontier"]),
+                card=described["card"],
+            )
+        except RoutewrightError as error:
+            raise BadRouter(f"'{path}' cannot be loaded: {error}") from error
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise BadRouter(
+                f"'{path}' is not a whole router ({type(error).__name__}: {error}); fit it again"
+            ) from error
+
+
+def scale_differences(quality: Array, mean: Array, signal: float) -> Array:
+    """Forecasts whose differences between experts are drawn towards those of the means.
+
+    What all experts have in common (how hard the query is) stays: only differences decide, and
+    the argmax over noisy ones has a winner's curse.
+    """
+    moved = quality - mean
+    known = np.isfinite(mean)
+    if not known.all():
+        level = moved[..., known].mean(axis=-1, keepdims=True) if known.any() else 0.0
+    else:
+        level = moved.mean(axis=-1, keepdims=True)
+    return np.asarray(mean + level + signal * (moved - level))
+
+
+def _load_part(
+    family: str, described: Mapping[str, Any], arrays: Mapping[str, Any], part: str
+) -> Any:
+    return find(family, described["name"]).load(described["options"], _under(arrays, part))
+
+
+def context(x: Array, blocks: Mapping[str, slice]) -> Array:
+    """The columns of vectors (n, width) that are facts rather than embeddings: domain, form."""
+    facts = [x[:, blocks[name]] for name in ("domain", "surface") if name in blocks]
+    return np.hstack([np.empty((len(x), 0)), *facts])
+
+
+def _load_evidence(
+    described: Mapping[str, Any] | None, arrays: Mapping[str, Any]
+) -> Evidence | None:
+    return None if described is None else Evidence.load(described, arrays)
+
+
+def _referred(described: Any, move: Callable[[str], str]) -> Any:
+    """The same with every model that it refers to (`source`, `base`) moved."""
+    if isinstance(described, list):
+        return [_referred(item, move) for item in described]
+    if not isinstance(described, Mapping):
+        return described
+    return {
+        key: move(value)
+        if key in ("source", "base") and isinstance(value, str) and value
+        else _referred(value, move)
+        for key, value in described.items()
+    }
+
+
+def _from_folder(source: str, folder: Path) -> str:
+    """A local model as seen from the router's folder, so that both can be moved together and read
+    from anywhere; names on a hub, and absolute paths, stay as they are."""
+    local = not os.path.isabs(source) and Path(source).exists()
+    return os.path.relpath(source, folder) if local else source
+
+
+def _from_here(source: str, folder: Path) -> str:
+    local = not os.path.isabs(source) and (folder / source).exists()
+    return os.path.relpath(folder / source) if local else source
+
+
+def _under(arrays: Mapping[str, Any], part: str) -> dict[str, Any]:
+    return {k.removeprefix(f"{part}/"): v for k, v in arrays.items() if k.startswith(f"{part}/")}
+
+
+def _file_of(member: object) -> str:
+    return type(member).__module__.rsplit(".", 1)[-1]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadRouter(f"'{path.parent}' is not a router: it has no router.json") from error
+    except (ValueError, OSError) as error:
+        raise BadRouter(f"'{path}' cannot be read: {error}") from error
+    if not isinstance(described, dict):
+        raise BadRouter(f"'{path}' does not describe a router")
+    return described
+
+
+def _read_arrays(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BadRouter(
+            f"'{path}' is damaged or missing ({error}); fit the router again"
+        ) from error
+
+
+def finite(value: Any) -> Any:
+    """JSON has no NaN: unknown numbers are null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def _log(price: float) -> float:
+    return math.log10(max(price, 1e-9))

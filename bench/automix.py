@@ -26,7 +26,7 @@ from rich.table import Table
 from bench._data import REAL
 from routewright import metrics
 from routewright.answers import metaverifiers as meta
-from routewright.answers.observations import Looks
+from routewright.answers.observations import Observations
 from routewright.data import outcomes
 from routewright.data.outcomes import Outcomes
 from routewright.demo import CONFIG, sandbox_experts
@@ -52,7 +52,7 @@ class Rows(NamedTuple):
     """What is seen of the rows of a split, and the moment that seeing took."""
 
     trials: meta.Trials
-    looks: list[Looks]
+    observations: list[Observations]
     seconds: float
 
 
@@ -142,8 +142,8 @@ def _rows(path: Any, cascade: Cascade, split: str) -> Rows:
     for query in table.queries:
         _ = query.text  # read once, as any router does
     began = time.perf_counter()
-    trials, looks, _ = automix.observe(table, cascade)
-    return Rows(trials, looks, time.perf_counter() - began)
+    trials, observations, _ = automix.observe(table, cascade)
+    return Rows(trials, observations, time.perf_counter() - began)
 
 
 def _show(train: Rows, dev: Rows, size: int) -> None:
@@ -181,19 +181,19 @@ def _show(train: Rows, dev: Rows, size: int) -> None:
 
 def _ours(name: str, train: Rows, dev: Rows) -> Done:
     began = time.perf_counter()
-    fitted = automix.fit_one(name, train.trials, train.looks)
-    own = automix.as_seen(fitted, train.trials, train.looks)
+    fitted = automix.fit_one(name, train.trials, train.observations)
+    own = automix.as_seen(fitted, train.trials, train.observations)
     policy = fitted.rule(meta.steepest(fitted.rule, own))
     between = time.perf_counter()
-    score, cost = meta.outcome(policy, automix.as_seen(fitted, dev.trials, dev.looks))
+    score, cost = meta.outcome(policy, automix.as_seen(fitted, dev.trials, dev.observations))
     return Done(np.stack([cost, score]), between - began, time.perf_counter() - between)
 
 
 def _mean_lift(name: str, train: Rows, dev: Rows) -> float:
     """Over five regions of cost."""
-    fitted = automix.fit_one(name, train.trials, train.looks)
-    own = automix.as_seen(fitted, train.trials, train.looks)
-    fresh = automix.as_seen(fitted, dev.trials, dev.looks)
+    fitted = automix.fit_one(name, train.trials, train.observations)
+    own = automix.as_seen(fitted, train.trials, train.observations)
+    fresh = automix.as_seen(fitted, dev.trials, dev.observations)
     points = []
     for step in meta.steps(fitted.rule, own, BUDGETS):
         first, second = (np.stack(meta.outcome(p, fresh)) for p in (step.first, step.second))

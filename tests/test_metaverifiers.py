@@ -10,7 +10,7 @@ import pytest
 from routewright import metrics
 from routewright.answers import metaverifiers as meta
 from routewright.answers.metaverifiers import Trials
-from routewright.answers.observations import About, Linear, Looks, agreement
+from routewright.answers.observations import About, Linear, Observations, agreement
 from routewright.types import Query
 
 COSTS = (1.0, 10.0, 50.0)
@@ -220,7 +220,7 @@ def test_the_steepest_price_buys_most_per_dollar():
 # --- evidence beyond one number ---------------------------------------------------------------
 
 
-def panel(n: int = 1500, seed: int = 0) -> tuple[Looks, np.ndarray]:
+def panel(n: int = 1500, seed: int = 0) -> tuple[Observations, np.ndarray]:
     """One of three others is an expert, and a domain in which the large model is of no use."""
     rng = np.random.default_rng(seed)
     right = rng.random(n) < 0.5
@@ -233,12 +233,12 @@ def panel(n: int = 1500, seed: int = 0) -> tuple[Looks, np.ndarray]:
 
 
 def test_evidence_knows_whose_agreement_counts_and_where():
-    looks, gain = panel()
+    observations, gain = panel()
     fresh, truth = panel(seed=1)
-    line = Linear.fit(looks, gain)
+    line = Linear.fit(observations, gain)
     explained = 1 - np.mean((line.predict(fresh) - truth) ** 2) / truth.var()
-    share = Linear.fit(Looks(looks.share, looks.query), gain)
-    alone = Looks(fresh.share, fresh.query)
+    share = Linear.fit(Observations(observations.share, observations.query), gain)
+    alone = Observations(fresh.share, fresh.query)
     assert explained > 0.55
     assert explained > 0.15 + 1 - np.mean((share.predict(alone) - truth) ** 2) / truth.var()
 
@@ -246,22 +246,22 @@ def test_evidence_knows_whose_agreement_counts_and_where():
 def test_evidence_of_one_row_does_not_depend_on_its_batch_and_survives_json():
     import json
 
-    looks, gain = panel(300)
-    line = Linear.fit(looks, gain)
+    observations, gain = panel(300)
+    line = Linear.fit(observations, gain)
     again = Linear.from_json(json.loads(json.dumps(line.to_json())))
-    alone = [again.predict(looks.rows(np.array([i])))[0] for i in range(20)]
-    assert alone == pytest.approx(line.predict(looks)[:20], abs=1e-12)
+    alone = [again.predict(observations.rows(np.array([i])))[0] for i in range(20)]
+    assert alone == pytest.approx(line.predict(observations)[:20], abs=1e-12)
 
 
 def test_evidence_believes_little_where_there_is_nothing_to_learn():
-    looks, gain = panel(50)
+    observations, gain = panel(50)
     noise = np.random.default_rng(3).permutation(gain)
-    assert Linear.fit(looks, noise).predict(looks).std() < 0.35 * noise.std()
+    assert Linear.fit(observations, noise).predict(observations).std() < 0.35 * noise.std()
 
 
 def test_a_domain_never_seen_counts_as_the_average_one():
-    looks, gain = panel()
-    line = Linear.fit(looks, gain)
+    observations, gain = panel()
+    line = Linear.fit(observations, gain)
     unknown = [Query.of("q\n(A) x\n(B) y", domain=d) for d in (None, "poetry", "law", "maths")]
     seen = agreement(np.tile([0, 1, 2, 3], (4, 1)), np.ones((4, 3), dtype=bool), About.of(unknown))
     nobody, poetry, law, maths = line.predict(seen)
@@ -270,7 +270,7 @@ def test_a_domain_never_seen_counts_as_the_average_one():
 
 
 def test_nobody_who_answered_means_nothing_speaks_for_the_answer():
-    looks = agreement(
+    observations = agreement(
         np.array([[0, -1, -1]]), np.zeros((1, 2), dtype=bool), About.of([Query.of("q")])
     )
-    assert looks.share.tolist() == [0.0]
+    assert observations.share.tolist() == [0.0]

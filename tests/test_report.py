@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from routewright.evaluation.figures import Evaluation
 
 from routewright.data import outcomes
 from routewright.data.outcomes import Outcomes
 from routewright.evaluation import plots, report
 from routewright.evaluation.evaluate import evaluate
+from routewright.evaluation.figures import Evaluation
 from routewright.evaluation.report import pictures, words
 from routewright.fitting.fit import fit
 from routewright.router.router import Router

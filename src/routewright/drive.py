@@ -109,7 +109,7 @@ def _look_up(ask: Ask, record: Record) -> Answer:
     if answer is None and ask.kind == "answer":
         answer = record.get(ask.expert)
     missing = Answer(ask.expert, kind=ask.kind, failed=f"no recorded {ask.kind}")
-    return missing if answer is None else ask.heard(answer)
+    return missing if answer is None else ask.mark_deferred(answer)
 
 
 def _first_enough(wanted: tuple[Ask, ...], answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
@@ -230,7 +230,7 @@ class _Run:
         (query,) = self._allow((ask,))
         with self._accounts(ask, query):
             async with asyncio.timeout(self._left()):
-                answer = ask.heard(await self.asker.ask(ask, query))
+                answer = ask.mark_deferred(await self.asker.ask(ask, query))
         self.spent.append(answer)
         return answer
 
@@ -246,7 +246,7 @@ class _Run:
                     async with asyncio.timeout(self._left()):
                         piece = await anext(pieces)
                     if isinstance(piece, Answer):
-                        answer = ask.heard(piece)
+                        answer = ask.mark_deferred(piece)
                         break
                     if piece.text and ask.defers(_text(held)):  # nobody listens to what follows
                         bill = self.asker.bill(ask, query, time.monotonic() - began)
@@ -274,7 +274,7 @@ class _Run:
         except UpstreamError as error:
             self._failed(ask, error)
             if isinstance(error, StreamBroken) and not self.streamed:
-                raise _unheard(error) from error
+                raise _before_first_byte(error) from error
             raise
         except TimeoutError as error:
             self._cancelled(ask, query, began)
@@ -351,13 +351,13 @@ def _text(deltas: list[Delta]) -> str:
     return "".join(delta.text for delta in deltas)
 
 
-def _is_clear(ask: Ask, heard: list[Delta]) -> bool:
-    """Whether what was heard is certainly an answer: another opening, or a call of a tool."""
-    called = any(delta.message.get("tool_calls") for delta in heard)
-    return called or ask.defers(_text(heard)) is False
+def _is_clear(ask: Ask, deltas: list[Delta]) -> bool:
+    """Whether these deltas are certainly an answer: another opening, or a tool call."""
+    called = any(delta.message.get("tool_calls") for delta in deltas)
+    return called or ask.defers(_text(deltas)) is False
 
 
-def _unheard(error: StreamBroken) -> UpstreamError:
+def _before_first_byte(error: StreamBroken) -> UpstreamError:
     """A stream that broke while it was held back: the client saw nothing, others may answer."""
     return UpstreamError(error.expert, error.reason, cost=error.cost)
 

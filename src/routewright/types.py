@@ -223,7 +223,7 @@ class Ask:
             return True
         return None if any(tag.startswith(said) for tag in self.unless) else False
 
-    def heard(self, answer: Answer) -> Answer:
+    def mark_deferred(self, answer: Answer) -> Answer:
         """The answer, marked if it is deferred: it opens with a tag, or was cut off within one."""
         cut = answer.finish_reason == "length" and bool(answer.text.strip())
         deferred = self.defers(answer.text)

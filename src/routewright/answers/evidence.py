@@ -24,12 +24,12 @@ NOBODY = -1
 LEADERS = 3  # best chances that the second forest sees
 CLIP = 1e-3  # forecasts this close to 0 or 1 are drawn back before their log-odds are taken
 UNSURE = -1.0  # where no confidence is known
-NO_LOOKS = -9.0  # where nothing is known of how options look
+NO_OPTION_CHANCE = -9.0  # where nothing is known of how options look
 NO_LOGPROB = 1.0  # where no log-probability is known; those that are known lie below 0
 
 
-class Heard(NamedTuple):
-    """What the members of a committee said to n queries, and what verifying one answer gave."""
+class Replies(NamedTuple):
+    """The answers of a committee to n queries, and the verification of one answer."""
 
     labels: Indices  # (n, s) equal where they say the same, −1 where an answer cannot be read
     form: Array  # (n, s) which option a letter is, how long anything else; −1 likewise
@@ -47,8 +47,8 @@ class Candidates(NamedTuple):
     columns: Array  # (k, c) what the first forest sees
 
 
-class Standing(NamedTuple):
-    """How n queries stand after a rung."""
+class RungState(NamedTuple):
+    """The state of n queries after a rung."""
 
     best: Indices  # (n,) whose answer is the likeliest to be right; NOBODY where none can be read
     chance: Array  # (n,) that it is right; 0 where there is none
@@ -95,26 +95,26 @@ class Evidence:
     checking: Array = field(default_factory=lambda: np.ones(1))
     verdicts: int = 1
 
-    def looks(self, queries: Sequence[Query]) -> Array | None:
+    def option_chances(self, queries: Sequence[Query]) -> Array | None:
         """How likely each listed option looks, (n, LETTERS); None where that is not looked at."""
         return None if self.choices is None else self.choices.predict(queries)
 
-    def hear(
+    def read(
         self,
         answers: np.ndarray[Any, np.dtype[Any]],
         choices: Array | None = None,
         logprobs: Array | None = None,
-    ) -> Heard:
-        """Reads answers (n, members), str or None, beside how likely each option `looks`, and mean
-        log-probabilities (n, members), NaN where unknown."""
+    ) -> Replies:
+        """Reads answers (n, members), str or None, with the chances of each option (n, LETTERS) and
+        mean log-probabilities (n, members), NaN where unknown."""
         labels = equivalence.labels(self.kind, answers)
         forms = {text: self._form(text) for text in set(answers.ravel().tolist())}
         flat = [forms[text] for text in answers.ravel().tolist()]
         form = np.where(labels < 0, -1.0, np.array(flat, np.float64).reshape(answers.shape))
         if not self.logprobs:
-            return Heard(labels, form, choices)
+            return Replies(labels, form, choices)
         known = np.full(labels.shape, np.nan) if logprobs is None else logprobs
-        return Heard(labels, form, choices, np.nan_to_num(known, nan=NO_LOGPROB))
+        return Replies(labels, form, choices, np.nan_to_num(known, nan=NO_LOGPROB))
 
     def _form(self, text: str | None) -> float:
         key = equivalence.key(self.kind, text)
@@ -125,32 +125,32 @@ class Evidence:
     def readable(self, text: str) -> bool:
         return equivalence.key(self.kind, text) is not None
 
-    def stand(self, rung: int, heard: Heard, prediction: Prediction) -> Standing:
-        """How queries stand when the members of a rung have been heard."""
+    def assess(self, rung: int, replies: Replies, prediction: Prediction) -> RungState:
+        """The state of n queries once the members of a rung have answered."""
         here = self.rungs[rung]
         if here.candidates is None or here.gains is None:
             best = np.full(len(prediction.quality), NOBODY)
-            start = Standing(best, np.zeros(len(best)), prediction.quality, None)
+            start = RungState(best, np.zeros(len(best)), prediction.quality, None)
             return with_onward(start, here, prediction, np.empty((len(best), 0)))
-        lines = candidates(heard, here.members, prediction)
+        lines = candidates(replies, here.members, prediction)
         said = here.candidates.predict(lines.columns).ravel()
-        chances = spread_out(lines, said, heard.labels.shape)
-        columns = gain_columns(heard, here.members, chances, prediction)
+        chances = spread_out(lines, said, replies.labels.shape)
+        columns = gain_columns(replies, here.members, chances, prediction)
         gain = np.full(prediction.quality.shape, -np.inf)
         gain[:, others(here.members, len(prediction.experts))] = here.gains.predict(columns)
         gain[prediction.quality < 0] = -np.inf  # an expert that was never scored
         best, chance = leader(chances, here.members)
-        standing = Standing(best, chance, gain, None, heard.checked)
-        return with_onward(standing, here, prediction, leaders(chances))
+        state = RungState(best, chance, gain, None, replies.checked)
+        return with_onward(state, here, prediction, leaders(chances))
 
-    def worth_of_onward(self, standing: Standing, price: float) -> Array:
+    def worth_of_onward(self, state: RungState, price: float) -> Array:
         """(n,) quality less λ cost that climbing on adds to what is best here, at a price."""
-        assert standing.onward is not None
+        assert state.onward is not None
         price = float(np.clip(price, self.prices[0], self.prices[-1]))
         above = int(np.clip(np.searchsorted(self.prices, price), 1, len(self.prices) - 1))
         low, high = self.prices[above - 1], self.prices[above]
         share = (price - low) / (high - low)
-        table = standing.onward
+        table = state.onward
         return np.asarray((1 - share) * table[:, above - 1] + share * table[:, above])
 
     # --- storing ---------------------------------------------------------------------------
@@ -221,9 +221,9 @@ def others(members: Sequence[int], count: int) -> list[int]:
     return [m for m in range(count) if m not in members]
 
 
-def candidates(heard: Heard, members: Sequence[int], prediction: Prediction) -> Candidates:
+def candidates(replies: Replies, members: Sequence[int], prediction: Prediction) -> Candidates:
     """One line per distinct answer: its support, its rivals, its form, and the forecasts."""
-    labels = heard.labels
+    labels = replies.labels
     agree = _agreement(labels)  # (n, s, s)
     first = (labels >= 0) & ~np.tril(agree, -1).any(axis=2)
     size = agree.sum(axis=2)  # (n, s)
@@ -241,10 +241,10 @@ def candidates(heard: Heard, members: Sequence[int], prediction: Prediction) -> 
         (labels < 0).sum(axis=1)[row],
         np.where(labels[row] < 0, -1.0, supporters),
         (odds[row][:, list(members)] * supporters).sum(axis=1),
-        heard.form[row, member],
+        replies.form[row, member],
         odds[row],
         _context(prediction)[row],
-        *_signs(heard, members, row, supporters, member),
+        *_signals(replies, members, row, supporters, member),
     ]
     return Candidates(row, member, np.column_stack(columns).astype(np.float64))
 
@@ -271,10 +271,10 @@ def leaders(chances: Array) -> Array:
 
 
 def gain_columns(
-    heard: Heard, members: Sequence[int], chances: Array, prediction: Prediction
+    replies: Replies, members: Sequence[int], chances: Array, prediction: Prediction
 ) -> Array:
     """What the second forest sees, (n, c): the best chances and who stands behind the best."""
-    labels = heard.labels
+    labels = replies.labels
     rows, best = np.arange(len(labels)), chances.argmax(axis=1)
     behind = _agreement(labels)[rows, best]
     return np.column_stack(
@@ -285,13 +285,13 @@ def gain_columns(
             np.where(labels < 0, -1.0, behind),
             _log_odds(prediction.quality),
             _context(prediction),
-            *_signs(heard, members, rows, behind, best),
+            *_signals(replies, members, rows, behind, best),
         ]
     )
 
 
-def _signs(
-    heard: Heard,
+def _signals(
+    replies: Replies,
     members: Sequence[int],
     row: Indices,
     supporters: np.ndarray[Any, np.dtype[np.bool_]],
@@ -301,22 +301,22 @@ def _signs(
     (places in the committee): how it looks among the options, log-probabilities and a
     verification, where any are looked at."""
     found: list[Array] = []
-    if heard.choices is not None:
-        chances = heard.choices[row]
-        place = heard.form[row, member].astype(np.intp)
+    if replies.choices is not None:
+        chances = replies.choices[row]
+        place = replies.form[row, member].astype(np.intp)
         mine = chances[np.arange(len(row)), np.clip(place, 0, LETTERS - 1)]
         mine = np.where((place >= 0) & (place < LETTERS), mine, np.nan)
         best = chances.max(axis=1)
         sure = -(chances * np.log(np.maximum(chances, 1e-9))).sum(axis=1)
         logs = [np.log(np.maximum(known, 1e-3)) for known in (mine, best)]
-        looks = [logs[0], logs[1] - logs[0], logs[1], sure]
-        found += [np.nan_to_num(column, nan=NO_LOOKS) for column in looks]
-    if heard.logprob is not None:
-        known = heard.logprob[row]
+        option_chances = [logs[0], logs[1] - logs[0], logs[1], sure]
+        found += [np.nan_to_num(column, nan=NO_OPTION_CHANCE) for column in option_chances]
+    if replies.logprob is not None:
+        known = replies.logprob[row]
         backing = np.where(supporters & (known <= 0), known, -np.inf).max(axis=1)
         found += [known, known[np.arange(len(row)), member], np.maximum(backing, -99.0)]
-    if heard.checked is not None and heard.sure is not None:
-        checked, sure = heard.checked[row], heard.sure[row]
+    if replies.checked is not None and replies.sure is not None:
+        checked, sure = replies.checked[row], replies.sure[row]
         mine = (supporters & (np.array(members) == checked[:, None])).any(axis=1)
         whose = checked.astype(np.float64)
         found += [sure, np.where(mine, sure, UNSURE), mine.astype(np.float64), whose]
@@ -328,11 +328,11 @@ def onward_columns(leading: Array, gain: Array, prediction: Prediction) -> Array
     return np.column_stack([leading, np.where(np.isfinite(gain), gain, 0.0), prediction.cost])
 
 
-def with_onward(standing: Standing, rung: Rung, prediction: Prediction, leading: Array) -> Standing:
+def with_onward(state: RungState, rung: Rung, prediction: Prediction, leading: Array) -> RungState:
     if rung.onward is None:
-        return standing
-    columns = onward_columns(leading, standing.gain, prediction)
-    return standing._replace(onward=rung.onward.predict(columns))
+        return state
+    columns = onward_columns(leading, state.gain, prediction)
+    return state._replace(onward=rung.onward.predict(columns))
 
 
 def _agreement(labels: Indices) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -178,7 +178,7 @@ def _best(values: Array) -> int:
 
 
 def _escalating(table: Bins, mask: NDArray[np.bool_]) -> Node:
-    """The policy that escalates these bins; where there is none, nothing is looked at."""
+    """The policy that escalates these bins; where there is none, nothing is observed at."""
     if not mask.any():
         return {"expert": 0}
     then = [{"expert": table.top} if up else None for up in mask.tolist()]
@@ -224,18 +224,18 @@ class Pomdp:
         """Asks model j under the belief w (S,), unnormalised; the node and its value.
 
         go(j) = −λ (C_j + Cver_j) + Σ_o p_o V_j(w_o). A later model may also be believed unseen,
-        for E_w[P_j] − λ C_j; the first is always looked at, unless that could change nothing.
+        for E_w[P_j] − λ C_j; the first is always observed at, unless that could change nothing.
         """
         mass = float(w.sum())
         blind = float(w @ self.quality[:, j]) - price * self.cost[j] * mass
         if j == self.quality.shape[1] - 1:
             return {"expert": j}, blind
         found = [self._after(j, w * self.chance[j][:, o], price) for o in self._outcomes(j)]
-        looked = sum(value for _, value in found)
-        looked -= price * (self.cost[j] + self.verifying[j]) * mass
-        if all(then is None for then, _ in found) or (j > 0 and looked <= blind + TIE):
+        observed = sum(value for _, value in found)
+        observed -= price * (self.cost[j] + self.verifying[j]) * mass
+        if all(then is None for then, _ in found) or (j > 0 and observed <= blind + TIE):
             return {"expert": j}, blind
-        return _merged(j, self.edges[j].tolist(), [then for then, _ in found]), looked
+        return _merged(j, self.edges[j].tolist(), [then for then, _ in found]), observed
 
     def _after(self, i: int, w: Array, price: float) -> tuple[Node | None, float]:
         """V_i(w): keep model i's answer, or go to the best later model."""
@@ -313,11 +313,11 @@ def _kernel(states: Array, quality: Array) -> Array:
 
 
 class Walk(NamedTuple):
-    """Where a policy ends on every row, and whom it asked and looked at on the way."""
+    """Where a policy ends on every row, and whom it asked and observed at on the way."""
 
     final: Indices  # (n,) the place of the model whose answer is kept
     asked: NDArray[np.bool_]  # (n, N)
-    looked: NDArray[np.bool_]  # (n, N − 1)
+    observed: NDArray[np.bool_]  # (n, N − 1)
 
 
 def walk(policy: Node, seen: Array) -> Walk:
@@ -338,7 +338,7 @@ def _walk(node: Node, seen: Array, rows: Indices, found: Walk) -> None:
     found.asked[rows, j] = True
     if "then" not in node:
         return
-    found.looked[rows, j] = True
+    found.observed[rows, j] = True
     where = place(seen[rows, j], node["edges"])
     for b, then in enumerate(node["then"]):
         if then is not None and (mine := rows[where == b]).size:
@@ -349,7 +349,7 @@ def outcome(policy: Node, trials: Trials) -> tuple[Array, Array]:
     """Score and cost (US$) of a policy on every row, each (n,): everything asked is paid."""
     way = walk(policy, trials.seen)
     score = np.take_along_axis(trials.quality, way.final[:, None], axis=1)[:, 0]
-    cost = (trials.cost * way.asked).sum(axis=1) + (trials.verifying * way.looked).sum(axis=1)
+    cost = (trials.cost * way.asked).sum(axis=1) + (trials.verifying * way.observed).sum(axis=1)
     return score, cost
 
 

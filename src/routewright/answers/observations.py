@@ -43,7 +43,7 @@ class About:
 
 
 @dataclass(frozen=True)
-class Looks:
+class Observations:
     """What was seen of one model's answers, and of the queries."""
 
     share: Array  # (n,) verdicts, or others, that say it is right; 0..1
@@ -52,11 +52,11 @@ class Looks:
     labels: Indices | None = None  # (n, 1 + k) whose answers are the same; −1: unreadable
     arrived: NDArray[np.bool_] | None = None  # (n, k)
 
-    def rows(self, index: Any) -> Looks:
+    def rows(self, index: Any) -> Observations:
         def some(table: Any) -> Any:
             return None if table is None else table[index]
 
-        return Looks(
+        return Observations(
             self.share[index],
             self.query.rows(index),
             some(self.agree),
@@ -65,7 +65,7 @@ class Looks:
         )
 
 
-def agreement(labels: Indices, arrived: NDArray[np.bool_], query: About) -> Looks:
+def agreement(labels: Indices, arrived: NDArray[np.bool_], query: About) -> Observations:
     """The share of others that agree with the first answer; `labels` (n, 1 + k) as
     `equivalence.labels` gives them, `arrived` (n, k) which of the others answered at all.
 
@@ -73,20 +73,24 @@ def agreement(labels: Indices, arrived: NDArray[np.bool_], query: About) -> Look
     """
     agree = (labels[:, 1:] == labels[:, :1]) & (labels[:, 1:] >= 0) & arrived
     share = agree.sum(axis=1) / np.maximum(arrived.sum(axis=1), 1)
-    return Looks(share, query, agree.astype(np.float64), labels, arrived)
+    return Observations(share, query, agree.astype(np.float64), labels, arrived)
 
 
-def features(looks: Looks, names: Sequence[str], shares: Array) -> Array:
+def features(observations: Observations, names: Sequence[str], shares: Array) -> Array:
     """What a linear model reads, (n, F): the share, who agrees, what the others say instead,
     how many options the query lists and how long it is, and its domain, each with the share.
 
     A domain that is not among `names` counts as the mixture of them all (`shares`).
     """
-    v = looks.share
+    v = observations.share
     columns = [v, v**2]
-    if looks.agree is not None and looks.labels is not None and looks.arrived is not None:
-        columns += [*looks.agree.T, *_others(looks.labels, looks.arrived, v)]
-    about = looks.query
+    if (
+        observations.agree is not None
+        and observations.labels is not None
+        and observations.arrived is not None
+    ):
+        columns += [*observations.agree.T, *_others(observations.labels, observations.arrived, v)]
+    about = observations.query
     columns += [about.options, np.sign(about.options), about.length]
     place = {name: i for i, name in enumerate(names)}
     eye = np.vstack([np.eye(len(names)), shares[None]])
@@ -123,18 +127,18 @@ class Linear:
     bias: float
 
     @classmethod
-    def fit(cls, looks: Looks, gain: Array) -> Self:
+    def fit(cls, observations: Observations, gain: Array) -> Self:
         """`gain` is P_last − P_this per row, (n,)."""
-        known = looks.query.domain[looks.query.domain != ""].tolist()
+        known = observations.query.domain[observations.query.domain != ""].tolist()
         names = tuple(sorted(set(known)))
         counts = np.array([float(known.count(name)) for name in names])
         shares = counts / max(counts.sum(), 1.0)
-        x = features(looks, names, shares)
+        x = features(observations, names, shares)
         weights, bias = _ridge(x, gain)
         return cls(names, shares, weights, bias)
 
-    def predict(self, looks: Looks) -> Array:
-        x = features(looks, self.domains, self.shares)
+    def predict(self, observations: Observations) -> Array:
+        x = features(observations, self.domains, self.shares)
         return np.asarray(x @ self.weights + self.bias)
 
     def to_json(self) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def experts(
         _stop(servers, console)
         if not names:
             _sweep(config.parent, set(known), console)
-    found = asyncio.run(_look(servers))
+    found = asyncio.run(_statuses(servers))
     if json:
         typer.echo(dumps({"experts": [_row(status) for status in found]}, indent=2))
     else:
@@ -120,7 +120,7 @@ def _sweep(folder: Path, names: set[str], console: Console) -> None:
             console.print(f"stopped {record.name}, which is no longer in the config", markup=False)
 
 
-async def _look(servers: list[Server]) -> list[Status]:
+async def _statuses(servers: list[Server]) -> list[Status]:
     return list(await asyncio.gather(*(server.status() for server in servers)))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from routewright import metrics, policies
-from routewright.answers.evidence import Standing
+from routewright.answers.evidence import RungState
 from routewright.data.outcomes import Outcomes
 from routewright.drive import replay
 from routewright.errors import BadTable, NotAdmissible, UpstreamError
@@ -19,7 +19,7 @@ from routewright.evaluation.figures import Evaluation
 from routewright.router.frontier import known_costs
 from routewright.router.router import Router
 from routewright.strategies import one_shot
-from routewright.strategies._recorded import look
+from routewright.strategies._recorded import rung_states
 from routewright.strategies.auto import Auto
 from routewright.strategies.cascade_routing import CascadeRouting
 from routewright.strategies.frugal import Frugal
@@ -48,10 +48,9 @@ def evaluate(
     outcomes = whole.pool(router.experts)
     _check_known(router, outcomes)
     prediction = router.predict(outcomes.queries)
-    standings = look(router.evidence, outcomes, prediction) if router.evidence else None
+    states = rung_states(router.evidence, outcomes, prediction) if router.evidence else None
     rows = [
-        expected(router.strategy_at(point), whole, prediction, standings)
-        for point in router.frontier
+        expected(router.strategy_at(point), whole, prediction, states) for point in router.frontier
     ]
     return Evaluation(
         router=router,
@@ -89,15 +88,14 @@ def expected(
     strategy: Strategy,
     outcomes: Outcomes,
     prediction: Prediction,
-    standings: Sequence[Standing] | None = None,
+    states: Sequence[RungState] | None = None,
 ) -> tuple[Array, Array]:
     """The same as `run` in expectation over the lots that a mix draws: one draw of a mix of two
     experts on 600 rows is off by a point of quality, which says nothing about the router."""
     if not isinstance(strategy, Mix):
-        return run(strategy, outcomes, prediction, standings)
+        return run(strategy, outcomes, prediction, states)
     parts = [
-        expected(part, outcomes, prediction, standings)
-        for part in (strategy.first, strategy.second)
+        expected(part, outcomes, prediction, states) for part in (strategy.first, strategy.second)
     ]
     (score, cost), (other_score, other_cost) = parts
     share = strategy.share
@@ -108,21 +106,20 @@ def asked(
     strategy: Strategy,
     outcomes: Outcomes,
     prediction: Prediction,
-    standings: Sequence[Standing] | None = None,
+    states: Sequence[RungState] | None = None,
 ) -> Array:
     """The share of rows about which each expert is asked, (e,), in expectation over the lots that
     a mix draws; together more than 1 where several are. NaN where only a replay could tell."""
     if isinstance(strategy, Mix):
         first, second = (
-            asked(part, outcomes, prediction, standings)
-            for part in (strategy.first, strategy.second)
+            asked(part, outcomes, prediction, states) for part in (strategy.first, strategy.second)
         )
         return (1 - strategy.share) * first + strategy.share * second
     if one_shot(strategy):
         choice = strategy.choose(outcomes.queries, prediction)
         return np.array([(choice == m).mean() for m in range(len(outcomes.experts))])
     if isinstance(strategy, Auto | Frugal):
-        return np.asarray(strategy.over(outcomes, prediction, standings).asked.mean(axis=0))
+        return np.asarray(strategy.over(outcomes, prediction, states).asked.mean(axis=0))
     if isinstance(strategy, CascadeRouting):
         return np.asarray(strategy.over(outcomes, prediction).asked.mean(axis=0))
     return np.full(len(outcomes.experts), np.nan)
@@ -132,12 +129,12 @@ def run(
     strategy: Strategy,
     outcomes: Outcomes,
     prediction: Prediction,
-    standings: Sequence[Standing] | None = None,
+    states: Sequence[RungState] | None = None,
 ) -> tuple[Array, Array]:
-    """Score and cost (US$) of a strategy on every row, each (n,); `standings` are those of `look`,
-    which many operating points share."""
+    """Score and cost (US$) of a strategy on every row, each (n,); `states` are the rung
+    states that many operating points share."""
     if isinstance(strategy, Auto | Frugal):
-        ran = strategy.over(outcomes, prediction, standings)
+        ran = strategy.over(outcomes, prediction, states)
         return ran.score, ran.cost
     if isinstance(strategy, CascadeRouting):
         ran = strategy.over(outcomes, prediction)

@@ -114,11 +114,11 @@ class Supervisor:
                 with suppress(asyncio.CancelledError):
                     self._rising.exception()  # told when it happened
             if self.state == "running":
-                await self._look()
+                await self._check()
             elif self.state == "failed" and (self._may_try() or self.server.alive()):
                 self.begin()
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         now = time.monotonic()
         if not self.server.alive():
             found = await self.server.status()

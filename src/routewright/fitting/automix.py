@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from routewright import metrics
 from routewright.answers import metaverifiers as meta
 from routewright.answers.equivalence import Kind
-from routewright.answers.observations import Linear, Looks
+from routewright.answers.observations import Linear, Observations
 from routewright.data.outcomes import Outcomes, check_names
 from routewright.errors import BadInput, BadTable
 from routewright.evaluation.figures import Evaluation
@@ -25,7 +25,7 @@ from routewright.fitting import fit as fitting
 from routewright.prediction.predictors import Folds, folds
 from routewright.router import frontier
 from routewright.router.router import Router
-from routewright.strategies.automix import Automix, looked, seen
+from routewright.strategies.automix import Automix, observations_of, trials_of
 from routewright.types import Array
 
 FOLDS = 5
@@ -104,7 +104,7 @@ def fit(
     priced = card_prices(cascade, prices or {})
     table = outcomes.pool(cascade.experts).at_prices(**priced).costed()
     progress("reading answers", 0.0)
-    trials, looks, usable = observe(table, cascade)
+    trials, observations, usable = observe(table, cascade)
     known = table.rows(usable)
     fold = folds(len(known), FOLDS, seed, known.groups)
 
@@ -112,13 +112,13 @@ def fit(
     names = NAMES if only is None else (_checked(only),)
     for i, name in enumerate(names):
         progress(f"cross-validating {name}", 0.1 + 0.5 * i / len(names))
-        held[name] = _hold_out(name, trials, looks, fold)
+        held[name] = _hold_out(name, trials, observations, fold)
         compared.append(compare(name, held[name].best, held[name].curve, trials, seed))
     chosen = max(compared, key=_merit).name
 
     progress("tracing the frontier", 0.7)
-    fitted = fit_one(chosen, trials, looks)
-    own = as_seen(fitted, trials, looks)
+    fitted = fit_one(chosen, trials, observations)
+    own = as_seen(fitted, trials, observations)
     candidates = _candidates(cascade, fitted, own, held[chosen].curve)
     # Who is paid for as a part of the verification is not there to answer.
     verifiers = cascade.agree if "verify" in (prices or {}) else ()
@@ -150,39 +150,46 @@ def fit(
     return replace(router, frontier=points, card=card)
 
 
-def fit_one(name: str, trials: meta.Trials, looks: Sequence[Looks]) -> Fitted:
+def fit_one(name: str, trials: meta.Trials, observations: Sequence[Observations]) -> Fitted:
     """One meta-verifier on complete rows; the whole of what is learnt."""
     if name != EVIDENCE:
         return Fitted(meta.METAVERIFIERS[name](trials), ())
     gains = [trials.quality[:, -1] - column for column in trials.quality[:, :-1].T]
-    lines = tuple(Linear.fit(look, gain) for look, gain in zip(looks, gains, strict=True))
+    lines = tuple(
+        Linear.fit(observation, gain) for observation, gain in zip(observations, gains, strict=True)
+    )
     if len(lines) == 1:
         return Fitted(meta.linear(trials), lines)
     # What a look reveals is counted on rows that the lines were not fitted on.
     part = folds(len(trials), FOLDS, 0)
     foreseen = np.empty_like(trials.seen)
-    for rung, (look, gain) in enumerate(zip(looks, gains, strict=True)):
+    for rung, (observation, gain) in enumerate(zip(observations, gains, strict=True)):
         for k in range(FOLDS):
-            line = Linear.fit(look.rows(part != k), gain[part != k])
-            foreseen[part == k, rung] = -line.predict(look.rows(part == k))
+            line = Linear.fit(observation.rows(part != k), gain[part != k])
+            foreseen[part == k, rung] = -line.predict(observation.rows(part == k))
     return Fitted(meta.pomdp(replace(trials, seen=foreseen)), lines)
 
 
-def as_seen(fitted: Fitted, trials: meta.Trials, looks: Sequence[Looks]) -> meta.Trials:
+def as_seen(
+    fitted: Fitted, trials: meta.Trials, observations: Sequence[Observations]
+) -> meta.Trials:
     """Rows as that meta-verifier sees them."""
     if not fitted.evidence:
         return trials
-    gains = [line.predict(look) for line, look in zip(fitted.evidence, looks, strict=True)]
+    gains = [
+        line.predict(observation)
+        for line, observation in zip(fitted.evidence, observations, strict=True)
+    ]
     return replace(trials, seen=-np.column_stack(gains))
 
 
 def observe(
     outcomes: Outcomes, cascade: Cascade
-) -> tuple[meta.Trials, list[Looks], NDArray[np.bool_]]:
+) -> tuple[meta.Trials, list[Observations], NDArray[np.bool_]]:
     """The rows of a table of which everything is known, what was seen of them, and which they
     are, as a mask (n,). Raises BadTable where they are too few."""
-    looks = looked(outcomes, cascade.ladder, cascade.agree, cascade.answers)
-    trials = seen(outcomes, cascade.ladder, cascade.agree, looks)
+    observations = observations_of(outcomes, cascade.ladder, cascade.agree, cascade.answers)
+    trials = trials_of(outcomes, cascade.ladder, cascade.agree, observations)
     usable = trials.complete
     if usable.sum() < MIN_ROWS:
         raise BadTable(
@@ -191,7 +198,7 @@ def observe(
             + ("" if cascade.agree else " and verify:: of all but the last")
             + f"); at least {MIN_ROWS} are needed"
         )
-    return trials.rows(usable), [look.rows(usable) for look in looks], usable
+    return trials.rows(usable), [observation.rows(usable) for observation in observations], usable
 
 
 def compare(name: str, best: Array, curve: Array, trials: meta.Trials, seed: int = 0) -> Compared:
@@ -231,7 +238,7 @@ def lifts(measured: Evaluation, seed: int = 0) -> Compared:
     least = ends[0][0] + (ends[1][0] - ends[0][0]) / 50  # below it a lift is mostly noise
     bought = [
         metrics.ibc_lift(point.cost, point.quality, *ends)
-        if _looks(point.spec) and point.cost >= least
+        if _checks_answers(point.spec) and point.cost >= least
         else float("nan")
         for point in measured.points
     ]
@@ -300,15 +307,21 @@ def card_prices(cascade: Cascade, prices: Mapping[str, float]) -> dict[str, dict
     return {"answer": answer, "verify": dict.fromkeys(cascade.ladder[:-1], verify)}
 
 
-def _hold_out(name: str, trials: meta.Trials, looks: Sequence[Looks], fold: Folds) -> _Held:
+def _hold_out(
+    name: str, trials: meta.Trials, observations: Sequence[Observations], fold: Folds
+) -> _Held:
     best = np.empty((2, len(trials)))
     curve = np.empty((len(frontier.BUDGETS), 2, len(trials)))
     for k in np.unique(fold):
         inside, outside = fold != k, fold == k
-        mine = trials.rows(inside), [look.rows(inside) for look in looks]
+        mine = trials.rows(inside), [observation.rows(inside) for observation in observations]
         fitted = fit_one(name, *mine)
         learnt = as_seen(fitted, *mine)
-        fresh = as_seen(fitted, trials.rows(outside), [look.rows(outside) for look in looks])
+        fresh = as_seen(
+            fitted,
+            trials.rows(outside),
+            [observation.rows(outside) for observation in observations],
+        )
         best[:, outside] = _outcome(fitted.rule(meta.steepest(fitted.rule, learnt)), fresh)
         for b, step in enumerate(meta.steps(fitted.rule, learnt, frontier.BUDGETS)):
             curve[b][:, outside] = (1 - step.share) * _outcome(step.first, fresh)
@@ -350,25 +363,27 @@ def _candidates(
     return found[::-1]
 
 
-def _looks(spec: Mapping[str, Any]) -> bool:
+def _checks_answers(spec: Mapping[str, Any]) -> bool:
     """Whether a strategy, or a part of a mix, looks at answers."""
     if spec["strategy"] == "mix":
-        return _looks(spec["first"]) or _looks(spec["second"])
+        return _checks_answers(spec["first"]) or _checks_answers(spec["second"])
     return bool(spec["strategy"] == "automix")
 
 
 def served(router: Router) -> int:
     """At how many operating points an AutoMix policy is followed."""
-    return sum(_looks(point.spec) for point in router.frontier)
+    return sum(_checks_answers(point.spec) for point in router.frontier)
 
 
-def _mixed(first: frontier.How, second: frontier.How, share: float) -> frontier.How:
+def _mixed(
+    first: frontier.PointStrategy, second: frontier.PointStrategy, share: float
+) -> frontier.PointStrategy:
     if share <= 1e-9 or first.spec == second.spec:
         return first
     if share >= 1 - 1e-9:
         return second
     names = {**first.shares, **second.shares}
-    return frontier.How(
+    return frontier.PointStrategy(
         {"strategy": "mix", "first": first.spec, "second": second.spec, "share": share},
         f"{first.plan}; for {share:.0%} of queries instead {second.plan}",
         {
@@ -378,13 +393,15 @@ def _mixed(first: frontier.How, second: frontier.How, share: float) -> frontier.
     )
 
 
-def how(cascade: Cascade, fitted: Fitted, policy: meta.Node, trials: meta.Trials) -> frontier.How:
+def how(
+    cascade: Cascade, fitted: Fitted, policy: meta.Node, trials: meta.Trials
+) -> frontier.PointStrategy:
     """A policy as a strategy: its spec, what it does in words, whom it asks."""
     spec: dict[str, Any]
     if "then" not in policy:
         expert = cascade.ladder[policy["expert"]]
         spec = {"strategy": "fixed", "expert": expert}
-        return frontier.How(spec, f"always {expert}", {expert: 1.0})
+        return frontier.PointStrategy(spec, f"always {expert}", {expert: 1.0})
     spec = {
         "strategy": "automix",
         "ladder": list(cascade.ladder),
@@ -398,9 +415,11 @@ def how(cascade: Cascade, fitted: Fitted, policy: meta.Node, trials: meta.Trials
         spec |= {"evidence": [line.to_json() for line in fitted.evidence]}
     way = meta.walk(policy, trials.seen)
     asked = dict(zip(cascade.ladder, way.asked.mean(axis=0).tolist(), strict=True))
-    asked |= dict.fromkeys(cascade.agree, float(way.looked[:, 0].mean()))
+    asked |= dict.fromkeys(cascade.agree, float(way.observed[:, 0].mean()))
     shares = {name: share for name, share in asked.items() if share > 0}
-    return frontier.How(spec, in_words(spec["policy"], cascade, bool(fitted.evidence)), shares)
+    return frontier.PointStrategy(
+        spec, in_words(spec["policy"], cascade, bool(fitted.evidence)), shares
+    )
 
 
 def in_words(policy: Mapping[str, Any], cascade: Cascade, evidence: bool) -> str:

@@ -15,7 +15,7 @@ from routewright.answers.evidence import Evidence
 from routewright.data.outcomes import Outcomes
 from routewright.errors import BadTable
 from routewright.fitting.ladder import PRICES, Ladder, kind_of, words, worth
-from routewright.router.frontier import BUDGETS, Candidate, How, known_costs
+from routewright.router.frontier import BUDGETS, Candidate, PointStrategy, known_costs
 from routewright.strategies._recorded import Run
 from routewright.strategies.cascade_routing import CascadeRouting
 from routewright.strategies.frugal import Frugal
@@ -57,11 +57,11 @@ def frugal(
     `prediction` must be held out.
     """
     kind = _kind(outcomes, "frugal")
-    evidence, standings = (ladder.evidence, ladder.standings) if ladder else (None, None)
+    evidence, states = (ladder.evidence, ladder.states) if ladder else (None, None)
     router = Believed(prediction, evidence)
     last = outcomes.experts[int(np.nanargmax(metrics.mean(outcomes.score)))]
     blank = Frugal(router, NEVER, last, kind)
-    steps, reads = blank.steps(outcomes, prediction, standings), blank.readable(outcomes)
+    steps, reads = blank.steps(outcomes, prediction, states), blank.readable(outcomes)
     if ladder:
         trials = list(product(*(_thresholds(step.chance) for step in steps)))
     else:
@@ -83,7 +83,9 @@ def frugal(
         spec = {"strategy": "frugal", "trust": list(trust), "last": last, "answers": kind}
         enough = ", then ".join("never" if t == NEVER else f"{t:.2f}" for t in trust)
         plan = f"trust an answer from a probability of {enough}: {_plan(evidence, outcomes, ran)}"
-        found.append(Candidate(price, ran.score, ran.cost, How(spec, plan, _shares(outcomes, ran))))
+        found.append(
+            Candidate(price, ran.score, ran.cost, PointStrategy(spec, plan, _shares(outcomes, ran)))
+        )
     return found
 
 
@@ -111,7 +113,9 @@ def cascade_routing(
             f"ask on while the best answer expected rises by {price:.4g}/$ × cost:"
             f" {_plan(None, outcomes, ran)}"
         )
-        return Candidate(price, ran.score, ran.cost, How(spec, plan, _shares(outcomes, ran)))
+        return Candidate(
+            price, ran.score, ran.cost, PointStrategy(spec, plan, _shares(outcomes, ran))
+        )
 
     prices = (PRICES / dearest).tolist()
     tried = {}

@@ -20,9 +20,9 @@ from routewright.answers.evidence import (
     NOBODY,
     UNSURE,
     Evidence,
-    Heard,
+    Replies,
     Rung,
-    Standing,
+    RungState,
     candidates,
     gain_columns,
     leader,
@@ -34,7 +34,7 @@ from routewright.answers.evidence import (
 from routewright.data.outcomes import Outcomes
 from routewright.prediction.forest import Forest
 from routewright.prediction.predictors import Folds
-from routewright.router.frontier import Candidate, How, known_costs
+from routewright.router.frontier import Candidate, PointStrategy, known_costs
 from routewright.strategies._recorded import Run, checked, readable, recorded, verified
 from routewright.strategies.auto import Auto, joining
 from routewright.types import Array, Indices, Prediction
@@ -59,7 +59,7 @@ class Ladder(NamedTuple):
 
     evidence: Evidence
     ways: list[Candidate]
-    standings: list[Standing]
+    states: list[RungState]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Climbed(NamedTuple):
     """A rung fitted on every row, and how each row stands on it without its own fold."""
 
     rung: Rung
-    standing: Standing
+    state: RungState
     leading: Array
 
 
@@ -104,14 +104,14 @@ def build(
     if len(order) < (1 if signs else 2):
         return None
     fold = fold % FOLDS
-    looks, read = None, None
+    option_chances, read = None, None
     if kind == "letter" and not agreement_only:
         assert outcomes.answers is not None
         progress("weighing the options' texts", 0.0)
         learned = multiple_choice.fit(
             outcomes.queries, outcomes.answers, outcomes.score, fold, seed=seed
         )
-        looks, read = learned or (None, None)
+        option_chances, read = learned or (None, None)
     base = Evidence(
         kind,
         PRICES / max(metrics.mean(known_costs(outcomes.cost)).max(), 1e-300),
@@ -120,7 +120,7 @@ def build(
         checking=_checking(outcomes),
         verdicts=outcomes.verdicts or 1,
     )
-    study = _Study(outcomes, prediction, fold, base, looks, seed)
+    study = _Study(outcomes, prediction, fold, base, option_chances, seed)
     progress(f"weighing the answers of {len(order)} experts", 0.0)
     sizes = sorted({min(size, len(order)) for size in (*EARLY, len(order))})
     climbed = {0: study.ground()}
@@ -153,10 +153,10 @@ def _checking(outcomes: Outcomes) -> Array:
     n, e = outcomes.score.shape
     found = np.ones(e)
     for m in range(e):
-        look = checked(outcomes, np.full(n, m))
-        paid = float(np.nan_to_num(outcomes.cost[look.sure != UNSURE, m]).sum())
+        rung_states = checked(outcomes, np.full(n, m))
+        paid = float(np.nan_to_num(outcomes.cost[rung_states.sure != UNSURE, m]).sum())
         if paid > 0:
-            found[m] = look.cost.sum() / paid
+            found[m] = rung_states.cost.sum() / paid
     return found
 
 
@@ -224,8 +224,8 @@ def _vote(labels: Indices, weight: Array, score: Array, members: list[int]) -> f
     agree = (said[:, :, None] == said[:, None, :]) & (said >= 0)[:, :, None]
     total = (agree * weights[:, None, :]).sum(axis=2)
     winner = np.where(said >= 0, total, -1.0).argmax(axis=1)
-    heard = (said >= 0).any(axis=1)
-    return float((score[:, members][np.arange(len(said)), winner] * heard).mean())
+    replies = (said >= 0).any(axis=1)
+    return float((score[:, members][np.arange(len(said)), winner] * replies).mean())
 
 
 @dataclass(frozen=True)
@@ -236,83 +236,85 @@ class _Study:
     prediction: Prediction  # held out
     fold: Folds
     base: Evidence
-    looks: Array | None  # held out: how likely each option looks
+    option_chances: Array | None  # held out: how likely each option looks
     seed: int
 
     def ground(self) -> Climbed:
         """The rung where nobody has been asked."""
         nobody = recorded(self.base, Rung(), self.outcomes)
-        standing = self.base.stand(0, nobody, self.prediction)
-        return Climbed(Rung(), standing, np.empty((len(self.outcomes), 0)))
+        state = self.base.assess(0, nobody, self.prediction)
+        return Climbed(Rung(), state, np.empty((len(self.outcomes), 0)))
 
     def climb(self, members: tuple[int, ...]) -> Climbed:
         """A rung where these have answered, and how held-out rows stand on it."""
-        return self._learn(members, recorded(self.base, Rung(members), self.outcomes, self.looks))
+        return self._learn(
+            members, recorded(self.base, Rung(members), self.outcomes, self.option_chances)
+        )
 
     def check(self, below: Climbed) -> Climbed:
         """The rung above one, where its likeliest answer has been verified."""
-        heard = recorded(self.base, below.rung, self.outcomes, self.looks)
-        return self._learn(below.rung.members, verified(heard, self.outcomes, below.standing.best))
+        replies = recorded(self.base, below.rung, self.outcomes, self.option_chances)
+        return self._learn(below.rung.members, verified(replies, self.outcomes, below.state.best))
 
-    def _learn(self, members: tuple[int, ...], heard: Heard) -> Climbed:
+    def _learn(self, members: tuple[int, ...], replies: Replies) -> Climbed:
         """A rung's two forests."""
         score, prediction = self.outcomes.score, self.prediction
-        lines = candidates(heard, members, prediction)
+        lines = candidates(replies, members, prediction)
         right = score[lines.row, np.array(members)[lines.member]]
         said, first = self._held_out(lines.columns, right[:, None], self.fold[lines.row], RIGHT)
-        chances = spread_out(lines, said[:, 0], heard.labels.shape)
+        chances = spread_out(lines, said[:, 0], replies.labels.shape)
         best, chance = leader(chances, members)
-        columns = gain_columns(heard, members, chances, prediction)
+        columns = gain_columns(replies, members, chances, prediction)
         rest = others(members, score.shape[1])
         kept = self._score_of(best)
         further = self._last_word(best, kept)[:, rest] - kept[:, None]
         gained, second = self._held_out(columns, further, self.fold, FURTHER)
         gain = np.full(score.shape, -np.inf)
         gain[:, rest] = gained
-        rung = Rung(members, heard.checked is not None, first, second)
-        standing = Standing(best, chance, gain, None, heard.checked)
-        return Climbed(rung, standing, leaders(chances))
+        rung = Rung(members, replies.checked is not None, first, second)
+        state = RungState(best, chance, gain, None, replies.checked)
+        return Climbed(rung, state, leaders(chances))
 
     def ladder(self, climbed: Sequence[Climbed]) -> Ladder:
         """Learns backwards what climbing on is worth; runs the policy at every price."""
         rungs = [step.rung for step in climbed]
-        standings = [step.standing for step in climbed]
+        states = [step.state for step in climbed]
         for r in range(len(climbed) - 2, -1, -1):
             evidence = replace(self.base, rungs=tuple(rungs))
-            stays = self._runs(evidence, standings, r, r)
-            climbs = self._runs(evidence, standings, r + 1, len(rungs) - 1)
+            stays = self._runs(evidence, states, r, r)
+            climbs = self._runs(evidence, states, r + 1, len(rungs) - 1)
             prices = self.base.prices
             # What both spend on this rung's members cancels; the toll is charged when deciding.
             toll = np.nan_to_num(self.outcomes.cost[:, joining(evidence, r + 1)]).sum(axis=1)
             if rungs[r + 1].checked:
-                toll = checked(self.outcomes, standings[r].best).cost
+                toll = checked(self.outcomes, states[r].best).cost
             adds = np.column_stack(
                 [
                     b.score - a.score - price * (b.cost - a.cost - toll)
                     for a, b, price in zip(stays, climbs, prices, strict=True)
                 ]
             )
-            columns = onward_columns(climbed[r].leading, standings[r].gain, self.prediction)
+            columns = onward_columns(climbed[r].leading, states[r].gain, self.prediction)
             worths, forest = self._held_out(columns, np.nan_to_num(adds), self.fold, ONWARD)
             rungs[r] = replace(rungs[r], onward=forest)
-            standings[r] = standings[r]._replace(onward=worths)
+            states[r] = states[r]._replace(onward=worths)
         evidence = replace(self.base, rungs=tuple(rungs))
-        runs = self._runs(evidence, standings, 0, len(rungs) - 1)
+        runs = self._runs(evidence, states, 0, len(rungs) - 1)
         ways = [
             Candidate(
-                float(price), run.score, run.cost, self._how(evidence, float(price), run, standings)
+                float(price), run.score, run.cost, self._how(evidence, float(price), run, states)
             )
             for price, run in zip(self.base.prices, runs, strict=True)
         ]
-        return Ladder(evidence, ways, standings)
+        return Ladder(evidence, ways, states)
 
     def _runs(
-        self, evidence: Evidence, standings: Sequence[Standing], low: int, high: int
+        self, evidence: Evidence, states: Sequence[RungState], low: int, high: int
     ) -> list[Run]:
         """The policy at every price, begun on rung `low` and not climbing past `high`."""
         part = replace(evidence, rungs=evidence.rungs[low : high + 1])
-        steps = list(standings[low : high + 1])
-        if high < len(standings) - 1:
+        steps = list(states[low : high + 1])
+        if high < len(states) - 1:
             steps[-1] = steps[-1]._replace(onward=None)
         router = Believes(self.prediction, part)
         return [
@@ -346,24 +348,24 @@ class _Study:
         return np.where(stands, kept[:, None], np.where(np.isfinite(score), score, kept[:, None]))
 
     def _how(
-        self, evidence: Evidence, price: float, run: Run, standings: Sequence[Standing]
-    ) -> How:
+        self, evidence: Evidence, price: float, run: Run, states: Sequence[RungState]
+    ) -> PointStrategy:
         experts = self.outcomes.experts
         often = run.asked.mean(axis=0)
         shares = {name: float(s) for name, s in zip(experts, often, strict=True) if s > 0}
         spec = {"strategy": "auto", "price": price}
-        return How(spec, words(evidence, experts, run, standings), shares)
+        return PointStrategy(spec, words(evidence, experts, run, states), shares)
 
 
 def words(
     evidence: Evidence,
     experts: Sequence[str],
     run: Run,
-    standings: Sequence[Standing] | None = None,
+    states: Sequence[RungState] | None = None,
 ) -> str:
     """What a policy does, in a sentence; percentages are of all queries.
 
-    `standings` of the same rows tell from which chance on an answer is kept (all but a tenth of
+    `states` of the same rows tell from which chance on an answer is kept (all but a tenth of
     those kept are likelier).
     """
     said = []
@@ -381,8 +383,8 @@ def words(
             below = evidence.rungs[r - 1].members
             kept = stop & run.kept
             sure = f"keep the best answer ({kept.mean():.0%}"
-            if standings is not None and kept.any():
-                sure += f", p ≥ {np.quantile(standings[r].chance[kept], 0.1):.2f}"
+            if states is not None and kept.any():
+                sure += f", p ≥ {np.quantile(states[r].chance[kept], 0.1):.2f}"
             ways = ([f"{sure})"] if kept.any() else []) + ways
             new = [experts[m] for m in rung.members if m not in below]
             do = "verify the likeliest answer" if rung.checked else f"ask {_and(new)}"

@@ -20,18 +20,23 @@ from routewright.config import Config
 from routewright.errors import RoutewrightError
 from routewright.experts.client import Client
 from routewright.gateway.breaker import Breaker
-from routewright.gateway.chat import Desk, chat
-from routewright.gateway.errors import gone, http_error, routewright_error, unforeseen
+from routewright.gateway.chat import Services, chat
+from routewright.gateway.errors import (
+    client_disconnected,
+    http_error,
+    internal_error,
+    routewright_error,
+)
 from routewright.gateway.explain import explain
 from routewright.gateway.feedback import Feedback
 from routewright.gateway.feedback import feedback as score
-from routewright.gateway.menu import Menu
 from routewright.gateway.middleware import BearerKeys, CancelOnDisconnect, RequestId
+from routewright.gateway.policies import Policies
 
 
 def build(config: Config) -> Starlette:
     """The gateway for a config; raises BadInput before anything is served."""
-    menu = Menu(config)
+    policies = Policies(config)
     experts = config.experts_by_name()
     feedback = None
     if (kept := config.server.feedback) is not None:
@@ -50,7 +55,7 @@ def build(config: Config) -> Starlette:
                     if supervisor.launch.start == "serve":
                         supervisor.begin()
                 breaker = Breaker(client, client.away)
-                app.state.desk = Desk(config, menu, experts, client, breaker, feedback)
+                app.state.services = Services(config, policies, experts, client, breaker, feedback)
                 yield
 
     keys = [key.get_secret_value() for key in config.server.api_keys]
@@ -72,9 +77,9 @@ def build(config: Config) -> Starlette:
         ],
         exception_handlers={
             RoutewrightError: routewright_error,
-            ClientDisconnect: gone,
+            ClientDisconnect: client_disconnected,
             HTTPException: http_error,
-            Exception: unforeseen,
+            Exception: internal_error,
         },
         lifespan=lifespan,
     )
@@ -83,33 +88,33 @@ def build(config: Config) -> Starlette:
 async def models(request: Request) -> Response:
     """Policies first: they are what most clients should pick. Experts that have deferred tell
     their ownership."""
-    desk: Desk = request.app.state.desk
-    told = desk.ownership.told()
-    data = [{**_model(name), **told.get(name, {})} for name in desk.menu.names()]
+    services: Services = request.app.state.services
+    told = services.ownership.told()
+    data = [{**_model(name), **told.get(name, {})} for name in services.policies.names()]
     return JSONResponse({"object": "list", "data": data})
 
 
 async def model(request: Request) -> Response:
-    desk: Desk = request.app.state.desk
+    services: Services = request.app.state.services
     name = request.path_params["name"]
-    desk.menu.find(name)
+    services.policies.find(name)
     return JSONResponse(_model(name))
 
 
 async def route(request: Request) -> Response:
     """Explains a decision without making it."""
-    desk: Desk = request.app.state.desk
-    wanted = await desk.understand(request)
-    choice = desk.menu.find(wanted.model)
-    return JSONResponse(explain(choice, wanted.query, desk.experts))
+    services: Services = request.app.state.services
+    chat_request = await services.understand(request)
+    policy = services.policies.find(chat_request.model)
+    return JSONResponse(explain(policy, chat_request.query, services.experts))
 
 
 async def health(request: Request) -> Response:
     """Of the gateway itself; the servers that it runs are shown as it last saw them, and so are
     experts that it leaves alone because they keep failing."""
-    desk: Desk = request.app.state.desk
-    servers = {name: supervisor.state for name, supervisor in desk.client.servers.items()}
-    facts = {"servers": servers, "left_alone": desk.breaker.resting()}
+    services: Services = request.app.state.services
+    servers = {name: supervisor.state for name, supervisor in services.client.servers.items()}
+    facts = {"servers": servers, "left_alone": services.breaker.resting()}
     shown = {name: fact for name, fact in facts.items() if fact}
     return JSONResponse({"status": "ok", "version": __version__, **shown})
 
@@ -117,10 +122,10 @@ async def health(request: Request) -> Response:
 async def ready(request: Request) -> Response:
     """200 once requests can be answered: routers are loaded before anything is served, so that
     only servers that start with the gateway are waited for, and not those that idle by now."""
-    desk: Desk = request.app.state.desk
+    services: Services = request.app.state.services
     waited_for = [
         name
-        for name, supervisor in desk.client.servers.items()
+        for name, supervisor in services.client.servers.items()
         if supervisor.launch.start == "serve" and supervisor.state not in ("running", "stopped")
     ]
     if waited_for:
@@ -131,8 +136,8 @@ async def ready(request: Request) -> Response:
 
 async def metrics(request: Request) -> Response:
     """Numbers for Prometheus; no text of queries or answers."""
-    desk: Desk = request.app.state.desk
-    return Response(desk.counters.text(), media_type=CONTENT_TYPE_LATEST)
+    services: Services = request.app.state.services
+    return Response(services.counters.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _model(name: str) -> dict[str, Any]:

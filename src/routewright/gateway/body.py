@@ -51,8 +51,8 @@ LIMITS = tuple(field.alias or name for name, field in Limits.model_fields.items(
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A chat completion request, understood."""
+class ChatRequest:
+    """A chat completion request, validated."""
 
     query: Query
     model: str | None = None
@@ -98,7 +98,7 @@ def _finite(written: str) -> float:
     return value if math.isfinite(value) else _not_json(written)
 
 
-def understand(body: Any, default_data_class: DataClass) -> Wanted:
+def understand(body: Any, default_data_class: DataClass) -> ChatRequest:
     """A request from its JSON body; raises BadRequest naming the field and its value."""
     if not isinstance(body, dict):
         raise BadRequest("the body is not a JSON object")
@@ -120,7 +120,7 @@ def understand(body: Any, default_data_class: DataClass) -> Wanted:
         latency_price=limits.latency_price,
         options={k: v for k, v in body.items() if k not in OURS and v is not None},
     )
-    return Wanted(
+    return ChatRequest(
         query,
         model=body.get("model"),
         stream=bool(body.get("stream")),

@@ -47,13 +47,13 @@ class Breaker:
         return sorted(name for name, health in self._health.items() if now < health.until)
 
     async def ask(self, ask: Ask, query: Query) -> Answer:
-        with self._heeding(ask.expert):
+        with self._watch(ask.expert):
             answer = await self.asker.ask(ask, query)
         self._health.pop(ask.expert, None)
         return answer
 
     async def stream(self, ask: Ask, query: Query) -> AsyncGenerator[Delta | Answer, None]:
-        with self._heeding(ask.expert):
+        with self._watch(ask.expert):
             async with aclosing(self.asker.stream(ask, query)) as pieces:
                 try:
                     async for piece in pieces:
@@ -68,7 +68,7 @@ class Breaker:
         return self.asker.bill(ask, query, seconds)
 
     @contextmanager
-    def _heeding(self, expert: str) -> Iterator[None]:
+    def _watch(self, expert: str) -> Iterator[None]:
         if self.away(expert):
             yield
             return

@@ -20,15 +20,15 @@ from routewright import drive
 from routewright.config import Config
 from routewright.errors import RoutewrightError
 from routewright.experts.client import Client
-from routewright.gateway.body import Wanted, read, understand
+from routewright.gateway.body import ChatRequest, read, understand
 from routewright.gateway.breaker import Breaker
 from routewright.gateway.errors import body_of, error_object, headers_of, status_of
 from routewright.gateway.explain import table
 from routewright.gateway.feedback import Feedback
-from routewright.gateway.menu import Choice, Menu
 from routewright.gateway.ownership import Ownership
+from routewright.gateway.policies import Policies, Policy
 from routewright.gateway.prometheus import Counters
-from routewright.gateway.replies import DONE, Voice, account, event
+from routewright.gateway.replies import DONE, ReplyFormat, account, event
 from routewright.gateway.stopwatch import Stopwatch
 from routewright.types import Answer, Decision, Delta, Expert, Strategy
 
@@ -36,11 +36,11 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Desk:
-    """What every request needs; made once, at the start."""
+class Services:
+    """What every request shares: config, policies, client, counters."""
 
     config: Config
-    menu: Menu
+    policies: Policies
     experts: dict[str, Expert]
     client: Client
     breaker: Breaker  # asks through the client
@@ -48,26 +48,26 @@ class Desk:
     ownership: Ownership = field(default_factory=Ownership)
     counters: Counters = field(default_factory=Counters)
 
-    async def understand(self, request: Request) -> Wanted:
+    async def understand(self, request: Request) -> ChatRequest:
         server = self.config.server
         return understand(await read(request, server.max_body_bytes), server.default_data_class)
 
 
 async def chat(request: Request) -> Response:
     began = time.perf_counter()
-    desk: Desk = request.app.state.desk
-    wanted = await desk.understand(request)
-    choice = desk.menu.find(wanted.model)
+    services: Services = request.app.state.services
+    chat_request = await services.understand(request)
+    policy = services.policies.find(chat_request.model)
     run = Run(
-        desk,
-        wanted,
-        choice,
-        choice.strategy_for(wanted.query),
+        services,
+        chat_request,
+        policy,
+        policy.strategy_for(chat_request.query),
         began=began,
         request_id=request.state.request_id,
         debug=request.headers.get("x-routewright-debug", "").lower() == "true",
     )
-    return await (run.streamed() if wanted.stream else run.whole())
+    return await (run.streamed() if chat_request.stream else run.whole())
 
 
 class Events(StreamingResponse):
@@ -84,9 +84,9 @@ class Events(StreamingResponse):
 class Run:
     """One request on its way, and what its log line will say."""
 
-    desk: Desk
-    wanted: Wanted
-    choice: Choice
+    services: Services
+    request: ChatRequest
+    policy: Policy
     strategy: Strategy
     began: float
     request_id: str
@@ -94,9 +94,9 @@ class Run:
     spent: list[Answer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.watch = Stopwatch(self.desk.breaker)
-        logprobs = bool(self.wanted.query.options.get("logprobs"))
-        self.voice = Voice(uuid.uuid4().hex, self.choice.policy, logprobs)
+        self.watch = Stopwatch(self.services.breaker)
+        logprobs = bool(self.request.query.options.get("logprobs"))
+        self.reply_format = ReplyFormat(uuid.uuid4().hex, self.policy.name, logprobs)
 
     async def whole(self) -> Response:
         try:
@@ -105,10 +105,10 @@ class Run:
         except BaseException as error:
             return self._failed(error)
         assert isinstance(decision, Decision)
-        headers = {**self.voice.headers(decision.answer.expert), **self._overhead()}
+        headers = {**self.reply_format.headers(decision.answer.expert), **self._overhead()}
         headers |= account(decision.spent)
         self._done(decision)
-        completion = self.voice.completion(decision, self._explanation(decision))
+        completion = self.reply_format.completion(decision, self._explanation(decision))
         # Escaped throughout: an expert may write half a surrogate pair, which UTF-8 cannot carry.
         return Response(json.dumps(completion), media_type="application/json", headers=headers)
 
@@ -120,7 +120,7 @@ class Run:
         except BaseException as error:
             return self._failed(error)
         assert isinstance(first, Delta)
-        headers = {**self.voice.headers(first.expert), **self._overhead()}
+        headers = {**self.reply_format.headers(first.expert), **self._overhead()}
         headers["cache-control"] = "no-cache"
         headers["x-routewright-streamed"] = str(not first.whole).lower()
         if first.whole:  # everything has been asked
@@ -130,10 +130,10 @@ class Run:
     def _events(self) -> AsyncGenerator[Delta | Decision, None]:
         return drive.live(
             self.strategy,
-            self.wanted.query,
-            self.desk.experts.values(),
+            self.request.query,
+            self.services.experts.values(),
             self.watch,
-            stream=self.wanted.stream,
+            stream=self.request.stream,
             spent=self.spent,
         )
 
@@ -146,7 +146,7 @@ class Run:
             async with aclosing(events):
                 while isinstance(piece, Delta):
                     if piece.finish_reason is None:
-                        yield event(self.voice.chunk(piece, first=piece is first))
+                        yield event(self.reply_format.chunk(piece, first=piece is first))
                     else:
                         last = piece
                     piece = await anext(events)
@@ -165,9 +165,11 @@ class Run:
         self._done(piece)
         if last is not None:
             explanation = self._explanation(piece)
-            yield event({**self.voice.chunk(last, first=last is first), "routewright": explanation})
-        if self.wanted.include_usage:
-            yield event(self.voice.usage_chunk(piece))
+            yield event(
+                {**self.reply_format.chunk(last, first=last is first), "routewright": explanation}
+            )
+        if self.request.include_usage:
+            yield event(self.reply_format.usage_chunk(piece))
         yield DONE
 
     def _failed(self, error: BaseException) -> Response:
@@ -175,15 +177,15 @@ class Run:
             self._log("cancelled" if isinstance(error, asyncio.CancelledError) else "internal")
             raise error
         self._log(type(error).__name__, error=error)
-        headers = {"x-routewright-decision-id": self.voice.decision_id, **headers_of(error)}
+        headers = {"x-routewright-decision-id": self.reply_format.decision_id, **headers_of(error)}
         headers |= account(tuple(self.spent))
         return JSONResponse(body_of(error), status_of(error), headers)
 
     def _done(self, decision: Decision) -> None:
         self._log("ok", decision)
-        if self.desk.feedback is not None:
-            self.desk.feedback.remember(
-                self.voice.decision_id, self.choice.policy, self.wanted.query, decision
+        if self.services.feedback is not None:
+            self.services.feedback.remember(
+                self.reply_format.decision_id, self.policy.name, self.request.query, decision
             )
 
     def _overhead(self) -> dict[str, str]:
@@ -195,8 +197,8 @@ class Run:
     def _explanation(self, decision: Decision) -> dict[str, Any]:
         """The namespaced key of the body: what the headers say, and the table on request."""
         said: dict[str, Any] = {
-            "decision_id": self.voice.decision_id,
-            "policy": self.choice.policy,
+            "decision_id": self.reply_format.decision_id,
+            "policy": self.policy.name,
             "because": decision.because,
             "path": decision.path,
             "cost": decision.cost,
@@ -204,8 +206,8 @@ class Run:
         }
         if self.debug:
             said["experts"] = table(
-                self.wanted.query,
-                self.desk.experts.values(),
+                self.request.query,
+                self.services.experts.values(),
                 decision.prediction,
                 decision.rejected,
             )
@@ -217,24 +219,24 @@ class Run:
         """One line per decision. No text of the query or the answer ever goes in here."""
         answer = decision.answer if decision else None
         if decision is not None:
-            self.desk.ownership.count(decision)
+            self.services.ownership.count(decision)
         paid = Decision(answer or Answer(""), spent=tuple(self.spent))
         seconds, own = time.perf_counter() - self.began, self._own_seconds()
-        self.desk.counters.count(self.choice.policy, status, answer, paid.spent, seconds, own)
+        self.services.counters.count(self.policy.name, status, answer, paid.spent, seconds, own)
         line = {
             "event": "decision",
-            "id": self.voice.decision_id,
+            "id": self.reply_format.decision_id,
             "request_id": self.request_id,
             "status": status,
             "upstream_status": getattr(error, "status", None),  # the reason is not ours to keep
-            "policy": self.choice.policy,
+            "policy": self.policy.name,
             "expert": answer.expert if answer else None,
             "path": paid.path,
             "cost": paid.cost,
             "input_tokens": answer.input_tokens if answer else None,
             "output_tokens": answer.output_tokens if answer else None,
-            "data_class": self.wanted.query.data_class,
-            "stream": self.wanted.stream,
+            "data_class": self.request.query.data_class,
+            "stream": self.request.stream,
             "seconds": round(seconds, 4),
             "overhead_ms": round(own * 1000, 1),
         }

@@ -97,11 +97,11 @@ async def http_error(request: Request, error: Exception) -> Response:
     return JSONResponse(body, error.status_code, error.headers)
 
 
-async def gone(request: Request, error: Exception) -> Response:
+async def client_disconnected(request: Request, error: Exception) -> Response:
     """The client left before its request was whole; nobody reads this."""
     return Response(status_code=499)
 
 
-async def unforeseen(request: Request, error: Exception) -> Response:
+async def internal_error(request: Request, error: Exception) -> Response:
     body = error_object("the gateway failed; its log says why", "server_error", "internal")
     return JSONResponse(body, 500)

@@ -7,30 +7,30 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from routewright.experts.limits import admit, guard, objection
-from routewright.gateway.menu import Choice
+from routewright.gateway.policies import Policy
 from routewright.router.explanation import first_asks, forecast
 from routewright.router.frontier import OperatingPoint
 from routewright.types import Expert, Prediction, Query
 
 
-def explain(choice: Choice, query: Query, experts: Mapping[str, Expert]) -> dict[str, Any]:
+def explain(policy: Policy, query: Query, experts: Mapping[str, Expert]) -> dict[str, Any]:
     """The decision that would be made now, without asking anybody.
 
     Raises NotAdmissible where no decision could be made.
     """
-    strategy = choice.strategy_for(query)
+    strategy = policy.strategy_for(query)
     allowed, _ = admit(query, experts.values())
     asks = first_asks(strategy, allowed)
     for ask in asks:
         guard(ask, allowed, experts)
-    belief = choice.router.predict([query]).take(0) if choice.router else None
+    belief = policy.router.predict([query]).take(0) if policy.router else None
     return {
         "object": "routewright.route",
-        "policy": choice.policy,
-        "strategy": type(choice.strategy).__name__.lower(),
+        "policy": policy.name,
+        "strategy": type(policy.strategy).__name__.lower(),
         "first_asks": [{"expert": a.expert, "kind": a.kind, "final": a.final} for a in asks],
-        "operating_point": _point(choice.point) if choice.point else None,
-        "fallback": list(choice.fallback),
+        "operating_point": _point(policy.point) if policy.point else None,
+        "fallback": list(policy.fallback),
         "experts": table(query, experts.values(), belief),
     }
 

@@ -133,11 +133,11 @@ def _length(line: Mapping[str, Any]) -> int:
 
 
 async def feedback(request: Request) -> Response:
-    desk = request.app.state.desk
-    if desk.feedback is None:
+    services = request.app.state.services
+    if services.feedback is None:
         message = "no feedback is kept here: set `server.feedback` in the config"
         raise BadRequest(message, status=404, code="no_feedback")
-    body = await read(request, desk.config.server.max_body_bytes)
+    body = await read(request, services.config.server.max_body_bytes)
     try:
         given = Score.model_validate(body)
     except ValidationError as error:
@@ -145,6 +145,6 @@ async def feedback(request: Request) -> Response:
         field = ".".join(map(str, first["loc"])) or "body"
         why = f"{field} ({shown(first['input'])}): {first['msg']}"
         raise BadRequest(why, field) from error
-    kept = await asyncio.to_thread(desk.feedback.take, given.decision_id, given.score)
+    kept = await asyncio.to_thread(services.feedback.take, given.decision_id, given.score)
     told = {"object": "feedback", "decision_id": given.decision_id, "score": given.score}
     return JSONResponse({**told, "expert": kept["expert"]})

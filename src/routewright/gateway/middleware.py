@@ -79,7 +79,7 @@ class CancelOnDisconnect:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        mail: asyncio.Queue[Message] = asyncio.Queue(maxsize=1)
+        incoming: asyncio.Queue[Message] = asyncio.Queue(maxsize=1)
         kind: str | None = None  # of the reply, once it has begun
 
         async def send_and_note(message: Message) -> None:
@@ -95,11 +95,11 @@ class CancelOnDisconnect:
         async def watch() -> None:
             while True:
                 message = await receive()
-                await mail.put(message)
+                await incoming.put(message)
                 if message["type"] == "http.disconnect":
                     return
 
-        work = asyncio.ensure_future(self.app(scope, mail.get, send_and_note))
+        work = asyncio.ensure_future(self.app(scope, incoming.get, send_and_note))
         watcher = asyncio.create_task(watch())
         stopped = False
         try:

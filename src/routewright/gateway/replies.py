@@ -17,8 +17,8 @@ DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True)
-class Voice:
-    """What every piece of one reply has in common."""
+class ReplyFormat:
+    """Writes one decision as OpenAI JSON, chunks and headers."""
 
     decision_id: str
     policy: str

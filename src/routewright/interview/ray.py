@@ -33,12 +33,12 @@ AT_ONCE = 10_000  # asks that may wait for the purse
 CORES = 0.0  # that the purse needs: it mostly waits
 
 
-class Purse:
-    """The journal and the account, as an actor; `turn` names a worker's attempt at a part."""
+class SharedLedger:
+    """The journal and the account, as an actor; `attempt` names a worker's attempt at a part."""
 
     def __init__(self, path: Path, budget: float | None) -> None:
         self.path, self.budget = path, budget
-        self.turns: dict[int, str] = {}  # part ▶ whose turn it is
+        self.attempts: dict[int, str] = {}  # part ▶ whose turn it is
         self.held: dict[str, list[float]] = {}  # turn ▶ bounds of its asks under way
 
     async def open(self) -> RoutewrightError | None:
@@ -50,28 +50,28 @@ class Purse:
         self.account.budget = math.inf if self.budget is None else self.budget
         return None
 
-    async def begin(self, part: int, turn: str) -> None:
+    async def begin(self, part: int, attempt: str) -> None:
         """A worker takes a part on. If another had it, that one is dead, and nobody knows what
         its asks under way have cost."""
-        dead = self.turns.get(part)
-        self.turns[part], self.held[turn] = turn, []
+        dead = self.attempts.get(part)
+        self.attempts[part], self.held[attempt] = attempt, []
         for bound in self.held.pop(dead, []) if dead else []:
             await self.account.settle(bound, 0.0, bound)
 
-    async def reserve(self, turn: str, bound: float, expert: str) -> RoutewrightError | None:
+    async def reserve(self, attempt: str, bound: float, expert: str) -> RoutewrightError | None:
         try:
             await self.account.reserve(bound, expert)
         except RoutewrightError as error:
             return error
-        if turn not in self.held:  # it died waiting
+        if attempt not in self.held:  # it died waiting
             await self.account.settle(bound, 0.0, 0.0)
         else:
-            self.held[turn].append(bound)
+            self.held[attempt].append(bound)
         return None
 
-    async def settle(self, turn: str, bound: float, cost: float, unsure: float) -> None:
-        if bound in self.held.get(turn, []):
-            self.held[turn].remove(bound)
+    async def settle(self, attempt: str, bound: float, cost: float, unsure: float) -> None:
+        if bound in self.held.get(attempt, []):
+            self.held[attempt].remove(bound)
             await self.account.settle(bound, cost, unsure)
 
     async def write(self, event: Mapping[str, Any]) -> None:
@@ -91,30 +91,30 @@ class Purse:
 
 
 @dataclass
-class Share:
+class WorkerLedger:
     """A worker's end of the purse: what a Ledger wants of a journal, of an account, and of what
     is known."""
 
-    purse: Any
-    turn: str
+    ledger: Any
+    attempt: str
     entries: tuple[()] = ()
     asked: int = 0
     recalled: int = 0
     found: dict[str, Answer] = field(default_factory=dict)
 
     def write(self, **event: Any) -> None:
-        cluster().get(self.purse.write.remote(event))
+        cluster().get(self.ledger.write.remote(event))
 
     async def reserve(self, bound: float, expert: str) -> None:
-        if (error := await self.purse.reserve.remote(self.turn, bound, expert)) is not None:
+        if (error := await self.ledger.reserve.remote(self.attempt, bound, expert)) is not None:
             raise error
 
     async def settle(self, bound: float, cost: float, unsure: float) -> None:
-        await self.purse.settle.remote(self.turn, bound, cost, unsure)
+        await self.ledger.settle.remote(self.attempt, bound, cost, unsure)
 
     def __contains__(self, key: str) -> bool:
         if key not in self.found:
-            answer = cluster().get(self.purse.find.remote(key))
+            answer = cluster().get(self.ledger.find.remote(key))
             self.found |= {} if answer is None else {key: answer}
         return key in self.found
 
@@ -138,15 +138,15 @@ class Done:
 def ask_part(
     part: tuple[int, list[Item]],
     *,
-    purse: Any,
+    ledger: Any,
     known: Sequence[Expert],
     graders: list[str],
     settings: Mapping[str, Any],
 ) -> Done:
     """Interviews the experts about one part of the queries."""
     number, items = part
-    share: Any = Share(purse, uuid.uuid4().hex)
-    cluster().get(purse.begin.remote(number, share.turn))
+    share: Any = WorkerLedger(ledger, uuid.uuid4().hex)
+    cluster().get(ledger.begin.remote(number, share.attempt))
 
     async def run() -> Done:
         async with Ledger(known, share) as ledger:
@@ -183,8 +183,8 @@ def interview(
     settings = {**settings, **{kind: _still(settings[kind]) for kind in EXPERTS}}
     # Before anything is asked: a grader that may not be used is found here.
     done = Interview(items, asker=_nobody(), graders=Graders(graders), **settings)
-    purse = _purse(ray, journal, budget)
-    work = partial(ask_part, purse=purse, known=known, graders=graders, settings=settings)
+    ledger = _purse(ray, journal, budget)
+    work = partial(ask_part, ledger=ledger, known=known, graders=graders, settings=settings)
     recalled = 0
     try:
         for _, found in spread(work, list(enumerate(_parts(items))), "ray"):
@@ -192,11 +192,11 @@ def interview(
             done.left_out |= found.left_out
             done.out_of_money |= found.out_of_money
             recalled += found.recalled
-            on_part(len(found.cells), ray.get(purse.tell.remote())["spent"])
+            on_part(len(found.cells), ray.get(ledger.tell.remote())["spent"])
     except KeyboardInterrupt:
         done.stop()
-    told = ray.get(purse.tell.remote())
-    ray.kill(purse)  # and with it the journal's lock
+    told = ray.get(ledger.tell.remote())
+    ray.kill(ledger)  # and with it the journal's lock
     return done, Account(recalled=recalled, **told)
 
 
@@ -217,10 +217,10 @@ def _purse(ray: Any, journal: Path, budget: float | None) -> Any:
         ray.get_runtime_context().get_node_id(), soft=False
     )
     options = {"num_cpus": CORES, "max_concurrency": AT_ONCE, "scheduling_strategy": here}
-    purse = ray.remote(Purse).options(**options).remote(journal.absolute(), budget)
-    if (error := ray.get(purse.open.remote())) is not None:
+    ledger = ray.remote(SharedLedger).options(**options).remote(journal.absolute(), budget)
+    if (error := ray.get(ledger.open.remote())) is not None:
         raise error
-    return purse
+    return ledger
 
 
 def _parts(items: Sequence[Item]) -> list[list[Item]]:

@@ -62,8 +62,8 @@ class OperatingPoint:
         return cls(**{**known, **pairs})
 
 
-class How(NamedTuple):
-    """What a point does, for the machine and in words, and whom that asks how often."""
+class PointStrategy(NamedTuple):
+    """What an operating point does: as a spec, in words, and the share of queries per expert."""
 
     spec: dict[str, Any]  # what strategies.build takes
     plan: str  # the same in words
@@ -76,7 +76,7 @@ class Candidate(NamedTuple):
     price: float  # λ, quality per US$
     score: Array  # (n,) of the answers that it returned, held out
     cost: Array  # (n,) US$, everything spent on the way
-    how: How
+    how: PointStrategy
 
 
 def trace(
@@ -190,15 +190,15 @@ def _mean_cost(prediction: Prediction, price: float) -> float:
     return float(policies.take(prediction.cost, policies.choose(prediction, price)).mean())
 
 
-def _learned(mixture: policies.Mixture, prediction: Prediction) -> How:
+def _learned(mixture: policies.Mixture, prediction: Prediction) -> PointStrategy:
     first = {"strategy": "single", "price": mixture.price}
     words = f"ask the expert with the best predicted quality − {mixture.price:.4g}/$ × cost"
     often = _asked(prediction, mixture.price)
     if mixture.share <= 0:
-        return How(first, words, _named(often, prediction.experts))
+        return PointStrategy(first, words, _named(often, prediction.experts))
     second = {"strategy": "single", "price": mixture.lower_price}
     often = (1 - mixture.share) * often + mixture.share * _asked(prediction, mixture.lower_price)
-    return How(
+    return PointStrategy(
         {"strategy": "mix", "first": first, "second": second, "share": mixture.share},
         f"{words}; {mixture.share:.0%} of queries at {mixture.lower_price:.4g}/$",
         _named(often, prediction.experts),
@@ -215,13 +215,13 @@ def _named(often: Array, experts: Sequence[str]) -> dict[str, float]:
     return {name: float(share) for name, share in zip(experts, often, strict=True) if share > 0}
 
 
-def fixed(mix: policies.FixedMix, experts: Sequence[str]) -> How:
+def fixed(mix: policies.FixedMix, experts: Sequence[str]) -> PointStrategy:
     cheap, dear = experts[mix.cheap], experts[mix.dear]
     first = {"strategy": "fixed", "expert": cheap}
     if mix.share <= 0:
-        return How(first, f"always {cheap}", {cheap: 1.0})
+        return PointStrategy(first, f"always {cheap}", {cheap: 1.0})
     second = {"strategy": "fixed", "expert": dear}
-    return How(
+    return PointStrategy(
         {"strategy": "mix", "first": first, "second": second, "share": mix.share},
         f"{dear} for {mix.share:.0%} of queries, else {cheap}",
         {cheap: 1 - mix.share, dear: mix.share},

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from routewright.answers.evidence import NOBODY, UNSURE, Evidence, Heard, Rung, Standing
+from routewright.answers.evidence import NOBODY, UNSURE, Evidence, Replies, Rung, RungState
 from routewright.types import Array, Indices, Prediction
 
 if TYPE_CHECKING:
@@ -24,23 +24,23 @@ class Run(NamedTuple):
     kept: NDArray[np.bool_]  # (n,) the answer came from the committee
 
 
-def look(evidence: Evidence, outcomes: Outcomes, prediction: Prediction) -> list[Standing]:
+def rung_states(evidence: Evidence, outcomes: Outcomes, prediction: Prediction) -> list[RungState]:
     """How recorded queries stand on every rung of the ladder."""
-    found: list[Standing] = []
-    looks = evidence.looks(outcomes.queries)
+    found: list[RungState] = []
+    option_chances = evidence.option_chances(outcomes.queries)
     for r, rung in enumerate(evidence.rungs):
-        heard = recorded(evidence, rung, outcomes, looks)
+        replies = recorded(evidence, rung, outcomes, option_chances)
         if rung.checked:
-            heard = verified(heard, outcomes, found[-1].best)
-        found.append(evidence.stand(r, heard, prediction))
+            replies = verified(replies, outcomes, found[-1].best)
+        found.append(evidence.assess(r, replies, prediction))
     return found
 
 
 def recorded(
-    evidence: Evidence, rung: Rung, outcomes: Outcomes, looks: Array | None = None
-) -> Heard:
+    evidence: Evidence, rung: Rung, outcomes: Outcomes, option_chances: Array | None = None
+) -> Replies:
     """What the members of a rung are recorded to have said; a call without a score has failed.
-    `looks` is what the evidence makes of the queries' options."""
+    `option_chances` is what the evidence makes of the queries' options."""
     columns = list(rung.members)
     known = answered(outcomes)[:, columns]
     texts = np.full(known.shape, None, dtype=object)
@@ -48,7 +48,7 @@ def recorded(
         texts[known] = outcomes.answers[:, columns][known]
     logprob = outcomes.measures.get("logprob")
     seen = None if logprob is None else np.where(known, logprob[:, columns], np.nan)
-    return evidence.hear(texts, looks, seen)
+    return evidence.read(texts, option_chances, seen)
 
 
 class Checked(NamedTuple):
@@ -73,9 +73,9 @@ def checked(outcomes: Outcomes, whose: Indices) -> Checked:
     return Checked(np.where(known, sure, UNSURE), np.where(known, cost, 0.0))
 
 
-def verified(heard: Heard, outcomes: Outcomes, whose: Indices) -> Heard:
+def verified(replies: Replies, outcomes: Outcomes, whose: Indices) -> Replies:
     """The same, and what was recorded of verifying those answers."""
-    return heard._replace(checked=whose, sure=checked(outcomes, whose).sure)
+    return replies._replace(checked=whose, sure=checked(outcomes, whose).sure)
 
 
 def answered(outcomes: Outcomes) -> NDArray[np.bool_]:

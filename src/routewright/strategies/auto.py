@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from routewright.answers.evidence import NOBODY, UNSURE, Evidence, Heard, Rung, Standing
+from routewright.answers.evidence import NOBODY, UNSURE, Evidence, Replies, Rung, RungState
 from routewright.errors import NotAdmissible, UpstreamError
 from routewright.policies import choose, take, values
-from routewright.strategies._recorded import Run, answered, checked, look, readable
+from routewright.strategies._recorded import Run, answered, checked, readable, rung_states
 from routewright.strategies.single import Single, within_limits
 from routewright.types import Answer, Array, Ask, Decision, Indices, Plan, Prediction, Query
 
@@ -55,35 +55,37 @@ class Auto:
         prediction = self.router.predict([query])
         admissible = within_limits(query, prediction.take(0))
         price = self.price if query.price is None else query.price
-        looks: Array | None = None
+        option_chances: Array | None = None
         said: dict[int, Answer] = {}
         spent = 0.0
-        standing: Standing | None = None
+        state: RungState | None = None
         for r, rung in enumerate(evidence.rungs):
             if new := joining(evidence, r):
                 options = {"logprobs": True} if evidence.logprobs else {}
                 answers = yield tuple(Ask(prediction.experts[m], options=options) for m in new)
                 said |= {m: a for m, a in zip(new, answers, strict=True) if a.arrived}
                 spent += sum(answer.cost for answer in answers)
-                looks = evidence.looks([query]) if looks is None else looks
-            heard = _hear(evidence, rung, said, looks)
+                option_chances = (
+                    evidence.option_chances([query]) if option_chances is None else option_chances
+                )
+            replies = _read(evidence, rung, said, option_chances)
             if rung.checked:
-                assert standing is not None, "nobody has answered before anything is checked"
-                sure, cost = yield from self._check(evidence, said[int(standing.best[0])])
-                heard = heard._replace(checked=standing.best, sure=np.array([sure]))
+                assert state is not None, "nobody has answered before anything is checked"
+                sure, cost = yield from self._check(evidence, said[int(state.best[0])])
+                replies = replies._replace(checked=state.best, sure=np.array([sure]))
                 spent += cost
-            standing = evidence.stand(r, heard, prediction)
-            climb, last = self.decide(evidence, r, standing, prediction, price, admissible)
+            state = evidence.assess(r, replies, prediction)
+            climb, last = self.decide(evidence, r, state, prediction, price, admissible)
             if not climb[0]:
                 break
-            toll = float(_tolls(evidence, r, standing, prediction.cost)[0])
+            toll = float(_tolls(evidence, r, state, prediction.cost)[0])
             if query.max_cost is not None and spent + toll > query.max_cost:
                 break
-        assert standing is not None, "a ladder has a first rung"
-        best, further = said.get(int(standing.best[0])), int(last[0])
+        assert state is not None, "a ladder has a first rung"
+        best, further = said.get(int(state.best[0])), int(last[0])
         if best is not None and not _affordable([further], prediction, query, spent):
             further = NOBODY
-        return (yield from self._close(evidence, standing, prediction, best, further))
+        return (yield from self._close(evidence, state, prediction, best, further))
 
     def _check(
         self, evidence: Evidence, answer: Answer
@@ -100,14 +102,14 @@ class Auto:
     def _close(
         self,
         evidence: Evidence,
-        standing: Standing,
+        state: RungState,
         prediction: Prediction,
         best: Answer | None,
         last: int,
     ) -> Generator[Ask, Any, Decision]:
         """Keeps the best answer, or asks one expert more."""
         belief = prediction.take(0)
-        chance = float(standing.chance[0])
+        chance = float(state.chance[0])
         if last == NOBODY and best is not None:
             because = f"{best.expert}'s answer is right with probability {chance:.2f}"
             return Decision(best, because=because, prediction=belief)
@@ -123,7 +125,7 @@ class Auto:
         if best is not None and not evidence.readable(answer.text):
             because = f"{expert} gave no answer that can be read; {best.expert}'s stands"
             return Decision(best, because=because, prediction=belief)
-        hope = chance + float(standing.gain[0, last])
+        hope = chance + float(state.gain[0, last])
         because = f"{expert} is expected to score {hope:.2f} for ${belief.cost[last]:.2g}"
         if best is not None:
             because += f", the committee {chance:.2f}"
@@ -133,24 +135,24 @@ class Auto:
         self,
         evidence: Evidence,
         r: int,
-        standing: Standing,
+        state: RungState,
         prediction: Prediction,
         price: float,
         admissible: NDArray[np.bool_] | None = None,
     ) -> tuple[NDArray[np.bool_], Indices]:
         """For n queries on a rung: climb on? and else whom to ask for the last word, NOBODY to
         keep the best answer; both (n,)."""
-        further = replace(prediction, quality=standing.gain)
+        further = replace(prediction, quality=state.gain)
         last = choose(further, price, latency_price=self.latency_price, admissible=admissible)
         worth = take(values(further, price, self.latency_price), last)
-        last = np.where((standing.best != NOBODY) & (worth <= 0), NOBODY, last)
-        if standing.onward is None:
+        last = np.where((state.best != NOBODY) & (worth <= 0), NOBODY, last)
+        if state.onward is None:
             return np.zeros(len(last), bool), last
-        climb = evidence.worth_of_onward(standing, price) > self._toll(
-            evidence, r, standing, prediction, price
+        climb = evidence.worth_of_onward(state, price) > self._toll(
+            evidence, r, state, prediction, price
         )
         if evidence.rungs[r + 1].checked:
-            climb &= standing.best != NOBODY
+            climb &= state.best != NOBODY
         if admissible is not None:
             climb &= admissible[..., joining(evidence, r + 1)].all(axis=-1)
         return climb, last
@@ -159,15 +161,15 @@ class Auto:
         self,
         evidence: Evidence,
         r: int,
-        standing: Standing,
+        state: RungState,
         prediction: Prediction,
         price: float,
     ) -> Array:
         """What climbing to the next rung takes, in quality, (n,)."""
-        toll = price * _tolls(evidence, r, standing, prediction.cost)
+        toll = price * _tolls(evidence, r, state, prediction.cost)
         if self.latency_price:
             latency = np.nan_to_num(prediction.latency)
-            toll = toll + self.latency_price * _tolls(evidence, r, standing, latency, np.max)
+            toll = toll + self.latency_price * _tolls(evidence, r, state, latency, np.max)
         return np.asarray(toll)
 
     # --- over recorded outcomes ------------------------------------------------------------
@@ -176,31 +178,31 @@ class Auto:
         self,
         outcomes: Outcomes,
         prediction: Prediction,
-        standings: Sequence[Standing] | None = None,
+        states: Sequence[RungState] | None = None,
     ) -> Run:
-        """The same over n recorded queries at once; `standings` are those of `look`."""
+        """The same over n recorded queries at once; `states` are those of `rung_states`."""
         evidence = self.router.evidence or Evidence("text", np.array([0.0, 1.0]))
         rungs = evidence.rungs
-        standings = look(evidence, outcomes, prediction) if standings is None else standings
+        states = rung_states(evidence, outcomes, prediction) if states is None else states
         n, e = outcomes.score.shape
         rows = np.arange(n)
         rung, last = np.zeros(n, np.intp), np.full(n, NOBODY)
         climbing = np.ones(n, bool)
-        for r, standing in enumerate(standings):
+        for r, state in enumerate(states):
             climb, then = self.decide(
-                evidence, r, standing, prediction, self.price, answered(outcomes)
+                evidence, r, state, prediction, self.price, answered(outcomes)
             )
             rung[climbing], last[climbing] = r, then[climbing]
             climbing &= climb
         asked = np.zeros((n, e), bool)
         for r, here in enumerate(rungs):
             asked[np.ix_(rung == r, here.members)] = True
-        best = np.choose(rung, [standing.best for standing in standings])
+        best = np.choose(rung, [state.best for state in states])
         asked[rows[last != NOBODY], last[last != NOBODY]] = True
         checks = np.zeros(n)
-        for r, standing in enumerate(standings):
-            if standing.checked is not None:
-                checks += np.where(rung >= r, checked(outcomes, standing.checked).cost, 0.0)
+        for r, state in enumerate(states):
+            if state.checked is not None:
+                checks += np.where(rung >= r, checked(outcomes, state.checked).cost, 0.0)
         kept = last == NOBODY
         either = np.flatnonzero((best != NOBODY) & ~kept)  # the last word, where it can be read
         kept[either] = ~readable(evidence, outcomes, (either, last[either]))
@@ -224,7 +226,7 @@ def joining(evidence: Evidence, r: int) -> list[int]:
 def _tolls(
     evidence: Evidence,
     r: int,
-    standing: Standing,
+    state: RungState,
     each: Array,
     add: Callable[..., Any] = np.sum,
 ) -> Array:
@@ -234,19 +236,20 @@ def _tolls(
         return np.asarray(add(each[:, joining(evidence, r + 1)], axis=1))
     rows = np.arange(len(each))
     spent = (
-        each[rows, standing.best]
-        * np.broadcast_to(evidence.checking, each.shape)[rows, standing.best]
+        each[rows, state.best] * np.broadcast_to(evidence.checking, each.shape)[rows, state.best]
     )
-    return np.where(standing.best == NOBODY, 0.0, spent)
+    return np.where(state.best == NOBODY, 0.0, spent)
 
 
-def _hear(evidence: Evidence, rung: Rung, said: Mapping[int, Answer], looks: Array | None) -> Heard:
+def _read(
+    evidence: Evidence, rung: Rung, said: Mapping[int, Answer], option_chances: Array | None
+) -> Replies:
     """What has been said to one query."""
     answers = [said.get(m) for m in rung.members]
     texts = np.array([[None if a is None else a.text for a in answers]], dtype=object)
     logprobs = np.array([[np.nan if a is None else a.logprob for a in answers]])
     shape = (1, len(rung.members))
-    return evidence.hear(texts.reshape(shape), looks, logprobs.reshape(shape))
+    return evidence.read(texts.reshape(shape), option_chances, logprobs.reshape(shape))
 
 
 def _affordable(asked: Sequence[int], prediction: Prediction, query: Query, spent: float) -> bool:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from routewright import prompts
 from routewright.answers import equivalence, metaverifiers
 from routewright.answers.equivalence import Kind
-from routewright.answers.observations import About, Linear, Looks, agreement
+from routewright.answers.observations import About, Linear, Observations, agreement
 from routewright.errors import BadInput, NotAdmissible, UpstreamError
 from routewright.types import Answer, Array, Ask, Decision, Plan, Query
 
@@ -55,9 +55,9 @@ class Automix:
         while node is not None:
             expert = node["expert"]
             above = [e for e in self.ladder[self.ladder.index(expert) + 1 :] if query.permits(e)]
-            looks = "then" in node and bool(above)
+            observations = "then" in node and bool(above)
             try:
-                if not looks:
+                if not observations:
                     answer = yield Ask(expert, final=True)
                     return Decision(answer, because=f"{seen}{expert} answers")
                 if self.agree and others is None:
@@ -71,7 +71,7 @@ class Automix:
                 seen += f"{expert} could not be asked; "
                 continue
             kept = answer
-            found, said = yield from self._look(query, answer, others)
+            found, said = yield from self._observe(query, answer, others)
             seen += f"{said}; "
             node = node["then"][bisect_right(node["edges"], found)]
         if kept is None:
@@ -92,23 +92,23 @@ class Automix:
             raise UpstreamError(expert, answer.failed or "it was cancelled", cost=answer.cost)
         return answer, *others
 
-    def _look(self, query: Query, answer: Answer, others: tuple[Answer, ...] | None):  # type: ignore[no-untyped-def]
+    def _observe(self, query: Query, answer: Answer, others: tuple[Answer, ...] | None):  # type: ignore[no-untyped-def]
         """What is seen of an answer: a number for the policy, and words."""
         about = About.of([query])
         if others is not None:
-            looks = self._compared(answer, others, about)
+            observations = self._compared(answer, others, about)
             came = sum(other.arrived for other in others)
-            said = f"{looks.share[0]:.0%} of {came} agree with {answer.expert}"
+            said = f"{observations.share[0]:.0%} of {came} agree with {answer.expert}"
         else:
             share, said = yield from self._verified(answer)
-            looks = Looks(np.array([share]), about)
+            observations = Observations(np.array([share]), about)
         rung = self.ladder.index(answer.expert)
         if not self.evidence:
-            return float(looks.share[0]), said
-        gain = float(self._linear[rung].predict(looks)[0])
+            return float(observations.share[0]), said
+        gain = float(self._linear[rung].predict(observations)[0])
         return -gain, f"{said}, so {self.ladder[-1]} is expected to add {gain:+.2f}"
 
-    def _compared(self, answer: Answer, others: tuple[Answer, ...], about: About) -> Looks:
+    def _compared(self, answer: Answer, others: tuple[Answer, ...], about: About) -> Observations:
         by_name = {other.expert: other for other in others}
         texts = [answer.text or None]
         arrived = []
@@ -148,24 +148,27 @@ class Automix:
     def over(self, outcomes: Outcomes) -> tuple[Array, Array, NDArray[np.bool_]]:
         """Score and cost (US$) of every row, (n,), without running the plan row by row, and for
         which rows: those of which everything that may be asked is known."""
-        looks = looked(outcomes, self.ladder, self.agree, self.answers)
-        trials = seen(outcomes, self.ladder, self.agree, looks, self._linear)
+        observations = observations_of(outcomes, self.ladder, self.agree, self.answers)
+        trials = trials_of(outcomes, self.ladder, self.agree, observations, self._linear)
         policy = metaverifiers.placed(self.policy or self._halves, self.ladder)
         score, cost = metaverifiers.outcome(policy, trials)
         return score, cost, trials.complete
 
 
-def seen(
+def trials_of(
     outcomes: Outcomes,
     ladder: Sequence[str],
     agree: Sequence[str],
-    looks: Sequence[Looks],
+    observations: Sequence[Observations],
     evidence: Sequence[Linear] = (),
 ) -> metaverifiers.Trials:
     """What the strategy would see and pay on every row; NaN where the table does not say."""
-    shares = np.column_stack([look.share for look in looks])
+    shares = np.column_stack([observation.share for observation in observations])
     if evidence:
-        gains = [line.predict(look) for line, look in zip(evidence, looks, strict=True)]
+        gains = [
+            line.predict(observation)
+            for line, observation in zip(evidence, observations, strict=True)
+        ]
         shares = np.where(np.isfinite(shares), -np.column_stack(gains), np.nan)
     table = outcomes.pool(ladder)
     quality = table.score
@@ -173,9 +176,9 @@ def seen(
     return metaverifiers.Trials(quality, cost, _verifying(outcomes, ladder, agree), shares)
 
 
-def looked(
+def observations_of(
     outcomes: Outcomes, ladder: Sequence[str], agree: Sequence[str], answers: Kind
-) -> list[Looks]:
+) -> list[Observations]:
     """What is seen of each rung but the last, on every row; the share is NaN where unknown.
 
     Raises BadInput where there is nothing to look at: no `verify::` or no `answer::` columns.
@@ -185,7 +188,7 @@ def looked(
         if "verify" not in outcomes.measures:
             raise BadInput("self-verification needs columns verify::EXPERT; the table has none")
         table = outcomes.pool(ladder).measures["verify"]
-        return [Looks(table[:, rung], about) for rung in range(len(ladder) - 1)]
+        return [Observations(table[:, rung], about) for rung in range(len(ladder) - 1)]
     if outcomes.answers is None:
         raise BadInput("agreement needs columns answer::EXPERT; the table has none")
     members = outcomes.pool(agree)
@@ -196,9 +199,9 @@ def looked(
         assert column.answers is not None
         assert members.answers is not None
         texts = np.hstack([column.answers, members.answers])
-        look = agreement(equivalence.labels(answers, texts), arrived, about)
+        observation = agreement(equivalence.labels(answers, texts), arrived, about)
         known = np.isfinite(column.score[:, 0]) & arrived.all(axis=1)
-        found.append(replace(look, share=np.where(known, look.share, np.nan)))
+        found.append(replace(observation, share=np.where(known, observation.share, np.nan)))
     return found
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from routewright.answers import votes
 from routewright.answers.equivalence import Kind
-from routewright.answers.evidence import NOBODY, Evidence, Standing
+from routewright.answers.evidence import NOBODY, Evidence, RungState
 from routewright.errors import BadInput, NotAdmissible, UpstreamError
 from routewright.strategies._recorded import Run, answered
 from routewright.strategies.single import within_limits
@@ -168,17 +168,17 @@ class Frugal:
         rung: int,
         texts: Texts,
         prediction: Prediction,
-        standings: Sequence[Standing] | None = None,
+        states: Sequence[RungState] | None = None,
     ) -> tuple[Indices, Array]:
         """Whose answer is the likeliest to be right, and how likely, (n,) each."""
         evidence = self.router.evidence
         if evidence is not None:
             r = [r for r, step in enumerate(evidence.rungs) if step.members][rung]
-            if standings is not None:
-                return standings[r].best, standings[r].chance
-            heard = evidence.hear(texts[:, list(evidence.rungs[r].members)])
-            standing = evidence.stand(r, heard, prediction)
-            return standing.best, standing.chance
+            if states is not None:
+                return states[r].best, states[r].chance
+            replies = evidence.read(texts[:, list(evidence.rungs[r].members)])
+            state = evidence.assess(r, replies, prediction)
+            return state.best, state.chance
         labels = votes.labels(self.answers, texts)
         best, chance = votes.leader(votes.chances(labels, prediction.quality), labels >= 0)
         return best, np.maximum(chance, 0.0)
@@ -211,10 +211,10 @@ class Frugal:
         self,
         outcomes: Outcomes,
         prediction: Prediction,
-        standings: Sequence[Standing] | None = None,
+        states: Sequence[RungState] | None = None,
     ) -> list[Step]:
         """Every rung for n recorded queries that climb the whole ladder; no threshold matters.
-        `standings` are those of `auto.look`."""
+        `states` are those of `auto.rung_states`."""
         said = votes.recorded(outcomes)
         asked = np.zeros(said.shape, bool)
         found = []
@@ -222,14 +222,14 @@ class Frugal:
             asked |= new
             texts = said.copy()
             texts[~asked] = None
-            found.append(Step(new, *self._weigh(r, texts, prediction, standings)))
+            found.append(Step(new, *self._weigh(r, texts, prediction, states)))
         return found
 
     def over(
         self,
         outcomes: Outcomes,
         prediction: Prediction,
-        standings: Sequence[Standing] | None = None,
+        states: Sequence[RungState] | None = None,
         *,
         steps: Sequence[Step] | None = None,
         readable: Mask | None = None,
@@ -241,7 +241,7 @@ class Frugal:
         asked, kept, climbing = np.zeros_like(can), np.zeros(n, bool), np.ones(n, bool)
         best, rung = np.full(n, NOBODY), np.zeros(n, np.intp)
         if steps is None:
-            steps = self.steps(outcomes, prediction, standings)
+            steps = self.steps(outcomes, prediction, states)
         for r, step in enumerate(steps):
             climbing = climbing & step.new.any(axis=1)
             asked |= step.new & climbing[:, None]

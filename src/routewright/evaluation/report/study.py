@@ -15,7 +15,7 @@ from routewright.evaluation.evaluate import asked
 from routewright.evaluation.figures import Evaluation
 from routewright.router.frontier import known_costs
 from routewright.strategies import one_shot
-from routewright.strategies._recorded import look
+from routewright.strategies._recorded import rung_states
 from routewright.types import Array, Indices
 
 HALF = 0.5
@@ -80,9 +80,9 @@ class Study:
         that ask several; NaN where only a replay could tell."""
         e = self.evaluation
         router, table, belief = e.router, e.outcomes, e.prediction
-        standings = look(router.evidence, table, belief) if router.evidence else None
+        states = rung_states(router.evidence, table, belief) if router.evidence else None
         return {
-            k: asked(router.strategy_at(e.points[k]), table, belief, standings)
+            k: asked(router.strategy_at(e.points[k]), table, belief, states)
             for k in {self.best, *(k for k, _ in self.half)}
         }
 

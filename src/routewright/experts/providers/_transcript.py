@@ -79,7 +79,7 @@ class Transcript:
         self.held: list[Delta] = []
         self.begun = False
 
-    def hear(self, event: str) -> Iterator[Delta]:
+    def feed(self, event: str) -> Iterator[Delta]:
         """The deltas that an event lets pass.
 
         Deltas that say nothing wait for the first that does: until then somebody else may

@@ -92,31 +92,31 @@ class Openai:
     async def _pieces(self, call: Call, left: float) -> AsyncGenerator[Delta | Answer, None]:
         body = {"stream_options": {"include_usage": True}, **call.body, "stream": True}
         timeout = aiohttp.ClientTimeout(total=left, sock_connect=self.connect)
-        heard = Transcript(call)
+        transcript = Transcript(call)
         try:
             async with self._post(call, body, timeout) as response:
-                async for event in events(self._chunks(response, heard)):
-                    for delta in heard.hear(event):
+                async for event in events(self._chunks(response, transcript)):
+                    for delta in transcript.feed(event):
                         yield delta
-                if heard.finish_reason is None:
-                    raise UpstreamError(call.expert.name, _unfinished(response, heard))
+                if transcript.finish_reason is None:
+                    raise UpstreamError(call.expert.name, _unfinished(response, transcript))
         except UpstreamError as error:
-            if not heard.begun:
+            if not transcript.begun:
                 raise
-            if heard.finish_reason is None:
-                cost = heard.answer().cost
+            if transcript.finish_reason is None:
+                cost = transcript.answer().cost
                 raise StreamBroken(error.expert, error.reason, cost=cost) from error
-        yield heard.answer()
+        yield transcript.answer()
 
     async def _chunks(
-        self, response: aiohttp.ClientResponse, heard: Transcript
+        self, response: aiohttp.ClientResponse, transcript: Transcript
     ) -> AsyncIterator[bytes]:
         """The bytes of a stream; TimeoutError if it falls silent after its first piece."""
-        patience = _silence(self.stall, heard.call.expert)
-        chunks = _within(heard.call, response.content.iter_any())
+        patience = _silence(self.stall, transcript.call.expert)
+        chunks = _within(transcript.call, response.content.iter_any())
         while True:
             try:
-                async with asyncio.timeout(patience if heard.begun else None):
+                async with asyncio.timeout(patience if transcript.begun else None):
                     chunk = await anext(chunks)
             except StopAsyncIteration:
                 return
@@ -197,8 +197,8 @@ def _silence(given: float | None, expert: Expert) -> float:
     return max(QUIET, expert.timeout / 2) if given is None else given
 
 
-def _unfinished(response: aiohttp.ClientResponse, heard: Transcript) -> str:
-    if response.content_type == "text/event-stream" or heard.held or heard.begun:
+def _unfinished(response: aiohttp.ClientResponse, transcript: Transcript) -> str:
+    if response.content_type == "text/event-stream" or transcript.held or transcript.begun:
         return "its stream ended before the answer did"
     return f"it answered with {response.content_type} instead of a stream"
 

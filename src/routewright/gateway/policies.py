@@ -28,10 +28,10 @@ GOALS = ("max_cost", "max_cost_fraction", "min_quality")
 
 
 @dataclass(frozen=True)
-class Choice:
-    """How a request is going to be decided."""
+class Policy:
+    """A strategy with its settings, under the name that clients ask for."""
 
-    policy: str
+    name: str
     strategy: Strategy
     fallback: tuple[str, ...] = ()
     router: Router | None = None
@@ -42,13 +42,13 @@ class Choice:
         """The strategy under this query's own λ and limits."""
         if query.min_quality is not None and self.router is None:
             raise BadRequest(
-                f"policy '{self.policy}' predicts no quality, so it cannot keep "
+                f"policy '{self.name}' predicts no quality, so it cannot keep "
                 f"min_quality {query.min_quality:g}: ask a policy with a router",
                 "min_quality",
             )
         if query.latency_price and not (self.router and self.router.knows_latency):
             raise BadRequest(
-                f"policy '{self.policy}' knows no expert's seconds, so it cannot weigh"
+                f"policy '{self.name}' knows no expert's seconds, so it cannot weigh"
                 f" latency_price {query.latency_price:g}: ask a policy with a router that does",
                 "latency_price",
             )
@@ -61,74 +61,77 @@ class Choice:
         best_admissible = Single(self.router, self.point.price, self.latency_price)
         if query.min_quality is not None or query.latency_price or self.latency_price:
             return best_admissible
-        wanted = self.strategy if query.price is None else self.router.strategy(query.price)
-        return WithinLimits(wanted, best_admissible)
+        preferred = self.strategy if query.price is None else self.router.strategy(query.price)
+        return WithinLimits(preferred, best_admissible)
 
 
 @dataclass(frozen=True)
 class WithinLimits:
-    """Follows `wanted`; where the query's limits forbid its expert, `otherwise`."""
+    """Follows `preferred`; where the query's limits forbid its expert, `otherwise`."""
 
-    wanted: Strategy
+    preferred: Strategy
     otherwise: Strategy
 
     def plan(self, query: Query) -> Plan:
         try:
-            decision = yield from self.wanted.plan(query)
+            decision = yield from self.preferred.plan(query)
         except NotAdmissible:
             decision = yield from self.otherwise.plan(query)
         return decision
 
 
-class Menu:
-    """Every name of a config; raises BadConfig where a policy cannot be built."""
+class Policies:
+    """The model names that clients may ask for, and the policy behind each.
+
+    Raises BadConfig where a policy cannot be built.
+    """
 
     def __init__(self, config: Config) -> None:
         if not config.policies:
-            raise BadConfig("there is no policy to serve: add one under `policies:`")
+            raise BadConfig("there is no policy to serve: add one under `by_name:`")
         self._routers: dict[Path, Router] = {}
         self.experts = tuple(entry.name for entry in config.experts)
         self._latency = {e.name: e.latency for e in config.experts if e.latency is not None}
-        self.policies = {
+        self.by_name = {
             name: self._build(name, policy, config.folder)
             for name, policy in config.policies.items()
         }
-        self.default = config.default_policy or next(iter(self.policies))
+        self.default = config.default_policy or next(iter(self.by_name))
 
     def names(self) -> list[str]:
         """What `/v1/models` lists: policies first."""
-        return ["auto", *(f"{PREFIX}{policy}" for policy in self.policies), *self.experts]
+        return ["auto", *(f"{PREFIX}{policy}" for policy in self.by_name), *self.experts]
 
-    def find(self, model: str | None) -> Choice:
-        """The choice behind a name; raises BadRequest (404) naming those that exist."""
+    def find(self, model: str | None) -> Policy:
+        """The policy behind a name; raises BadRequest (404) naming those that exist."""
         name = model or ""
         if name in AUTO:
-            return self.policies[self.default]
-        if name.removeprefix(PREFIX) in self.policies:
-            return self.policies[name.removeprefix(PREFIX)]
+            return self.by_name[self.default]
+        if name.removeprefix(PREFIX) in self.by_name:
+            return self.by_name[name.removeprefix(PREFIX)]
         if name in self.experts:
-            return Choice(DIRECT, Fixed(name))
+            return Policy(DIRECT, Fixed(name))
         if like_routellm := ROUTELLM.fullmatch(name):
             return self._at_threshold(name, like_routellm["name"], like_routellm["threshold"])
         raise self._unknown(name)
 
-    def _at_threshold(self, model: str, name: str, written: str) -> Choice:
+    def _at_threshold(self, model: str, name: str, written: str) -> Policy:
         """RouteLLM's names: threshold t spends at most the share 1 − t of the dearest expert.
 
         There, too, 0 asks the strong model always and 1 never. Where 1 − t is less than the
         cheapest point of the frontier spends, that point is it.
         """
-        choice = self.policies.get(self.default if name in ROUTELLM_NAMES else name)
-        if choice is None or choice.router is None:
+        policy = self.by_name.get(self.default if name in ROUTELLM_NAMES else name)
+        if policy is None or policy.router is None:
             raise self._unknown(model)
         threshold = float(written)
         if threshold > 1:
             raise BadRequest(f"threshold {written} of '{model}' is not within 0 and 1", "model")
-        router = choice.router
+        router = policy.router
         least = min(point.cost_fraction for point in router.frontier)
         point = router.at(max_cost_fraction=max(1 - threshold, least))
-        return Choice(
-            choice.policy, router.strategy_at(point), choice.fallback, router=router, point=point
+        return Policy(
+            policy.name, router.strategy_at(point), policy.fallback, router=router, point=point
         )
 
     def _unknown(self, model: str) -> BadRequest:
@@ -136,7 +139,7 @@ class Menu:
         message = f"model '{model[:100]}' does not exist here: ask for one of {known}"
         return BadRequest(message, "model", status=404, code="model_not_found")
 
-    def _build(self, name: str, policy: PolicyConfig, folder: Path) -> Choice:
+    def _build(self, name: str, policy: PolicyConfig, folder: Path) -> Policy:
         try:
             router = self._router(folder / policy.router) if policy.router else None
             if policy.latency_price and router and not router.knows_latency:
@@ -150,7 +153,7 @@ class Menu:
         except BadInput as error:
             raise BadConfig(f"policy '{name}': {error}") from error
         hurry = policy.latency_price or 0.0
-        return Choice(name, strategy, tuple(policy.fallback), router, point, hurry)
+        return Policy(name, strategy, tuple(policy.fallback), router, point, hurry)
 
     def _router(self, folder: Path) -> Router:
         """Policies that name the same folder share one router."""

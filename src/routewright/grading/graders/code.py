@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import shutil
 import signal
 import subprocess
@@ -33,10 +32,14 @@ class Code:
     """Runs the answer's Python and then each of `tests`, statements that raise if it is wrong.
 
     All must pass. Of an answer with code fences those count, else the whole answer. `setup` of the
-    item stands before the code. A process of its own gets 10 s of processor time (`code=SECONDS`),
-    512 MB, an empty folder and neither network nor other programs. That keeps mistakes away, not
-    malice: run what you do not trust in a container. The name on the command line is the
-    permission to run it at all. Linux and macOS only.
+    item runs before the code. The answer runs in a process of its own with 10 s of processor time
+    (`code=SECONDS`), 512 MB and an empty folder; the tests run in another process, so an answer can
+    neither see them nor write its own grade. On Linux with Landlock and user namespaces it can read
+    only Python's files, write only its folder, start no program and reach no network; without
+    them a hook inside Python refuses these, which stops mistakes and not malice: then run code
+    that you do not trust in a container. Tests that derive classes from the answer's cannot be
+    run so: such answers are not graded. The grader must be named on the command line to run at all.
+    Linux and macOS only.
     """
 
     seconds: int | str = SECONDS
@@ -64,21 +67,32 @@ class Code:
         if not tests:
             return ungraded("no tests")
         code = "\n\n".join(FENCE.findall(answer)) or answer
-        found = run(f"{item.facts.get('setup') or ''}\n{code}", tests, int(self.seconds))
-        wrong = found.get("error") or next(filter(None, found["tests"]), None)
+        setup = str(item.facts.get("setup") or "")
+        outcome = run(code, tests, int(self.seconds), setup=setup)
+        if outcome.get("note"):
+            return ungraded(outcome["note"])
+        wrong = outcome.get("error") or next(filter(None, outcome["tests"]), None)
         return Grade(1.0) if wrong is None else Grade(0.0, str(wrong)[:200])
 
 
-def run(code: str, tests: list[str], seconds: int = SECONDS) -> Mapping[str, Any]:
+def run(
+    code: str, tests: list[str], seconds: int = SECONDS, *, setup: str = ""
+) -> Mapping[str, Any]:
     """What went wrong in the code (`error`), and in each of the `tests` (None: nothing did).
 
-    Raises BadInput if this machine cannot run it at all.
+    A `note` says why the tests could not be run on this answer's objects; then nothing is known.
+    `setup` runs before the code. Raises BadInput if this machine cannot run it at all.
     """
-    seal = secrets.token_hex(8)  # printed text cannot pass for the outcome
-    task = {"code": code, "tests": tests, "seconds": seconds, "megabytes": MEGABYTES, "seal": seal}
+    task = {
+        "setup": setup,
+        "code": code,
+        "tests": tests,
+        "seconds": seconds,
+        "megabytes": MEGABYTES,
+    }
     with tempfile.TemporaryDirectory(prefix="routewright-code-") as folder:
         process = subprocess.Popen(
-            [*_without_network(), sys.executable, "-I", str(RUNNER)],
+            [*_apart(), sys.executable, "-I", str(RUNNER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -94,21 +108,21 @@ def run(code: str, tests: list[str], seconds: int = SECONDS) -> Mapping[str, Any
             with suppress(ProcessLookupError):  # whatever the code left running ends with it
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    for line in out.decode(errors="replace").splitlines():
-        if line.startswith(seal):
-            outcome: Mapping[str, Any] = json.loads(line.removeprefix(seal))
-            return outcome
+    if out.strip():
+        outcome: Mapping[str, Any] = json.loads(out)
+        return outcome
     if process.returncode == -signal.SIGXCPU or process.returncode == 128 + signal.SIGXCPU:
         return {"error": f"took more than {seconds} s", "tests": []}
     return {"error": f"ended early (exit code {process.returncode})", "tests": []}
 
 
 @cache
-def _without_network() -> tuple[str, ...]:
-    """A prefix that gives a process no network at all, where the system lets us."""
+def _apart() -> tuple[str, ...]:
+    """A prefix that gives a process no network, and ends what it started with it, where the system
+    lets us."""
     unshare = shutil.which("unshare")
     if unshare is None:
         return ()
-    command = (unshare, "--user", "--map-current-user", "--net")
+    command = (unshare, "--user", "--map-current-user", "--net", "--ipc", "--pid", "--kill-child")
     works = subprocess.run([*command, "true"], capture_output=True).returncode == 0
     return command if works else ()

@@ -137,9 +137,13 @@ def test_others_who_agree_keep_an_answer_and_are_paid_in_full():
 
 def test_others_who_fail_do_not_count_and_if_all_do_nothing_speaks_for_the_answer():
     strategy = Automix(("small", "large"), agree=("x", "y", "z"))
-    partly = {**RECORD, "z": Answer("z", failed="is down"), "x": Answer("x", failed="is down")}
+    partly = {
+        **RECORD,
+        "z": Answer("z", status="failed", reason="is down"),
+        "x": Answer("x", status="failed", reason="is down"),
+    }
     assert "100% of 1 agree" in replay(strategy, ASKED, partly).because
-    down = {**partly, "y": Answer("y", failed="is down")}
+    down = {**partly, "y": Answer("y", status="failed", reason="is down")}
     decision = replay(strategy, ASKED, down)
     assert decision.answer.expert == "large"
     assert "0% of 0 agree" in decision.because
@@ -156,17 +160,21 @@ def test_no_verdict_counts_as_no_confidence_and_says_so():
 
 def test_if_the_large_model_fails_the_doubted_answer_is_better_than_none():
     decision = replay(
-        Automix(("small", "large")), ASKED, {**RECORD, "large": Answer("large", failed="is down")}
+        Automix(("small", "large")),
+        ASKED,
+        {**RECORD, "large": Answer("large", status="failed", reason="is down")},
     )
     assert decision.answer.expert == "small"
-    dead = {name: Answer(name, failed="is down") for name in ("small", "large")}
+    dead = {name: Answer(name, status="failed", reason="is down") for name in ("small", "large")}
     with pytest.raises(UpstreamError, match="'small' failed"):
         replay(Automix(("small", "large")), ASKED, dead)
 
 
 def test_if_the_small_model_fails_the_next_one_answers_unverified():
     decision = replay(
-        Automix(("small", "large")), ASKED, {**RECORD, "small": Answer("small", failed="is down")}
+        Automix(("small", "large")),
+        ASKED,
+        {**RECORD, "small": Answer("small", status="failed", reason="is down")},
     )
     assert decision.path == "small:failed>large"
 

@@ -162,8 +162,8 @@ def test_an_unreadable_last_word_leaves_the_best_answer_and_is_paid_for(dev):
 
 def test_a_ladder_that_says_nothing_leads_to_whoever_is_left(dev):
     record = say(ada="", bob="", cyd="(C)", sage="(D)")
-    record["cyd"] = replace(record["cyd"], failed="is down")
-    record["sage"] = replace(record["sage"], failed="is down")
+    record["cyd"] = replace(record["cyd"], status="failed", reason="is down")
+    record["sage"] = replace(record["sage"], status="failed", reason="is down")
     decision = replay(Frugal(Believes(), 0.5, answers="letter"), dev.queries[0], record)
     assert decision.answer.expert == "ada"
     assert "best effort" in decision.because
@@ -243,7 +243,7 @@ def test_agreement_stops_the_cascade_and_disagreement_goes_on(dev):
 
 def test_an_expert_that_fails_is_replaced_and_is_not_asked_again(dev):
     record = say(ada="(A)", bob="(A)", cyd="(A)", sage="(A)")
-    record["ada"] = replace(record["ada"], failed="is down", cost=0.001)
+    record["ada"] = replace(record["ada"], status="failed", reason="is down", cost=0.001)
     decision = replay(CascadeRouting(Believes(), 8.0, "letter"), dev.queries[0], record)
     assert asked(decision)[:2] == ["ada", "bob"]
     assert len(set(asked(decision))) == len(asked(decision))
@@ -286,7 +286,7 @@ def test_limits_hold_and_nobody_else_is_asked(dev, strategy):
     with pytest.raises(NoAdmissibleExpert):
         replay(strategy, query, record, experts[:3])
     with pytest.raises(UpstreamError, match="is down"):
-        replay(strategy, query, {"bob": Answer("bob", failed="is down")}, experts)
+        replay(strategy, query, {"bob": Answer("bob", status="failed", reason="is down")}, experts)
 
 
 def test_only_an_answer_that_cannot_be_rejected_is_streamed():

@@ -188,7 +188,10 @@ def test_replay_defers_too_and_counts_both():
     record = {"small": Answer("small", "<DEFER>", cost=1.0), "large": Answer("large", cost=9.0)}
     decision = replay(Dedicated("small", ("large",)), Query.of("hi"), record)
     assert (decision.answer.expert, decision.cost) == ("large", 10.0)
-    alone = {"small": Answer("small", "<DEFER>"), "large": Answer("large", failed="is down")}
+    alone = {
+        "small": Answer("small", "<DEFER>"),
+        "large": Answer("large", status="failed", reason="is down"),
+    }
     with pytest.raises(UpstreamError, match="large"):
         replay(Dedicated("small", ("large",)), Query.of("hi"), alone)
 

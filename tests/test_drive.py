@@ -28,7 +28,7 @@ class Vote:
 
     def plan(self, query):
         answers = yield self.asks
-        arrived = [answer for answer in answers if answer.arrived]
+        arrived = [answer for answer in answers if answer.status == "ok"]
         return Decision(arrived[0], because=f"{len(arrived)} arrived")
 
 
@@ -46,7 +46,7 @@ def test_a_cascade_stops_where_it_trusts():
 
 
 def test_a_cascade_whose_top_fails_gives_its_best_effort():
-    record = {**RECORD, "large": Answer("large", failed="is down")}
+    record = {**RECORD, "large": Answer("large", status="failed", reason="is down")}
     decision = replay(Cascade(("small", "large"), trust=0.7), ASKED, record)
     assert decision.answer.text == "4"
     assert "best effort" in decision.because
@@ -64,7 +64,7 @@ def test_fallback_asks_a_cheaper_one_where_the_wanted_is_too_dear():
 
 
 def test_fallback_leaves_out_who_failed_and_counts_the_failed_try():
-    record = {**RECORD, "small": Answer("small", failed="is down", cost=0.25)}
+    record = {**RECORD, "small": Answer("small", status="failed", reason="is down", cost=0.25)}
     decision = replay(Fallback(Fixed("small"), ("small", "large")), ASKED, record)
     assert decision.path == "small:failed>large"
     assert decision.cost == 10.25

@@ -14,7 +14,7 @@ from routewright.experts.limits import recorded
 from routewright.strategies.cascade import Cascade
 from routewright.strategies.fallback import Fallback
 from routewright.strategies.fixed import Fixed
-from routewright.types import Ask, Committee, Decision, Query
+from routewright.types import Answer, Ask, Committee, Decision, Query
 from upstream import Upstream, break_off, drop, expert, hang, running, status
 
 HI = Query.of("hi there my friend")
@@ -54,7 +54,7 @@ class Panel:
     def plan(self, query):
         stop = None if self.enough is None else (lambda seen: len(seen) >= self.enough)
         answers = yield Committee([Ask(name) for name in self.experts], enough=stop)
-        return Decision(next(answer for answer in answers if answer.arrived))
+        return Decision(next(answer for answer in answers if answer.status == "ok"))
 
 
 def test_asks_of_a_committee_run_side_by_side():
@@ -80,6 +80,22 @@ def test_a_member_that_fails_does_not_stop_the_others():
     assert decision.path == "a:failed>b>c"
 
 
+def test_a_member_that_defers_has_not_arrived():
+    @dataclass(frozen=True)
+    class Owned:
+        def plan(self, query):
+            asks = [Ask(name, unless=("<DEFER>",)) for name in ("a", "b", "c")]
+            answers = yield Committee(asks, enough=lambda seen: len(seen) >= 2)
+            return Decision(next(answer for answer in answers if answer.status == "ok"))
+
+    upstreams = Upstream(says="<DEFER>"), Upstream(says="four"), Upstream(says="<DEFER> 5")
+    _, decision = live(Owned(), *upstreams)
+    assert decision.path == "a:deferred>b>c:deferred"
+    assert decision.answer.text == "four"
+    record = {answer.expert: Answer(answer.expert, answer.text) for answer in decision.spent}
+    assert drive.replay(Owned(), HI, record).path == decision.path
+
+
 def test_a_committee_shares_the_money_of_its_query():
     query = Query.of("hi", max_cost=1e-3)
     _, decision = live(Panel(), *(Upstream(says="word " * 2000) for _ in NAMES), query=query)
@@ -103,7 +119,7 @@ def test_the_deadline_cancels_what_is_under_way(strategy, stream):
         live(strategy, slow, Upstream(delay=5), query=query, stream=stream, timeout=9)
     assert time.monotonic() - began < 1
     assert slow.cancelled == 1
-    assert late.value.spent[0].cancelled
+    assert late.value.spent[0].status == "cancelled"
     assert late.value.spent[0].cost > 0
 
 
@@ -124,7 +140,7 @@ def test_a_client_that_stops_reading_cancels_the_expert_and_is_accounted_for():
     spent = []
     upstream = Upstream(says="word " * 50, delay=0.02)
     live(Fixed("a"), upstream, stream=True, spent=spent, stop_after=5)
-    assert spent[0].cancelled
+    assert spent[0].status == "cancelled"
     assert (spent[0].input_tokens, spent[0].output_tokens > 0) == (5, True)
     assert upstream.finished == 0
 
@@ -177,4 +193,4 @@ def test_replaying_what_was_recorded_decides_as_live_did(strategy, text):
 def test_without_an_answer_what_was_paid_is_still_told():
     with pytest.raises(UpstreamError) as failure:
         live(Fixed("a"), Upstream(faults=[hang]), timeout=0.2)
-    assert [answer.failed for answer in failure.value.spent] == ["it took too long or fell silent"]
+    assert [answer.reason for answer in failure.value.spent] == ["it took too long or fell silent"]

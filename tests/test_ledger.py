@@ -81,6 +81,18 @@ def test_what_is_in_the_journal_is_not_asked_again(tmp_path: Path):
     assert again.spent == pytest.approx(account.spent) == sum(d.cost for d in first)
 
 
+def test_a_journal_of_an_earlier_release_is_read(tmp_path: Path):
+    path, upstream = tmp_path / "j.jsonl", Upstream(says="two words")
+    _, account = ask_all(upstream, path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line.get("answer", {}).update(deferred=False)
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    answers, again = ask_all(upstream, path)
+    assert {decision.answer.text for decision in answers} == {"two words"}
+    assert (upstream.requests, again.spent) == (12, pytest.approx(account.spent))
+
+
 def test_other_words_or_options_are_another_ask(tmp_path: Path):
     path, upstream = tmp_path / "j.jsonl", Upstream()
     ask_all(upstream, path, QUERIES[:1])

@@ -143,4 +143,4 @@ def test_a_plan_that_looks_at_options_replays_as_over_arrays(fitted, price):
     np.testing.assert_array_equal(ran.score, score)
     np.testing.assert_allclose(ran.cost, cost, rtol=1e-12)
     bare = replace(dev.queries[0], messages=({"role": "user", "content": "No options."},))
-    assert replay(Auto(router, price), bare, dev.record(0)).answer.arrived
+    assert replay(Auto(router, price), bare, dev.record(0)).answer.status == "ok"

@@ -167,7 +167,7 @@ def it_keeps_its_word_on_final_asks(strategy: Any) -> None:
 
 
 def it_reports_failure_when_everybody_fails(strategy: Any) -> None:
-    dead: Record = {expert: Answer(expert, failed="is down") for expert in EXPERTS}
+    dead: Record = {expert: Answer(expert, status="failed", reason="is down") for expert in EXPERTS}
     for query in queries(3):
         try:
             replay(strategy, query, dead)

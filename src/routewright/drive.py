@@ -94,8 +94,8 @@ def _recorded(
         _allow((wanted,), query, experts, spent)
         answer = _look_up(wanted, record)
         spent.append(answer)
-        if answer.failed is not None:
-            raise UpstreamError(wanted.expert, answer.failed, cost=answer.cost)
+        if answer.status in ("failed", "cancelled"):
+            raise UpstreamError.of(answer)
         return answer
     _allow(wanted, query, experts, spent)
     answers = _first_enough(wanted, tuple(_look_up(ask, record) for ask in wanted))
@@ -108,8 +108,9 @@ def _look_up(ask: Ask, record: Record) -> Answer:
     answer = record.get((ask.expert, ask.kind))
     if answer is None and ask.kind == "answer":
         answer = record.get(ask.expert)
-    missing = Answer(ask.expert, kind=ask.kind, failed=f"no recorded {ask.kind}")
-    return missing if answer is None else ask.mark_deferred(answer)
+    if answer is None:
+        return _failed(ask, f"no recorded {ask.kind}")
+    return ask.mark_deferred(answer)
 
 
 def _first_enough(wanted: tuple[Ask, ...], answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
@@ -126,10 +127,12 @@ def _first_enough(wanted: tuple[Ask, ...], answers: tuple[Answer, ...]) -> tuple
     for i in order:
         if seen and enough(seen):
             late.add(i)
-        elif answers[i].arrived:
+        elif answers[i].status == "ok":
             seen += (answers[i],)
     return tuple(
-        replace(answer, cancelled=True, text="") if i in late else answer
+        replace(answer, status="cancelled", text="")
+        if i in late and answer.status != "failed"
+        else answer
         for i, answer in enumerate(answers)
     )
 
@@ -250,7 +253,7 @@ class _Run:
                         break
                     if piece.text and ask.defers(_text(held)):  # nobody listens to what follows
                         bill = self.asker.bill(ask, query, time.monotonic() - began)
-                        answer = replace(bill, text=_text(held), deferred=True)
+                        answer = replace(bill, text=_text(held), status="deferred")
                         break
                     held.append(piece)
                     if self.streamed or _is_clear(ask, held):
@@ -259,7 +262,7 @@ class _Run:
                             yield delta
                         held.clear()
         self.spent.append(answer)
-        if not answer.deferred:
+        if answer.status == "ok":
             for delta in held:
                 self.streamed = True
                 yield delta
@@ -272,7 +275,7 @@ class _Run:
         try:
             yield
         except UpstreamError as error:
-            self._failed(ask, error)
+            self.spent.append(_failed(ask, error.reason, error.cost))
             if isinstance(error, StreamBroken) and not self.streamed:
                 raise _before_first_byte(error) from error
             raise
@@ -296,7 +299,7 @@ class _Run:
             async with asyncio.timeout(self._left()):
                 for next_one in asyncio.as_completed(tasks):
                     answer = await next_one
-                    arrived += (answer,) if answer.arrived else ()
+                    arrived += (answer,) if answer.status == "ok" else ()
                     if enough is not None and arrived and enough(arrived):
                         break
         except TimeoutError as error:
@@ -309,7 +312,7 @@ class _Run:
             answers = tuple(
                 answer
                 if isinstance(answer, Answer)
-                else replace(self.asker.bill(ask, query, seconds), cancelled=True)
+                else replace(self.asker.bill(ask, query, seconds), status="cancelled")
                 for answer, ask, query in zip(said, asks, queries, strict=True)
             )
             self.spent.extend(answers)
@@ -317,23 +320,20 @@ class _Run:
 
     async def _member(self, ask: Ask, query: Query) -> Answer:
         try:
-            return await self.asker.ask(ask, query)
+            return ask.mark_deferred(await self.asker.ask(ask, query))
         except UpstreamError as error:
-            return Answer(ask.expert, kind=ask.kind, failed=error.reason, cost=error.cost)
+            return _failed(ask, error.reason, error.cost)
         except NotAdmissible as error:
-            return Answer(ask.expert, kind=ask.kind, failed=error.rejected[ask.expert])
+            return _failed(ask, error.rejected[ask.expert])
 
     def _allow(self, asks: tuple[Ask, ...]) -> list[Query]:
         """Checks the asks; for each the query with its share of the money and time left."""
         queries = _allow(asks, self.query, self.experts, self.spent)
         return [replace(query, max_latency=self._left()) for query in queries]
 
-    def _failed(self, ask: Ask, error: UpstreamError) -> None:
-        self.spent.append(Answer(ask.expert, kind=ask.kind, failed=error.reason, cost=error.cost))
-
     def _cancelled(self, ask: Ask, query: Query, began: float) -> None:
         bill = self.asker.bill(ask, query, time.monotonic() - began)
-        self.spent.append(replace(bill, cancelled=True))
+        self.spent.append(replace(bill, status="cancelled"))
 
     def _left(self) -> float | None:
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
@@ -396,6 +396,10 @@ def _price(ask: Ask, query: Query, experts: Mapping[str, Expert]) -> float:
     """US$ of an answer as long as the query, to weigh experts against each other."""
     expert = experts.get(ask.expert)
     return expert.price(query.input_tokens + 1, query.input_tokens + 1) if expert else 0.0
+
+
+def _failed(ask: Ask, reason: str, cost: float = 0.0) -> Answer:
+    return Answer(ask.expert, kind=ask.kind, status="failed", reason=reason, cost=cost)
 
 
 def _settle(decision: Decision, spent: list[Answer], rejected: Mapping[str, str]) -> Decision:

@@ -19,7 +19,10 @@ Errors of libraries are translated once, at the edge, with `from exc`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from routewright.types import Answer
 
 
 class RoutewrightError(Exception):
@@ -88,6 +91,12 @@ class UpstreamError(RoutewrightError):
         self.retry_after = retry_after
         self.cost = cost
         self.sent = sent
+
+    @classmethod
+    def of(cls, answer: Answer) -> Self:
+        """The failure that an answer reports which did not arrive."""
+        reasons = {"failed": answer.reason, "cancelled": "it was cancelled"}
+        return cls(answer.expert, reasons.get(answer.status, "it deferred"), cost=answer.cost)
 
 
 class UpstreamTimeout(UpstreamError):

@@ -24,6 +24,7 @@ Message: TypeAlias = Mapping[str, Any]  # one OpenAI chat message
 DataClass = Literal["public", "internal", "restricted"]
 DATA_CLASSES: tuple[DataClass, ...] = ("public", "internal", "restricted")
 AskKind = Literal["answer", "verify", "judge"]
+Status = Literal["ok", "failed", "cancelled", "deferred"]
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,8 @@ class Ask:
     `of` is the answer that a verification or a judgement is about; `samples` how many verdicts a
     verification draws, in one request where the provider can. A judge is sent `prompt`; what its
     reply means is for whoever asked to say. An answer that opens with one of `unless` is none: it
-    comes back with `deferred` set, breaks the promise of `final`, and none of it is streamed.
+    comes back with the status "deferred", breaks the promise of `final`, and none of it is
+    streamed.
     """
 
     expert: str
@@ -227,7 +229,9 @@ class Ask:
         """The answer, marked if it is deferred: it opens with a tag, or was cut off within one."""
         cut = answer.finish_reason == "length" and bool(answer.text.strip())
         deferred = self.defers(answer.text)
-        return replace(answer, deferred=True) if deferred or (deferred is None and cut) else answer
+        return (
+            replace(answer, status="deferred") if deferred or (deferred is None and cut) else answer
+        )
 
 
 class Committee(tuple[Ask, ...]):
@@ -254,9 +258,10 @@ class Committee(tuple[Ask, ...]):
 class Answer:
     """What one expert said, and what saying it took.
 
-    A member of a committee that could not answer has `failed` set to the reason; one that was
-    cancelled has `cancelled` set. `deferred` leaves it to somebody else (see `Ask.unless`).
-    `score` is known only for recorded outcomes.
+    `status` is "ok" for an answer that arrived. A member of a committee that could not answer has
+    "failed", and `reason` says why; a latecomer has "cancelled"; an answer that leaves the query
+    to another expert (see `Ask.unless`) has "deferred". `score` is known only for recorded
+    outcomes.
     """
 
     expert: str
@@ -274,19 +279,14 @@ class Answer:
     message: Message | None = None  # the upstream's whole assistant message, tool calls included
     logprobs: tuple[float, ...] | None = None
     choices: tuple[str, ...] = ()  # every text, where more than one was asked for
-    failed: str | None = None
-    cancelled: bool = False
-    deferred: bool = False
+    status: Status = "ok"
+    reason: str = ""  # why it failed
     estimated: bool = False  # tokens were counted by us: the upstream did not say
 
     @property
     def logprob(self) -> float:
         """Mean log-probability of the answer's tokens, in nats; NaN where it is not known."""
         return math.fsum(self.logprobs) / len(self.logprobs) if self.logprobs else math.nan
-
-    @property
-    def arrived(self) -> bool:
-        return self.failed is None and not self.cancelled
 
 
 @dataclass(frozen=True)
@@ -328,12 +328,8 @@ class Decision:
 
 
 def _step(answer: Answer) -> str:
-    if answer.failed is not None:
-        return f"{answer.expert}:failed"
-    if answer.cancelled:
-        return f"{answer.expert}:cancelled"
-    if answer.deferred:
-        return f"{answer.expert}:deferred"
+    if answer.status != "ok":
+        return f"{answer.expert}:{answer.status}"
     if answer.kind == "answer":
         return answer.expert
     said = answer.reward if answer.kind == "judge" else answer.confidence

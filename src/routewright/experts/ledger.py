@@ -35,7 +35,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds, where the upstream does not s
 PATIENCE = 900.0  # seconds that one ask may wait for an expert that says it is busy
 TYPICAL = 250  # tokens of an answer, of an expert that has not been heard
 KEPT = tuple(  # what the journal keeps of an answer
-    kept.name for kept in fields(Answer) if kept.name not in ("message", "cancelled", "failed")
+    kept.name for kept in fields(Answer) if kept.name not in ("message", "status", "reason")
 )
 
 
@@ -390,8 +390,9 @@ def _kept(answer: Answer) -> dict[str, Any]:
 
 
 def _answer(kept: Mapping[str, Any]) -> Answer:
-    logprobs = kept.get("logprobs")
-    return Answer(**{**kept, "logprobs": None if logprobs is None else tuple(logprobs)})
+    found = {name: value for name, value in kept.items() if name in KEPT}  # older ones have more
+    logprobs = found.get("logprobs")
+    return Answer(**{**found, "logprobs": None if logprobs is None else tuple(logprobs)})
 
 
 def _finite(dollars: float) -> float:

@@ -18,7 +18,9 @@ class Ownership:
     def count(self, decision: Decision) -> None:
         self._asked.update({answer.expert for answer in decision.spent if answer.kind == "answer"})
         self._answered[decision.answer.expert] += 1
-        self._deferred |= {answer.expert for answer in decision.spent if answer.deferred}
+        self._deferred |= {
+            answer.expert for answer in decision.spent if answer.status == "deferred"
+        }
 
     def told(self) -> dict[str, dict[str, float]]:
         """Per expert how often it was asked, and the share (0..1) that it answered."""

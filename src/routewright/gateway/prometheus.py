@@ -68,7 +68,7 @@ class Counters:
         if answer is not None:
             self.answers.labels(policy, answer.expert).inc()
         for one in spent:
-            self.asks.labels(one.expert, one.kind, _outcome(one)).inc()
+            self.asks.labels(one.expert, one.kind, one.status).inc()
             self.cost.labels(policy, one.expert).inc(max(one.cost, 0.0))
             self.tokens.labels(one.expert, "input").inc(one.input_tokens)
             self.tokens.labels(one.expert, "output").inc(one.output_tokens)
@@ -77,11 +77,3 @@ class Counters:
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
-
-
-def _outcome(answer: Answer) -> str:
-    if answer.failed is not None:
-        return "failed"
-    if answer.cancelled:
-        return "cancelled"
-    return "deferred" if answer.deferred else "ok"

@@ -68,7 +68,7 @@ class Cell:
     @property
     def answers(self) -> list[Answer]:
         """The answer, then the samples."""
-        return [said for said in self.spent if said.kind == "answer" and said.arrived]
+        return [said for said in self.spent if said.kind == "answer" and said.status == "ok"]
 
     @property
     def checks(self) -> list[Answer]:
@@ -77,7 +77,7 @@ class Cell:
     def row(self) -> dict[str, Any]:
         """The cell's part of the outcome table; what is not known is left out."""
         found: dict[str, Any] = {"score": self.grade.score, "soft": self.soft}
-        failures = [said.cost for said in self.spent if not said.arrived and said.kind == "answer"]
+        failures = [a.cost for a in self.spent if a.kind == "answer" and a.status != "ok"]
         if self.answers:
             said = self.answers[0]
             found |= {"answer": said.text if self.grade.answer is None else self.grade.answer}
@@ -209,7 +209,7 @@ class Interview:
         except BudgetSpent as error:
             self.out_of_money = True
             self.left_out.setdefault(expert.name, str(error))
-            if not any(said.arrived for said in spent):
+            if not any(answer.status == "ok" for answer in spent):
                 return None
         except (UpstreamError, NotAdmissible) as error:
             failed = getattr(error, "reason", None) or str(error)

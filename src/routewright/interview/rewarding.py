@@ -182,7 +182,7 @@ async def _asking(
         nonlocal done
         rating = Rating(model, row.answers)
         decision = await decide(rating, row.query, experts, purse)
-        silent = [answer.failed for answer in decision.spent if answer.failed is not None]
+        silent = [answer.reason for answer in decision.spent if answer.status == "failed"]
         if silent:
             tally.fail(silent[0], len(silent))
         done += len(row.answers)

@@ -63,7 +63,7 @@ class Auto:
             if new := joining(evidence, r):
                 options = {"logprobs": True} if evidence.logprobs else {}
                 answers = yield tuple(Ask(prediction.experts[m], options=options) for m in new)
-                said |= {m: a for m, a in zip(new, answers, strict=True) if a.arrived}
+                said |= {m: a for m, a in zip(new, answers, strict=True) if a.status == "ok"}
                 spent += sum(answer.cost for answer in answers)
                 option_chances = (
                     evidence.option_chances([query]) if option_chances is None else option_chances

@@ -88,8 +88,8 @@ class Automix:
         except NotAdmissible:
             answer = yield Ask(expert)
             return (answer,)
-        if not answer.arrived:
-            raise UpstreamError(expert, answer.failed or "it was cancelled", cost=answer.cost)
+        if answer.status != "ok":
+            raise UpstreamError.of(answer)
         return answer, *others
 
     def _observe(self, query: Query, answer: Answer, others: tuple[Answer, ...] | None):  # type: ignore[no-untyped-def]
@@ -97,7 +97,7 @@ class Automix:
         about = About.of([query])
         if others is not None:
             observations = self._compared(answer, others, about)
-            came = sum(other.arrived for other in others)
+            came = sum(other.status == "ok" for other in others)
             said = f"{observations.share[0]:.0%} of {came} agree with {answer.expert}"
         else:
             share, said = yield from self._verified(answer)
@@ -114,8 +114,8 @@ class Automix:
         arrived = []
         for name in self.agree:
             other = by_name.get(name)
-            arrived.append(other is not None and other.arrived)
-            texts.append(other.text or None if other is not None and other.arrived else None)
+            arrived.append(other is not None and other.status == "ok")
+            texts.append(other.text or None if other is not None and arrived[-1] else None)
         labels = equivalence.labels(self.answers, np.array([texts], dtype=object))
         return agreement(labels, np.array([arrived], dtype=bool).reshape(1, -1), about)
 

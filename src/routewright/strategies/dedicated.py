@@ -34,7 +34,7 @@ class Dedicated:
         deferred = False
         try:
             answer = yield Ask(self.expert, final=True, unless=self.tags)
-            if not answer.deferred:
+            if answer.status == "ok":
                 return Decision(answer, because=f"{self.expert} answers itself")
             why, failure, deferred = f"{self.expert} deferred", None, True
         except (UpstreamError, NotAdmissible) as error:
@@ -59,4 +59,4 @@ class Dedicated:
             answer = yield Ask(self.expert, final=True, unless=self.tags, options=forbidden)
         except (UpstreamError, NotAdmissible):
             return None
-        return None if answer.deferred else answer
+        return answer if answer.status == "ok" else None

@@ -80,7 +80,7 @@ class Frugal:
             paid += said
             asked |= new
             for m, answer in zip(members, said, strict=True):
-                texts[0, m] = answer.text if answer.arrived else None
+                texts[0, m] = answer.text if answer.status == "ok" else None
             leading, chances = self._weigh(r, texts, prediction)
             best, chance, enough = int(leading[0]), float(chances[0]), self.threshold(r)
             if best != NOBODY and chance >= max(enough, query.min_quality or 0.0):
@@ -98,7 +98,7 @@ class Frugal:
     ) -> Generator[Ask, Any, Decision]:
         """The last word above the ladder: the best answer stands if nobody says a better one."""
         failure: UpstreamError | NotAdmissible | None = None
-        arrived = {prediction.experts.index(a.expert): a for a in paid if a.arrived}
+        arrived = {prediction.experts.index(a.expert): a for a in paid if a.status == "ok"}
         stands = arrived.get(best if best != NOBODY else min(arrived, default=NOBODY))
         because = "nobody else may have the last word"
         while (m := int(self._whom(asked, np.array([best]), prediction, can)[0])) != NOBODY:
@@ -120,7 +120,7 @@ class Frugal:
             break
         if stands is None:
             if paid:
-                raise UpstreamError(paid[0].expert, paid[0].failed or "it was cancelled")
+                raise UpstreamError.of(paid[0])
             assert failure is not None, "whoever is admissible is asked before giving up"
             raise failure
         return Decision(stands, because=because, prediction=prediction.take(0))

@@ -36,9 +36,9 @@ class Ranking:
         if not able:
             raise NoAdmissibleExpert(dict.fromkeys(self.experts, "may not see this query"))
         answers = yield tuple(Ask(expert) for expert in able)
-        came = [answer for answer in answers if answer.arrived]
+        came = [answer for answer in answers if answer.status == "ok"]
         if not came:
-            raise UpstreamError(able[0], f"and every other expert failed: {answers[0].failed}")
+            raise UpstreamError(able[0], f"and every other expert failed: {answers[0].reason}")
         try:
             rated = yield from rewards.consider(self._model(), query, came)
         except (NotAdmissible, UpstreamError) as error:

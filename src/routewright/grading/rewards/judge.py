@@ -29,6 +29,9 @@ class Judge:
             Ask(self.expert, "judge", of=answer, prompt=words(item, answer.text))
             for answer in answers
         )
-        rewards = np.array([rated(r.text).score if r.arrived else np.nan for r in replies])
-        unread = sum(r.arrived and np.isnan(s) for r, s in zip(replies, rewards, strict=True))
+        rewards = np.array([rated(r.text).score if r.status == "ok" else np.nan for r in replies])
+        unread = sum(
+            reply.status == "ok" and np.isnan(reward)
+            for reply, reward in zip(replies, rewards, strict=True)
+        )
         return Rated(rewards, np.array([reply.cost for reply in replies]), int(unread))

@@ -35,8 +35,11 @@ class Pairwise:
         replies: tuple[Answer, ...] = ()
         if orders:
             replies = yield tuple(self._ask(query, answers[a], answers[b]) for a, b in orders)
-        verdicts = [preferred(r.text) if r.arrived else None for r in replies]
-        unread = sum(r.arrived and v is None for r, v in zip(replies, verdicts, strict=True))
+        verdicts = [preferred(r.text) if r.status == "ok" else None for r in replies]
+        unread = sum(
+            reply.status == "ok" and verdict is None
+            for reply, verdict in zip(replies, verdicts, strict=True)
+        )
         points: list[list[float]] = [[] for _ in answers]
         costs = np.zeros(len(answers))
         for (i, j), k in zip(pairs, range(0, len(orders), 2), strict=True):

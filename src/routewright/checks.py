@@ -7,7 +7,9 @@ over everything that the registry finds; run them over a member of your own in t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from routewright.prediction.forest import Forest
 from routewright.prediction.predictors import Predictor, inputs, means
 from routewright.registry import find
 from routewright.strategies import build, one_shot
-from routewright.types import Answer, Array, Ask, Prediction, Query
+from routewright.types import Answer, Array, Ask, Decision, Expert, Plan, Prediction, Query
 
 EXPERTS = ("small", "middle", "large")
 TEXTS = (
@@ -106,6 +108,45 @@ def record(query: Query) -> Record:
     return known
 
 
+def without(known: Record, experts: Collection[str], tag: str | None) -> Record:
+    """The record where everything that these experts are asked fails or, with a `tag`, opens
+    with it."""
+
+    def worse(answer: Answer) -> Answer:
+        if tag is not None:
+            return dataclasses.replace(answer, text=f"{tag} {answer.text}")
+        return Answer(answer.expert, kind=answer.kind, status="failed", reason="is down")
+
+    return {key: worse(a) if a.expert in experts else a for key, a in known.items()}
+
+
+@dataclasses.dataclass
+class Witness:
+    """Follows a strategy and notes what it decides, before the loop judges that."""
+
+    strategy: Any
+    decision: Decision | None = None
+
+    def plan(self, query: Query) -> Plan:
+        self.decision = yield from self.strategy.plan(query)
+        return self.decision
+
+
+def run(
+    strategy: Any, query: Query, known: Record, experts: Iterable[Expert] | None = None
+) -> Decision:
+    """As `replay`, but an answer that did not arrive is a broken contract, where the loop sees an
+    expert's failure."""
+    witness = Witness(strategy)
+    try:
+        return replay(witness, query, known, experts)
+    except UpstreamError:
+        if witness.decision is not None:
+            answer = witness.decision.answer
+            assert answer.status == "ok", f"an answer whose status is '{answer.status}' is no reply"
+        raise
+
+
 def check_strategy(strategy: Any) -> None:
     """Runs every check below."""
     for check in STRATEGY_CHECKS:
@@ -114,15 +155,33 @@ def check_strategy(strategy: Any) -> None:
 
 def it_returns_an_answer_that_it_asked_for(strategy: Any) -> None:
     for query in queries():
-        decision = replay(strategy, query, record(query))
+        decision = run(strategy, query, record(query))
         assert decision.answer in decision.spent, "the answer must be one of those asked for"
         assert decision.answer.kind == "answer", "a verification is not an answer"
         assert decision.because, "a decision must say why"
 
 
+def it_returns_only_answers_that_arrived(strategy: Any) -> None:
+    """Whoever fails or defers, and in whatever order a committee's answers arrive."""
+    subsets = [s for n in range(1, len(EXPERTS) + 1) for s in combinations(EXPERTS, n)]
+    for query in queries(3):
+        asks = next(strategy.plan(query), ())
+        tags = {tag for ask in ((asks,) if isinstance(asks, Ask) else asks) for tag in ask.unless}
+        for order in permutations(range(len(EXPERTS))):
+            seconds = dict(zip(EXPERTS, map(float, order), strict=True))
+            known: Record = {
+                key: dataclasses.replace(answer, latency=seconds[answer.expert])
+                for key, answer in record(query).items()
+            }
+            records = [without(known, s, tag) for s in subsets for tag in (None, *sorted(tags))]
+            for one in (known, *records):
+                with suppress(UpstreamError):
+                    run(strategy, query, one)
+
+
 def it_decides_the_same_twice(strategy: Any) -> None:
     for query in queries():
-        first, second = (replay(strategy, query, record(query)) for _ in range(2))
+        first, second = (run(strategy, query, record(query)) for _ in range(2))
         assert first.path == second.path, "the same query must take the same path"
 
 
@@ -135,7 +194,7 @@ def it_never_asks_whom_the_query_forbids(strategy: Any) -> None:
             ]
             secret = dataclasses.replace(query, data_class="restricted")
             try:
-                decision = replay(strategy, secret, record(query), [*experts, recorded(expert)])
+                decision = run(strategy, secret, record(query), [*experts, recorded(expert)])
             except NotAdmissible:
                 continue
             asked = {answer.expert for answer in decision.spent}
@@ -167,10 +226,9 @@ def it_keeps_its_word_on_final_asks(strategy: Any) -> None:
 
 
 def it_reports_failure_when_everybody_fails(strategy: Any) -> None:
-    dead: Record = {expert: Answer(expert, status="failed", reason="is down") for expert in EXPERTS}
     for query in queries(3):
         try:
-            replay(strategy, query, dead)
+            run(strategy, query, without(record(query), EXPERTS, None))
         except UpstreamError:
             continue
         raise AssertionError("with every expert down a strategy must raise UpstreamError")
@@ -181,12 +239,13 @@ def it_chooses_over_arrays_as_it_plans(strategy: Any) -> None:
         return
     many = queries(40)
     choice = strategy.choose(many, Believer().predict(many))
-    planned = [replay(strategy, query, record(query)).spent[0].expert for query in many]
+    planned = [run(strategy, query, record(query)).spent[0].expert for query in many]
     assert [EXPERTS[m] for m in choice] == planned, "choose and plan must agree"
 
 
 STRATEGY_CHECKS: tuple[Callable[[Any], None], ...] = (
     it_returns_an_answer_that_it_asked_for,
+    it_returns_only_answers_that_arrived,
     it_decides_the_same_twice,
     it_never_asks_whom_the_query_forbids,
     it_keeps_its_word_on_final_asks,

@@ -1,7 +1,8 @@
 """The two loops that run a strategy: `replay` on recorded answers, `live` on the network.
 
 Both check every ask against the query's limits, both count everything spent, and both hand a
-strategy the same things in the same order: what we evaluate is what we serve.
+strategy the same things in the same order: what we evaluate is what we serve. Both refuse a
+decision whose answer did not arrive: a failed answer is never a reply.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from routewright.errors import (
     DeadlineExceeded,
@@ -22,9 +23,10 @@ from routewright.errors import (
     UpstreamError,
 )
 from routewright.experts.limits import admit, guard, recorded
-from routewright.types import Answer, Ask, Committee, Decision, Delta, Expert, Query, Strategy
+from routewright.types import Answer, Ask, Committee, Decision, Delta, Expert, Plan, Query, Strategy
 
 Record = Mapping[str | tuple[str, str], Answer]  # expert, or (expert, kind), ▶ what it said
+Result = TypeVar("Result")
 
 
 class Asker(Protocol):
@@ -57,6 +59,9 @@ def replay(
     `experts` whoever is in the record may be asked. A missing answer counts as an expert that
     failed, so fallbacks are exercised too.
 
+    Raises NotAdmissible, and UpstreamError also where the plan ends with an answer that did not
+    arrive. An AssertionError names a mistake of the strategy, such as an answer that it made up.
+
     >>> from routewright.strategies.fixed import Fixed
     >>> replay(Fixed("small"), Query.of("hi"), {"small": Answer("small", "hello")}).answer.text
     'hello'
@@ -64,41 +69,53 @@ def replay(
     if experts is None:
         named = (key if isinstance(key, str) else key[0] for key in record)
         experts = [recorded(name) for name in dict.fromkeys(named)]
-    known = {expert.name: expert for expert in experts}
-    query, rejected = admit(query, known.values())
-    plan = strategy.plan(query)
+    by_name = {expert.name: expert for expert in experts}
+    query, rejected = admit(query, by_name.values())
     spent: list[Answer] = []
+    with _attach_spent(spent):
+        decision = _follow(strategy.plan(query), query, by_name, record, spent)
+        return _settle(decision, spent, rejected)
+
+
+def _follow(
+    plan: Plan,
+    query: Query,
+    experts: Mapping[str, Expert],
+    record: Record,
+    spent: list[Answer],
+) -> Decision:
     try:
-        wanted = next(plan)
+        asks = next(plan)
         while True:
             try:
-                answers = _recorded(wanted, query, known, record, spent)
+                answers = _recorded(asks, query, experts, record, spent)
             except RoutewrightError as error:
-                wanted = plan.throw(error)
+                asks = plan.throw(error)
             else:
-                wanted = plan.send(answers)
+                asks = plan.send(answers)
     except StopIteration as stop:
-        return _settle(stop.value, spent, rejected)
+        decision: Decision = stop.value
+        return decision
     finally:
         plan.close()
 
 
 def _recorded(
-    wanted: Ask | tuple[Ask, ...],
+    asks: Ask | tuple[Ask, ...],
     query: Query,
     experts: Mapping[str, Expert],
     record: Record,
     spent: list[Answer],
 ) -> Answer | tuple[Answer, ...]:
-    if isinstance(wanted, Ask):
-        _allow((wanted,), query, experts, spent)
-        answer = _look_up(wanted, record)
+    if isinstance(asks, Ask):
+        _allow((asks,), query, experts, spent)
+        answer = _look_up(asks, record)
         spent.append(answer)
         if answer.status in ("failed", "cancelled"):
             raise UpstreamError.of(answer)
         return answer
-    _allow(wanted, query, experts, spent)
-    answers = _first_enough(wanted, tuple(_look_up(ask, record) for ask in wanted))
+    _allow(asks, query, experts, spent)
+    answers = _first_enough(asks, tuple(_look_up(ask, record) for ask in asks))
     spent.extend(answers)
     return answers
 
@@ -113,12 +130,12 @@ def _look_up(ask: Ask, record: Record) -> Answer:
     return ask.mark_deferred(answer)
 
 
-def _first_enough(wanted: tuple[Ask, ...], answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
+def _first_enough(asks: tuple[Ask, ...], answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
     """Replays the order of arrival; whoever would have been cancelled is marked so.
 
     The cost of a cancelled answer stays whole: the record cannot say how far it had come.
     """
-    enough = wanted.enough if isinstance(wanted, Committee) else None
+    enough = asks.enough if isinstance(asks, Committee) else None
     if enough is None:
         return answers
     order = sorted(range(len(answers)), key=lambda i: (_known(answers[i].latency), i))
@@ -161,40 +178,18 @@ async def live(
     cancelling the task that reads it. Every answer paid for is added to `spent` as it ends, so
     that a query whose client went away is still accounted for.
 
-    Raises NotAdmissible, UpstreamError, StreamBroken or DeadlineExceeded.
+    Raises NotAdmissible, UpstreamError, StreamBroken or DeadlineExceeded; UpstreamError also where
+    the plan ends with an answer that did not arrive. An AssertionError names a mistake of the
+    strategy, such as an answer that it made up.
     """
-    known = {expert.name: expert for expert in experts}
-    query, rejected = admit(query, known.values())
-    plan = strategy.plan(query)
-    run = _Run(query, known, asker, _deadline(query), [] if spent is None else spent)
-    try:
-        wanted = next(plan)
-        while True:
-            try:
-                if isinstance(wanted, Ask) and wanted.final and stream:
-                    async with aclosing(run.stream(wanted)) as pieces:
-                        async for piece in pieces:
-                            if isinstance(piece, Delta):
-                                yield piece
-                            else:
-                                answers: Answer | tuple[Answer, ...] = piece
-                elif isinstance(wanted, Ask):
-                    answers = await run.ask(wanted)
-                else:
-                    answers = await run.ask_all(wanted)
-            except (StreamBroken, DeadlineExceeded):
-                raise  # nobody may take over
-            except (NotAdmissible, UpstreamError) as error:
-                wanted = plan.throw(error)
-            else:
-                wanted = plan.send(answers)
-    except StopIteration as stop:
-        decision = _settle(stop.value, run.spent, rejected)
-    except RoutewrightError as error:
-        error.spent = tuple(run.spent)
-        raise
-    finally:
-        plan.close()
+    by_name = {expert.name: expert for expert in experts}
+    query, rejected = admit(query, by_name.values())
+    run = _Run(query, by_name, asker, stream, [] if spent is None else spent)
+    with _attach_spent(run.spent):
+        async with aclosing(run.follow(strategy.plan(query))) as pieces:
+            async for piece in pieces:
+                yield piece
+        decision = _settle(run.result, run.spent, rejected)
     if stream and not run.streamed:
         yield _whole(decision.answer)
     yield decision
@@ -211,6 +206,27 @@ async def decide(
     raise AssertionError("live always ends with a decision")
 
 
+async def consult(
+    plan: Generator[Ask | tuple[Ask, ...], Any, Result],
+    query: Query,
+    experts: Iterable[Expert],
+    asker: Asker,
+    spent: list[Answer] | None = None,
+) -> Result:
+    """Runs a plan that asks experts and decides nothing, such as a reward model's; its result.
+
+    Limits, deadline, `spent` and errors are those of `live`.
+    """
+    by_name = {expert.name: expert for expert in experts}
+    query, _ = admit(query, by_name.values())
+    run = _Run(query, by_name, asker, False, [] if spent is None else spent)
+    with _attach_spent(run.spent):
+        async for _ in run.follow(plan):
+            raise AssertionError("only a run that streams yields pieces")
+    result: Result = run.result
+    return result
+
+
 class _Run:
     """One query on its way: what it has cost so far and when it must be done."""
 
@@ -219,15 +235,49 @@ class _Run:
         query: Query,
         experts: Mapping[str, Expert],
         asker: Asker,
-        deadline: float | None,
+        stream: bool,
         spent: list[Answer],
     ) -> None:
         self.query = query
         self.experts = experts
         self.asker = asker
-        self.deadline = deadline
+        self.streams = stream
+        self.deadline = _deadline(query)
         self.spent = spent
-        self.streamed = False
+        self.streamed = False  # the client has read something
+        self.result: Any = None  # of the plan
+
+    async def follow(
+        self, plan: Generator[Ask | tuple[Ask, ...], Any, Any]
+    ) -> AsyncGenerator[Delta, None]:
+        """Runs a plan until it returns its `result`; yields the pieces of final answers."""
+        try:
+            asks = next(plan)
+            while True:
+                if self.streamed:
+                    raise AssertionError("a strategy may ask nothing after its final answer")
+                try:
+                    if isinstance(asks, Ask) and asks.final and self.streams:
+                        async with aclosing(self.stream(asks)) as pieces:
+                            async for piece in pieces:
+                                if isinstance(piece, Delta):
+                                    yield piece
+                                else:
+                                    answers: Answer | tuple[Answer, ...] = piece
+                    elif isinstance(asks, Ask):
+                        answers = await self.ask(asks)
+                    else:
+                        answers = await self.ask_all(asks)
+                except (StreamBroken, DeadlineExceeded):
+                    raise  # nobody may take over
+                except (NotAdmissible, UpstreamError) as error:
+                    asks = plan.throw(error)
+                else:
+                    asks = plan.send(answers)
+        except StopIteration as stop:
+            self.result = stop.value
+        finally:
+            plan.close()
 
     async def ask(self, ask: Ask) -> Answer:
         (query,) = self._allow((ask,))
@@ -398,12 +448,35 @@ def _price(ask: Ask, query: Query, experts: Mapping[str, Expert]) -> float:
     return expert.price(query.input_tokens + 1, query.input_tokens + 1) if expert else 0.0
 
 
+@contextmanager
+def _attach_spent(spent: list[Answer]) -> Iterator[None]:
+    """A failure that leaves a loop carries what was paid for before it."""
+    try:
+        yield
+    except RoutewrightError as error:
+        error.spent = tuple(spent)
+        raise
+
+
 def _failed(ask: Ask, reason: str, cost: float = 0.0) -> Answer:
     return Answer(ask.expert, kind=ask.kind, status="failed", reason=reason, cost=cost)
 
 
-def _settle(decision: Decision, spent: list[Answer], rejected: Mapping[str, str]) -> Decision:
-    assert isinstance(decision, Decision), "a strategy must return a Decision"
+def _settle(decision: object, spent: list[Answer], rejected: Mapping[str, str]) -> Decision:
+    """The decision of a plan, with everything that it asked.
+
+    Raises UpstreamError unless its answer arrived, AssertionError unless this plan asked for it.
+    """
+    if not isinstance(decision, Decision):
+        raise AssertionError(f"a strategy must return a Decision, not {decision!r:.100}")
+    answer = decision.answer
+    if answer.status != "ok":
+        raise UpstreamError.of(answer)
+    if answer.kind != "answer" or answer not in spent:
+        raise AssertionError(
+            "a strategy must return an answer that it asked for: this plan was given no such"
+            f" answer of '{answer.expert}'"
+        )
     return replace(decision, spent=tuple(spent), rejected={**rejected, **decision.rejected})
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class RoutewrightError(Exception):
     """Base of everything that Routewright raises on purpose.
 
-    One that leaves `drive.live` carries in `spent` the answers that were paid for before it.
+    One that leaves a loop of `drive` carries in `spent` the answers that were paid for before it.
     """
 
     spent: tuple[Any, ...] = ()

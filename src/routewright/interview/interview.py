@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ from typing import Any
 import polars as pl
 
 from routewright.data.queries import FACTS, Item
-from routewright.drive import Asker, live
+from routewright.drive import Asker, consult, decide
 from routewright.errors import NotAdmissible, RoutewrightError, UpstreamError
 from routewright.experts.client import LIMITS
 from routewright.experts.ledger import BudgetSpent
 from routewright.grading.graders import Grade, Graders, is_judge, ungraded
 from routewright.strategies.fixed import Fixed
-from routewright.types import Answer, Ask, Decision, Expert, Plan, Query
+from routewright.types import Answer, Ask, Expert, Query
 
 CONCURRENCY = 4  # queries under way at once, per expert
 MAX_TOKENS = 1024  # of an answer, where neither the query set nor the config says
@@ -40,7 +39,7 @@ class Questions:
     samples: int = 0  # further answers at temperature 1
     logprobs: bool = False  # ask for the answer's log-probabilities
 
-    def plan(self, query: Query) -> Plan:
+    def plan(self) -> Generator[Ask, Answer, None]:
         answer = yield Ask(self.expert, options={"logprobs": True} if self.logprobs else {})
         first = int(self.verifications > 1)
         checks = range(first, self.verifications + first)
@@ -51,7 +50,6 @@ class Questions:
                 yield ask
             except (UpstreamError, NotAdmissible):
                 continue  # what is missing is not known
-        return Decision(answer, because="interviewed")
 
 
 @dataclass
@@ -203,9 +201,7 @@ class Interview:
         questions = Questions(expert.name, self.verifications, self.samples, self.logprobs)
         query = self._limited(item.query, expert)
         try:
-            async with aclosing(live(questions, query, [expert], asker, spent=spent)) as events:
-                async for _ in events:
-                    pass
+            await consult(questions.plan(), query, [expert], asker, spent)
         except BudgetSpent as error:
             self.out_of_money = True
             self.left_out.setdefault(expert.name, str(error))
@@ -255,12 +251,8 @@ class Interview:
         async with self._judging:
             if self.stopped:
                 raise Stopped("stopped before a judge was asked")
-            events = live(Fixed(expert), query, [self.everybody[expert]], self.asker)
-            async with aclosing(events):
-                async for event in events:
-                    if isinstance(event, Decision):
-                        return event.answer
-        raise AssertionError("live always ends with a decision")
+            decision = await decide(Fixed(expert), query, [self.everybody[expert]], self.asker)
+            return decision.answer
 
 
 def _first(several: BaseExceptionGroup[BaseException]) -> BaseException:

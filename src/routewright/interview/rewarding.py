@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -18,13 +18,13 @@ import polars as pl
 from routewright import parallel
 from routewright.data.journal import Journal
 from routewright.data.outcomes import queries_of
-from routewright.drive import decide
+from routewright.drive import consult
 from routewright.errors import BadInput, BadTable
 from routewright.experts import ledger
 from routewright.experts.providers import Provider
 from routewright.grading import rewards
 from routewright.grading.rewards import AskingModel, LocalModel, Rated, RewardModel
-from routewright.types import Answer, Array, Decision, Expert, Plan, Query
+from routewright.types import Answer, Array, Expert, Query
 
 BATCH = 64  # answers between two entries of the journal
 
@@ -153,19 +153,6 @@ def _known(reward: float) -> float | None:
 # --- through an expert ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Rating:
-    """A strategy that answers nothing: it has answers rated that were given before."""
-
-    model: RewardModel
-    answers: tuple[Answer, ...]
-    rated: list[Rated] = field(default_factory=list)
-
-    def plan(self, query: Query) -> Plan:
-        self.rated.append((yield from rewards.consider(self.model, query, self.answers)))
-        return Decision(self.answers[0], because="rated")
-
-
 async def _asking(
     rows: Sequence[Row],
     model: AskingModel,
@@ -180,15 +167,16 @@ async def _asking(
 
     async def one(row: Row, purse: ledger.Ledger) -> Rated:
         nonlocal done
-        rating = Rating(model, row.answers)
-        decision = await decide(rating, row.query, experts, purse)
-        silent = [answer.reason for answer in decision.spent if answer.status == "failed"]
+        spent: list[Answer] = []
+        rating = rewards.consider(model, row.query, row.answers)
+        rated = await consult(rating, row.query, experts, purse, spent)
+        silent = [answer.reason for answer in spent if answer.status == "failed"]
         if silent:
             tally.fail(silent[0], len(silent))
         done += len(row.answers)
-        tally.unread += rating.rated[0].unread
+        tally.unread += rated.unread
         progress(done, tally.answers, purse.account.spent)
-        return rating.rated[0]
+        return rated
 
     purse = ledger.Ledger(experts, journal, budget=budget, providers=providers)
     return await ledger.side_by_side(one, rows, purse, tally)

@@ -13,7 +13,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -25,7 +24,7 @@ from routewright.data import journal, outcomes
 from routewright.data import queries as query_sets
 from routewright.data.outcomes import Outcomes
 from routewright.data.queries import Item
-from routewright.drive import Asker, live
+from routewright.drive import Asker, decide
 from routewright.errors import BadInput, NotAdmissible, UpstreamError
 from routewright.evaluation.evaluate import evaluate
 from routewright.evaluation.figures import Evaluation
@@ -33,7 +32,7 @@ from routewright.fitting.fit import fit
 from routewright.interview import interview, overlap
 from routewright.router.router import Router
 from routewright.strategies.fixed import Fixed
-from routewright.types import Array, Decision, Expert, Prediction, Query
+from routewright.types import Array, Expert, Prediction, Query
 
 NO_MONEY = "the budget is spent"
 CLUSTERS = 12  # stand in for topics where no query names its domain
@@ -179,11 +178,7 @@ class Generator:
 
 
 async def _say(expert: Expert, query: Query, asker: Asker) -> str:
-    async with aclosing(live(Fixed(expert.name), query, [expert], asker)) as events:
-        async for event in events:
-            if isinstance(event, Decision):
-                return event.answer.text
-    raise AssertionError("live always ends with a decision")
+    return (await decide(Fixed(expert.name), query, [expert], asker)).answer.text
 
 
 def texts(reply: str) -> list[str]:

@@ -10,16 +10,16 @@ import asyncio
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 from routewright import prompts
 from routewright.data.journal import Journal
-from routewright.drive import decide
+from routewright.drive import consult
 from routewright.errors import BadInput
 from routewright.experts import ledger
 from routewright.experts.providers import Provider
-from routewright.types import Ask, Decision, Expert, Plan, Query
+from routewright.types import Answer, Ask, Expert, Query
 
 Tags = tuple[str, ...]
 Progress = Callable[[int, int, float], None]  # queries tagged, of how many, US$ spent
@@ -34,15 +34,10 @@ class Tally(ledger.Tally):
     tags: int = 0  # different ones
 
 
-@dataclass(frozen=True)
-class Tagging:
-    """Asks an expert what a query is about; answers nothing."""
-
-    expert: str
-
-    def plan(self, query: Query) -> Plan:
-        reply = yield Ask(self.expert, "judge", prompt=prompts.tag(query))
-        return Decision(reply, because="tagged")
+def ask_for_tags(expert: str, query: Query) -> Generator[Ask, Answer, Tags | None]:
+    """What an expert says that a query is about; None where that cannot be read."""
+    reply = yield Ask(expert, "judge", prompt=prompts.tag(query))
+    return prompts.tags(reply.text)
 
 
 def by_expert(
@@ -65,12 +60,11 @@ def by_expert(
 
     async def one(query: Query, purse: ledger.Ledger) -> Tags:
         nonlocal done
-        decision = await decide(Tagging(expert), query, experts, purse)
+        tags = await consult(ask_for_tags(expert, query), query, experts, purse)
         done += 1
         progress(done, len(queries), purse.account.spent)
-        said = prompts.tags(decision.answer.text)
-        tally.unread += said is None
-        return said or ()
+        tally.unread += tags is None
+        return tags or ()
 
     async def run() -> list[Tags]:
         purse = ledger.Ledger(experts, journal, budget=budget, providers=providers)

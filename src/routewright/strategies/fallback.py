@@ -12,9 +12,10 @@ from routewright.types import Ask, Decision, Plan, Query, Strategy
 class Fallback:
     """Runs `wanted`; if it fails or may not be asked, asks `then` in order, leaving out that one.
 
-    Only failures before the first byte get here. The query's limits hold for the substitutes
-    too: one that is dearer than `max_cost` leaves it to a cheaper one. If nobody can answer, the
-    first failure is raised: it names the expert that was wanted.
+    Only failures before the first byte get here. An answer of `wanted` that did not arrive is a
+    failure. The query's limits hold for the substitutes too: one that is dearer than `max_cost`
+    leaves it to a cheaper one. If nobody can answer, the first failure is raised: it names the
+    expert that was wanted.
     """
 
     wanted: Strategy
@@ -23,14 +24,15 @@ class Fallback:
     def plan(self, query: Query) -> Plan:
         try:
             decision = yield from self.wanted.plan(query)
+            if decision.answer.status != "ok":
+                raise UpstreamError.of(decision.answer)
+            return decision
         except UpstreamError as failure:
             first: RoutewrightError = failure
             out, why = [failure.expert], f"{failure.expert} failed"
         except NotAdmissible as refusal:
             first, out = refusal, list(refusal.rejected)
             why = f"{' and '.join(out)} may not be asked"
-        else:
-            return decision
         for expert in self.then:
             if expert in out or not query.permits(expert):
                 continue

@@ -152,6 +152,7 @@ def test_without_a_fallback_it_is_an_error(strategy, options, faults, path, how)
     assert response.status_code == 502
     assert response.json()["error"]["type"] == "upstream_error"
     assert response.headers["x-routewright-path"] == path
+    assert (float(response.headers["x-routewright-cost"]) > 0) == (not faults)
 
 
 @pytest.mark.parametrize("how", [create, pieces])
@@ -167,6 +168,7 @@ def test_what_nobody_was_asked_is_the_strategys_mistake(strategy, how, capsys):
 
 def test_nobody_takes_over_what_was_streamed():
     """A strategy that has streamed one answer and returns another, which failed."""
+
     @dataclass(frozen=True)
     class Forgetful:
         def plan(self, query):

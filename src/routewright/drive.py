@@ -23,7 +23,18 @@ from routewright.errors import (
     UpstreamError,
 )
 from routewright.experts.limits import admit, guard, recorded
-from routewright.types import Answer, Ask, Committee, Decision, Delta, Expert, Plan, Query, Strategy
+from routewright.types import (
+    Answer,
+    Ask,
+    Committee,
+    Decision,
+    Delta,
+    Expert,
+    Plan,
+    Query,
+    Strategy,
+    total_cost,
+)
 
 Record = Mapping[str | tuple[str, str], Answer]  # expert, or (expert, kind), ▶ what it said
 Result = TypeVar("Result")
@@ -431,7 +442,7 @@ def _allow(
         for ask in asks:
             guard(ask, query, experts)
         return [query] * len(asks)
-    left = query.max_cost - _sum(spent)
+    left = query.max_cost - total_cost(spent)
     prices = [_price(ask, query, experts) for ask in asks]
     total = math.fsum(prices)
     queries = []
@@ -478,7 +489,3 @@ def _settle(decision: object, spent: list[Answer], rejected: Mapping[str, str]) 
             f" answer of '{answer.expert}'"
         )
     return replace(decision, spent=tuple(spent), rejected={**rejected, **decision.rejected})
-
-
-def _sum(spent: list[Answer]) -> float:
-    return sum(answer.cost for answer in spent)

@@ -319,12 +319,26 @@ class Decision:
     @property
     def cost(self) -> float:
         """US$ for everything asked: failed tries, verification and committee members too."""
-        return math.fsum(answer.cost for answer in self.spent)
+        return total_cost(self.spent)
 
     @property
     def path(self) -> str:
         """The way taken, as in `small>verify:0.31>large` or `small:deferred>large`."""
-        return ">".join(_step(answer) for answer in self.spent)
+        return path_of(self.spent)
+
+
+def total_cost(spent: Iterable[Answer]) -> float:
+    """US$ that some answers have cost together."""
+    return math.fsum(answer.cost for answer in spent)
+
+
+def path_of(spent: Iterable[Answer]) -> str:
+    """The way that leads over some answers, whether or not it ended in a decision.
+
+    >>> path_of([Answer("small", status="failed"), Answer("large")])
+    'small:failed>large'
+    """
+    return ">".join(map(_step, spent))
 
 
 def _step(answer: Answer) -> str:

@@ -17,7 +17,7 @@ from routewright.errors import NotAdmissible, UpstreamError, UpstreamRefused
 from routewright.experts.providers import Call, Provider, input_tokens, said
 from routewright.experts.supervisor import Supervisor
 from routewright.registry import find
-from routewright.types import Answer, Ask, Delta, Expert, Query
+from routewright.types import Answer, Ask, Delta, Expert, Query, total_cost
 
 SPEED = 50  # tokens per second, assumed of an expert whose cancelled answer we cannot see
 VERDICT_ROOM = 64  # tokens of a verification
@@ -284,7 +284,7 @@ def _pooled(ask: Ask, replies: Sequence[Answer]) -> Answer:
         ask.expert,
         text=texts[0],
         kind=ask.kind,
-        cost=math.fsum(reply.cost for reply in replies),
+        cost=total_cost(replies),
         latency=max(reply.latency for reply in replies),
         input_tokens=sum(reply.input_tokens for reply in replies),
         cached_tokens=sum(reply.cached_tokens for reply in replies),

@@ -30,7 +30,7 @@ from routewright.gateway.policies import Policies, Policy
 from routewright.gateway.prometheus import Counters
 from routewright.gateway.replies import DONE, ReplyFormat, account, event
 from routewright.gateway.stopwatch import Stopwatch
-from routewright.types import Answer, Decision, Delta, Expert, Strategy
+from routewright.types import Answer, Decision, Delta, Expert, Strategy, path_of, total_cost
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class Run:
         headers["cache-control"] = "no-cache"
         headers["x-routewright-streamed"] = str(not first.whole).lower()
         if first.whole:  # everything has been asked
-            headers |= account(tuple(self.spent))
+            headers |= account(self.spent)
         return Events(self._sse(first, events), media_type="text/event-stream", headers=headers)
 
     def _events(self) -> AsyncGenerator[Delta | Decision, None]:
@@ -178,7 +178,7 @@ class Run:
             raise error
         self._log(type(error).__name__, error=error)
         headers = {"x-routewright-decision-id": self.reply_format.decision_id, **headers_of(error)}
-        headers |= account(tuple(self.spent))
+        headers |= account(self.spent)
         return JSONResponse(body_of(error), status_of(error), headers)
 
     def _done(self, decision: Decision) -> None:
@@ -220,9 +220,8 @@ class Run:
         answer = decision.answer if decision else None
         if decision is not None:
             self.services.ownership.count(decision)
-        paid = Decision(answer or Answer(""), spent=tuple(self.spent))
         seconds, own = time.perf_counter() - self.began, self._own_seconds()
-        self.services.counters.count(self.policy.name, status, answer, paid.spent, seconds, own)
+        self.services.counters.count(self.policy.name, status, answer, self.spent, seconds, own)
         line = {
             "event": "decision",
             "id": self.reply_format.decision_id,
@@ -231,8 +230,8 @@ class Run:
             "upstream_status": getattr(error, "status", None),  # the reason is not ours to keep
             "policy": self.policy.name,
             "expert": answer.expert if answer else None,
-            "path": paid.path,
-            "cost": paid.cost,
+            "path": path_of(self.spent),
+            "cost": total_cost(self.spent),
             "input_tokens": answer.input_tokens if answer else None,
             "output_tokens": answer.output_tokens if answer else None,
             "data_class": self.request.query.data_class,

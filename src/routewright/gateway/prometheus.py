@@ -5,6 +5,7 @@ No text of a query or an answer, nor anything that a client names, becomes a lab
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -59,7 +60,7 @@ class Counters:
         policy: str,
         status: str,
         answer: Answer | None,
-        spent: tuple[Answer, ...],
+        spent: Sequence[Answer],
         seconds: float,
         overhead: float,
     ) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
 from routewright.experts.providers import without_logprobs
-from routewright.types import Answer, Decision, Delta, Message
+from routewright.types import Answer, Decision, Delta, Message, path_of, total_cost
 
 LONGEST_HEADER = 500  # characters
 DONE = b"data: [DONE]\n\n"
@@ -87,14 +87,13 @@ def usage(decision: Decision) -> dict[str, Any]:
     }
 
 
-def account(spent: tuple[Answer, ...]) -> dict[str, str]:
+def account(spent: Sequence[Answer]) -> dict[str, str]:
     """Headers that say what was asked and paid, whether or not there was an answer."""
     if not spent:
         return {}
-    paid = Decision(spent[-1], spent=spent)
     return {
-        "x-routewright-path": header(paid.path),
-        "x-routewright-cost": f"{paid.cost:.10f}",
+        "x-routewright-path": header(path_of(spent)),
+        "x-routewright-cost": f"{total_cost(spent):.10f}",
     }
 
 

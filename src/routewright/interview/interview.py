@@ -19,7 +19,7 @@ from routewright.experts.client import LIMITS
 from routewright.experts.ledger import BudgetSpent
 from routewright.grading.graders import Grade, Graders, is_judge, ungraded
 from routewright.strategies.fixed import Fixed
-from routewright.types import Answer, Ask, Expert, Query
+from routewright.types import Answer, Ask, Expert, Query, total_cost
 
 CONCURRENCY = 4  # queries under way at once, per expert
 MAX_TOKENS = 1024  # of an answer, where neither the query set nor the config says
@@ -88,7 +88,7 @@ class Cell:
         sure = [check.confidence for check in self.checks if check.confidence is not None]
         if sure:
             found["verify"] = math.fsum(sure) / len(sure)
-            found["verify_cost"] = math.fsum(check.cost for check in self.checks)
+            found["verify_cost"] = total_cost(self.checks)
             found["verdicts"] = len(self.checks)
         return {name: value for name, value in found.items() if value == value}  # NaN is not
 

@@ -11,17 +11,27 @@ from routewright import drive
 from routewright.errors import DeadlineExceeded, NotAdmissible, StreamBroken, UpstreamError
 from routewright.experts.client import Client
 from routewright.experts.limits import recorded
+from routewright.experts.providers.openai import Openai
 from routewright.strategies.cascade import Cascade
 from routewright.strategies.fallback import Fallback
 from routewright.strategies.fixed import Fixed
-from routewright.types import Answer, Ask, Committee, Decision, Query
+from routewright.types import Answer, Ask, Committee, Decision, Delta, Query
 from upstream import Upstream, break_off, drop, expert, hang, running, status
 
 HI = Query.of("hi there my friend")
 NAMES = ("a", "b", "c")
 
 
-def live(strategy, *upstreams, query=HI, stream=False, spent=None, stop_after=None, **traits):
+def live(
+    strategy,
+    *upstreams,
+    query=HI,
+    stream=False,
+    spent=None,
+    stop_after=None,
+    providers=None,
+    **traits,
+):
     """The deltas' texts and the decision."""
 
     async def run():
@@ -30,7 +40,7 @@ def live(strategy, *upstreams, query=HI, stream=False, spent=None, stop_after=No
                 expert(upstream.expert(name, **{"retries": 0, **traits}))
                 for name, upstream in zip(NAMES, upstreams, strict=False)
             ]
-            async with Client(experts) as client:
+            async with Client(experts, providers) as client:
                 found = drive.live(strategy, query, experts, client, stream=stream, spent=spent)
                 async with aclosing(found) as events:
                     said = []
@@ -158,6 +168,23 @@ def test_nobody_steps_in_after_the_first_byte():
         live(Fallback(Fixed("a"), ("b",)), Upstream(faults=[break_off]), second, stream=True)
     assert second.requests == 0
     assert broken.value.spent[0].cost > 0
+
+
+def test_nobody_steps_in_for_a_provider_that_calls_a_broken_stream_a_failure():
+    class Sloppy(Openai):
+        async def stream(self, call):
+            yield Delta(call.expert.name, "half", {"content": "half"})
+            raise UpstreamError(call.expert.name, "out of memory")
+
+    second = Upstream()
+    with pytest.raises(StreamBroken, match="out of memory"):
+        live(
+            Fallback(Fixed("a"), ("b",)),
+            *(Upstream(), second),
+            stream=True,
+            providers={"openai": Sloppy()},
+        )
+    assert second.requests == 0
 
 
 def test_an_inadmissible_ask_is_never_sent():

@@ -337,8 +337,8 @@ class _Run:
             yield
         except UpstreamError as error:
             self.spent.append(_failed(ask, error.reason, error.cost))
-            if isinstance(error, StreamBroken) and not self.streamed:
-                raise _before_first_byte(error) from error
+            if isinstance(error, StreamBroken) != self.streamed:
+                raise self._as_the_client_sees(error) from error
             raise
         except TimeoutError as error:
             self._cancelled(ask, query, began)
@@ -396,6 +396,12 @@ class _Run:
         bill = self.asker.bill(ask, query, time.monotonic() - began)
         self.spent.append(replace(bill, status="cancelled"))
 
+    def _as_the_client_sees(self, error: UpstreamError) -> UpstreamError:
+        """Once the client has read something nobody may take over; a stream that broke while it
+        was held back may be taken over."""
+        kind = StreamBroken if self.streamed else UpstreamError
+        return kind(error.expert, error.reason, cost=error.cost)
+
     def _left(self) -> float | None:
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
@@ -416,11 +422,6 @@ def _is_clear(ask: Ask, deltas: list[Delta]) -> bool:
     """Whether these deltas are certainly an answer: another opening, or a tool call."""
     called = any(delta.message.get("tool_calls") for delta in deltas)
     return called or ask.defers(_text(deltas)) is False
-
-
-def _before_first_byte(error: StreamBroken) -> UpstreamError:
-    """A stream that broke while it was held back: the client saw nothing, others may answer."""
-    return UpstreamError(error.expert, error.reason, cost=error.cost)
 
 
 def _whole(answer: Answer) -> Delta:

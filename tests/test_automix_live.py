@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from dataclasses import replace
 
 import pytest
 
@@ -85,11 +86,9 @@ def test_every_verdict_is_paid_for_and_the_money_for_all_of_them_is_kept_in_boun
     check = ask(upstream, QUESTION, VERIFY)
     sent = check.input_tokens
     assert check.cost == pytest.approx((sent * 1.0 + 8 * 2.0) / 1e6)
-    plenty = Query(QUESTION.messages, max_cost=0.01)
-    ask(upstream, plenty, VERIFY)
+    ask(upstream, QUESTION, replace(VERIFY, max_cost=0.01))
     assert upstream.bodies[-1]["max_tokens"] == 64
-    short = Query(QUESTION.messages, max_cost=0.0018)
-    ask(upstream, short, VERIFY)
+    ask(upstream, QUESTION, replace(VERIFY, max_cost=0.0018))
     assert upstream.bodies[-1]["max_tokens"] * 8 * 2.0 / 1e6 < 0.0018
 
 

@@ -108,7 +108,7 @@ def test_a_retry_after_beyond_the_time_there_is_fails_at_once(limit):
     upstream = Upstream(faults=[status(429, Retry_After="4")])
     began = time.monotonic()
     with pytest.raises(UpstreamError) as failure:
-        ask(upstream, replace(HI, **limit), timeout=5 if limit else 3)
+        ask(upstream, wanted=Ask("small", **limit), timeout=5 if limit else 3)
     assert failure.value.retry_after == 4
     assert time.monotonic() - began < 1
 
@@ -229,14 +229,14 @@ def test_the_config_has_the_last_word_on_options():
 
 @pytest.mark.parametrize("budget", [1e-4, 1.2e-4, 5e-4])
 def test_max_cost_is_never_exceeded(budget):
-    answer = ask(Upstream(says="word " * 1000), replace(HI, max_cost=budget))
+    answer = ask(Upstream(says="word " * 1000), wanted=Ask("small", max_cost=budget))
     assert 0 < answer.cost <= budget
 
 
 def test_money_for_no_token_at_all_is_not_admissible():
     upstream = Upstream()
     with pytest.raises(NotAdmissible, match="max_cost"):
-        ask(upstream, replace(HI, max_cost=1e-6))
+        ask(upstream, wanted=Ask("small", max_cost=1e-6))
     assert upstream.requests == 0
 
 

@@ -112,6 +112,75 @@ def test_a_committee_shares_the_money_of_its_query():
     assert 5e-4 < decision.cost <= 1e-3
 
 
+class Notes(Client):
+    """A client that notes what it is asked."""
+
+    def __init__(self, experts):
+        super().__init__(experts)
+        self.asked = []
+
+    async def ask(self, ask, query):
+        self.asked.append((ask, query))
+        return await super().ask(ask, query)
+
+    async def stream(self, ask, query):
+        self.asked.append((ask, query))
+        async with aclosing(super().stream(ask, query)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+
+@dataclass(frozen=True)
+class PanelThenLast:
+    """Two side by side, then a third."""
+
+    def plan(self, query):
+        yield Ask("a"), Ask("b")
+        return Decision((yield Ask("c", final=True)))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_every_ask_carries_its_own_limits_and_the_query_stays_the_clients(stream):
+    query = Query.of("hi", max_cost=3e-3, max_latency=30.0)
+
+    async def run():
+        upstreams = [Upstream() for _ in NAMES]
+        async with running(*upstreams):
+            dear = {"input_per_mtok": 2.0, "output_per_mtok": 4.0}
+            entries = [
+                upstream.expert(name, **(dear if name == "b" else {}))
+                for name, upstream in zip(NAMES, upstreams, strict=True)
+            ]
+            experts = [expert(entry) for entry in entries]
+            async with Notes(experts) as client:
+                events = drive.live(PanelThenLast(), query, experts, client, stream=stream)
+                async with aclosing(events):
+                    *_, decision = [event async for event in events]
+                return client.asked, decision
+
+    asked, decision = asyncio.run(run())
+    limits = [ask.max_cost for ask, _ in asked]
+    assert limits[:2] == pytest.approx([1e-3, 2e-3]), "shared by their experts' prices"
+    first, second, _ = decision.spent
+    assert limits[2] == pytest.approx(3e-3 - first.cost - second.cost)
+    seconds = [ask.max_latency for ask, _ in asked]
+    assert 30.0 >= seconds[0] == seconds[1] >= seconds[2] > 0
+    assert {(q.max_cost, q.max_latency) for _, q in asked} == {(3e-3, 30.0)}
+
+
+def test_an_ask_without_limits_has_none():
+    async def run():
+        upstream = Upstream()
+        async with running(upstream):
+            who = expert(upstream.expert("a"))
+            async with Notes([who]) as client:
+                await drive.decide(Fixed("a"), HI, [who], client)
+                return client.asked
+
+    ((ask, _),) = asyncio.run(run())
+    assert (ask.max_cost, ask.max_latency) == (None, None)
+
+
 def test_a_cascade_never_spends_more_than_its_query_allows():
     query = Query.of("hi", max_cost=2e-3)
     wordy = [Upstream(says="incorrect " * 2000) for _ in NAMES]

@@ -45,7 +45,8 @@ class Asker(Protocol):
 
     Both raise UpstreamError before the first byte and StreamBroken after it. `stream` yields
     the pieces, then the whole answer, once. `bill` says what an ask that was cancelled after
-    `seconds` has cost.
+    `seconds` has cost. What an ask may cost, and how long it may take, stands in the ask; the
+    query is the client's.
     """
 
     async def ask(self, ask: Ask, query: Query) -> Answer: ...
@@ -291,20 +292,20 @@ class _Run:
             plan.close()
 
     async def ask(self, ask: Ask) -> Answer:
-        (query,) = self._allow((ask,))
-        with self._accounts(ask, query):
-            async with asyncio.timeout(self._left()):
-                answer = ask.mark_deferred(await self.asker.ask(ask, query))
+        (ask,) = self._allow((ask,))
+        with self._accounts(ask):
+            async with asyncio.timeout(ask.max_latency):
+                answer = ask.mark_deferred(await self.asker.ask(ask, self.query))
         self.spent.append(answer)
         return answer
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Delta | Answer, None]:
         """The pieces, held back while the answer may still turn out deferred; then the answer."""
-        (query,) = self._allow((ask,))
+        (ask,) = self._allow((ask,))
         began = time.monotonic()
         held: list[Delta] = []
-        with self._accounts(ask, query):
-            async with aclosing(self.asker.stream(ask, query)) as pieces:
+        with self._accounts(ask):
+            async with aclosing(self.asker.stream(ask, self.query)) as pieces:
                 while True:
                     # The clock runs while we wait for the expert, not while the client reads.
                     async with asyncio.timeout(self._left()):
@@ -313,7 +314,7 @@ class _Run:
                         answer = ask.mark_deferred(piece)
                         break
                     if piece.text and ask.defers(_text(held)):  # nobody listens to what follows
-                        bill = self.asker.bill(ask, query, time.monotonic() - began)
+                        bill = self.asker.bill(ask, self.query, time.monotonic() - began)
                         answer = replace(bill, text=_text(held), status="deferred")
                         break
                     held.append(piece)
@@ -330,7 +331,7 @@ class _Run:
         yield answer
 
     @contextmanager
-    def _accounts(self, ask: Ask, query: Query) -> Iterator[None]:
+    def _accounts(self, ask: Ask) -> Iterator[None]:
         """Counts what an ask has cost that fails, is late, or is cancelled."""
         began = time.monotonic()
         try:
@@ -341,20 +342,17 @@ class _Run:
                 raise self._as_the_client_sees(error) from error
             raise
         except TimeoutError as error:
-            self._cancelled(ask, query, began)
+            self._cancelled(ask, began)
             raise DeadlineExceeded(_too_late(self.query)) from error
         except (asyncio.CancelledError, GeneratorExit):
-            self._cancelled(ask, query, began)
+            self._cancelled(ask, began)
             raise
 
     async def ask_all(self, asks: tuple[Ask, ...]) -> tuple[Answer, ...]:
         enough = asks.enough if isinstance(asks, Committee) else None
-        queries = self._allow(asks)
+        asks = self._allow(asks)
         began = time.monotonic()
-        tasks = [
-            asyncio.create_task(self._member(ask, query))
-            for ask, query in zip(asks, queries, strict=True)
-        ]
+        tasks = [asyncio.create_task(self._member(ask)) for ask in asks]
         arrived: tuple[Answer, ...] = ()
         try:
             async with asyncio.timeout(self._left()):
@@ -373,27 +371,25 @@ class _Run:
             answers = tuple(
                 answer
                 if isinstance(answer, Answer)
-                else replace(self.asker.bill(ask, query, seconds), status="cancelled")
-                for answer, ask, query in zip(said, asks, queries, strict=True)
+                else replace(self.asker.bill(ask, self.query, seconds), status="cancelled")
+                for answer, ask in zip(said, asks, strict=True)
             )
             self.spent.extend(answers)
         return answers
 
-    async def _member(self, ask: Ask, query: Query) -> Answer:
+    async def _member(self, ask: Ask) -> Answer:
         try:
-            return ask.mark_deferred(await self.asker.ask(ask, query))
+            return ask.mark_deferred(await self.asker.ask(ask, self.query))
         except UpstreamError as error:
             return _failed(ask, error.reason, error.cost)
         except NotAdmissible as error:
             return _failed(ask, error.rejected[ask.expert])
 
-    def _allow(self, asks: tuple[Ask, ...]) -> list[Query]:
-        """Checks the asks; for each the query with its share of the money and time left."""
-        queries = _allow(asks, self.query, self.experts, self.spent)
-        return [replace(query, max_latency=self._left()) for query in queries]
+    def _allow(self, asks: tuple[Ask, ...]) -> tuple[Ask, ...]:
+        return _allow(asks, self.query, self.experts, self.spent, self._left())
 
-    def _cancelled(self, ask: Ask, query: Query, began: float) -> None:
-        bill = self.asker.bill(ask, query, time.monotonic() - began)
+    def _cancelled(self, ask: Ask, began: float) -> None:
+        bill = self.asker.bill(ask, self.query, time.monotonic() - began)
         self.spent.append(replace(bill, status="cancelled"))
 
     def _as_the_client_sees(self, error: UpstreamError) -> UpstreamError:
@@ -433,25 +429,37 @@ def _whole(answer: Answer) -> Delta:
 
 
 def _allow(
-    asks: tuple[Ask, ...], query: Query, experts: Mapping[str, Expert], spent: list[Answer]
-) -> list[Query]:
-    """Checks every ask; for each the query with its share of the money that is left.
+    asks: tuple[Ask, ...],
+    query: Query,
+    experts: Mapping[str, Expert],
+    spent: list[Answer],
+    seconds: float | None = None,
+) -> tuple[Ask, ...]:
+    """The asks with what each may cost and how long it may take; raises NotAdmissible.
 
-    Asks that run side by side share by their experts' prices: each may write as much.
+    `seconds` are left of the query's time. Asks that run side by side share the money that is left
+    by their experts' prices: each may write as much.
     """
+    shares = _shares(asks, query, experts, spent)
+    limited = tuple(
+        replace(ask, max_cost=share, max_latency=seconds)
+        for ask, share in zip(asks, shares, strict=True)
+    )
+    for ask in limited:
+        guard(ask, query, experts)
+    return limited
+
+
+def _shares(
+    asks: tuple[Ask, ...], query: Query, experts: Mapping[str, Expert], spent: list[Answer]
+) -> list[float] | list[None]:
+    """US$ for each ask of what is left of the query's money; None where it has no limit."""
     if query.max_cost is None:
-        for ask in asks:
-            guard(ask, query, experts)
-        return [query] * len(asks)
+        return [None] * len(asks)
     left = query.max_cost - total_cost(spent)
     prices = [_price(ask, query, experts) for ask in asks]
     total = math.fsum(prices)
-    queries = []
-    for ask, price in zip(asks, prices, strict=True):
-        share = replace(query, max_cost=left * (price / total) if total else left)
-        guard(ask, share, experts)
-        queries.append(share)
-    return queries
+    return [left * (price / total) if total else left for price in prices]
 
 
 def _price(ask: Ask, query: Query, experts: Mapping[str, Expert]) -> float:

@@ -105,7 +105,7 @@ class Query:
     max_latency: float | None = None  # seconds until the answer is complete
     price: float | None = None
     latency_price: float | None = None
-    allowed: frozenset[str] | None = None  # admissible experts, set by the two loops; None: all
+    allowed: frozenset[str] | None = None  # experts, set by the loops and by keys; None: all
     options: Mapping[str, Any] = field(default_factory=dict)  # temperature, max_tokens, tools, …
 
     @classmethod
@@ -200,7 +200,8 @@ class Ask:
     verification draws, in one request where the provider can. A judge is sent `prompt`; what its
     reply means is for whoever asked to say. An answer that opens with one of `unless` is none: it
     comes back with the status "deferred", breaks the promise of `final`, and none of it is
-    streamed.
+    streamed. `max_cost` and `max_latency` are this ask's share of what the query may still take;
+    the loops set them, whatever a strategy says.
     """
 
     expert: str
@@ -212,6 +213,8 @@ class Ask:
     prompt: str | None = None  # what a judge reads in place of the conversation
     unless: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)  # sent over all others
+    max_cost: float | None = None  # US$; None: no limit
+    max_latency: float | None = None  # seconds; None: no limit
 
     def defers(self, text: str) -> bool | None:
         """Whether an answer that begins so is deferred; None: more of it must be heard.

@@ -106,11 +106,10 @@ class Client:
                 self._one_by_one.add(ask.expert)
         missing = ask.samples - came
         if missing > 0:
-            share = query
-            if query.max_cost is not None:
-                share = replace(query, max_cost=query.max_cost / missing)
-            singles = [replace(ask, samples=1, sample=i + 1) for i in range(missing)]
-            replies += await self._side_by_side(singles, share)
+            share = None if ask.max_cost is None else ask.max_cost / missing
+            single = replace(ask, samples=1, max_cost=share)
+            singles = [replace(single, sample=i + 1) for i in range(missing)]
+            replies += await self._side_by_side(singles, query)
         return _pooled(ask, replies)
 
     async def _side_by_side(self, asks: Sequence[Ask], query: Query) -> list[Answer]:
@@ -189,9 +188,9 @@ class Client:
 
     def _call(self, ask: Ask, query: Query) -> Call:
         expert, body = self.experts[ask.expert], self.body(ask, query)
-        if query.max_cost is not None:
-            body = capped(body, expert, query.max_cost)
-        patience = math.inf if query.max_latency is None else query.max_latency
+        if ask.max_cost is not None:
+            body = capped(body, expert, ask.max_cost)
+        patience = math.inf if ask.max_latency is None else ask.max_latency
         return Call(expert, body, patience)
 
     def body(self, ask: Ask, query: Query) -> dict[str, Any]:

@@ -16,8 +16,10 @@ def recorded(name: str) -> Expert:
     return Expert(name, capabilities=EVERYTHING, data_classes=frozenset(DATA_CLASSES))
 
 
-def objection(expert: Expert, query: Query) -> str | None:
+def objection(expert: Expert, query: Query, max_cost: float | None = None) -> str | None:
     """Why this query may not reach this expert; None if it may. Unknown limits fail closed.
+
+    `max_cost` is what may still be spent, US$; by default that is the query's own.
 
     >>> objection(Expert("cloud"), Query.of("my diagnosis", data_class="restricted"))
     'serves data class public, not restricted'
@@ -31,9 +33,9 @@ def objection(expert: Expert, query: Query) -> str | None:
         return f"lacks {', '.join(sorted(missing))}"
     if expert.context_window is not None and query.input_tokens > expert.context_window:
         return f"takes {expert.context_window} tokens, the query has about {query.input_tokens}"
-    if query.max_cost is not None and expert.price(query.input_tokens, 1) > query.max_cost:
-        least = expert.price(query.input_tokens, 1)
-        return f"costs at least ${least:.2g}, more than max_cost ${query.max_cost:.2g}"
+    max_cost = query.max_cost if max_cost is None else max_cost
+    if max_cost is not None and (least := expert.price(query.input_tokens, 1)) > max_cost:
+        return f"costs at least ${least:.2g}, more than max_cost ${max_cost:.2g}"
     if query.allowed is not None and expert.name not in query.allowed:
         return "is outside the experts this query may use"
     return None
@@ -52,15 +54,11 @@ def admit(query: Query, experts: Iterable[Expert]) -> tuple[Query, dict[str, str
     return replace(query, allowed=allowed), rejected
 
 
-def guard(ask: Ask, query: Query, experts: Mapping[str, Expert], spent: float = 0.0) -> None:
-    """Raises NotAdmissible unless the query's limits let this ask happen.
-
-    `spent` is what the query has cost so far in US$: `max_cost` bounds the sum.
-    """
+def guard(ask: Ask, query: Query, experts: Mapping[str, Expert]) -> None:
+    """Raises NotAdmissible unless the query's limits, and the ask's share of its money, let this
+    ask happen."""
     expert = experts.get(ask.expert)
     if expert is None:
         raise NotAdmissible(ask.expert, f"unknown; the experts are {', '.join(experts)}")
-    if query.max_cost is not None:
-        query = replace(query, max_cost=query.max_cost - spent)
-    if (reason := objection(expert, query)) is not None:
+    if (reason := objection(expert, query, ask.max_cost)) is not None:
         raise NotAdmissible(ask.expert, reason)

@@ -177,11 +177,19 @@ def test_ownership_is_counted_and_shown():
     async def work(client):
         for word in ("easy", "easy", "hard", "easy"):
             await create(messages=asked(f"something {word}"))(client)
-        return await client.get("/models", cast_to=dict)
+        await create("small", messages=asked("something easy, past the policy"))(client)
+        url = str(client.base_url).replace("/v1/", "/metrics")
+        return await client.get("/models", cast_to=dict), (await client._client.get(url)).text
 
-    told = {entry["id"]: entry for entry in served(work, small, Upstream(), **policy())["data"]}
-    assert (told["small"]["asked"], told["small"]["ownership"]) == (4, 0.75)
+    models, metrics = served(work, small, Upstream(), **policy())
+    told = {entry["id"]: entry for entry in models["data"]}
+    assert (told["small"]["asked"], told["small"]["ownership"]) == (5, 0.8)
     assert "ownership" not in told["large"]
+    assert 'routewright_answers_total{expert="small",policy="own"} 3.0' in metrics
+    assert 'routewright_answers_total{expert="small",policy="direct"} 1.0' in metrics
+    asks = 'routewright_asks_total{expert="small",kind="answer",outcome='
+    assert f'{asks}"ok"}} 4.0' in metrics
+    assert f'{asks}"deferred"}} 1.0' in metrics
 
 
 def test_replay_defers_too_and_counts_both():

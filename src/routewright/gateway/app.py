@@ -86,11 +86,11 @@ def build(config: Config) -> Starlette:
 
 
 async def models(request: Request) -> Response:
-    """Policies first: they are what most clients should pick. Experts that have deferred tell
-    their ownership."""
+    """Policies first: they are what most clients should pick. An expert that has deferred shows
+    how much of what it was asked it answers itself, since the gateway started."""
     services: Services = request.app.state.services
-    told = services.ownership.told()
-    data = [{**_model(name), **told.get(name, {})} for name in services.policies.names()]
+    ownership = services.counters.ownership()
+    data = [{**_model(name), **ownership.get(name, {})} for name in services.policies.names()]
     return JSONResponse({"object": "list", "data": data})
 
 

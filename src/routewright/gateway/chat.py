@@ -25,7 +25,6 @@ from routewright.gateway.breaker import Breaker
 from routewright.gateway.errors import body_of, error_object, headers_of, status_of
 from routewright.gateway.explain import table
 from routewright.gateway.feedback import Feedback
-from routewright.gateway.ownership import Ownership
 from routewright.gateway.policies import Policies, Policy
 from routewright.gateway.prometheus import Counters
 from routewright.gateway.replies import DONE, ReplyFormat, account, event
@@ -45,7 +44,6 @@ class Services:
     client: Client
     breaker: Breaker  # asks through the client
     feedback: Feedback | None = None  # None: no scores are taken
-    ownership: Ownership = field(default_factory=Ownership)
     counters: Counters = field(default_factory=Counters)
 
     async def understand(self, request: Request) -> ChatRequest:
@@ -218,8 +216,6 @@ class Run:
     ) -> None:
         """One line per decision. No text of the query or the answer ever goes in here."""
         answer = decision.answer if decision else None
-        if decision is not None:
-            self.services.ownership.count(decision)
         seconds, own = time.perf_counter() - self.began, self._own_seconds()
         self.services.counters.count(self.policy.name, status, answer, self.spent, seconds, own)
         line = {

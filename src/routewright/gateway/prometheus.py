@@ -5,6 +5,7 @@ No text of a query or an answer, nor anything that a client names, becomes a lab
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Sequence
 from functools import partial
 
@@ -54,6 +55,9 @@ class Counters:
             "The part of that which was not spent waiting for experts.",
             buckets=OWN_SECONDS,
         )
+        # Queries that were decided, by every expert that was asked to answer.
+        self._queries: collections.Counter[str] = collections.Counter()
+        self._deferred: set[str] = set()  # experts that ever have
 
     def count(
         self,
@@ -68,6 +72,8 @@ class Counters:
         self.decisions.labels(policy, status).inc()
         if answer is not None:
             self.answers.labels(policy, answer.expert).inc()
+            self._queries.update({one.expert for one in spent if one.kind == "answer"})
+            self._deferred |= {one.expert for one in spent if one.status == "deferred"}
         for one in spent:
             self.asks.labels(one.expert, one.kind, one.status).inc()
             self.cost.labels(policy, one.expert).inc(max(one.cost, 0.0))
@@ -75,6 +81,22 @@ class Counters:
             self.tokens.labels(one.expert, "output").inc(one.output_tokens)
         self.seconds.labels(policy).observe(seconds)
         self.overhead.labels(policy).observe(max(overhead, 0.0))
+
+    def ownership(self) -> dict[str, dict[str, float]]:
+        """For every expert that has ever deferred: how many queries it was asked, and the share
+        (0..1) of them that it answered itself."""
+        answered: collections.Counter[str] = collections.Counter()
+        for metric in self.answers.collect():
+            for sample in metric.samples:
+                if sample.name.endswith("_total"):
+                    answered[sample.labels["expert"]] += int(sample.value)
+        return {
+            name: {
+                "asked": self._queries[name],
+                "ownership": round(answered[name] / self._queries[name], 4),
+            }
+            for name in sorted(self._deferred)
+        }
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

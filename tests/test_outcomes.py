@@ -189,3 +189,46 @@ def test_rewards_stand_in_where_nobody_could_grade(tmp_path):
     graded = frame.with_columns(pl.Series("score::m", [0.5, None], dtype=pl.Float64))
     graded.write_parquet(tmp_path / "t.parquet")
     assert outcomes.read(tmp_path / "t.parquet").score[0, 0] == 0.5
+
+
+def test_where_keeps_the_rows_with_these_values(tmp_path: Path):
+    whole = outcomes.read(write(tmp_path, table(40)))
+    train = whole.where(split="train")
+    assert train.digest == outcomes.read(tmp_path / "outcomes.parquet", split="train").digest
+    assert train.split == "train"
+    sums = train.where(domain="sums")
+    assert set(sums.domains) == {"sums"}
+    assert whole.where(domain="sums").where(split="train").digest == sums.digest
+    assert len(sums) + len(train.where(domain="words")) == len(train)
+    assert len(whole.where(split=("train", "dev"), domain=["sums", "words"])) == 40
+    assert [q.id for q in whole.where(id={"q3", "q5"}).queries] == ["q3", "q5"]
+
+
+def test_where_takes_rows_with_one_of_the_tags(tmp_path: Path):
+    tags = [["easy", "short"], ["easy"], [], ["hard"]]
+    path = write(tmp_path, table(4).with_columns(pl.Series("tags", tags)))
+    assert len(outcomes.read(path).where(tags="easy")) == 2
+    assert len(outcomes.read(path).where(tags=["short", "hard"])) == 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"topic": "sums"}, "no column 'topic' to filter by: there are id, domain, data_class"),
+        ({"split": "test"}, "no row has split 'test': there are dev, train"),
+        ({"domain": ["sums", "law"]}, "no row has domain 'law': there are sums, words"),
+        ({"id": "q0", "split": "train"}, "no row has id='q0' and split='train'"),
+    ],
+)
+def test_where_names_what_no_row_has(tmp_path: Path, columns, message):
+    whole = outcomes.read(write(tmp_path, table(40)))
+    with pytest.raises(BadTable) as error:
+        whole.where(**columns)
+    assert message in str(error.value)
+
+
+def test_where_needs_the_column(tmp_path: Path):
+    path = write(tmp_path, table(40).drop("split", "domain"))
+    for column in ("split", "domain"):
+        with pytest.raises(BadTable, match=f"no column '{column}'"):
+            outcomes.read(path).where(**{column: "train"})

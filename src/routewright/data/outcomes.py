@@ -59,6 +59,7 @@ class Outcomes:
     sources: tuple[str, ...] = ()
     split: str = ALL
     groups: tuple[str, ...] = field(default=())  # rows that must stay on one side of a fold
+    splits: tuple[str | None, ...] = ()  # of each row; empty: the table has no such column
 
     @property
     def score(self) -> Array:
@@ -100,7 +101,43 @@ class Outcomes:
             measures={name: table[picked] for name, table in self.measures.items()},
             answers=None if self.answers is None else self.answers[picked],
             groups=tuple(self.groups[i] for i in picked) if self.groups else (),
+            splits=tuple(self.splits[i] for i in picked) if self.splits else (),
         )
+
+    def where(self, **columns: Any) -> Outcomes:
+        """The rows that have these values; a collection stands for any of its values.
+
+        Columns are `id`, `domain`, `tags` (a row needs one of them), `data_class`, `split` and
+        `group`. Raises BadTable if the table has no such column, if no row has one of the values,
+        or if no row has all of them.
+        """
+        rows = np.ones(len(self), dtype=bool)
+        for name, value in columns.items():
+            rows &= self._having(name, value)
+        if not rows.any():
+            together = " and ".join(f"{name}={value!r}" for name, value in columns.items())
+            raise BadTable(f"no row has {together}: filter by fewer columns")
+        split = columns.get("split")
+        return replace(self.rows(rows), split=split if isinstance(split, str) else self.split)
+
+    def _having(self, name: str, value: Any) -> NDArray[np.bool_]:
+        """Which rows have the value, or one of the values, in a column; (n,)."""
+        columns: dict[str, list[set[Any]]] = {
+            "id": [{query.id} for query in self.queries],
+            "domain": [{query.domain} - {None} for query in self.queries],
+            "tags": [set(query.tags) for query in self.queries],
+            "data_class": [{query.data_class} for query in self.queries],
+            "split": [{split} - {None} for split in self.splits],
+            "group": [{group} for group in self.groups],
+        }
+        columns = {column: cells for column, cells in columns.items() if any(cells)}
+        if name not in columns:
+            raise BadTable(f"no column '{name}' to filter by: there are {', '.join(columns)}")
+        values = [value] if isinstance(value, str) else list(value)
+        present: set[Any] = set().union(*columns[name])
+        if absent := [one for one in values if one not in present]:
+            raise BadTable(f"no row has {name} '{absent[0]}': there are {_some(sorted(present))}")
+        return np.array([not row.isdisjoint(values) for row in columns[name]])
 
     def pool(self, experts: Sequence[str]) -> Outcomes:
         """Some experts, in the given order; raises BadTable for unknown or repeated names."""
@@ -481,6 +518,7 @@ def _outcomes(
         sources=tuple(str(path) for path in files),
         split=split if "split" in frame.columns else ALL,
         groups=_stems(frame, queries),
+        splits=tuple(frame["split"].to_list()) if "split" in frame.columns else (),
     )
 
 

@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import unicodedata
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
@@ -21,6 +22,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from routewright.data import queries as query_sets
+from routewright.data import text
 from routewright.errors import BadInput, BadTable
 from routewright.types import DATA_CLASSES, Answer, Array, DataClass, Query
 
@@ -75,6 +77,26 @@ class Outcomes:
 
     def __len__(self) -> int:
         return len(self.queries)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Outcomes of {len(self)} queries by {len(self.experts)} experts"
+            f" ({text.listed(self.experts)}), split '{self.split}'>"
+        )
+
+    def __str__(self) -> str:
+        """The size of the table, and each expert's scores and mean cost."""
+        domains = len(set(self.domains) - {None})
+        size = f"{len(self)} queries" + (f" in {domains} domains" if domains else "")
+        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # empty columns
+            quality, cost = np.nanmean(self.score, axis=0), np.nanmean(self.cost, axis=0)
+        scored = np.isfinite(self.score).sum(axis=0)
+        rows = [
+            (name, str(n), text.percent(q), text.dollars(c))
+            for name, n, q, c in zip(self.experts, scored, quality, cost, strict=True)
+        ]
+        heading = ("expert", "scored", "quality", "US$ per 1,000")
+        return f"{size}, split '{self.split}'\n{text.columns([heading, *rows])}"
 
     @cached_property
     def digest(self) -> str:
@@ -190,10 +212,10 @@ class Outcomes:
             if score is None:
                 continue
             cost = self._cell("cost", row, m) or 0.0
-            text = None if self.answers is None else self.answers[row, m]
+            said = None if self.answers is None else self.answers[row, m]
             known[expert] = Answer(
                 expert,
-                text=text or "",
+                text=said or "",
                 cost=cost,
                 score=score,
                 latency=self._cell("latency", row, m) or float("nan"),

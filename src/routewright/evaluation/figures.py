@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from routewright import metrics, policies
+from routewright.data import text
 from routewright.data.outcomes import Outcomes
 from routewright.router.frontier import OperatingPoint, known_costs
 from routewright.router.router import Router
@@ -29,9 +30,46 @@ class Evaluation:
     costs: Array  # US$
     weights: Array  # bootstrap weights (b, n)
 
+    def __repr__(self) -> str:
+        names = text.listed(self.outcomes.experts)
+        return (
+            f"<Evaluation of {len(self.points)} operating points on {len(self.outcomes)} queries,"
+            f" {len(self.outcomes.experts)} experts ({names})>"
+        )
+
+    def __str__(self) -> str:
+        """The router beside the best single expert and the zero router."""
+        return in_short(self.to_json())
+
     def to_json(self) -> dict[str, Any]:
         """The contract of `evaluate --json`."""
         return summary(self)
+
+
+def in_short(figures: dict[str, Any]) -> str:
+    """A few lines about the figures of `evaluate --json`, for people."""
+    references, top = figures["references"], min(figures["curve"], key=lambda p: p["lambda"])
+    best = references["best_single"]
+    dearest = max((expert["cost"] or 0.0 for expert in figures["experts"].values()), default=0.0)
+    rows = [("", "quality", "US$ per 1,000", "points over zero router (95 %)")]
+
+    def row(name: str, quality: float | None, cost: float | None, gain: str = "") -> None:
+        rows.append((name, text.percent(quality), text.dollars(cost), gain))
+
+    row(f"best single expert: {best['name']}", best["quality"], best["cost"])
+    for fraction, at in figures["at_cost_fraction"].items():
+        if at["quality"] is not None:
+            gain, low, high = map(text.points, (at["gain_over_zero_router"], *at["gain_ci"]))
+            name = f"router at {100 * float(fraction):g} % of the dearest expert's cost"
+            row(name, at["quality"], float(fraction) * dearest, f"{gain} ({low} … {high})")
+    row("router at λ = 0", top["quality"], top["cost"])
+    row("oracle", references["oracle"]["quality"], references["oracle"]["cost"])
+    lines = [f"{figures['n']} queries, {len(figures['experts'])} experts", text.columns(rows)]
+    if figures["aiq"] is not None:
+        lines.append(
+            f"AIQ {figures['aiq']:.3f}, of the zero router {figures['aiq_zero_router']:.3f}"
+        )
+    return "\n".join(lines)
 
 
 def summary(e: Evaluation) -> dict[str, Any]:

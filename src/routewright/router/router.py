@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from routewright import __version__
 from routewright.answers.evidence import Evidence
+from routewright.data import text
 from routewright.errors import BadInput, BadRouter, RoutewrightError
 from routewright.prediction.calibration import Calibration
 from routewright.prediction.costs import CostModel
@@ -61,6 +62,30 @@ class Router:
     frontier: tuple[OperatingPoint, ...] = ()
     seen: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     card: Mapping[str, Any] = field(default_factory=dict)  # data hash, split, seed, metrics, …
+
+    def __repr__(self) -> str:
+        return (
+            f"<Router over {len(self.experts)} experts ({text.listed(self.experts)}),"
+            f" {len(self.frontier)} operating points>"
+        )
+
+    def __str__(self) -> str:
+        """What it was fitted on, its experts, and the range of its operating points."""
+        data, facts = self.card.get("data", {}), self.card.get("experts", {})
+        fitted = f", fitted on {data['rows']} queries" if "rows" in data else ""
+        lines = [f"Router over {len(self.experts)} experts{fitted}"]
+        rows = [("expert", "quality", "US$ per 1,000")]
+        for name, mean in zip(self.experts, self.mean.tolist(), strict=True):
+            cost = facts.get(name, {}).get("cost")
+            rows.append((name, text.percent(mean), text.dollars(cost)))
+        lines.append(text.columns(rows))
+        if self.frontier:
+            low, high = (f(self.frontier, key=lambda p: p.quality) for f in (min, max))
+            ends = " to ".join(
+                f"{text.percent(p.quality)} for ${text.dollars(p.cost)}" for p in (low, high)
+            )
+            lines.append(f"{len(self.frontier)} operating points, from {ends} per 1,000 queries")
+        return "\n".join(lines)
 
     def predict(self, queries: Sequence[Query]) -> Prediction:
         """Quality, spread, cost (US$) and latency (s) per query and expert, (n, e)."""

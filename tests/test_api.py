@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import doctest
+import inspect
+import pydoc
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
+import openai
 import pytest
 
+import routewright
 from routewright.data import outcomes
+from routewright.errors import BadInput, NotAdmissible
 from routewright.evaluation.evaluate import evaluate
 from tables import table, write
 
@@ -82,3 +92,123 @@ def test_an_evaluation_without_costs_prints_qualities_alone(tmp_path):
     assert "router at λ = 0" in shown
     assert "AIQ" not in shown
     assert str(rows).splitlines()[2].endswith("?")
+
+
+# --- names ----------------------------------------------------------------------------------
+
+FIFTEEN = set(
+    "read fit evaluate replay decide serve Query Expert Ask Answer Decision Committee Strategy"
+    " Outcomes Router".split()
+)
+
+
+def in_fresh_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_package_exports_fifteen_names():
+    assert set(routewright.__all__) == FIFTEEN
+    assert set(dir(routewright)) >= FIFTEEN
+    for name in FIFTEEN:
+        assert getattr(routewright, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'frobnicate'"):
+        _ = routewright.frobnicate
+
+
+def test_importing_the_package_loads_no_library():
+    code = """
+import sys
+before = set(sys.modules)
+import routewright
+dir(routewright)
+loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(loaded - sys.stdlib_module_names, [name for name in sys.modules if "routewright." in name])
+"""
+    assert in_fresh_python(code) == "{'routewright'} []"
+
+
+def test_a_name_loads_only_what_it_needs():
+    code = """
+import sys
+from routewright import Query
+print(sorted({"aiohttp", "polars", "starlette", "numpy"} & set(sys.modules)))
+"""
+    assert in_fresh_python(code) == "['numpy']"
+
+
+@pytest.mark.parametrize("name", sorted(FIFTEEN))
+def test_every_name_has_an_example_which_the_doctests_run(name):
+    value = getattr(routewright, name)
+    examples = doctest.DocTestParser().get_examples(inspect.getdoc(value) or "")
+    assert any("rw." in example.source for example in examples)
+    assert inspect.getsourcefile(value) != routewright.__file__  # --doctest-modules finds it there
+
+
+def test_help_teaches():
+    text = pydoc.render_doc(routewright, renderer=pydoc.plaintext)
+    for word in ("Seven nouns", "Four steps", *FIFTEEN):
+        assert word in text
+
+
+def test_python_dash_m_is_the_command():
+    command = [sys.executable, "-m", "routewright", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.strip() == routewright.__version__
+
+
+# --- serve and decide -----------------------------------------------------------------------
+
+CONFIG = """\
+version: 1
+experts:
+  - {name: abacus, provider: sandbox, data_classes: [public, internal, restricted]}
+  - {name: sage, provider: sandbox, output_per_mtok: 10.0}
+policies:
+  cheap: {strategy: fixed, options: {expert: abacus}}
+  good: {strategy: fixed, options: {expert: sage}}
+default_policy: good
+server: {default_data_class: DATA_CLASS}
+"""
+
+
+def config(folder, data_class="public"):
+    path = folder / "routewright.yaml"
+    path.write_text(CONFIG.replace("DATA_CLASS", data_class))
+    return path
+
+
+def test_decide_follows_the_policy_that_is_named(tmp_path):
+    path = config(tmp_path)
+    for policy, expert in (("auto", "sage"), ("cheap", "abacus"), ("routewright/good", "sage")):
+        decision = asyncio.run(routewright.decide("What is 970 + 89?", config=path, policy=policy))
+        assert decision.path == decision.answer.expert == expert
+        assert decision.answer.text == "1059"
+    with pytest.raises(BadInput, match="'clever' does not exist here"):
+        asyncio.run(routewright.decide("hi", config=path, policy="clever"))
+
+
+def test_a_text_has_the_data_class_that_the_config_says(tmp_path):
+    path = config(tmp_path, "restricted")
+    with pytest.raises(NotAdmissible, match="sage"):
+        asyncio.run(routewright.decide("What is 2 + 2?", config=path))
+    assert asyncio.run(routewright.decide("What is 2 + 2?", config=path, policy="cheap"))
+    public = routewright.Query.of("What is 2 + 2?")
+    assert asyncio.run(routewright.decide(public, config=path)).answer.expert == "sage"
+
+
+def test_serve_runs_until_it_is_interrupted(tmp_path):
+    code = f"import routewright as rw; print(rw.serve({str(config(tmp_path))!r}, port=0).routes[0])"
+    command = [sys.executable, "-c", code]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        url = server.stdout.readline().split()[-1]
+        message = {"role": "user", "content": "What is 970 + 89?"}
+        client = openai.OpenAI(base_url=url, api_key="none", max_retries=20)
+        reply = client.chat.completions.create(model="cheap", messages=[message])
+        assert reply.choices[0].message.content == "1059"
+    finally:
+        server.send_signal(signal.SIGINT)
+        rest, errors = server.communicate(timeout=30)
+    assert "/v1/chat/completions" in rest, errors

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +89,33 @@ class Folder:
         self.config.write_text(CONFIG, encoding="utf-8")
 
 
+@cache
+def example() -> Path:
+    """A temporary folder with what `routewright demo` makes, of fewer questions: the config
+    `routewright.yaml`, the outcome table `outcomes.parquet` and the folder `router`.
+
+    It takes a few seconds, once, and is deleted when Python ends. Examples use it.
+    """
+    path = Path(tempfile.mkdtemp(prefix="routewright-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    folder = Folder(path)
+    folder.prepare()
+    ask_everybody(folder, 0, lambda cell: None, learn=120, check=60)
+    rows = outcomes.read(folder.table, split="train")
+    fit(rows, encoder=ENCODER, strategy="single").save(folder.router)
+    return path
+
+
 def ask_everybody(
-    folder: Folder, seed: int, on_cell: Callable[[interview.Cell], None]
+    folder: Folder,
+    seed: int,
+    on_cell: Callable[[interview.Cell], None],
+    learn: int = LEARN,
+    check: int = CHECK,
 ) -> outcomes.Outcomes:
     """Interviews the three models on fresh questions and writes the outcome table."""
-    asked = questions(LEARN + CHECK, seed=seed)
-    items = [_item(q, "train" if n < LEARN else "dev") for n, q in enumerate(asked)]
+    asked = questions(learn + check, seed=seed)
+    items = [_item(q, "train" if n < learn else "dev") for n, q in enumerate(asked)]
     experts = sandbox_experts()
 
     async def run() -> dict[tuple[str, str], interview.Cell]:

@@ -74,9 +74,14 @@ def replay(
     Raises NotAdmissible, and UpstreamError also where the plan ends with an answer that did not
     arrive. An AssertionError names a mistake of the strategy, such as an answer that it made up.
 
-    >>> from routewright.strategies.fixed import Fixed
-    >>> replay(Fixed("small"), Query.of("hi"), {"small": Answer("small", "hello")}).answer.text
-    'hello'
+    >>> import routewright as rw
+    >>> class AlwaysSmall:
+    ...     def plan(self, query):
+    ...         return rw.Decision((yield rw.Ask("small", final=True)), because="always")
+    >>> record = {"small": rw.Answer("small", "hello", cost=0.001)}
+    >>> decision = rw.replay(AlwaysSmall(), rw.Query.of("hi"), record)
+    >>> decision.answer.text, decision.cost
+    ('hello', 0.001)
     """
     if experts is None:
         named = (key if isinstance(key, str) else key[0] for key in record)

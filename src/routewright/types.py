@@ -50,6 +50,11 @@ class Expert:
 
     Prices are US$ per million tokens. `data_classes` names every class of text that may reach
     it; an expert without an entry for a class never sees such a query.
+
+    >>> import routewright as rw
+    >>> large = rw.Expert("large", model="gpt-4o", input_per_mtok=2.5, output_per_mtok=10.0)
+    >>> f"${large.price(input_tokens=1000, output_tokens=200):.4f}"
+    '$0.0045'
     """
 
     name: str
@@ -91,6 +96,11 @@ class Query:
     `price` is λ, the price of quality: how much expected quality (0..1) one US$ must buy.
     0 asks for the best answer whatever it costs. None leaves λ to the policy. `latency_price` is
     μ, how much expected quality one second less must buy; None leaves that to the policy too.
+
+    >>> import routewright as rw
+    >>> query = rw.Query.of("What is 2 + 2?", data_class="restricted", max_cost=0.001)
+    >>> query.text, query.data_class
+    ('What is 2 + 2?', 'restricted')
     """
 
     messages: tuple[Message, ...]
@@ -202,6 +212,12 @@ class Ask:
     comes back with the status "deferred", breaks the promise of `final`, and none of it is
     streamed. `max_cost` and `max_latency` are this ask's share of what the query may still take;
     the loops set them, whatever a strategy says.
+
+    >>> import routewright as rw
+    >>> ask = rw.Ask("small")
+    >>> check = rw.Ask("small", "verify", of=rw.Answer("small", "4"))
+    >>> ask.kind, check.kind
+    ('answer', 'verify')
     """
 
     expert: str
@@ -243,6 +259,17 @@ class Committee(tuple[Ask, ...]):
     `enough` sees the answers that have arrived, in order of arrival. Once it is true the
     latecomers are cancelled; what they had cost by then is still counted. A plain tuple of
     asks is a committee that waits for everyone.
+
+    >>> import routewright as rw
+    >>> class FirstTwo:
+    ...     def plan(self, query):
+    ...         asks = [rw.Ask(expert) for expert in ("small", "middle", "large")]
+    ...         answers = yield rw.Committee(asks, enough=lambda answers: len(answers) == 2)
+    ...         return rw.Decision(next(answer for answer in answers if answer.arrived))
+    >>> seconds = {"small": 0.4, "middle": 0.2, "large": 3.0}
+    >>> record = {name: rw.Answer(name, "4", latency=s) for name, s in seconds.items()}
+    >>> rw.replay(FirstTwo(), rw.Query.of("What is 2 + 2?"), record).path
+    'small>middle>large:cancelled'
     """
 
     enough: Callable[[tuple[Answer, ...]], bool] | None
@@ -265,6 +292,11 @@ class Answer:
     "failed", and `reason` says why; a latecomer has "cancelled"; an answer that leaves the query
     to another expert (see `Ask.unless`) has "deferred". `score` is known only for recorded
     outcomes.
+
+    >>> import routewright as rw
+    >>> answer = rw.Answer("small", "4", cost=0.0002, latency=0.3)
+    >>> answer.status, rw.Answer("small", status="failed", reason="timed out").status
+    ('ok', 'failed')
     """
 
     expert: str
@@ -311,6 +343,12 @@ class Decision:
     """Which answer the client gets, why, and everything that was paid for on the way.
 
     A strategy returns `Decision(answer, because=...)`; the loops fill in the rest.
+
+    >>> import routewright as rw
+    >>> small, large = rw.Answer("small", "5", cost=0.001), rw.Answer("large", "4", cost=0.02)
+    >>> decision = rw.Decision(large, because="small was unsure", spent=(small, large))
+    >>> decision.path, decision.cost
+    ('small>large', 0.021)
     """
 
     answer: Answer
@@ -376,6 +414,21 @@ Plan: TypeAlias = Generator[Ask | tuple[Ask, ...], Any, Decision]  # Any: Answer
 
 
 class Strategy(Protocol):
-    """Decides, step by step, whom to ask; does no I/O of its own."""
+    """Decides, step by step, whom to ask; does no I/O of its own.
+
+    `plan` is a generator: it yields asks, is sent answers and returns a decision. A failed ask
+    raises UpstreamError at the `yield`; an ask that the query's limits forbid raises NotAdmissible.
+
+    >>> import routewright as rw
+    >>> class Climb:
+    ...     def plan(self, query):
+    ...         answer = yield rw.Ask("small")
+    ...         if answer.text == "I do not know":
+    ...             answer = yield rw.Ask("large", final=True)
+    ...         return rw.Decision(answer, because=f"{answer.expert} knew")
+    >>> record = {"small": rw.Answer("small", "I do not know"), "large": rw.Answer("large", "4")}
+    >>> rw.replay(Climb(), rw.Query.of("What is 2 + 2?"), record).answer.text
+    '4'
+    """
 
     def plan(self, query: Query) -> Plan: ...

@@ -52,7 +52,16 @@ Fingerprints = NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Outcomes:
-    """n queries and what e experts made of them; arrays are (n, e), NaN where unknown."""
+    """n queries and what e experts made of them; arrays are (n, e), NaN where unknown.
+
+    >>> import routewright as rw
+    >>> from routewright.demo import example
+    >>> table = rw.read(example() / "outcomes.parquet")
+    >>> table.experts, table.score.shape
+    (('abacus', 'lexis', 'sage'), (180, 3))
+    >>> len(table.where(split="dev", domain=["addition", "weekday"]))
+    10
+    """
 
     experts: tuple[str, ...]
     queries: tuple[Query, ...]
@@ -275,6 +284,13 @@ def read(
     whole, and `all` takes every row. A table that has rewards and no scores is scored by them:
     as they are where all lie in 0..1, else with its least as 0 and its greatest as 1. Raises
     BadTable for anything that cannot be used.
+
+    >>> import routewright as rw
+    >>> from routewright.demo import example
+    >>> print(rw.read(example() / "outcomes.parquet", split="dev"))  # doctest: +ELLIPSIS
+    60 queries in 12 domains, split 'dev'
+    expert   scored   quality   US$ per 1,000
+    abacus       60   ...
     """
     files = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
     if not files:

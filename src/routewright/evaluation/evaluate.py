@@ -37,6 +37,16 @@ def evaluate(
 
     Raises BadTable if the table lacks one of the router's experts, or knows nothing of one that
     is asked.
+
+    >>> import routewright as rw
+    >>> from routewright.demo import example
+    >>> router = rw.Router.load(example() / "router")
+    >>> held_out = rw.read(example() / "outcomes.parquet", split="dev")
+    >>> print(rw.evaluate(router, held_out))  # doctest: +ELLIPSIS
+    60 queries, 3 experts
+    ...
+    best single expert: sage ...
+    ...
     """
     asked = [*router.experts, *router.card.get("verifiers", ())]
     if missing := [name for name in asked if name not in outcomes.experts]:

@@ -73,6 +73,15 @@ def fit(
     what they find hard is learnt from too, where that foretells the pool better. `engine` says
     where queries are encoded (engines.py). Raises BadTable for tables that are too small or have
     costs for some experts only, BadInput for names that do not exist.
+
+    >>> import routewright as rw
+    >>> from routewright.demo import example
+    >>> table = rw.read(example() / "outcomes.parquet")
+    >>> router = rw.fit(table.where(split="train"), strategy="single")
+    >>> router.save(example() / "another-router")
+    >>> print(router)  # doctest: +ELLIPSIS
+    Router over 3 experts, fitted on 120 queries
+    ...
     """
     return fit_each(
         outcomes,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import uvicorn
+from starlette.applications import Starlette
 
 from routewright.config import Config
 from routewright.errors import BadInput
@@ -16,8 +17,9 @@ from routewright.gateway.app import build
 PATIENCE = 10  # seconds that requests under way get at shutdown
 
 
-def run(config: Config, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serves until interrupted; calls `ready` with the URL once the port is ours.
+def run(config: Config, host: str, port: int, ready: Callable[[str], None]) -> Starlette:
+    """Serves until interrupted; calls `ready` with the URL once the port is ours. Returns the
+    application that was served.
 
     Raises BadInput if the config cannot be served or the port is taken.
     """
@@ -34,6 +36,7 @@ def run(config: Config, host: str, port: int, ready: Callable[[str], None]) -> N
         ready(url_of(listener))
         with suppress(KeyboardInterrupt):  # how a server is stopped
             uvicorn.Server(settings).run(sockets=[listener])
+    return app
 
 
 def listen(host: str, port: int) -> socket.socket:

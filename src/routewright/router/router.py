@@ -46,6 +46,14 @@ class Router:
     forecasts to what is reported. `seen` holds fingerprints
     of the prompts that it was fitted on, so that an evaluation can tell an overlap. The last
     `newcomers` experts joined later: `signal` leaves their forecasts, and them out of the others'.
+
+    >>> import routewright as rw
+    >>> from routewright.demo import example
+    >>> router = rw.Router.load(example() / "router")
+    >>> point = router.at(max_cost_fraction=0.5)  # the best point within half of sage's cost
+    >>> strategy = router.strategy_at(point)  # to serve, or to replay
+    >>> router.predict([rw.Query.of("What is 2 + 2?")]).quality.shape  # (queries, experts)
+    (1, 3)
     """
 
     experts: tuple[str, ...]

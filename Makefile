@@ -9,7 +9,7 @@ DEV_EXTRAS := dev,fast,graders,lm,maths,ray,static,sentence
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test check format docs tutorial bench sandbox clean
+.PHONY: demo test check format docs api tutorial bench sandbox clean
 
 demo: $(VENV)/.installed
 	$(BIN)/routewright demo $(if $(ONCE),--once)
@@ -23,6 +23,7 @@ check: $(VENV)/.installed-dev
 	MYPY_NUM_WORKERS=auto $(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python dev/check_docs.py
+	$(BIN)/python dev/check_api.py
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
@@ -30,6 +31,9 @@ format: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev  ## write the parts of docs/ that are generated
 	$(BIN)/python dev/check_docs.py --write
+
+api: $(VENV)/.installed-dev  ## accept the public API as it is now: dev/api.json
+	$(BIN)/python dev/check_api.py --write
 
 tutorial: $(VENV)/.installed-dev  ## run docs/tutorials/from-zero.md, and check its figures
 	$(BIN)/python dev/run_tutorial.py

@@ -8,14 +8,19 @@ that every relative link in the documents leads somewhere, and that every module
 from __future__ import annotations
 
 import dataclasses
+import doctest
+import inspect
 import re
 import sys
 from importlib import import_module
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import typer.main
 from typer.core import TyperGroup
 
+import routewright
 from routewright.cli.main import app
 from routewright.metrics import METRICS
 from routewright.prediction.predictors import settable
@@ -23,6 +28,7 @@ from routewright.registry import FAMILIES, class_name, find, names
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+DIRECTIVE = re.compile(r" *# doctest: .*")
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:|#|mailto:)([^)#\s]+)")
 
 
@@ -126,7 +132,71 @@ def metrics() -> str:
     return "| metric | |\n|---|---|\n" + "\n".join(rows) + "\n"
 
 
-PARTS = (commands, strategies, encoders, predictors, graders, rewards, metrics)
+def api() -> str:
+    """The names of `routewright.__all__`: signature, docstring, example and public methods."""
+    return "\n".join(_name(name, getattr(routewright, name)) for name in routewright.__all__)
+
+
+def _name(name: str, value: Any) -> str:
+    parts = [f"## {name}"]
+    if not getattr(value, "_is_protocol", False):
+        parts.append(f"`{name}{_signature(value)}`")
+    parts += _paragraphs(inspect.getdoc(value) or "")
+    if inspect.isclass(value) and (rows := _members(name, value)):
+        parts.append("| | |\n|---|---|\n" + "\n".join(rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def _paragraphs(docstring: str) -> list[str]:
+    """The docstring's prose, and its examples as blocks."""
+    parts: list[str] = []
+    for is_example, group in groupby(
+        (part for part in doctest.DocTestParser().parse(docstring) if not _blank(part)),
+        lambda part: isinstance(part, doctest.Example),
+    ):
+        if is_example:
+            lines = "".join(_as_typed(example) for example in group)
+            parts.append(f"```pycon\n{lines}```")
+        else:
+            parts.append("".join(group).strip())
+    return parts
+
+
+def _blank(part: str | doctest.Example) -> bool:
+    return isinstance(part, str) and not part.strip()
+
+
+def _as_typed(example: doctest.Example) -> str:
+    first, *more = DIRECTIVE.sub("", example.source).splitlines()
+    return "\n".join([f">>> {first}", *(f"... {line}" for line in more), example.want])
+
+
+def _members(name: str, value: type) -> list[str]:
+    """A row for each public method and property that has a docstring of its own."""
+    rows = []
+    for member, found in vars(value).items():
+        function = getattr(found, "__func__", getattr(found, "fget", getattr(found, "func", found)))
+        if member.startswith("_") or not inspect.isfunction(function) or not function.__doc__:
+            continue
+        called = function is found or isinstance(found, classmethod | staticmethod)
+        arguments = _signature(getattr(value, member)) if called else ""
+        rows.append(f"| `{name}.{member}{arguments}` | {_first(function.__doc__)} |")
+    return rows
+
+
+def _signature(value: Any) -> str:
+    """Without annotations and `self`; defaults that are made anew or are functions are `…`."""
+    signature, none = inspect.signature(value), inspect.Parameter.empty
+    bare = [
+        parameter.replace(annotation=none)
+        for name, parameter in signature.parameters.items()
+        if name != "self"
+    ]
+    text = str(signature.replace(parameters=bare, return_annotation=none))
+    return re.sub(r"=<.*?>(?=[,)])(?: at \w+>)?", "=…", text.replace("<lambda>", ""))
+
+
+PARTS = (api, commands, strategies, encoders, predictors, graders, rewards, metrics)
 GENERATORS = {f.__name__: f for f in PARTS}
 
 

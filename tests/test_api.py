@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import doctest
 import inspect
+import json
 import pydoc
+import re
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import openai
@@ -20,6 +24,8 @@ from routewright.data import outcomes
 from routewright.errors import BadInput, NotAdmissible
 from routewright.evaluation.evaluate import evaluate
 from tables import table, write
+
+ROOT = Path(__file__).parent.parent
 
 
 def with_long_names(frame, tmp_path):
@@ -144,6 +150,39 @@ def test_every_name_has_an_example_which_the_doctests_run(name):
     examples = doctest.DocTestParser().get_examples(inspect.getdoc(value) or "")
     assert any("rw." in example.source for example in examples)
     assert inspect.getsourcefile(value) != routewright.__file__  # --doctest-modules finds it there
+
+
+def test_the_page_has_a_section_for_every_name():
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (\w+)$", page, re.MULTILINE) == routewright.__all__
+
+
+def check_api(folder, change=lambda names: None):
+    """dev/check_api.py beside a snapshot with a change."""
+    names = json.loads((ROOT / "dev" / "api.json").read_text(encoding="utf-8"))
+    change(names)
+    (folder / "api.json").write_text(json.dumps(names))
+    script = shutil.copy(ROOT / "dev" / "check_api.py", folder)
+    return subprocess.run([sys.executable, script], capture_output=True, text=True)
+
+
+def test_the_api_is_as_its_snapshot_says(tmp_path):
+    done = check_api(tmp_path)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda names: names.update({"Query.translate": "(self)"}), "removed: Query.translate\n"),
+        (lambda names: names.update({"Router.at": "(self)"}), "changed: Router.at\n  was (self)\n"),
+        (lambda names: names.pop("Outcomes.where"), "added: Outcomes.where\n"),
+    ],
+)
+def test_a_change_of_the_api_is_noticed(tmp_path, change, message):
+    done = check_api(tmp_path, change)
+    assert done.returncode == 1
+    assert message in done.stdout
 
 
 def test_help_teaches():

@@ -44,22 +44,22 @@ Everything is imported when it is first used; `import routewright` itself loads 
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = [
-    "Answer",
-    "Ask",
-    "Committee",
-    "Decision",
-    "Expert",
-    "Outcomes",
-    "Query",
-    "Router",
-    "Strategy",
-    "decide",
-    "evaluate",
-    "fit",
+__all__ = [  # noqa: RUF022  # in the order of their use
     "read",
+    "fit",
+    "evaluate",
     "replay",
+    "decide",
     "serve",
+    "Query",
+    "Expert",
+    "Ask",
+    "Answer",
+    "Decision",
+    "Committee",
+    "Strategy",
+    "Outcomes",
+    "Router",
 ]
 
 if TYPE_CHECKING:

@@ -265,7 +265,7 @@ class Committee(tuple[Ask, ...]):
     ...     def plan(self, query):
     ...         asks = [rw.Ask(expert) for expert in ("small", "middle", "large")]
     ...         answers = yield rw.Committee(asks, enough=lambda answers: len(answers) == 2)
-    ...         return rw.Decision(next(answer for answer in answers if answer.arrived))
+    ...         return rw.Decision(next(answer for answer in answers if answer.status == "ok"))
     >>> seconds = {"small": 0.4, "middle": 0.2, "large": 3.0}
     >>> record = {name: rw.Answer(name, "4", latency=s) for name, s in seconds.items()}
     >>> rw.replay(FirstTwo(), rw.Query.of("What is 2 + 2?"), record).path

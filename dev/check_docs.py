@@ -7,7 +7,6 @@ that every relative link in the documents leads somewhere, and that every module
 
 from __future__ import annotations
 
-import dataclasses
 import doctest
 import inspect
 import re
@@ -23,8 +22,7 @@ from typer.core import TyperGroup
 import routewright
 from routewright.cli.main import app
 from routewright.metrics import METRICS
-from routewright.prediction.predictors import settable
-from routewright.registry import FAMILIES, class_name, find, names
+from routewright.registry import FAMILIES, class_name, find, names, options
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -89,14 +87,12 @@ def encoders() -> str:
 
 def predictors() -> str:
     """With the fields that `fit --option KEY=VALUE` sets, and their defaults."""
-    members = {name: find("predictors", name) for name in names("predictors")}
-    fields = {name: dataclasses.fields(member) for name, member in members.items()}
-    options = [
-        "".join(f", `{f.name}={f.default}`" for f in fields[n] if f.name in settable(m))
-        for n, m in members.items()
+    settings = [
+        ", ".join(f"`{key}={option.default}`" for key, option in options(member).items())
+        for member in (find("predictors", name) for name in names("predictors"))
     ]
     _, rule, *rows = _family("predictors").splitlines()
-    rows = [f"{row} {told[2:]} |" for row, told in zip(rows, options, strict=True)]
+    rows = [f"{row} {told} |" for row, told in zip(rows, settings, strict=True)]
     return "\n".join(["| name | | options |", f"{rule}---|", *rows, ""])
 
 
@@ -107,7 +103,7 @@ def graders() -> str:
 def _family(family: str) -> str:
     rows = []
     for name in names(family):
-        module = import_module(f"{FAMILIES[family]}.{name}")
+        module = import_module(f"{FAMILIES[family].package}.{name}")
         member = getattr(module, class_name(name))
         rows.append(f"| `{name}` | {_first(module.__doc__)} {_second(member.__doc__)} |")
     return "| name | |\n|---|---|\n" + "\n".join(rows) + "\n"

@@ -18,6 +18,7 @@ from routewright.cli.check import check
 from routewright.errors import BadConfig
 from routewright.experts.limits import EVERYTHING
 from routewright.strategies import build
+from routewright.strategies.cascade import Cascade
 from routewright.strategies.fixed import Fixed
 from routewright.strategies.mix import Mix
 from routewright.types import DATA_CLASSES, Expert
@@ -119,8 +120,8 @@ def test_the_first_policy_is_the_default_and_paths_count_from_the_file(file: Pat
 
 
 def test_options_arrive_as_the_strategy_wants_them(file: Path) -> None:
-    arguments = config.load(file).policies["careful"].arguments()
-    assert arguments == {"ladder": ("small", "large"), "trust": 0.8}
+    policy = config.load(file).policies["careful"]
+    assert build(policy.spec()) == Cascade(("small", "large"), 0.8)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +246,7 @@ def test_a_strategy_may_be_built_from_others(file: Path) -> None:
     (problem,) = problems(file, text)
     assert problem["where"] == "policies.careful.options.share"
     assert problems(file, text.replace(parts, f"{parts}, share: 0.3")) == []
-    built = build({"strategy": "mix", **config.load(file).policies["careful"].arguments()})
+    built = build(config.load(file).policies["careful"].spec())
     assert built == Mix(Fixed("small"), Fixed("large"), 0.3)
 
 

@@ -359,9 +359,9 @@ def test_a_query_set_cannot_make_us_run_code_unless_the_command_line_says_so():
 def test_names_that_cannot_be_used_say_the_way_out():
     with pytest.raises(BadInput, match="choose one of code, exact"):
         build("guess")
-    with pytest.raises(BadInput, match="judge=…"):
+    with pytest.raises(BadInput, match="write judge=EXPERT"):
         build("judge")
-    with pytest.raises(BadInput, match="leave it out"):
+    with pytest.raises(BadInput, match="write exact, not"):
         build("exact=strictly")
 
 
@@ -444,5 +444,5 @@ def test_a_reward_model_scores_answers_by_how_likely_each_is_the_better_one(tmp_
     assert "could not tell" in grades["d"].why
     alone = asyncio.run(build(f"reward=function={rater}:rate").judge(item(), {"a": "good"}, None))
     assert "no other answer" in alone["a"].why
-    with pytest.raises(BadInput, match="classifier=…"):
+    with pytest.raises(BadInput, match="reward=classifier=NAME"):
         build("reward=judge=umpire")

@@ -181,8 +181,7 @@ def test_a_missing_extra_is_one_clear_error(lesson, bert, monkeypatch, package):
     ("options", "message"),
     [
         ({"base": "no/such/folder"}, "base 'no/such/folder' cannot be loaded"),
-        ({"head": "linear"}, "head 'linear' is unknown: choose bilinear or rasch or mlp"),
-        ({"batch": 0}, "batch is 0 and must be positive"),
+        ({"tune": "full", "precision": "bfloat16"}, "does not go with tune 'full'"),
     ],
 )
 def test_mistakes_name_the_way_out(lesson, bert, monkeypatch, options, message):

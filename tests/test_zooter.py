@@ -200,13 +200,13 @@ def test_a_saved_router_repeats_itself(tmp_path, outcome_table):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"beta": 2.0}, "beta is 2"),
+        ({"beta": 2.0}, "option beta of predictor 'zooter' must be at most 1, not 2.0"),
         ({"tags": "clusters=one"}, "clusters=K"),
         ({"tags": "topics"}, "'topics'"),
-        ({"direction": "sideways"}, "forward, reverse"),
-        ({"temperature": -1.0}, "temperature of predictor 'zooter' is -1"),
-        ({"text_weight": 0.0}, "text_weight is 0"),
-        ({"untagged": "maybe"}, "own, mean"),
+        ({"direction": "sideways"}, "must be 'forward' or 'reverse', not 'sideways'"),
+        ({"temperature": -1.0}, "temperature of predictor 'zooter' must be more than 0"),
+        ({"text_weight": 0.0}, "option text_weight of predictor 'zooter' must be more than 0"),
+        ({"untagged": "maybe"}, "must be 'own' or 'mean'"),
     ],
 )
 def test_options_that_cannot_be_meant_are_named(outcome_table, options, named):

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from routewright import registry
 from routewright.answers.evidence import Evidence, Rung
 from routewright.data.queries import Item
 from routewright.drive import Record, replay
@@ -23,7 +24,6 @@ from routewright.experts.limits import recorded
 from routewright.prediction.encoders import Encoder
 from routewright.prediction.forest import Forest
 from routewright.prediction.predictors import Predictor, inputs, means
-from routewright.registry import find
 from routewright.strategies import build, one_shot
 from routewright.types import Answer, Array, Ask, Decision, Expert, Plan, Prediction, Query
 
@@ -84,8 +84,8 @@ def example(name: str) -> Any:
         "share": 0.5,
         "price": 1.0,
     }
-    fields = [field.name for field in dataclasses.fields(find("strategies", name))]
-    spec = {key: options[key] for key in fields if key in options}
+    taken = registry.options(registry.find("strategies", name))
+    spec = {key: options[key] for key in taken if key in options}
     return build({"strategy": name, **spec}, Believer())
 
 

@@ -1,45 +1,185 @@
-"""Finds strategies, predictors, encoders and the like by the name of their file.
+"""The plug-in families, and the one way to build a member of any of them.
 
-`strategies/cascade.py` holds `Cascade` and is found as `find("strategies", "cascade")`. Other
-packages add members with an entry point in the group `routewright.strategies` (and so on).
+A member is named after its file: `strategies/cascade.py` holds `Cascade`. Other packages add
+members with an entry point in the family's group, `routewright.strategies` and so on. `build`
+makes a member from `name`, `name=argument` or a mapping, and checks its options with Pydantic, so
+that the same mistake reads the same in every family.
 """
 
 from __future__ import annotations
 
-from functools import cache
+import dataclasses
+import inspect
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from difflib import get_close_matches
+from functools import cache, reduce
 from importlib import import_module
+from importlib.util import find_spec
 from pkgutil import iter_modules
-from typing import Any
+from types import NoneType, UnionType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    NamedTuple,
+    TypeAlias,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from routewright.errors import BadInput
 
-FAMILIES = {  # family ▶ the package whose files are its members
-    "encoders": "routewright.prediction.encoders",
-    "graders": "routewright.grading.graders",
-    "predictors": "routewright.prediction.predictors",
-    "providers": "routewright.experts.providers",
-    "rewards": "routewright.grading.rewards",
-    "strategies": "routewright.strategies",
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+    from pydantic_core import ErrorDetails
+
+Spec: TypeAlias = str | Mapping[str, Any]  # "numeric=0.01", or {"grader": "numeric", …}
+
+
+class Family(NamedTuple):
+    """One kind of plug-in; the entry-point group of `strategies` is `routewright.strategies`."""
+
+    noun: str
+    package: str  # whose files are the members
+    protocol: str  # MODULE:NAME
+    purpose: str
+
+    @property
+    def key(self) -> str:
+        """What names a member in a mapping: `strategy`, `reward`."""
+        return self.noun.partition(" ")[0]
+
+
+FAMILIES = {
+    "strategies": Family(
+        "strategy",
+        "routewright.strategies",
+        "routewright.types:Strategy",
+        "Decides which experts are asked about a query, and which answer the client gets.",
+    ),
+    "predictors": Family(
+        "predictor",
+        "routewright.prediction.predictors",
+        "routewright.prediction.predictors:Predictor",
+        "Predicts each expert's score on a query without asking it.",
+    ),
+    "encoders": Family(
+        "encoder",
+        "routewright.prediction.encoders",
+        "routewright.prediction.encoders:Encoder",
+        "Turns queries into the vectors that predictors read.",
+    ),
+    "graders": Family(
+        "grader",
+        "routewright.grading.graders",
+        "routewright.grading.graders:Grader",
+        "Scores an answer between 0 and 1.",
+    ),
+    "rewards": Family(
+        "reward model",
+        "routewright.grading.rewards",
+        "routewright.grading.rewards:RewardModel",
+        "Rates answers on a scale of its own; higher is better.",
+    ),
+    "providers": Family(
+        "provider",
+        "routewright.experts.providers",
+        "routewright.experts.providers:Provider",
+        "Sends requests to one kind of endpoint.",
+    ),
 }
+
+LONGEST_SHOWN = 60  # characters of a value in a message
+MANY = 16  # names; with a close match at hand, more of them only distract
 
 
 @cache
 def names(family: str) -> tuple[str, ...]:
     """The members of a family, e.g. of `strategies`, in alphabetical order."""
-    found = _files(family) | set(_plugins(family))
-    return tuple(sorted(name for name in found if not name.startswith("_")))
+    return tuple(sorted(_files(family) | set(_plugins(family))))
 
 
 @cache
 def find(family: str, name: str) -> Any:
-    """The class that a name stands for; raises BadInput naming the members that exist."""
-    if name in _files(family) and not name.startswith("_"):
-        module = import_module(f"{FAMILIES[family]}.{name}")
-        return getattr(module, class_name(name))
-    if name in _plugins(family):
-        return _plugins(family)[name].load()
-    kind = "strategy" if family == "strategies" else family.removesuffix("s")
-    raise BadInput(f"no {kind} is called '{name}': choose one of {', '.join(names(family))}")
+    """The class behind a name.
+
+    Raises BadInput for a name that does not exist, naming those that do, and for a member whose
+    module cannot be imported.
+    """
+    noun = FAMILIES[family].noun
+    try:
+        if name in _files(family):
+            module = import_module(f"{FAMILIES[family].package}.{name}")
+            return getattr(module, class_name(name))
+        if name in _plugins(family):
+            return _plugins(family)[name].load()
+    except (ImportError, AttributeError) as error:
+        raise BadInput(
+            f"{noun} '{name}' cannot be loaded: {error}; install what it needs"
+        ) from error
+    raise BadInput(f"no {noun} is called '{name}': {_way_out(name, names(family))}")
+
+
+def name_of(family: str, member: object) -> str:
+    """The name under which `find` gives the member's class."""
+    package, _, file = type(member).__module__.rpartition(".")
+    if package != FAMILIES[family].package:
+        for name in _plugins(family):
+            with suppress(BadInput):
+                if find(family, name) is type(member):
+                    return name
+    return file
+
+
+def build(family: str, spec: Spec, **objects: Any) -> Any:
+    """A member from `name`, `name=argument`, or a mapping of its name and its options.
+
+    The argument fills the option that must be given, or the only one there is. Values are
+    converted to the types of the options: text to numbers, lists to tuples, mappings to members.
+    `objects` are what no text can say, such as a strategy's `router`; a member that does not take
+    one is built without it.
+
+    >>> build("graders", "numeric=0.01").tolerance
+    0.01
+    >>> build("strategies", {"strategy": "cascade", "ladder": ["small", "large"]}).ladder
+    ('small', 'large')
+
+    Raises BadInput for a name that does not exist, and for an option that does not exist, is
+    missing, or has a value that does not fit.
+    """
+    given = {name: value for name, value in objects.items() if value is not None}
+    name, chosen = _read(family, spec)
+    cls = find(family, name)
+    for fault in faults(family, name, chosen, given):
+        raise BadInput(fault.sentence)
+    known = options(cls)
+    arguments = {key: one for key, one in given.items() if takes(cls, key)}
+    for key, value in chosen.items():
+        arguments[key] = known[key].convert(value, given) if key in known else value
+    return cls(**arguments)
+
+
+def choose(word: object, known: Iterable[str]) -> str:
+    """The way out of a misspelt name.
+
+    >>> choose("cascad", ["cascade", "fixed"])
+    "did you mean 'cascade'? There are: cascade, fixed"
+    """
+    known = list(known)
+    close = get_close_matches(str(word), known, n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    if close and len(known) > MANY:
+        return hint.strip()
+    return f"{hint}There are: {', '.join(known) or 'none'}"
+
+
+def _way_out(word: object, known: Iterable[str]) -> str:
+    """The same within a sentence."""
+    told = choose(word, known)
+    return told.replace("There are: ", f"{'choose' if told[0] == 'T' else 'Choose'} one of ")
 
 
 def class_name(name: str) -> str:
@@ -52,13 +192,280 @@ def class_name(name: str) -> str:
 
 @cache
 def _files(family: str) -> frozenset[str]:
-    package = import_module(FAMILIES[family])
-    return frozenset(module.name for module in iter_modules(package.__path__))
+    """Found without importing the package, which may load an array library."""
+    package = find_spec(FAMILIES[family].package)
+    assert package is not None, f"the package of {family} is part of this one"
+    modules = iter_modules(package.submodule_search_locations)
+    return frozenset(module.name for module in modules if not module.name.startswith("_"))
 
 
 @cache
 def _plugins(family: str) -> dict[str, Any]:
     from importlib import metadata  # slow to import, and most names stand in the tree
 
-    found = metadata.entry_points(group=f"routewright.{family}")
-    return {point.name: point for point in found}
+    points = metadata.entry_points(group=f"routewright.{family}")
+    return {point.name: point for point in points if not point.name.startswith("_")}
+
+
+def _read(family: str, spec: Spec) -> tuple[str, dict[str, Any]]:
+    """A member's name and its options."""
+    noun, key = FAMILIES[family].noun, FAMILIES[family].key
+    if not isinstance(spec, str):
+        if not isinstance(spec.get(key), str):
+            raise BadInput(f"a {noun} needs a name: write it under `{key}`")
+        return spec[key], {option: value for option, value in spec.items() if option != key}
+    name, _, argument = spec.partition("=")
+    cls = find(family, name)
+    known = options(cls)
+    # The argument fills the option that must be given, or the only one there is.
+    takers = [option for option in known if known[option].required] or list(known)
+    taker = takers[0] if len(takers) == 1 else None
+    if argument and taker is None:
+        raise BadInput(f"{noun} '{name}' takes nothing after '=': write {name}, not '{spec}'")
+    if not argument and taker is not None and known[taker].required:
+        about = " ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split())
+        raise BadInput(f"{noun} '{name}' needs {taker}: write {name}={taker.upper()} ({about})")
+    return name, {taker: argument} if argument and taker else {}
+
+
+# --- options ---------------------------------------------------------------------------------
+
+
+class Option(NamedTuple):
+    """One setting of a member that a file or a command line can fill."""
+
+    hint: Any  # its type
+    default: Any  # inspect.Parameter.empty: it must be given
+    adapter: TypeAdapter[Any] | None  # reads plain data; None for another member
+    family: str | None  # of that member
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+    def convert(self, value: Any, objects: Mapping[str, Any]) -> Any:
+        """The value in the option's type; raises pydantic's ValidationError if it does not fit."""
+        if self.adapter is None:
+            assert self.family is not None, "an option is plain data or another member"
+            return build(self.family, value, **objects) if _is_data(value) else value
+        if isinstance(value, str) and value.lower() == "none" and self._takes_none_and_no_text():
+            return None
+        return self.adapter.validate_python(value)
+
+    def _takes_none_and_no_text(self) -> bool:
+        return NoneType in get_args(self.hint) and str not in get_args(self.hint)
+
+
+class Fault(NamedTuple):
+    """What is wrong with one option."""
+
+    loc: tuple[str | int, ...]  # the option, and the way into its value
+    problem: str  # "must be a number"
+    mend: str
+    sentence: str  # all of it, for somebody who sees no file
+    about_key: bool = False  # rather than about the value
+
+
+@cache
+def options(cls: Any) -> Mapping[str, Option]:
+    """What can be set of a member: the arguments of its class that plain data can fill.
+
+    A field of a dataclass that is hidden from its repr holds what is learned, and is no option.
+    """
+    hints = _hints(cls)
+    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    hidden = {field.name for field in fields if not field.repr}
+    found = {}
+    for name, default in _parameters(cls).items():
+        hint = hints.get(name, Any)
+        family, adapter = _family_of(hint), _adapter(hint)
+        if name not in hidden and (family or adapter):
+            found[name] = Option(hint, default, adapter, family)
+    return found
+
+
+def settings(member: Any) -> dict[str, Any]:
+    """A member's options as they are set: enough to build another one like it."""
+    cls: Any = type(member)
+    return {name: getattr(member, name) for name in options(cls)}
+
+
+def takes(cls: Any, name: str) -> bool:
+    """Whether a class has an argument of that name, such as a strategy's `router`."""
+    return name in _parameters(cls)
+
+
+def faults(
+    family: str, name: str, chosen: Mapping[str, Any], objects: Collection[str] = ()
+) -> Iterator[Fault]:
+    """Everything that is wrong with a member's options, and with the members among them.
+
+    `objects` names what will be given besides.
+    """
+    cls, who = find(family, name), f"{FAMILIES[family].noun} '{name}'"
+    known = options(cls)
+    for option, value in chosen.items():
+        if option not in known and takes(cls, option) and not _is_data(value):
+            continue  # an object that no text can say
+        if option not in known:
+            way_out = _way_out(option, known) if known else "it has none"
+            sentence = f"{who} has no option {option}: {way_out}"
+            what = f"is no option of {who}"
+            yield Fault((option,), what, choose(option, known), sentence, about_key=True)
+        elif (inner := known[option].family) is not None:
+            yield from _faults_of_part(who, option, inner, value, objects)
+        else:
+            yield from _misfits(who, option, known[option], value)
+    for option, default in _parameters(cls).items():
+        if default is not inspect.Parameter.empty or option in chosen or option in objects:
+            continue
+        if option in known:
+            mend, sentence = f"add `{option}: …`", f"{who} needs the option {option}"
+            yield Fault((option,), f"{who} needs `{option}`", mend, sentence)
+        else:
+            needs = f"{who} needs a {option}"
+            mend = f"add `{option}: FOLDER`"
+            yield Fault((), needs, mend, f"{needs}: {mend}")
+
+
+def _faults_of_part(
+    who: str, option: str, family: str, value: Any, objects: Collection[str]
+) -> Iterator[Fault]:
+    """What is wrong with a member inside another one."""
+    noun, key = FAMILIES[family].noun, FAMILIES[family].key
+    if not _is_data(value):
+        return  # it has been built already
+    if not isinstance(value, Mapping) or not isinstance(value.get(key), str):
+        mend = f"write {{{key}: NAME}}, with its options beside it"
+        sentence = f"option {option} of {who} must be a {noun}, not {_shown(value)}: {mend}"
+        yield Fault((option,), f"must be a {noun}", mend, sentence)
+        return
+    name, chosen = _read(family, value)
+    try:
+        find(family, name)
+    except BadInput as error:
+        mend = choose(name, names(family))
+        yield Fault((option, key), f"is no {noun} that can be used", mend, str(error))
+        return
+    for fault in faults(family, name, chosen, objects):
+        yield fault._replace(loc=(option, *fault.loc))
+
+
+def _misfits(who: str, name: str, option: Option, value: Any) -> Iterator[Fault]:
+    """Where a value is not of the option's type."""
+    from pydantic import ValidationError
+
+    try:
+        option.convert(value, {})
+    except ValidationError as error:
+        problems: dict[tuple[str | int, ...], dict[str, str]] = {}
+        for detail in error.errors(include_input=False, include_url=False):
+            # Steps that do not lead into the value are names of a union's types.
+            way = tuple(step for step in detail["loc"] if _leads_on(value, step))
+            problems.setdefault((name, *way), {}).update([mistake(detail)])
+        for loc, told in problems.items():
+            if len(loc) == max(map(len, problems)):
+                problem = " or ".join(told).replace(" or must be ", " or ")
+                there = reduce(lambda part, step: part[step], loc[1:], value)
+                sentence = f"option {_path(loc)} of {who} {problem}, not {_shown(there)}"
+                yield Fault(loc, problem, next(iter(told.values())), sentence)
+
+
+def _is_data(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float | list | tuple | Mapping)
+
+
+def _leads_on(value: Any, step: str | int) -> bool:
+    return isinstance(step, int) or (isinstance(value, Mapping) and step in value)
+
+
+def _path(loc: tuple[str | int, ...]) -> str:
+    """
+    >>> _path(("ladder", 1))
+    'ladder[1]'
+    """
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in loc)
+    return "".join(steps).removeprefix(".")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"
+
+
+@cache
+def _parameters(cls: Any) -> Mapping[str, Any]:
+    """The arguments of a class and their defaults."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(cls).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind in named}
+
+
+def _hints(cls: Any) -> dict[str, Any]:
+    """The types of a class's arguments; none where they cannot be resolved."""
+    try:
+        return get_type_hints(
+            cls if dataclasses.is_dataclass(cls) else getattr(cls, "__init__", cls),
+            include_extras=True,
+        )
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def _family_of(hint: Any) -> str | None:
+    """The family of a field that holds another member."""
+    hints = get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
+    for name, family in FAMILIES.items():
+        module, _, protocol = family.protocol.partition(":")
+        # A class whose field names a protocol has imported it.
+        found = getattr(sys.modules.get(module), protocol, None)
+        if found is not None and found in hints:
+            return name
+    return None
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any] | None:
+    """Reads plain data into a type; None for a type that no plain data has."""
+    from pydantic import ConfigDict, PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter
+
+    for config in (ConfigDict(allow_inf_nan=False), None):  # some types allow no config
+        with suppress(PydanticUserError, PydanticUndefinedAnnotation):
+            return TypeAdapter(hint, config=config)
+    return None
+
+
+# --- pydantic's errors in our words ----------------------------------------------------------
+
+EMPTY = ("must not be empty", "fill it in, or leave the key out")
+LIST = ("must be a list", "write [one, two], or one `- entry` a line")
+MAPPING = ("must be a mapping", "write `key: value` lines below it")
+NUMBER = ("must be a number", "write it without a unit, or leave the key out")
+WHOLE = ("must be a whole number", "write it without point or unit, or leave the key out")
+KINDS = {
+    "string_type": ("must be text", "put it in quotes"),
+    "path_type": ("must be a path", "put it in quotes"),
+    **dict.fromkeys(("string_too_short", "too_short"), EMPTY),
+    "finite_number": ("must be a finite number", "leave the key out if there is no limit"),
+    "number_type": NUMBER,
+    **dict.fromkeys(("float_type", "float_parsing"), NUMBER),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), WHOLE),
+    **dict.fromkeys(
+        ("bool_type", "bool_parsing"), ("must be true or false", "write true or false")
+    ),
+    **dict.fromkeys(("list_type", "tuple_type", "frozen_set_type", "set_type"), LIST),
+    **dict.fromkeys(("dict_type", "mapping_type"), MAPPING),
+    **dict.fromkeys(("model_type", "model_attributes_type"), MAPPING),
+}
+BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+
+
+def mistake(error: ErrorDetails, meaning: str = "") -> tuple[str, str]:
+    """What is wrong with a value, and how to mend it."""
+    advice = f"change the value: {meaning}" if meaning else "change the value"
+    if error["type"] in KINDS:
+        return KINDS[error["type"]]
+    context = error.get("ctx", {})
+    for bound, words in BOUNDS.items():
+        if bound in context:
+            return f"must be {words} {context[bound]:g}", advice
+    return error["msg"].replace("Input should be", "must be"), advice

@@ -26,8 +26,6 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from routewright import registry
-from routewright.config import options as config_options
 from routewright.config import shape as config_shape
 from routewright.config.document import Document, Loc, Problem, read
 from routewright.config.rules import OPENAI_KEY, RULES, wants_openai_key
@@ -205,9 +203,11 @@ class PolicyConfig(Section):
         default={}, description="The strategy's own settings.", repr=False
     )
 
-    def arguments(self) -> dict[str, Any]:
-        """`options` as the strategy's fields want them: a YAML list becomes a tuple."""
-        return config_options.arguments(registry.find("strategies", self.strategy), self.options)
+    def spec(self) -> dict[str, Any]:
+        """The strategy, its options and its prices, as `strategies.build` takes them."""
+        prices = {"price": self.price, "latency_price": self.latency_price}
+        given = {name: price for name, price in prices.items() if price is not None}
+        return {"strategy": self.strategy, **self.options, **given}
 
 
 class ServerConfig(Section):

@@ -9,13 +9,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
 from routewright import registry
-from routewright.config import options as config_options
 from routewright.config.document import NAME, Document, Loc, Problem
-from routewright.config.shape import choose, mistake
 from routewright.errors import BadInput
+from routewright.registry import choose
 
 OPERATING_POINTS = ("price", "max_cost", "max_cost_fraction", "min_quality")
 PRICES = {"price": "price", "latency_price": "latency"}  # keys of a policy ▶ what they weigh
@@ -86,31 +83,30 @@ def strategies(document: Document) -> Iterator[Problem]:
         if isinstance(strategy, Problem):
             yield strategy
             continue
-        fields = config_options.fields(strategy)
-        yield from _router(document, loc, needed="router" in fields)
-        yield from _prices(document, loc, fields)
-        options = document.get(*loc, "options") or {}
+        yield from _router(document, loc, needed=registry.takes(strategy, "router"))
+        yield from _prices(document, loc, strategy)
+        options = policy.get("options") or {}
         if isinstance(options, dict):
-            yield from _options(document, (*loc, "options"), strategy, options)
+            yield from _options(document, loc, options)
 
 
 def _found(document: Document, loc: Loc) -> Any:
     """The class behind the strategy named there, or the Problem with it."""
     name = document.get(*loc)
-    try:
-        return registry.find("strategies", name)
-    except BadInput:
+    if name not in registry.names("strategies"):
         mend = choose(name, registry.names("strategies"))
         return document.problem(loc, "is no known strategy", mend)
-    except (ImportError, AttributeError) as error:
-        return document.problem(loc, f"cannot be loaded: {error}", "install what it needs")
+    try:
+        return registry.find("strategies", name)
+    except BadInput as error:
+        return document.problem(loc, "is no strategy that can be used", str(error))
 
 
-def _prices(document: Document, loc: Loc, fields: Mapping[str, Any]) -> Iterator[Problem]:
+def _prices(document: Document, loc: Loc, strategy: Any) -> Iterator[Problem]:
     name, policy = document.get(*loc, "strategy"), document.get(*loc)
     options = policy.get("options")
     for key, weighed in PRICES.items():
-        if key in policy and key not in fields:
+        if key in policy and not registry.takes(strategy, key):
             mend = "remove it, or use a strategy that predicts, like `single`"
             yield document.problem((*loc, key), f"strategy '{name}' weighs no {weighed}", mend)
         elif key in policy and isinstance(options, dict) and key in options:
@@ -161,52 +157,27 @@ def _router_folder(document: Document, loc: Loc) -> Iterator[Problem]:
 # -- the options of a strategy -----------------------------------------------------------------
 
 
-def _options(
-    document: Document, at: Loc, strategy: Any, options: Mapping[str, Any]
-) -> Iterator[Problem]:
-    for field in config_options.required(strategy):
-        if field not in options:
-            what = f"{strategy.__name__} needs `{field}`"
-            yield document.problem((*at, field), what, f"add `{field}: …` to the options")
-    for option, value in options.items():
-        yield from _option(document, (*at, option), strategy, value)
+def _options(document: Document, loc: Loc, options: Mapping[str, Any]) -> Iterator[Problem]:
+    name = document.get(*loc, "strategy")
+    objects = ("router",) if document.get(*loc, "router") else ()
+    wrong = set()
+    for fault in registry.faults("strategies", name, options, objects):
+        at = (*loc, "options", *fault.loc)
+        wrong.add(at)
+        if fault.loc:  # `_router` has told of a router that the policy itself lacks
+            mend = fault.mend
+            if fault.loc[-1] == "router":
+                mend = "write `router:` beside the policy's `strategy:`"
+            yield document.problem(at, fault.problem, mend, key=fault.about_key)
+    for at in _experts(document, (*loc, "options")):
+        if at not in wrong:
+            yield from _known_experts(document, at, needed=True)
 
 
-def _option(document: Document, loc: Loc, strategy: Any, value: Any) -> Iterator[Problem]:
-    option, settable = str(loc[-1]), config_options.settable(strategy)
-    if option == "router":
-        mend = "write `router:` beside the policy's `strategy:`"
-        yield document.problem(loc, "the router is no option", mend, key=True)
-        return
-    if settable and option not in settable:
-        what = f"is no option of {strategy.__name__}"
-        yield document.problem(loc, what, choose(option, settable), key=True)
-        return
-    if config_options.takes_strategy(strategy, option):
-        yield from _part(document, loc, value)
-        return
-    try:
-        config_options.fit(strategy, option, value)
-    except ValidationError as error:
-        for detail in error.errors(include_input=False):
-            yield document.problem((*loc, *detail["loc"]), *mistake(detail))
-        return
-    if option in EXPERT_OPTIONS:
-        yield from _known_experts(document, loc, needed=True)
-
-
-def _part(document: Document, loc: Loc, value: Any) -> Iterator[Problem]:
-    """A strategy inside another one's options: its name, and its own options beside it."""
-    if not isinstance(value, dict) or not isinstance(value.get("strategy"), str):
-        mend = "write {strategy: fixed, expert: NAME}, or another strategy with its options"
-        yield document.problem(loc, "must be a strategy", mend)
-        return
-    strategy = _found(document, (*loc, "strategy"))
-    if isinstance(strategy, Problem):
-        yield strategy
-        return
-    if "router" in config_options.fields(strategy) and not document.get(*loc[:2], "router"):
-        mend = "add `router: FOLDER` to the policy"
-        yield document.problem(loc, f"{strategy.__name__} needs a router", mend)
-    options = {key: child for key, child in value.items() if key != "strategy"}
-    yield from _options(document, loc, strategy, options)
+def _experts(document: Document, at: Loc) -> Iterator[Loc]:
+    """Where a strategy's options name experts, and those of the strategies among them."""
+    for loc, value in document.items(*at):
+        if loc[-1] in EXPERT_OPTIONS:
+            yield loc
+        elif isinstance(value, dict) and "strategy" in value:
+            yield from _experts(document, loc)

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
-from routewright import __version__, registry
+from routewright import __version__
 from routewright.config import policies as config_policies
 from routewright.config.document import NAME, SECRETS, Document, Problem, is_reference, no_key
-from routewright.config.shape import choose
+from routewright.registry import choose, names
 from routewright.types import DATA_CLASSES
 
 Rule: TypeAlias = Callable[[Document], Iterator[Problem]]
@@ -101,8 +101,8 @@ def speakable_names(document: Document) -> Iterator[Problem]:
 def providers(document: Document) -> Iterator[Problem]:
     for loc, _ in document.items("experts"):
         name = document.get(*loc, "provider")
-        if isinstance(name, str) and name not in registry.names("providers"):
-            mend = choose(name, registry.names("providers"))
+        if isinstance(name, str) and name not in names("providers"):
+            mend = choose(name, names("providers"))
             yield document.problem((*loc, "provider"), "is no known provider", mend)
 
 

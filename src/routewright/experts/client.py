@@ -16,7 +16,7 @@ from routewright import prompts
 from routewright.errors import NotAdmissible, UpstreamError, UpstreamRefused
 from routewright.experts.providers import Call, Provider, input_tokens, said
 from routewright.experts.supervisor import Supervisor
-from routewright.registry import find
+from routewright.registry import build
 from routewright.types import Answer, Ask, Delta, Expert, Query, total_cost
 
 SPEED = 50  # tokens per second, assumed of an expert whose cancelled answer we cannot see
@@ -220,7 +220,7 @@ class Client:
 
     def _provider(self, expert: Expert) -> Provider:
         if expert.provider not in self._providers:
-            self._providers[expert.provider] = find("providers", expert.provider)()
+            self._providers[expert.provider] = build("providers", expert.provider)
         return self._providers[expert.provider]
 
 

@@ -40,10 +40,10 @@ from routewright.prediction.predictors import (
     fit_held_out,
     folds,
     inputs,
-    settings,
 )
 from routewright.prediction.predictors.extended import Extended
 from routewright.prediction.predictors.pool import Pool
+from routewright.registry import settings
 from routewright.router import frontier
 from routewright.router.frontier import OperatingPoint
 from routewright.router.router import Router

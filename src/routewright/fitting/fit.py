@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from routewright import metrics, parallel
+from routewright import metrics, parallel, registry
 from routewright.answers.evidence import Evidence
 from routewright.data.outcomes import Outcomes, check_names, fingerprints
 from routewright.errors import BadInput, BadTable
@@ -23,7 +23,6 @@ from routewright.prediction.predictors import (
     Belief,
     Folds,
     Predictor,
-    configured,
     deviations,
     fit_held_out,
     folds,
@@ -289,14 +288,16 @@ def _within(progress: Progress, begin: float, share: float) -> Progress:
 
 
 def _makers(predictor: str, options: Mapping[str, Any]) -> dict[str, Callable[..., Predictor]]:
-    """The predictors to try, by name."""
+    """The predictors to try, by name; raises BadInput for options that cannot be used."""
     if predictor != "auto":
-        return {predictor: configured(predictor, options)}
+        make = partial(registry.build, "predictors", {**options, "predictor": predictor})
+        make()
+        return {predictor: make}
     if options:
         raise BadInput(
             f"option {next(iter(options))} needs to know its predictor: name it with --predictor"
         )
-    return {name: configured(name, {}) for name in AUTO_PREDICTORS}
+    return {name: partial(registry.build, "predictors", name) for name in AUTO_PREDICTORS}
 
 
 def _informed(make: Callable[..., Predictor], outcomes: Outcomes) -> Predictor:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from routewright.config import Config, PolicyConfig
 from routewright.errors import BadConfig, BadInput, NotAdmissible
 from routewright.gateway.errors import BadRequest
-from routewright.registry import find
 from routewright.router.frontier import OperatingPoint
 from routewright.router.router import Router
 from routewright.strategies import build
@@ -149,7 +147,9 @@ class Policies:
                 )
             goal = {key: getattr(policy, key) for key in GOALS if getattr(policy, key) is not None}
             point = router.at(**goal) if router and goal else None
-            strategy = router.strategy_at(point) if router and point else _strategy(policy, router)
+            strategy = (
+                router.strategy_at(point) if router and point else build(policy.spec(), router)
+            )
         except BadInput as error:
             raise BadConfig(f"policy '{name}': {error}") from error
         hurry = policy.latency_price or 0.0
@@ -162,11 +162,3 @@ class Policies:
             router.predict([Query.of("")])  # what it refers to is loaded now, or missed now
             self._routers[folder] = router
         return self._routers[folder]
-
-
-def _strategy(policy: PolicyConfig, router: Router | None) -> Strategy:
-    spec: dict[str, Any] = {"strategy": policy.strategy, **policy.arguments()}
-    takes = {field.name for field in fields(find("strategies", policy.strategy))}
-    prices = {"price": policy.price, "latency_price": policy.latency_price}
-    spec |= {name: p for name, p in prices.items() if p is not None and name in takes}
-    return build(spec, router)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,10 @@ from numpy.typing import NDArray
 from routewright.errors import BadInput
 from routewright.types import content_text
 
-TUNES = ("lora", "full", "frozen")
-PRECISIONS = ("float32", "bfloat16")
+Tune: TypeAlias = Literal["lora", "full", "frozen"]
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+TUNES: tuple[Tune, ...] = get_args(Tune)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 CHECKPOINTS = 10  # per training
 WARM_UP = 0.06  # share of the steps
 DECAY = 0.01

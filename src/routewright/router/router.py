@@ -29,7 +29,7 @@ from routewright.prediction.costs import CostModel
 from routewright.prediction.encoders import Encoder
 from routewright.prediction.novelty import Novelty
 from routewright.prediction.predictors import Predictor, inputs
-from routewright.registry import find
+from routewright.registry import find, name_of
 from routewright.router.frontier import OperatingPoint
 from routewright.strategies import build
 from routewright.types import Array, Prediction, Query, Strategy
@@ -216,8 +216,14 @@ class Router:
             "format": FORMAT,
             "routewright": __version__,
             "experts": list(self.experts),
-            "encoder": {"name": _file_of(self.encoder), "options": self.encoder.options()},
-            "predictor": {"name": _file_of(self.predictor), "options": self.predictor.options()},
+            "encoder": {
+                "name": name_of("encoders", self.encoder),
+                "options": self.encoder.options(),
+            },
+            "predictor": {
+                "name": name_of("predictors", self.predictor),
+                "options": self.predictor.options(),
+            },
             "costs": self.costs.options(),
             "novelty": self.novelty.options(),
             "evidence": None if self.evidence is None else self.evidence.options(),
@@ -342,10 +348,6 @@ def _from_here(source: str, folder: Path) -> str:
 
 def _under(arrays: Mapping[str, Any], part: str) -> dict[str, Any]:
     return {k.removeprefix(f"{part}/"): v for k, v in arrays.items() if k.startswith(f"{part}/")}
-
-
-def _file_of(member: object) -> str:
-    return type(member).__module__.rsplit(".", 1)[-1]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

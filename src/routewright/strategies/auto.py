@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import NonNegativeFloat
 
 from routewright.answers.evidence import NOBODY, UNSURE, Evidence, Replies, Rung, RungState
 from routewright.errors import NotAdmissible, UpstreamError
@@ -45,8 +46,8 @@ class Auto:
     """
 
     router: Weighs
-    price: float = 0.0
-    latency_price: float = 0.0
+    price: NonNegativeFloat = 0.0
+    latency_price: NonNegativeFloat = 0.0
 
     def plan(self, query: Query) -> Plan:
         evidence = self.router.evidence

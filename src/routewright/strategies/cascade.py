@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from routewright.errors import NotAdmissible, UpstreamError
 from routewright.types import Answer, Ask, Decision, Plan, Query
@@ -18,7 +21,7 @@ class Cascade:
     """
 
     ladder: tuple[str, ...]
-    trust: float = 0.7  # 0..1
+    trust: Annotated[float, Field(ge=0, le=1)] = 0.7
 
     def plan(self, query: Query) -> Plan:
         rungs = [expert for expert in self.ladder if query.permits(expert)] or [self.ladder[-1]]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import NonNegativeFloat
 
 from routewright.answers import votes
 from routewright.answers.equivalence import Kind
@@ -39,7 +40,7 @@ class CascadeRouting:
     """
 
     router: Predicts
-    price: float = 0.0
+    price: NonNegativeFloat = 0.0
     answers: Kind = "auto"
     stretch: float = 1.0
     ahead: int = 3

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from routewright.types import Indices, Plan, Prediction, Query, Strategy
 
@@ -22,7 +23,7 @@ class Mix:
 
     first: Strategy
     second: Strategy
-    share: float
+    share: Annotated[float, Field(ge=0, le=1)]
 
     def plan(self, query: Query) -> Plan:
         decision = yield from (self.second if query.lot < self.share else self.first).plan(query)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import NonNegativeFloat
 
 from routewright.errors import NoAdmissibleExpert
 from routewright.policies import choose
@@ -24,8 +25,8 @@ class Single:
     """
 
     router: Predicts
-    price: float = 0.0
-    latency_price: float = 0.0
+    price: NonNegativeFloat = 0.0
+    latency_price: NonNegativeFloat = 0.0
 
     def plan(self, query: Query) -> Plan:
         prediction = self.router.predict([query])

@@ -12,9 +12,9 @@ import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeGuard
 
+from routewright import registry
 from routewright.data.queries import Item
 from routewright.errors import BadInput
-from routewright.registry import find
 from routewright.types import Answer, Query
 
 
@@ -71,20 +71,13 @@ def ungraded(why: str) -> Grade:
 
 
 def build(name: str) -> Any:
-    """A grader from its name on the command line, such as `f1`, `numeric=0.01` or `judge=EXPERT`.
+    """A grader from its name on the command line, such as `f1`, `numeric=0.01` or `judge=EXPERT`;
+    see `registry.build`.
 
     >>> build("exact").grade(Item(Query.of("2 + 2?"), reference="4"), " 4 ").score
     1.0
-
-    Raises BadInput for unknown names, and for an argument that is missing or not wanted.
     """
-    kind, _, argument = name.partition("=")
-    cls = find("graders", kind)
-    try:
-        return cls(argument) if argument else cls()
-    except TypeError as error:
-        wants = f"write {kind}=…: {cls.__doc__.splitlines()[0]}" if not argument else "leave it out"
-        raise BadInput(f"grader '{name}': {wants}") from error
+    return registry.build("graders", name)
 
 
 class Graders:

@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pydantic import PositiveInt
+
 from routewright.data.queries import Item
 from routewright.errors import BadInput
 from routewright.grading.graders import Example, Grade, ungraded
@@ -42,7 +44,7 @@ class Code:
     Linux and macOS only.
     """
 
-    seconds: int | str = SECONDS
+    seconds: PositiveInt = SECONDS
 
     by_name_only: ClassVar[bool] = True
     example: ClassVar[Example] = Example(
@@ -57,9 +59,6 @@ class Code:
     def __post_init__(self) -> None:
         if sys.platform == "win32":
             raise BadInput("grader 'code' cannot limit processes on Windows: use Linux or macOS")
-        if not str(self.seconds).isdecimal() or int(self.seconds) < 1:
-            raise BadInput(f"code={self.seconds}: write whole seconds, such as code=10")
-        object.__setattr__(self, "seconds", int(self.seconds))
 
     def grade(self, item: Item, answer: str) -> Grade:
         tests = item.facts.get("tests") or ()
@@ -68,7 +67,7 @@ class Code:
             return ungraded("no tests")
         code = "\n\n".join(FENCE.findall(answer)) or answer
         setup = str(item.facts.get("setup") or "")
-        outcome = run(code, tests, int(self.seconds), setup=setup)
+        outcome = run(code, tests, self.seconds, setup=setup)
         if outcome.get("note"):
             return ungraded(outcome["note"])
         wrong = outcome.get("error") or next(filter(None, outcome["tests"]), None)

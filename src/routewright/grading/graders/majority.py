@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from routewright.answers.equivalence import UNKNOWN, Kind, group
 from routewright.data.queries import Item
@@ -22,12 +22,12 @@ class Majority:
     must, and a reference where there is one.
     """
 
-    kind: str = "auto"
+    kind: Kind = "auto"
 
     by_name_only: ClassVar[bool] = False
 
     async def judge(self, item: Item, answers: Mapping[str, str], ask: Ask) -> Mapping[str, Grade]:
-        labels = group(cast(Kind, self.kind), list(answers.values()))
+        labels = group(self.kind, list(answers.values()))
         votes = Counter(label for label in labels if label != UNKNOWN)
         winner, count = votes.most_common(1)[0] if votes else (UNKNOWN, 0)
         if len(answers) < 3 or 2 * count <= len(answers):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from routewright.answers.equivalence import key, same
 from routewright.data.queries import Item
-from routewright.errors import BadInput
 from routewright.grading.graders import Example, Grade, ungraded
 from routewright.types import Query
 
@@ -22,7 +23,7 @@ class Numeric:
     (`pip install routewright[maths]`); without it they stay ungraded.
     """
 
-    tolerance: float | str = 0.0  # relative to the reference
+    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.0  # relative to the reference
 
     by_name_only: ClassVar[bool] = False
     example: ClassVar[Example] = Example(
@@ -30,15 +31,6 @@ class Numeric:
         "500 × 2.50 = 1,250, so they cost **$1,250.00**.",
         "$1,205",
     )
-
-    def __post_init__(self) -> None:
-        try:
-            tolerance = float(self.tolerance)
-        except ValueError:
-            tolerance = -1.0
-        if not 0 <= tolerance < 1:
-            raise BadInput(f"numeric={self.tolerance}: the tolerance must be in 0..1, such as 0.01")
-        object.__setattr__(self, "tolerance", tolerance)
 
     def grade(self, item: Item, answer: str) -> Grade:
         right = [text for text in item.references if key("number", text) is not None]

@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
 from routewright.data.queries import Item
 from routewright.errors import BadInput
+from routewright.grading import rewards
 from routewright.grading.graders import Ask, Grade, ungraded
-from routewright.registry import find
-
-MODELS = ("classifier", "function")  # of rewards/: those that ask no expert
 
 
 @dataclass(frozen=True)
@@ -34,28 +31,28 @@ class Reward:
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        kind, _, source = self.model.partition("=")
-        if kind not in MODELS or not source:
-            known = " or ".join(f"reward={name}=…" for name in MODELS)
-            raise BadInput(f"no reward model '{self.model}' grades in this process: write {known}")
+        if rewards.asks(self._model):
+            raise BadInput(
+                f"reward model '{self.model}' asks experts, and a grader cannot: write"
+                " reward=classifier=NAME-OR-FOLDER or reward=function=FILE.py:NAME"
+            )
 
     async def judge(self, item: Item, answers: Mapping[str, str], ask: Ask) -> Mapping[str, Grade]:
         pairs = [(item.query, text) for text in answers.values()]
         async with self._turn:  # a model that is loaded twice, or used by two at once, is slower
-            rewards = await asyncio.to_thread(lambda: self._model.rate(pairs))
-        return {name: _grade(k, rewards) for k, name in enumerate(answers)}
+            earned = await asyncio.to_thread(lambda: self._model.rate(pairs))
+        return {name: _grade(k, earned) for k, name in enumerate(answers)}
 
-    @cached_property
+    @property
     def _model(self) -> Any:
-        kind, _, source = self.model.partition("=")
-        return find("rewards", kind)(source)
+        return rewards.build(self.model)
 
 
-def _grade(place: int, rewards: np.ndarray[Any, np.dtype[np.float64]]) -> Grade:
-    others = np.delete(rewards, place)
+def _grade(place: int, earned: np.ndarray[Any, np.dtype[np.float64]]) -> Grade:
+    others = np.delete(earned, place)
     others = others[np.isfinite(others)]
-    if not np.isfinite(rewards[place]):
+    if not np.isfinite(earned[place]):
         return ungraded("the reward model could not tell")
     if not others.size:
         return ungraded("no other answer to compare with")
-    return Grade(float(np.mean(1 / (1 + np.exp(others - rewards[place])))))
+    return Grade(float(np.mean(1 / (1 + np.exp(others - earned[place])))))

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from routewright.errors import BadInput
-from routewright.registry import find, names
+from routewright import registry
 from routewright.types import Answer, Array, Ask, Query
 
 Pair: TypeAlias = tuple[Query, str]  # a query and the text of an answer to it
@@ -48,23 +47,13 @@ RewardModel: TypeAlias = LocalModel | AskingModel
 
 @cache
 def build(spec: str) -> RewardModel:
-    """A reward model from its name on the command line.
+    """A reward model from its name on the command line; the same one for the same name, so that
+    what it loads is loaded once. See `registry.build`.
 
     `recorded`, `classifier=NAME-OR-FOLDER`, `judge=EXPERT`, `pairwise=EXPERT`,
-    `function=FILE.py:NAME`. Raises BadInput for names that do not exist.
+    `function=FILE.py:NAME`.
     """
-    kind, _, source = spec.partition("=")
-    if kind not in names("rewards"):
-        raise BadInput(
-            f"no reward model is called '{kind}': choose one of {', '.join(names('rewards'))}"
-        )
-    cls: Any = find("rewards", kind)
-    wants = getattr(cls, "source", None)
-    if wants and not source:
-        raise BadInput(f"reward model '{kind}' needs {wants}: write {kind}={wants.upper()}")
-    if source and not wants:
-        raise BadInput(f"reward model '{kind}' takes nothing after '=', not '{source}'")
-    model: RewardModel = cls(source) if source else cls()
+    model: RewardModel = registry.build("rewards", spec)
     return model
 
 

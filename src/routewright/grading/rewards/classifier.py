@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,8 +23,6 @@ class Classifier:
     answer stands at the end. On a GPU the weights are bfloat16. Weights are read from safetensors
     only, and no code of the model's repository is run.
     """
-
-    source: ClassVar[str] = "name-or-folder"
 
     model: str
     batch: int = 16

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module, util
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -22,8 +22,6 @@ class Function:
 
     It gives a number, or None where it cannot say. The file is run: name only your own.
     """
-
-    source: ClassVar[str] = "file.py:name"
 
     where: str
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -18,8 +17,6 @@ from routewright.types import Answer, Ask, Query
 class Judge:
     """The rating from 1 to 10, as 0..1, by the same prompt as the grader `judge`; a reply without
     a readable rating counts as unread."""
-
-    source: ClassVar[str] = "expert"
 
     expert: str
 

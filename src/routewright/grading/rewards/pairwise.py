@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import ClassVar
 
 import numpy as np
 
@@ -24,8 +23,6 @@ class Pairwise:
     order is a tie. A comparison counts only if both verdicts could be read; an answer without one
     is unknown. The K (K − 1) asks of K answers are shared between the two answers of each pair.
     """
-
-    source: ClassVar[str] = "expert"
 
     expert: str
 

@@ -7,11 +7,9 @@ that a predictor can look at one of them alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from typing import Any, Protocol, Self
 
-from routewright.errors import BadInput
-from routewright.registry import find
+from routewright import registry
 from routewright.types import Array, Query
 
 
@@ -34,17 +32,10 @@ class Encoder(Protocol):
 
 
 def build(name: str) -> Encoder:
-    """An unfitted encoder from its name on the command line.
+    """An unfitted encoder from its name on the command line; see `registry.build`.
 
     `lexical`, `static=FOLDER`, and sums such as `lexical+surface+domain` for `concat`.
     """
-    if "+" in name:
-        parts = [build(part) for part in name.split("+")]
-        encoder: Encoder = find("encoders", "concat")(parts)
-        return encoder
-    kind, _, source = name.partition("=")
-    cls = find("encoders", kind)
-    if source and is_dataclass(cls) and "source" not in {field.name for field in fields(cls)}:
-        raise BadInput(f"encoder '{kind}' takes no model: write {kind}, not '{name}'")
-    built: Encoder = cls(source) if source else cls()
-    return built
+    parts: list[Encoder] = [registry.build("encoders", part) for part in name.split("+")]
+    encoder: Encoder = registry.build("encoders", "concat", parts=parts)
+    return parts[0] if len(parts) == 1 else encoder

@@ -20,8 +20,8 @@ Embed = Callable[[str], Array]  # a text ▶ its vector
 class Embedding:
     """Vectors of unit length from the model at `source`, which is loaded when it is needed."""
 
-    source: str = ""
-    width: int = 0
+    source: str
+    width: int = field(default=0, repr=False)
     _embed: Embed | None = field(default=None, repr=False, compare=False)
 
     @staticmethod

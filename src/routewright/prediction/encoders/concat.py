@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from routewright.prediction.encoders import Encoder
-from routewright.registry import find
+from routewright.registry import find, name_of
 from routewright.types import Array, Query
 
 
@@ -42,7 +42,7 @@ class Concat:
     def options(self) -> dict[str, Any]:
         return {
             "parts": [
-                {"name": type(part).__name__.lower(), "options": part.options()}
+                {"name": name_of("encoders", part), "options": part.options()}
                 for part in self.parts
             ]
         }

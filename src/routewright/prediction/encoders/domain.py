@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
+from pydantic import PositiveInt
 
 from routewright.types import Array, Query
 
@@ -19,8 +20,8 @@ class Domain:
     A query of the gateway seldom names its domain: predictors must do without.
     """
 
-    labels: tuple[str, ...] = ()
-    min_count: int = 5
+    labels: tuple[str, ...] = field(default=(), repr=False)
+    min_count: PositiveInt = 5
 
     @property
     def blocks(self) -> Mapping[str, slice]:

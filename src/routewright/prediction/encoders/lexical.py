@@ -11,10 +11,11 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, PositiveInt
 
 from routewright.types import Array, Query
 
@@ -31,12 +32,12 @@ class Lexical:
     `max_chars` are read from both ends.
     """
 
-    width: int = 256
-    bits: int = 18
-    features: int = 20_000
-    min_df: int = 2
-    max_chars: int = 6_000
-    seen: int = 0  # texts it was fitted on
+    width: PositiveInt = 256
+    bits: Annotated[int, Field(ge=1, le=30)] = 18
+    features: PositiveInt = 20_000
+    min_df: PositiveInt = 2
+    max_chars: PositiveInt = 6_000
+    seen: int = field(default=0, repr=False)  # texts it was fitted on
     slots: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32), repr=False)
     idf: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32), repr=False)
     basis: NDArray[np.float32] = field(

@@ -30,8 +30,6 @@ class Sentence(Embedding):
 
     @staticmethod
     def open(source: str) -> Embed:
-        if not source:
-            raise BadInput("encoder 'sentence' needs a model: sentence=FOLDER or sentence=NAME")
         if source.endswith(".onnx"):
             return _onnx(_tokenizer_near(Path(source)), Path(source))
         for name in ONNX_FILES:

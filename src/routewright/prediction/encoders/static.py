@@ -20,8 +20,6 @@ class Static(Embedding):
 
     @staticmethod
     def open(source: str) -> Embed:
-        if not source:
-            raise BadInput("encoder 'static' needs a model: static=FOLDER or static=NAME")
         try:
             from model2vec import StaticModel
         except ImportError as error:

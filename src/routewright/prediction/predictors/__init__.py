@@ -8,18 +8,12 @@ vectors. One that learns from more than scores has `given(outcomes)`, and is sho
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from types import NoneType, UnionType
-from typing import Any, NamedTuple, Protocol, Self, get_args, get_type_hints
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from routewright.errors import BadInput
-from routewright.registry import find
 from routewright.types import Array, Query
 
 Folds = NDArray[np.intp]  # a fold number per row
@@ -79,52 +73,6 @@ def inputs(predictor: Predictor, x: Array, queries: Sequence[Query]) -> Any:
     if not getattr(predictor, "reads_text", False):
         return x
     return np.array([query.text for query in queries], dtype=object)
-
-
-def configured(name: str, options: Mapping[str, Any]) -> Callable[..., Predictor]:
-    """What makes a predictor with these fields, which may be text: `{"k": "40"}` of `knn`.
-
-    Raises BadInput listing the fields that there are, or saying what a field takes.
-    """
-    from pydantic import TypeAdapter, ValidationError
-
-    cls: Callable[..., Predictor] = find("predictors", name)
-    known = settable(cls)
-    found: dict[str, Any] = {}
-    for key, value in options.items():
-        if key not in known:
-            there = ", ".join(known)
-            raise BadInput(f"predictor '{name}' has no option {key}; it has {there or 'none'}")
-        none = isinstance(value, str) and value.lower() == "none" and _optional(known[key])
-        try:
-            found[key] = None if none else TypeAdapter(known[key]).validate_python(value)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"].removeprefix("Input ")
-            raise BadInput(f"option {key} of predictor '{name}' {reason}, not '{value}'") from error
-        if isinstance(found[key], int | float) and not 0 <= found[key] < math.inf:
-            raise BadInput(f"option {key} of predictor '{name}' is {value}: it must be 0 or more")
-    return partial(cls, **found)
-
-
-def settable(cls: Any) -> dict[str, Any]:
-    """The fields that a line of text can set, and their types; what is learned hides from repr."""
-    hints = get_type_hints(cls)
-    shown = [f.name for f in dataclasses.fields(cls) if f.init and f.repr]
-    return {name: hints[name] for name in shown if _is_plain(hints[name])}
-
-
-def settings(predictor: Any) -> dict[str, Any]:
-    """What `configured` was told, or the defaults: enough to fit another one like it."""
-    return {name: getattr(predictor, name) for name in settable(type(predictor))}
-
-
-def _is_plain(hint: Any) -> bool:
-    parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    return set(parts) <= {int, float, bool, str, NoneType}
-
-
-def _optional(hint: Any) -> bool:
-    return NoneType in get_args(hint)
 
 
 def in_batches(believe: Callable[[Array], Belief], x: Array, size: int, experts: int) -> Belief:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
+from pydantic import NonNegativeFloat
 
 from routewright.prediction.predictors import Belief, deviations
 from routewright.types import Array
@@ -20,8 +21,8 @@ class Domain:
     the domain is often worth as much as an embedding.
     """
 
-    pull: float = 20.0
-    columns: tuple[int, int] = (0, 0)
+    pull: NonNegativeFloat = 20.0
+    columns: tuple[int, int] = field(default=(0, 0), repr=False)
     table: Array = field(default_factory=lambda: np.empty((0, 0)), repr=False)  # (labels, e)
     mean: Array = field(default_factory=lambda: np.empty(0), repr=False)
     error: Array = field(default_factory=lambda: np.empty((0, 0)), repr=False)

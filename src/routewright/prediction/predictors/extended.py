@@ -10,7 +10,7 @@ import numpy as np
 
 from routewright.prediction.predictors import Belief, Predictor
 from routewright.prediction.predictors.linear import Linear
-from routewright.registry import find
+from routewright.registry import find, name_of
 from routewright.types import Array
 
 
@@ -24,7 +24,7 @@ class Extended:
     standard deviation of that sum under the weights' covariance.
     """
 
-    base: Predictor = field(default_factory=Linear)
+    base: Predictor = field(default_factory=Linear, repr=False)
     centre: Array = field(default_factory=lambda: np.empty(0))  # (e,)
     weights: Array = field(default_factory=lambda: np.empty(0))  # (1 + e,); empty: no newcomer
     covariance: Array = field(default_factory=lambda: np.empty((0, 0)), repr=False)
@@ -54,7 +54,7 @@ class Extended:
         )
 
     def options(self) -> dict[str, Any]:
-        name = type(self.base).__module__.rsplit(".", 1)[-1]
+        name = name_of("predictors", self.base)
         return {"base": {"name": name, "options": self.base.options()}}
 
     def arrays(self) -> dict[str, Any]:

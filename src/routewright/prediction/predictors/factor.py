@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from pydantic import NonNegativeFloat, NonNegativeInt
 
 from routewright.prediction.predictors import Belief, means, view
 from routewright.types import Array
@@ -27,8 +28,8 @@ class Factor:
     confirm.
     """
 
-    rank: int = 4
-    penalty: float | None = None
+    rank: NonNegativeInt = 4
+    penalty: NonNegativeFloat | None = None
     queries: Array = field(default_factory=lambda: np.empty((0, 0)), repr=False)  # (width, 1 + k)
     origin: Array = field(default_factory=lambda: np.empty(0), repr=False)  # (1 + k,)
     experts: Array = field(default_factory=lambda: np.empty((0, 0)), repr=False)  # (1 + k, e)

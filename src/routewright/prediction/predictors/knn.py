@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import NonNegativeFloat, PositiveInt
 
 from routewright.prediction.predictors import (
     NOTHING,
@@ -34,10 +35,10 @@ class Knn:
     weights of those blocks, by squared error on held-out folds.
     """
 
-    k: int | None = None
-    domain: float | None = None
-    surface: float = 0.02
-    width: int = 128  # columns of each text block
+    k: PositiveInt | None = None
+    domain: NonNegativeFloat | None = None
+    surface: NonNegativeFloat = 0.02
+    width: PositiveInt = 128  # columns of each text block
     view: View = NOTHING
     x: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32), repr=False)
     deviation: Array = field(default_factory=lambda: np.empty((0, 0)), repr=False)

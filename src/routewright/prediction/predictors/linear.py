@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from pydantic import NonNegativeFloat, PositiveInt
 
 from routewright.prediction.predictors import Belief, View, components, deviations, view
 from routewright.types import Array
@@ -24,9 +25,9 @@ class Linear:
     deviation of the signal that leave-one-out could not confirm.
     """
 
-    width: int = 128
-    domain: float = 2.0
-    surface: float = 0.3
+    width: PositiveInt = 128
+    domain: NonNegativeFloat = 2.0
+    surface: NonNegativeFloat = 0.3
     affine: Affine | None = field(default=None, repr=False)
 
     def fit(self, x: Array, scores: Array, *, blocks: Mapping[str, slice], seed: int = 0) -> Self:

@@ -12,7 +12,7 @@ import numpy as np
 
 from routewright.prediction.predictors import Belief, Folds, Predictor, fit_held_out
 from routewright.prediction.predictors.linear import Linear
-from routewright.registry import find
+from routewright.registry import find, name_of
 from routewright.types import Array
 
 
@@ -25,7 +25,7 @@ class Pool:
     goes with it. `fit` takes the pool's scores and then those of the others, column by column.
     """
 
-    base: Predictor = field(default_factory=Linear)
+    base: Predictor = field(default_factory=Linear, repr=False)
     size: int = field(default=0, repr=False)
     assumed: Array = field(default_factory=lambda: np.empty(0), repr=False)  # (size,)
 
@@ -45,7 +45,7 @@ class Pool:
         return self._narrow(self.base.predict(x))
 
     def options(self) -> dict[str, Any]:
-        name = type(self.base).__module__.rsplit(".", 1)[-1]
+        name = name_of("predictors", self.base)
         return {"base": {"name": name, "options": self.base.options()}, "size": self.size}
 
     def arrays(self) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Stack:
     each. The spread is the bases' disagreement.
     """
 
-    bases: Sequence[tuple[str, dict[str, Any]]] = BASES
+    bases: Sequence[tuple[str, dict[str, Any]]] = field(default=BASES, repr=False)
     models: list[Predictor] = field(default_factory=list, repr=False)
     mean: Array = field(default_factory=lambda: np.empty(0), repr=False)
     mixing: Array = field(default_factory=lambda: np.empty((0, 0, 0)), repr=False)  # (bases, e, e)

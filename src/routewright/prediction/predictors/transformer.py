@@ -8,18 +8,20 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from routewright.errors import BadInput
 from routewright.prediction import language_models
+from routewright.prediction.language_models import Precision, Tune
 from routewright.prediction.predictors import Belief, Folds, means
 from routewright.prediction.predictors.factor import unconfirmed
 from routewright.types import Array
 
-HEADS = ("bilinear", "rasch", "mlp")
-LOSSES = ("bce", "kl", "reverse_kl")
+Head: TypeAlias = Literal["bilinear", "rasch", "mlp"]
+Loss: TypeAlias = Literal["bce", "kl", "reverse_kl"]
 RATES = {"lora": 2e-4, "full": 2e-5, "frozen": 0.0}  # of the base, unless told
 SETTINGS = (
     "base head tune loss epochs learning_rate head_rate batch accumulate max_tokens rank width"
@@ -60,19 +62,19 @@ class Transformer:
     reads_text: ClassVar[bool] = True
 
     base: str = "microsoft/mdeberta-v3-base"
-    head: str = "bilinear"
-    tune: str = "lora"
-    loss: str = "bce"
-    epochs: int = 3
-    learning_rate: float | None = None  # of the base; None: 2e-4 for lora, 2e-5 for full
-    head_rate: float = 1e-3
-    batch: int = 16  # rows at once
-    accumulate: int = 1  # batches per step
-    max_tokens: int = 256
-    rank: int = 8  # of the adapters
-    width: int = 16  # of the experts' embeddings
-    temperature: float = 0.3
-    precision: str = "float32"  # of a base that is not trained in full
+    head: Head = "bilinear"
+    tune: Tune = "lora"
+    loss: Loss = "bce"
+    epochs: PositiveInt = 3
+    learning_rate: NonNegativeFloat | None = None  # of the base; None: 2e-4 for lora, 2e-5 for full
+    head_rate: NonNegativeFloat = 1e-3
+    batch: PositiveInt = 16  # rows at once
+    accumulate: PositiveInt = 1  # batches per step
+    max_tokens: PositiveInt = 256
+    rank: PositiveInt = 8  # of the adapters
+    width: PositiveInt = 16  # of the experts' embeddings
+    temperature: PositiveFloat = 0.3
+    precision: Precision = "float32"  # of a base that is not trained in full
     checkpointing: bool = False  # activations are computed twice, to save memory
     folder: str = ""  # for checkpoints
     facts: dict[str, Any] = field(default_factory=dict, repr=False)  # what tells the base
@@ -84,17 +86,6 @@ class Transformer:
     _network: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("head", HEADS),
-            ("tune", language_models.TUNES),
-            ("loss", LOSSES),
-            ("precision", language_models.PRECISIONS),
-        ):
-            if (value := getattr(self, name)) not in known:
-                raise BadInput(f"{name} '{value}' is unknown: choose {' or '.join(known)}")
-        for name in ("epochs", "batch", "accumulate", "max_tokens", "rank", "width", "temperature"):
-            if (value := getattr(self, name)) <= 0:
-                raise BadInput(f"{name} is {value:g} and must be positive")
         if self.tune == "full" and self.precision != "float32":
             raise BadInput(f"precision '{self.precision}' does not go with tune 'full'")
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from pydantic import PositiveInt
 
-from routewright.errors import BadInput
 from routewright.parallel import jobs
 from routewright.prediction.predictors import (
     NOTHING,
@@ -31,9 +31,9 @@ class Trees:
     scikit-learn grows it; the trees are stored as arrays and walked with NumPy.
     """
 
-    trees: int = 80
-    leaf: int = 8  # training queries in a leaf, at least
-    width: int = 48
+    trees: PositiveInt = 80
+    leaf: PositiveInt = 8  # training queries in a leaf, at least
+    width: PositiveInt = 48
     view: View = NOTHING
     depth: int = field(default=0, repr=False)
     mean: Array = field(default_factory=lambda: np.empty(0), repr=False)
@@ -43,8 +43,6 @@ class Trees:
     def fit(self, x: Array, scores: Array, *, blocks: Mapping[str, slice], seed: int = 0) -> Self:
         from sklearn.ensemble import ExtraTreesRegressor
 
-        if self.trees < 1 or self.leaf < 1:
-            raise BadInput(f"trees={self.trees}, leaf={self.leaf}: both must be 1 or more")
         self.view = view(blocks, width=self.width)
         columns = self._columns(x)
         self.mean, deviation = deviations(scores)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from routewright.data.outcomes import Outcomes, tags_of
 from routewright.errors import BadInput, BadTable
+from routewright.prediction.language_models import Tune
 from routewright.prediction.predictors import (
     NOTHING,
     Belief,
@@ -19,11 +21,11 @@ from routewright.prediction.predictors import (
     _labels,
     folds,
     means,
-    settings,
     view,
 )
 from routewright.prediction.predictors.linear import Ridge, fit_ridge
 from routewright.prediction.predictors.transformer import Progress, Transformer
+from routewright.registry import settings
 from routewright.types import Array
 
 Mask = NDArray[np.bool_]
@@ -67,22 +69,22 @@ class Zooter:
     regression of its own. The spread is a jackknife over the folds.
     """
 
-    beta: float = 0.3
+    beta: Annotated[float, Field(ge=0, le=1)] = 0.3
     tags: str = "table"
-    temperature: float | None = None
+    temperature: PositiveFloat | None = None
     hard: bool = False
-    direction: str = "forward"
+    direction: Literal["forward", "reverse"] = "forward"
     reward: str = "auto"
-    shrinkage: float = 20.0
+    shrinkage: NonNegativeFloat = 20.0
     leave_one_out: bool = True
-    untagged: str = "own"
-    penalty: float | None = None
-    text_weight: float | None = None
-    width: int = 128
+    untagged: Literal["own", "mean"] = "own"
+    penalty: PositiveFloat | None = None
+    text_weight: PositiveFloat | None = None
+    width: PositiveInt = 128
     base: str | None = None
-    tune: str | None = None
-    epochs: int = 3
-    learning_rate: float | None = None
+    tune: Tune | None = None
+    epochs: PositiveInt = 3
+    learning_rate: NonNegativeFloat | None = None
     progress: Progress = field(default=_quiet, repr=False, compare=False)
     lessons: Lessons | None = field(default=None, repr=False)
     view: View = field(default=NOTHING, repr=False)
@@ -115,7 +117,6 @@ class Zooter:
         self, x: Array, scores: Array, *, blocks: Mapping[str, slice], fold: Folds, seed: int = 0
     ) -> Belief:
         """Fits; also gives beliefs about each row from a router that did not see it."""
-        self._check()
         if self.reads_text:  # a training for every fold would take too long
             fold = np.unique(fold, return_inverse=True)[1] % 2
         else:
@@ -183,21 +184,8 @@ class Zooter:
             beta=self.beta,
             shrinkage=self.shrinkage,
             leave_one_out=self.leave_one_out,
-            untagged="mean" if self.untagged == "mean" else "own",
+            untagged=self.untagged,
         )
-
-    def _check(self) -> None:
-        if not 0 <= self.beta <= 1:
-            raise BadInput(f"beta is {self.beta:g} and must be in 0..1")
-        if self.shrinkage < 0:
-            raise BadInput(f"shrinkage is {self.shrinkage:g} and must not be negative")
-        for name in ("temperature", "penalty", "text_weight"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise BadInput(f"{name} is {value:g} and must be above 0, or none")
-        for name, known in (("direction", DIRECTIONS), ("untagged", ("own", "mean"))):
-            if getattr(self, name) not in known:
-                raise BadInput(f"{name} '{getattr(self, name)}' is none of {', '.join(known)}")
 
     def _lessons(
         self, x: Array, scores: Array, blocks: Mapping[str, slice], seed: int
@@ -268,9 +256,6 @@ class Zooter:
     def _spread(self) -> Array:
         assert self.distilled is not None, "fit first"
         return self.distilled.error
-
-
-DIRECTIONS = ("forward", "reverse")
 
 
 class Lessons(NamedTuple):
@@ -514,7 +499,7 @@ def fit_tuned(texts: Any, wanted: Array, zooter: Zooter, seed: int) -> Tuned:
         tune=zooter.tune or Transformer.tune,
         epochs=zooter.epochs,
         learning_rate=zooter.learning_rate,
-        loss={"forward": "kl", "reverse": "reverse_kl"}[zooter.direction],
+        loss="kl" if zooter.direction == "forward" else "reverse_kl",
         temperature=1.0,
         progress=zooter.progress,
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from functools import cached_property
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from routewright.parallel import jobs
-from routewright.types import Array
+from routewright.types import Array, Indices
 
 BATCH = 1024
 
@@ -23,10 +24,22 @@ class Forest:
 
     @classmethod
     def grow(
-        cls, x: Array, y: Array, *, trees: int, leaf: int, share: float, seed: int = 0
+        cls,
+        x: Array,
+        y: Array,
+        *,
+        trees: int,
+        leaf: int,
+        share: float,
+        seed: int = 0,
+        back: Array | None = None,
     ) -> Self:
-        """Fits columns (n, c) to targets (n, outputs); a leaf holds at least `leaf` rows, a split
-        looks at a `share` of the columns."""
+        """Fits columns (n, c) to targets (n, k); a leaf holds at least `leaf` rows, a split
+        looks at a `share` of the columns.
+
+        `back` (k, outputs) maps what the leaves hold to what the forest predicts, where the
+        targets stand in another basis.
+        """
         from sklearn.ensemble import ExtraTreesRegressor
 
         forest = ExtraTreesRegressor(
@@ -54,7 +67,7 @@ class Forest:
             "feature": np.maximum(feature, 0),
             "cut": np.concatenate([tree.threshold for tree in grown]).astype(np.float32),
             "child": child.ravel(),
-            "value": value.astype(np.float32),
+            "value": (value if back is None else value @ back).astype(np.float32),
         }
         return cls(max(tree.max_depth for tree in grown), nodes)
 
@@ -75,19 +88,38 @@ class Forest:
     def predict(self, x: Array) -> Array:
         """Columns (n, c) ▶ means over the trees (n, outputs)."""
         width = self.nodes["value"].shape[1]
-        parts = [self._walk(x[i : i + BATCH]) for i in range(0, len(x), BATCH)]
-        return np.vstack([np.empty((0, width)), *parts])
+        parts = [self.leaves(x[i : i + BATCH]) for i in range(0, len(x), BATCH)]
+        means = [values.mean(axis=1, dtype=np.float64) for values in parts]
+        return np.vstack([np.empty((0, width)), *means])
 
-    def _walk(self, x: Array) -> Array:
-        columns, nodes = x.astype(np.float32), self.nodes
-        feature, cut, child = nodes["feature"], nodes["cut"], nodes["child"]
+    def leaves(self, x: Array) -> Any:
+        """Columns (n, c) ▶ what each tree says, (n, trees, outputs) in single precision."""
+        columns, (start, feature, cut, child) = x.astype(np.float32), self._pairs
         flat, first = columns.ravel(), np.arange(len(x))[:, None] * columns.shape[1]
-        node = np.tile(nodes["start"], (len(x), 1))
+        node = np.tile(start, (len(x), 1))
         for step in range(self.depth):
             # `take` is several times faster than indexing for one query at a time.
-            right = flat.take(first + feature.take(node)) > cut.take(node)
-            before, node = node, child.take(2 * node + right)
-            if step % 4 == 3 and np.array_equal(before, node):
+            column = feature.take(node)
+            if len(x) > 1:
+                column += first
+            before, node = node, child.take(node + (flat.take(column) > cut.take(node)))
+            if step % 6 == 5 and np.array_equal(before, node):
                 break  # every query has reached its leaf in every tree
-        said: Array = nodes["value"].take(node, axis=0).mean(axis=1, dtype=np.float64)
-        return said
+        return self.nodes["value"].take(node // 2, axis=0)
+
+    @cached_property
+    def _pairs(self) -> _Pairs:
+        nodes = self.nodes
+        start, child = (2 * nodes[name].astype(np.intp) for name in ("start", "child"))
+        feature = np.repeat(nodes["feature"].astype(np.intp), 2)
+        return _Pairs(start, feature, np.repeat(nodes["cut"], 2), child)
+
+
+class _Pairs(NamedTuple):
+    """The trees as walked: node k is at 2 k, its twin at 2 k + 1, so that a comparison added to a
+    node's number finds the child. NumPy indexes fastest with its own integers."""
+
+    start: Indices  # (trees,)
+    feature: Indices  # (2 nodes,)
+    cut: Any  # (2 nodes,) float32
+    child: Indices  # (2 nodes,)

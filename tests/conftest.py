@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+from routewright.cli.main import run
 from routewright.data import outcomes
 from routewright.fitting.fit import fit
 from routewright.router.router import Router
@@ -48,3 +50,17 @@ def real_table():
         return path
 
     return find
+
+
+@pytest.fixture
+def routewright(monkeypatch, capsys):
+    """Runs a command line; returns its exit code and what it printed."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["routewright", *map(str, words)])
+        with pytest.raises(SystemExit) as exit:
+            run()
+        printed = capsys.readouterr()
+        return exit.value.code or 0, printed.out, printed.err
+
+    return call

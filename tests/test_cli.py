@@ -12,7 +12,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from routewright.cli.main import run
 from tables import table, write
 
 KNN = ("fit", "TABLE", "--out", "R", "--predictor", "knn")
@@ -22,20 +21,6 @@ SHAPE = {
     "predictor": {"auc", "ece"},
     "domains": {"n", "router", "experts"},
 }
-
-
-@pytest.fixture
-def routewright(monkeypatch, capsys):
-    """Runs a command line; returns its exit code and what it printed."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["routewright", *map(str, words)])
-        with pytest.raises(SystemExit) as exit:
-            run()
-        printed = capsys.readouterr()
-        return exit.value.code or 0, printed.out, printed.err
-
-    return call
 
 
 def test_fit_then_evaluate_writes_the_agreed_figures(routewright, outcome_table, tmp_path: Path):

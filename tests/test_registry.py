@@ -17,7 +17,6 @@ from routewright.registry import FAMILIES, build, names, options, settings
 from routewright.strategies.fixed import Fixed
 from routewright.strategies.mix import Mix
 from tables import table, write
-from test_cli import routewright  # noqa: F401
 from test_gateway import create
 from upstream import config_of, front
 
@@ -266,7 +265,7 @@ def plugged(tmp_path, monkeypatch):
     sys.modules.pop("plugged", None)
 
 
-def test_a_plugged_in_strategy_and_provider_are_served(plugged, routewright):  # noqa: F811
+def test_a_plugged_in_strategy_and_provider_are_served(plugged, routewright):
     experts = [{"name": name, "provider": "parrot"} for name in ("polly", "coco")]
     policies = {"mine": {"strategy": "insist", "options": {"expert": "coco"}}}
     config = {"version": 1, "experts": experts, "policies": policies}
@@ -286,7 +285,7 @@ def test_a_plugged_in_strategy_and_provider_are_served(plugged, routewright):  #
     assert "did you mean 'expert'" in " ".join(out.split())
 
 
-def test_a_plugged_in_predictor_and_encoder_are_fitted_and_loaded(plugged, routewright):  # noqa: F811
+def test_a_plugged_in_predictor_and_encoder_are_fitted_and_loaded(plugged, routewright):
     rows, words = write(plugged, table(120)), ("--predictor", "level", "--encoder", "characters")
     code, out, _ = routewright(
         "fit", rows, "--out", "R", *words, "--option", "level=0.25", "--json"
@@ -301,7 +300,7 @@ def test_a_plugged_in_predictor_and_encoder_are_fitted_and_loaded(plugged, route
     assert "option level of predictor 'level' must be a number, not 'high'" in error
 
 
-def test_a_plugged_in_grader_and_reward_model_are_asked(plugged, routewright):  # noqa: F811
+def test_a_plugged_in_grader_and_reward_model_are_asked(plugged, routewright):
     config = {"version": 1, "experts": [{"name": "polly", "provider": "parrot"}]}
     config["policies"] = {"mine": {"strategy": "insist", "options": {"expert": "polly"}}}
     (plugged / "routewright.yaml").write_text(yaml.safe_dump(config))

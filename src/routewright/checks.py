@@ -49,6 +49,7 @@ class Believer:
 
     experts = EXPERTS
     mean = np.array([0.5, 0.5, 0.8])
+    average_cost = np.array([0.01, 0.03, 0.2])
     evidence = Evidence(
         kind="text",
         prices=np.array([0.0, 10.0]),
@@ -83,6 +84,7 @@ def example(name: str) -> Any:
         "wanted": fixed[0],
         "share": 0.5,
         "price": 1.0,
+        "budget": 0.05,
     }
     taken = registry.options(registry.find("strategies", name))
     spec = {key: options[key] for key in taken if key in options}

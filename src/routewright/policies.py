@@ -100,21 +100,39 @@ def meet_budget(prediction: Prediction, budget: float, latency_price: float = 0.
     return Mixture(cheap, dear, share)
 
 
+def best_ratio(
+    prediction: Prediction,
+    average: Array,
+    budget: float = np.inf,
+    admissible: NDArray[np.bool_] | None = None,
+) -> Indices:
+    """The expert with the best ratio of expected score to average cost, of those that are expected
+    to cost at most `budget` US$; the cheapest where none fits (arXiv 2401.13979, section 3).
+
+    `average` (e,) is in US$; an expert without costs is free. `admissible` is broadcast to the
+    predictions' shape. An expert that was never scored is chosen only where nobody else may be.
+    """
+    able = np.broadcast_to(True if admissible is None else admissible, prediction.quality.shape)
+    scored = able & (prediction.quality >= 0)
+    able = np.where(scored.any(axis=-1, keepdims=True), scored, able)
+    fits = able & (prediction.cost <= budget)
+    ratio = prediction.quality / np.maximum(np.nan_to_num(average), 1e-300)
+    best = np.where(fits, ratio, -np.inf).argmax(axis=-1)
+    cheapest = np.where(able, prediction.cost, np.inf).argmin(axis=-1)
+    return np.asarray(np.where(fits.any(axis=-1), best, cheapest))
+
+
 def ratio_greedy(prediction: Prediction, budget: float) -> Indices:
-    """The published rule: queries in their order each take the expert with the best ratio of
-    expected score to average cost that still fits the total budget (US$ for all queries);
-    the cheapest expert where none fits (arXiv 2401.13979, section 3).
+    """The published rule for a batch: queries in their order each take the best ratio that still
+    fits `budget`, US$ for all of them (arXiv 2401.13979, section 3).
 
     Kept for comparison: it depends on the order of the queries and is not optimal.
     """
-    average = prediction.cost.mean(axis=0)
-    ratio = prediction.quality / np.maximum(average, 1e-300)
-    choice = np.empty(len(ratio), dtype=np.intp)
-    left = budget
-    for i, (worth, cost) in enumerate(zip(ratio, prediction.cost, strict=True)):
-        fits = cost <= left
-        choice[i] = np.where(fits, worth, -np.inf).argmax() if fits.any() else cost.argmin()
-        left -= cost[choice[i]]
+    average, left = prediction.cost.mean(axis=0), budget
+    choice = np.empty(len(prediction.quality), dtype=np.intp)
+    for i in range(len(choice)):
+        choice[i] = best_ratio(prediction.take(i), average, left)
+        left -= prediction.cost[i, choice[i]]
     return choice
 
 

@@ -1,10 +1,11 @@
-"""Published ways to cascade, traced over recorded outcomes for comparison with `auto`."""
+"""Published ways to route and to cascade, traced over recorded outcomes for comparison."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -125,6 +126,44 @@ def cascade_routing(
     progress("running cascades at every price", 0.6)
     best = max(tried, key=lambda stretch: tried[stretch])
     return [way(price, best) for price in prices]
+
+
+def ratio_greedy(outcomes: Outcomes, prediction: Prediction) -> list[Candidate]:
+    """Routoo's decoding: for each of BUDGETS what is best within it, the dearest first.
+
+    Tried are budgets per query and, as the rule seldom spends what a larger budget allows, shares
+    of the queries that go to the best expert in its place. `prediction` must be held out.
+    """
+    tables = outcomes.score, known_costs(outcomes.cost)
+    average = metrics.mean(tables[1])
+    best = int(np.nanargmax(metrics.mean(outcomes.score)))
+    caps = np.unique(np.quantile(prediction.cost, QUANTILES[:-1])).tolist()
+    trials = [*((cap, 0.0) for cap in caps), *((None, share) for share in BUDGETS)]
+
+    def run(cap: float | None, share: float) -> Array:
+        """Score, cost and who is asked, (2 + e, n)."""
+        choice = policies.best_ratio(prediction, average, np.inf if cap is None else cap)
+        asked = (1 - share) * np.eye(len(average))[:, choice]
+        asked[best] += share
+        cells = [(1 - share) * policies.take(t, choice) + share * t[:, best] for t in tables]
+        return np.vstack([*cells, asked])
+
+    quality, cost = np.array([metrics.mean(run(*trial)[:2].T) for trial in trials]).T
+    candidates = []
+    for k, price in _within_budgets(cost, quality):
+        (cap, share), (score, paid, *asked) = trials[k], run(*trials[k])
+        spec: dict[str, Any] = {"strategy": "ratio_greedy", "budget": cap}
+        plan = "ask the expert with the best ratio of expected score to average cost"
+        if cap is not None:
+            plan += f" of those expected to cost at most ${cap:.2g}"
+        if share > 0:
+            top = {"strategy": "fixed", "expert": outcomes.experts[best]}
+            spec = {"strategy": "mix", "first": spec, "second": top, "share": share}
+            plan += f", {outcomes.experts[best]} for {share:.0%} of queries"
+        often = zip(outcomes.experts, np.mean(asked, axis=1).tolist(), strict=True)
+        shares = {name: part for name, part in often if part > 0}
+        candidates.append(Candidate(price, score, paid, PointStrategy(spec, plan, shares)))
+    return candidates
 
 
 def _kind(outcomes: Outcomes, strategy: str) -> Kind:

@@ -40,7 +40,7 @@ SIGNALS = (0.0, 0.3, 0.5, 0.7, 0.85, 1.0, 1.15, 1.3)
 MILD, PREFERENCE = 0.85, 1e-3  # the signal that wins near ties, and by how much decision value
 AUTO_ENCODER = "lexical+surface+domain"
 AUTO_PREDICTORS = ("stack",)
-STRATEGIES = ("auto", "single", "frugal", "cascade_routing")
+STRATEGIES = ("auto", "single", "frugal", "cascade_routing", "ratio_greedy")
 MIN_ROWS = 20
 KINDS = 8  # of other experts to learn from
 SURER = 0.5  # standard errors by which learning from them must help
@@ -64,14 +64,14 @@ def fit(
 ) -> Router:
     """Learns a router; every choice in it is made by cross-validated decision value.
 
-    `strategy` `single` keeps to one call per query, `auto` may look at answers; `frugal` and
-    `cascade_routing` are there for comparison. `label` `soft` learns from `soft::m` where
-    it is known (the share of several samples that pass, say); decisions are still judged by the
-    score. `options` set fields of the predictor that is named. `assume` says what to take for
-    granted of experts that were never scored. `auxiliary` holds other experts on the same rows:
-    what they find hard is learnt from too, where that foretells the pool better. `engine` says
-    where queries are encoded (engines.py). Raises BadTable for tables that are too small or have
-    costs for some experts only, BadInput for names that do not exist.
+    `strategy` `single` keeps to one call per query, `auto` may look at answers; `frugal`,
+    `cascade_routing` and `ratio_greedy` are published rules, there for comparison. `label` `soft`
+    learns from `soft::m` where it is known (the share of several samples that pass, say);
+    decisions are still judged by the score. `options` set fields of the predictor that is named.
+    `assume` says what to take for granted of experts that were never scored. `auxiliary` holds
+    other experts on the same rows: what they find hard is learnt from too, where that foretells the
+    pool better. `engine` says where queries are encoded (`parallel`). Raises BadTable for tables
+    that are too small or have costs for some experts only, BadInput for names that do not exist.
 
     >>> import routewright as rw
     >>> from routewright.demo import example
@@ -271,6 +271,8 @@ def _trace(
             found[strategy] = cascades.frugal(outcomes, prediction, climb, last), evidence
         elif strategy == "cascade_routing":
             found[strategy] = cascades.cascade_routing(outcomes, prediction, last), None
+        elif strategy == "ratio_greedy":
+            found[strategy] = cascades.ratio_greedy(outcomes, prediction), None
         elif strategy == "auto" and climb is not None and _pays(climb, singles, outcomes):
             found[strategy] = climb.ways, evidence
         else:

@@ -130,6 +130,11 @@ class Router:
         return replace(self, latency=np.where(np.isfinite(own), own, told))
 
     @property
+    def average_cost(self) -> Array:
+        """Mean US$ per answer of each expert, (e,); NaN where no cost was recorded."""
+        return self.costs.mean
+
+    @property
     def knows_latency(self) -> bool:
         """Whether it knows how long any expert takes, so that seconds can be weighed."""
         return bool(np.isfinite(self.latency).any())

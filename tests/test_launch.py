@@ -372,14 +372,14 @@ def test_what_cannot_be_launched_is_told_by_check(launched, changes, told):
     path.unlink()
 
 
-def test_the_cloud_gets_a_task_file_and_the_commands_without_an_account(launched, tmp_path):
-    path = launched(cloud={"accelerators": "L4:1"}, env={"HF_TOKEN": "x"})
-    result = CliRunner().invoke(app, ["experts", "task", str(path)])
-    assert "sky launch" in result.stdout
-    task = yaml.safe_load((tmp_path / "own-small.sky.yaml").read_text())
-    assert task["resources"] == {"ports": 8000, "accelerators": "L4:1"}
-    assert task["run"].endswith("server_script.py 8000")
-    assert task["envs"] == {"HF_TOKEN": ""}  # its value stays here
+def test_a_server_in_the_cloud_is_told_the_way_out(launched):
+    path = launched(cloud={"accelerators": "L4:1"})
+    shown = " ".join(CliRunner().invoke(app, ["check", str(path)]).stdout.split())
+    assert "experts[0].launch.cloud: was removed" in shown
+    assert "sky launch" in shown
+    assert "into `base_url:`" in shown
+    assert "is no key" not in shown
+    path.unlink()
 
 
 @pytest.mark.parametrize("blocked", [".routewright", ".routewright/experts/own%2Fsmall/lock"])

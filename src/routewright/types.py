@@ -41,7 +41,6 @@ class Launch:
     idle: float | None = None  # seconds without a request after which it is stopped
     restarts: int = 3  # after crashes, one after another
     grace: float = 10.0  # seconds from asking it to end to killing it
-    cloud: Mapping[str, Any] | None = None  # SkyPilot's `resources`; None: it runs on this machine
 
 
 @dataclass(frozen=True)

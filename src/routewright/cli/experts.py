@@ -18,7 +18,6 @@ from routewright.errors import BadInput
 
 if TYPE_CHECKING:
     from routewright.experts.launch import Server, Status
-    from routewright.types import Expert
 
 
 class Action(StrEnum):
@@ -27,13 +26,12 @@ class Action(StrEnum):
     status = "status"
     start = "start"
     stop = "stop"
-    task = "task"
 
 
 def experts(
     action: Annotated[
         Action,
-        typer.Argument(help="status, start, stop, or task: write SkyPilot's file for the cloud."),
+        typer.Argument(help="status, start or stop."),
     ],
     config: Annotated[Path, typer.Argument(help="The config, e.g. routewright.yaml.")],
     names: Annotated[
@@ -56,17 +54,9 @@ def experts(
         there = ", ".join(known) or "none: give an expert `launch:`"
         raise BadInput(f"no expert '{unknown[0]}' that is launched here: there are {there}")
     chosen = [known[name] for name in names or known]
-    if action is Action.task:
-        _tasks([e for e in chosen if e.launch is not None and e.launch.cloud is not None], json)
-        return
-    servers = [Server(e) for e in chosen if e.launch is not None and e.launch.cloud is None]
+    servers = [Server(expert) for expert in chosen]
     if not servers and action is Action.start:
-        away = ", ".join(e.name for e in chosen)
-        raise BadInput(
-            f"nothing to start here: {away} run in the cloud, see `routewright experts task`"
-            if away
-            else "nothing to start here: give an expert `launch:`"
-        )
+        raise BadInput("nothing to start here: give an expert `launch:`")
     console = Console(stderr=True)
     troubles: list[str] = []
     if action is Action.start:
@@ -145,32 +135,3 @@ def _table(found: list[Status]) -> Table:
         cells = [row["pid"] or "", up, row["started_by"] or "", row["why"]]
         table.add_row(Text(row["name"]), row["state"], *(Text(str(cell)) for cell in cells))
     return table
-
-
-def _tasks(chosen: list[Expert], json: bool) -> None:
-    """SkyPilot's task files, and the commands that use them."""
-    if not chosen:
-        raise BadInput("no expert is launched in the cloud: give `launch:` a `cloud:`")
-    told = [_task(expert) for expert in chosen]
-    if json:
-        typer.echo(dumps({"experts": told}, indent=2))
-        return
-    for one in told:
-        typer.echo(f"# {one['name']}: {one['file']}\n" + "\n".join(one["commands"]))
-
-
-def _task(expert: Expert) -> dict[str, Any]:
-    from routewright.experts.launch import sky_task
-
-    assert expert.launch is not None
-    path = Path(expert.launch.folder) / f"{expert.name.replace('/', '-')}.sky.yaml"
-    path.write_text(sky_task(expert), encoding="utf-8")
-    path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    cluster = path.name.removesuffix(".sky.yaml").lower()
-    commands = [
-        "pip install skypilot",
-        f"sky launch --detach-run -c {cluster} {path}",
-        f"sky status --endpoint 8000 {cluster}   # base_url: http://THAT/v1",
-        f"sky down {cluster}",
-    ]
-    return {"name": expert.name, "file": str(path), "commands": commands}

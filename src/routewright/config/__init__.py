@@ -94,14 +94,10 @@ class LaunchConfig(Section):
     grace: Positive = Field(
         default=10.0, description="Seconds between asking it to end and killing it."
     )
-    cloud: dict[str, Any] | None = Field(
-        default=None,
-        description="It runs in the cloud: SkyPilot's `resources`; see `routewright experts task`.",
-    )
 
     def launch(self, base_url: str, folder: Path) -> Launch:
         """The noun, with the command split and its port filled in."""
-        port = "8000" if self.cloud is not None else str(urlsplit(base_url).port or "")
+        port = str(urlsplit(base_url).port or "")
         plain = self.model_dump(exclude={"command", "folder"})
         words = shlex.split(self.command)
         command = tuple(word.replace("{port}", port) for word in words)

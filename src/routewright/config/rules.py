@@ -146,7 +146,7 @@ def launches(document: Document) -> Iterator[Problem]:
             what = f"cannot be split into words: {error}"
             yield document.problem((*at, "command"), what.lower(), "close the quotes")
         url = document.get(*loc, "base_url")
-        if document.get(*at, "cloud") is not None or (*loc, "base_url") in document.unset:
+        if (*loc, "base_url") in document.unset:
             continue
         if not isinstance(url, str) or _url_mistake(url):
             if url is None:

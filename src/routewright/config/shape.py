@@ -16,6 +16,11 @@ from routewright.registry import choose, mistake
 
 KeysAt: TypeAlias = Callable[[Loc], Mapping[str, str]]  # key ▶ what it means
 
+REMOVED_CLOUD = (
+    "was removed: Routewright starts servers on this machine only",
+    "start it with SkyPilot's own `sky launch`, put the address that `sky status --endpoint` prints"
+    " into `base_url:`, and remove `launch:`",
+)
 NOUNS = {
     "capabilities": "capability",
     "data_classes": "data class",
@@ -30,7 +35,10 @@ def mistakes(document: Document, error: ValidationError, keys: KeysAt) -> Iterat
         if loc == ("version",):  # has a rule of its own, with better advice
             continue
         if detail["type"] == "extra_forbidden":
-            yield document.problem(loc, "is no key here", choose(loc[-1], keys(loc)), key=True)
+            what, mend = "is no key here", choose(loc[-1], keys(loc))
+            if loc[2:] == ("launch", "cloud"):
+                what, mend = REMOVED_CLOUD
+            yield document.problem(loc, what, mend, key=True)
         elif detail["type"] == "literal_error":
             known = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
             what = f"is no known {NOUNS.get(str(loc[2 if len(loc) > 2 else 1]), 'value')}"

@@ -46,7 +46,7 @@ class Client:
         self.servers = {
             expert.name: Supervisor(expert)
             for expert in self.experts.values()
-            if expert.launch is not None and expert.launch.cloud is None
+            if expert.launch is not None
         }
 
     async def __aenter__(self) -> Self:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import quote, urlsplit
 
 from routewright.errors import BadInput
@@ -47,7 +47,6 @@ LOG_BYTES = 10 * 2**20  # a larger log begins anew at the next start; one older 
 PROBE_SECONDS = 2.0
 SETTLE = 0.05  # seconds in which a process that is just being born gets its environment
 SAME = 2.0  # seconds by which the clock may have been set meanwhile
-CLOUD_PORT = 8000  # where a server in the cloud listens
 LONGEST_PAUSE = 1.0  # seconds between looks at a server that is getting ready
 TAIL = 200  # characters of a log in a message
 
@@ -274,23 +273,6 @@ class Server:
         if there or record.ended is None:
             _note(self.folder, replace(record, ended=ended, why=why))
         return there
-
-
-def sky_task(expert: Expert) -> str:
-    """SkyPilot's task file (YAML) for an expert whose `launch` has a `cloud`."""
-    import shlex
-
-    import yaml
-
-    assert expert.launch is not None, "only experts with `launch:` have a task"
-    resources = expert.launch.cloud or {}
-    task: dict[str, Any] = {
-        "name": expert.name,
-        "resources": {"ports": CLOUD_PORT, **resources},
-        "envs": dict.fromkeys(expert.launch.env, ""),  # values are for `sky launch --env NAME`
-        "run": shlex.join(expert.launch.command),
-    }
-    return yaml.safe_dump({key: value for key, value in task.items() if value}, sort_keys=False)
 
 
 def left_behind(folder: Path, names: set[str]) -> Iterator[tuple[Path, Record]]:

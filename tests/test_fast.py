@@ -13,7 +13,6 @@ from routewright.prediction.encoders.surface import _kinds
 from routewright.prediction.novelty import Novelty
 from routewright.prediction.predictors import components, deviations, view
 from routewright.prediction.predictors.factor import Factor
-from routewright.prediction.predictors.kernel import Kernel
 from routewright.prediction.predictors.knn import Knn
 from routewright.prediction.predictors.linear import Linear, fit_ridge
 from routewright.prediction.predictors.stack import Stack
@@ -37,19 +36,6 @@ def test_linear_weights_through_the_view_are_those_of_the_ridge(lesson):
     seen = view(blocks, text=10**0.5, domain=2.0, surface=0.3, width=128)
     plain = fit_ridge(seen(x), scores).predict(seen(x))
     assert equal(Linear().fit(x, scores, blocks=blocks).predict(x).mean, plain.mean)
-
-
-def test_kernel_weights_per_landmark_are_those_of_whitened_similarities(lesson):
-    x, scores, blocks = lesson
-    near = view(blocks, domain=0.5, surface=0.1, width=128, unit=True)(x)
-    wide = view(blocks, text=10**0.5, domain=2.0, surface=0.3, width=128)(x)
-    marks = near[np.random.default_rng(0).choice(len(x), 100, replace=False)]
-    similar = [np.exp(-((a[:, None] - marks) ** 2).sum(axis=2) / 2) for a in (marks, near)]
-    values, vectors = np.linalg.eigh(similar[0])
-    kept = values > 1e-4
-    whitened = similar[1] @ (3 * vectors[:, kept] / np.sqrt(values[kept]))
-    plain = fit_ridge(columns := np.hstack([wide, whitened]), scores).predict(columns)
-    assert equal(Kernel(100).fit(x, scores, blocks=blocks).predict(x).mean, plain.mean)
 
 
 def test_factor_weights_through_the_view_are_those_of_centred_columns(lesson):

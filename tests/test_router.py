@@ -289,6 +289,16 @@ def test_a_strategy_from_data_says_what_is_wrong():
         build({"strategy": "single"})
 
 
+def test_a_router_with_a_predictor_that_was_removed_says_so(router, tmp_path: Path):
+    router.save(tmp_path / "R")
+    file = tmp_path / "R" / "router.json"
+    described = json.loads(file.read_text())
+    described["predictor"]["options"]["bases"][0]["name"] = "kernel"
+    file.write_text(json.dumps(described))
+    with pytest.raises(BadRouter, match=r"predictor 'kernel' was removed, .*: fit the router"):
+        Router.load(tmp_path / "R")
+
+
 def test_far_from_the_training_data_the_means_are_believed(router):
     known = router.predict([Query.of("add subtract total digits 12 please")])
     odd = router.predict([Query.of("Ωμέγα παράδοξο ξένο κείμενο χωρίς γνωστές λέξεις")])

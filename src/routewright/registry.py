@@ -92,6 +92,12 @@ FAMILIES = {
     ),
 }
 
+REMOVED = {  # members that routers of earlier versions may name
+    (
+        "predictors",
+        "kernel",
+    ): "was removed, as it added nothing to the others: fit the router again",
+}
 LONGEST_SHOWN = 60  # characters of a value in a message
 MANY = 16  # names; with a close match at hand, more of them only distract
 
@@ -120,6 +126,8 @@ def find(family: str, name: str) -> Any:
         raise BadInput(
             f"{noun} '{name}' cannot be loaded: {error}; install what it needs"
         ) from error
+    if reason := REMOVED.get((family, name)):
+        raise BadInput(f"{noun} '{name}' {reason}")
     raise BadInput(f"no {noun} is called '{name}': {_way_out(name, names(family))}")
 
 

@@ -132,7 +132,7 @@ def test_options_set_the_fields_of_a_predictor(routewright, outcome_table, tmp_p
         ((*KNN, "--option", "k"), "--option takes KEY=VALUE, not 'k'"),
         ((*KNN, "--option", "k=many"), "option k of predictor 'knn' must be a whole number"),
         ((*KNN, "--option", "k=-3"), "option k of predictor 'knn' must be more than 0"),
-        ((*KNN, "--encoder", "lexical=3"), "encoder 'lexical' takes nothing after '='"),
+        ((*KNN, "--encoder", "surface=3"), "encoder 'surface' takes nothing after '='"),
         ((*KNN, "--encoder", "static=./nowhere"), "the encoder's model is not at './nowhere'"),
         ((*KNN, "--experts", ","), "',' names no expert"),
         ((*KNN, "--seed", "-1"), "greater than or equal to 0"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from routewright.checks import TEXTS, taught
-from routewright.prediction.encoders.lexical import Lexical, _counted
+from routewright.prediction.encoders.lexical import BITS, Lexical, _counted
 from routewright.prediction.encoders.surface import _kinds
 from routewright.prediction.novelty import Novelty
 from routewright.prediction.predictors import components, deviations, view
@@ -114,7 +114,7 @@ def test_lexical_vectors_are_weighted_sums_of_their_features():
     buckets, counts = encoder._grams(queries[0].text)
     slots = encoder.slots[buckets]
     weights = np.where(slots >= 0, (1 + np.log(counts)) * encoder.idf[slots], 0.0)
-    for part in (buckets < 1 << encoder.bits, buckets >= 1 << encoder.bits):
+    for part in (buckets < 1 << BITS, buckets >= 1 << BITS):
         weights[part] /= np.linalg.norm(weights[part])
     plain = (weights[:, None] * encoder.basis[slots]).sum(axis=0)
     assert equal(encoder.encode(queries[:1])[0], plain, 1e-6), "summed in single precision"

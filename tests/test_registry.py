@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from routewright import registry
+from routewright.data import outcomes
 from routewright.errors import BadInput
 from routewright.registry import FAMILIES, build, names, options, settings
 from routewright.strategies.fixed import Fixed
@@ -91,7 +92,8 @@ def test_an_option_that_is_missing_or_does_not_fit_is_told(family, member, told)
     ("family", "spec", "told"),
     [
         ("encoders", "static", "encoder 'static' needs source: write static=SOURCE ("),
-        ("encoders", "lexical=3", "encoder 'lexical' takes nothing after '=': write lexical, not"),
+        ("encoders", "surface=3", "encoder 'surface' takes nothing after '=': write surface, not"),
+        ("encoders", "lexical=x", "option width of encoder 'lexical' must be a whole number, not"),
         ("graders", "judge", "grader 'judge' needs expert: write judge=EXPERT ("),
         ("graders", "exact=strictly", "grader 'exact' takes nothing after '=': write exact, not"),
         (
@@ -124,6 +126,12 @@ def test_what_no_text_can_say_is_given_beside_the_options_or_among_them(router):
     assert beside == build("strategies", {"strategy": "single", "price": 2, "router": router})
     assert (beside.router, beside.price) == (router, 2.0)
     assert build("strategies", "fixed=a", router=router) == Fixed("a")
+
+
+def test_the_length_of_lexical_vectors_is_its_argument(outcome_table):
+    rows = outcomes.read(outcome_table, split="train")
+    x = build("encoders", "lexical=7").fit(rows.queries).encode(rows.queries)
+    assert x.shape == (len(rows), 7)
 
 
 def test_a_list_of_members_loads_no_array_library():

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
-from pydantic import PositiveInt
 
 from routewright.types import Array, Query
+
+MIN_COUNT = 5  # queries that carry a label with a column
 
 
 @dataclass
@@ -21,7 +22,6 @@ class Domain:
     """
 
     labels: tuple[str, ...] = field(default=(), repr=False)
-    min_count: PositiveInt = 5
 
     @property
     def blocks(self) -> Mapping[str, slice]:
@@ -29,7 +29,7 @@ class Domain:
 
     def fit(self, queries: Sequence[Query], *, seed: int = 0) -> Self:
         counts = Counter(label for query in queries for label in _labels(query))
-        self.labels = tuple(sorted(k for k, n in counts.items() if n >= self.min_count))
+        self.labels = tuple(sorted(k for k, n in counts.items() if n >= MIN_COUNT))
         return self
 
     def encode(self, queries: Sequence[Query]) -> Array:
@@ -40,14 +40,14 @@ class Domain:
         return table
 
     def options(self) -> dict[str, Any]:
-        return {"labels": list(self.labels), "min_count": self.min_count}
+        return {"labels": list(self.labels)}
 
     def arrays(self) -> dict[str, Any]:
         return {}
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        return cls(tuple(options["labels"]), options["min_count"])
+        return cls(tuple(options["labels"]))
 
 
 def _labels(query: Query) -> set[str]:

@@ -11,15 +11,19 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 
+from routewright.errors import BadInput
 from routewright.types import Array, Query
 
 WORD = re.compile(r"\w+|[^\w\s]")
+BITS = 18  # of the number of hash buckets per kind of n-gram: words, characters
+FEATURES, MIN_DF = 20_000, 2  # buckets that are kept at most; texts that a bucket occurs in
+MAX_CHARS = 6_000
 MIXER = np.uint32(2654435761)  # Knuth's multiplicative hash
 
 
@@ -27,16 +31,12 @@ MIXER = np.uint32(2654435761)  # Knuth's multiplicative hash
 class Lexical:
     """tf-idf of hashed n-grams ▶ truncated SVD; a row is as long as what it knows of the text.
 
-    `bits` sets the number of hash buckets per kind of n-gram (words, characters); of these the
-    `features` that occur in most texts, at least in `min_df`, are kept. Texts longer than
-    `max_chars` are read from both ends.
+    `width` bounds the length of a row (`lexical=128`). The 20,000 hash buckets that occur in most
+    texts are kept, if they occur in two or more. Texts longer than 6,000 characters are read from
+    both ends.
     """
 
     width: PositiveInt = 256
-    bits: Annotated[int, Field(ge=1, le=30)] = 18
-    features: PositiveInt = 20_000
-    min_df: PositiveInt = 2
-    max_chars: PositiveInt = 6_000
     seen: int = field(default=0, repr=False)  # texts it was fitted on
     slots: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32), repr=False)
     idf: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32), repr=False)
@@ -78,8 +78,7 @@ class Lexical:
         return vectors
 
     def options(self) -> dict[str, Any]:
-        names = ("width", "bits", "features", "min_df", "max_chars", "seen")
-        return {name: getattr(self, name) for name in names}
+        return {"width": self.width, "seen": self.seen}
 
     def arrays(self) -> dict[str, Any]:
         kept = np.flatnonzero(self.slots >= 0).astype(np.int32)
@@ -88,20 +87,22 @@ class Lexical:
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        encoder = cls(**options)
-        encoder.slots = _slots(arrays["kept"], 2 << encoder.bits)
+        if (options.get("bits", BITS), options.get("max_chars", MAX_CHARS)) != (BITS, MAX_CHARS):
+            raise BadInput("encoder 'lexical' has settings of an earlier version: fit it again")
+        encoder = cls(options["width"], options["seen"])
+        encoder.slots = _slots(arrays["kept"], 2 << BITS)
         encoder.idf = np.asarray(arrays["idf"], np.float32)
         encoder.basis = np.asarray(arrays["basis"]).astype(np.float32)
         return encoder
 
     def _choose_features(self, grams: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> None:
-        found = np.bincount(np.concatenate([gram for gram, _ in grams]), minlength=2 << self.bits)
-        kept = np.flatnonzero(found >= min(self.min_df, len(grams)))
+        found = np.bincount(np.concatenate([gram for gram, _ in grams]), minlength=2 << BITS)
+        kept = np.flatnonzero(found >= min(MIN_DF, len(grams)))
         if not len(kept):
             kept = np.flatnonzero(found)
-        kept = kept[np.argsort(-found[kept], kind="stable")[: self.features]].astype(np.int32)
+        kept = kept[np.argsort(-found[kept], kind="stable")[:FEATURES]].astype(np.int32)
         self.seen = len(grams)
-        self.slots = _slots(kept, 2 << self.bits)
+        self.slots = _slots(kept, 2 << BITS)
         self.idf = (np.log((1 + self.seen) / (1 + found[kept])) + 1).astype(np.float32)
 
     def _weigh(
@@ -112,20 +113,20 @@ class Lexical:
         known = np.flatnonzero(slots >= 0)
         slots, counts, buckets = slots.take(known), counts.take(known), buckets.take(known)
         weights = (1 + np.log(counts, dtype=np.float32)) * self.idf.take(slots)
-        chars = int(buckets.searchsorted(1 << self.bits))  # buckets are in order
+        chars = int(buckets.searchsorted(1 << BITS))  # buckets are in order
         for part in (weights[:chars], weights[chars:]):
             part /= max(float(np.sqrt(part @ part)), 1e-9)
         return slots, weights
 
     def _grams(self, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Buckets and how often each occurs; characters live in the upper half."""
-        if len(text) > self.max_chars:
-            text = text[: self.max_chars // 2] + " " + text[-(self.max_chars // 2) :]
+        if len(text) > MAX_CHARS:
+            text = text[: MAX_CHARS // 2] + " " + text[-(MAX_CHARS // 2) :]
         text = text.lower()
         words = np.concatenate(list(_word_grams(text)))
         found = np.concatenate([words, *_char_grams(text)])
-        found = (found * MIXER) >> np.uint32(32 - self.bits)
-        found[len(words) :] += np.uint32(1 << self.bits)
+        found = (found * MIXER) >> np.uint32(32 - BITS)
+        found[len(words) :] += np.uint32(1 << BITS)
         found.sort()
         return _counted(found)
 

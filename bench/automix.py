@@ -138,7 +138,7 @@ def _compare_live(router: Router, dev: Outcomes) -> None:
 
 def _rows(path: Any, cascade: Cascade, split: str) -> Rows:
     table = outcomes.read(path, experts=cascade.experts, split=split)
-    table = table.at_prices(**automix.card_prices(cascade, PRICES))
+    table = table.at_prices(**automix.table_prices(cascade, PRICES))
     for query in table.queries:
         _ = query.text  # read once, as any router does
     began = time.perf_counter()

@@ -243,7 +243,7 @@ def test_every_meta_verifier_is_compared_and_the_evidence_wins_where_there_is_so
 
 
 def test_what_is_swept_over_the_table_is_what_is_replayed(fitted, path):
-    rows = outcomes.read(path, split="dev").at_prices(**fitted.card["prices"])
+    rows = outcomes.read(path, split="dev").at_prices(**fitted.prices)
     for point in fitted.frontier[::9]:
         strategy = fitted.strategy_at(point)
         swept = evaluation.run(strategy, rows, fitted.predict(rows.queries))
@@ -256,7 +256,7 @@ def test_a_saved_router_loads_and_decides_alike(fitted, path, tmp_path: Path):
     fitted.save(tmp_path / "router")
     loaded = Router.load(tmp_path / "router")
     assert [p.plan for p in loaded.frontier] == [p.plan for p in fitted.frontier]
-    rows = outcomes.read(path, split="dev").at_prices(**fitted.card["prices"])
+    rows = outcomes.read(path, split="dev").at_prices(**fitted.prices)
     point = fitted.at(max_cost_fraction=0.4)
     for row in range(20):
         first, second = (
@@ -264,6 +264,45 @@ def test_a_saved_router_loads_and_decides_alike(fitted, path, tmp_path: Path):
             for router in (fitted, loaded)
         )
         assert (first.path, first.because) == (second.path, second.because)
+
+
+def test_prices_and_verifiers_are_fields_of_a_router_and_load_from_the_card_of_older_ones(
+    fitted, router, path, tmp_path: Path
+):
+    assert fitted.verifiers == ("x", "y", "z")
+    assert fitted.prices["answer"]["large"] == 50.0
+    fitted.save(tmp_path / "router")
+    file = tmp_path / "router" / "router.json"
+    described = json.loads(file.read_text())
+    for name in ("prices", "verifiers"):
+        assert name not in described["card"]
+        assert name not in router.describe(), "a plain router says nothing of them"
+        described["card"][name] = described.pop(name)
+    file.write_text(json.dumps(described))
+    loaded = Router.load(tmp_path / "router")
+    assert (loaded.verifiers, loaded.prices) == (fitted.verifiers, fitted.prices)
+    assert loaded.card.keys() == fitted.card.keys()
+    rows = outcomes.read(path, split="dev")
+    old, new = (evaluation.evaluate(r, rows, replicates=5).to_json() for r in (loaded, fitted))
+    assert old["curve"] == new["curve"]
+
+
+@pytest.mark.parametrize("place", ["field", "card"])
+def test_a_config_must_have_the_verifiers_of_its_routers(place, fitted, tmp_path: Path):
+    fitted.save(tmp_path / "router")
+    file = tmp_path / "router" / "router.json"
+    described = json.loads(file.read_text())
+    if place == "card":
+        described["card"]["verifiers"] = described.pop("verifiers")
+    file.write_text(json.dumps(described))
+    config = tmp_path / "routewright.yaml"
+    config.write_text(
+        "version: 1\n"
+        "experts: [{name: small, base_url: http://x/v1}, {name: large, base_url: http://x/v1}]\n"
+        "policies: {default: {strategy: auto, router: router}}\n"
+    )
+    checked = run("check", config)
+    assert "experts that are not here: x, y, z" in checked.output
 
 
 def test_no_harm_is_done_where_the_verifier_knows_nothing(tmp_path: Path):

@@ -139,7 +139,8 @@ def _router_folder(document: Document, loc: Loc) -> Iterator[Problem]:
     fit = f"`routewright fit OUTCOMES.parquet --out {document.written(loc)}` trains one"
     try:
         router = json.loads(file.read_text(encoding="utf-8"))
-        experts = [*router["experts"], *router.get("card", {}).get("verifiers", ())]
+        old = router.get("card", {})  # of routers saved before verifiers were a field
+        experts = [*router["experts"], *router.get("verifiers", old.get("verifiers", ()))]
         names = [expert if isinstance(expert, str) else expert["name"] for expert in experts]
     except OSError:
         mend = f"{fit}; the path counts from the folder of {document.path.name}"

@@ -182,12 +182,12 @@ class Outcomes:
         )
 
     def at_prices(
-        self, answer: Mapping[str, float], verify: Mapping[str, float] | None = None
+        self, answer: Mapping[str, float] | None = None, verify: Mapping[str, float] | None = None
     ) -> Outcomes:
         """The same outcomes where answers, and verifications, of the named experts cost so much,
         in US$ or any other unit of one's own."""
         measures = dict(self.measures)
-        for measure, prices in (("cost", answer), ("verify_cost", verify or {})):
+        for measure, prices in (("cost", answer or {}), ("verify_cost", verify or {})):
             check_names(list(prices), self.experts)
             columns = [self.experts.index(name) for name in prices]
             if columns:

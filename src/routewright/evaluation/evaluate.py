@@ -48,13 +48,13 @@ def evaluate(
     best single expert: sage ...
     ...
     """
-    asked = [*router.experts, *router.card.get("verifiers", ())]
+    asked = [*router.experts, *router.verifiers]
     if missing := [name for name in asked if name not in outcomes.experts]:
         raise BadTable(
             f"the router knows {', '.join(missing)}, the table does not;"
             f" it has {', '.join(outcomes.experts)}"
         )
-    whole = outcomes.pool(asked).at_prices(**router.card.get("prices", {"answer": {}})).costed()
+    whole = outcomes.pool(asked).at_prices(**router.prices).costed()
     outcomes = whole.pool(router.experts)
     _check_known(router, outcomes)
     prediction = router.predict(outcomes.queries)

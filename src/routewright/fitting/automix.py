@@ -101,7 +101,7 @@ def fit(
     began = time.monotonic()
     Automix(cascade.ladder, agree=cascade.agree)  # says what is wrong with the two together
     check_names(cascade.experts, outcomes.experts)
-    priced = card_prices(cascade, prices or {})
+    priced = table_prices(cascade, prices or {})
     table = outcomes.pool(cascade.experts).at_prices(**priced).costed()
     progress("reading answers", 0.0)
     trials, observations, usable = observe(table, cascade)
@@ -135,8 +135,6 @@ def fit(
     )
     card = {
         **router.card,
-        "prices": priced,
-        "verifiers": list(verifiers),
         "automix": {
             "ladder": list(cascade.ladder),
             "agree": list(cascade.agree),
@@ -147,7 +145,7 @@ def fit(
         },
         "fit_seconds": round(time.monotonic() - began, 1),
     }
-    return replace(router, frontier=points, card=card)
+    return replace(router, frontier=points, verifiers=verifiers, prices=priced, card=card)
 
 
 def fit_one(name: str, trials: meta.Trials, observations: Sequence[Observations]) -> Fitted:
@@ -286,8 +284,10 @@ def _cheap(outcomes: Outcomes, ladder: Sequence[str]) -> list[str]:
     ]
 
 
-def card_prices(cascade: Cascade, prices: Mapping[str, float]) -> dict[str, dict[str, float]]:
+def table_prices(cascade: Cascade, prices: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Prices as `Outcomes.at_prices` takes them; the price of a committee is shared by it."""
+    if not prices:
+        return {}
     names = {"small": cascade.ladder[0], "large": cascade.ladder[-1]}
     for name, price in prices.items():
         if name not in (*names, "verify", *cascade.ladder):

@@ -46,6 +46,8 @@ class Router:
     forecasts to what is reported. `seen` holds fingerprints
     of the prompts that it was fitted on, so that an evaluation can tell an overlap. The last
     `newcomers` experts joined later: `signal` leaves their forecasts, and them out of the others'.
+    `verifiers` are further experts, whose answers only verify those of `experts`. `prices` are what
+    it was fitted at in place of recorded costs, as `Outcomes.at_prices` takes them.
 
     >>> import routewright as rw
     >>> from routewright.demo import example
@@ -68,6 +70,8 @@ class Router:
     latency: Array = field(default_factory=lambda: np.empty(0))  # (e,) seconds, NaN unknown
     evidence: Evidence | None = None  # what answers tell; None: only prompts are weighed
     frontier: tuple[OperatingPoint, ...] = ()
+    verifiers: tuple[str, ...] = ()
+    prices: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     seen: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     card: Mapping[str, Any] = field(default_factory=dict)  # data hash, split, seed, metrics, …
 
@@ -234,6 +238,8 @@ class Router:
             "evidence": None if self.evidence is None else self.evidence.options(),
             "signal": self.signal,
             "newcomers": self.newcomers,
+            **({"verifiers": list(self.verifiers)} if self.verifiers else {}),
+            **({"prices": dict(self.prices)} if self.prices else {}),
             "card": dict(self.card),
             "frontier": [point.to_json() for point in self.frontier],
         }
@@ -268,6 +274,9 @@ class Router:
         arrays = _read_arrays(path / "router.safetensors")
         described = _referred(described, partial(_from_here, folder=path))
         try:
+            # Routers were saved with their verifiers and prices on the card.
+            card = dict(described["card"])
+            of_card = {name: card.pop(name, ()) for name in ("verifiers", "prices")}
             return cls(
                 experts=tuple(described["experts"]),
                 encoder=_load_part("encoders", described["encoder"], arrays, "encoder"),
@@ -282,7 +291,9 @@ class Router:
                 latency=arrays["router/latency"],
                 seen=arrays["router/seen"],
                 frontier=tuple(OperatingPoint.from_json(p) for p in described["frontier"]),
-                card=described["card"],
+                verifiers=tuple(described.get("verifiers", of_card["verifiers"])),
+                prices=dict(described.get("prices", of_card["prices"])),
+                card=card,
             )
         except RoutewrightError as error:
             raise BadRouter(f"'{path}' cannot be loaded: {error}") from error

@@ -41,7 +41,7 @@ from routewright.data.outcomes import Outcomes
 from routewright.evaluation.evaluate import replay_all, run
 from routewright.fitting.fit import AUTO_ENCODER, fit
 from routewright.prediction.encoders import build
-from routewright.prediction.predictors import folds, means
+from routewright.prediction.predictors import folds
 from routewright.prediction.predictors.zooter import Zooter
 from routewright.strategies import build as build_strategy
 from routewright.types import Array
@@ -120,7 +120,7 @@ def systems(train: Outcomes, rows: Outcomes) -> dict[str, Held]:
     score, cost = run(router.strategy(0.0), rows, router.predict(rows.queries))
     found[SERVED] = Held(score, cost)
     found[SERVED].seconds = _seconds(rows, lambda query: router.predict([query]))
-    best = int(np.nanargmax(means(train.score)))
+    best = int(np.nanargmax(metrics.mean(train.score)))
     found[SINGLE] = _choosing(rows, np.full(len(rows), best))
     ranking = build_strategy({"strategy": "ranking", "experts": list(rows.experts)})
     found[RANKING] = Held(*replay_all(ranking, rows), calls=len(rows.experts))

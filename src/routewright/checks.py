@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from routewright import registry
+from routewright import metrics, registry
 from routewright.answers.evidence import Evidence, Rung
 from routewright.data.queries import Item
 from routewright.drive import Record, replay
@@ -23,7 +23,7 @@ from routewright.errors import NotAdmissible, UpstreamError
 from routewright.experts.limits import recorded
 from routewright.prediction.encoders import Encoder
 from routewright.prediction.forest import Forest
-from routewright.prediction.predictors import Predictor, inputs, means
+from routewright.prediction.predictors import Predictor, inputs
 from routewright.strategies import build, one_shot
 from routewright.types import Answer, Array, Ask, Decision, Expert, Plan, Prediction, Query
 
@@ -350,7 +350,7 @@ def it_learns_topics(make: Callable[[], Predictor]) -> float:
     x, half = inputs(make(), x, told(x)), len(x) // 2
     model = make().fit(x[:half], scores[:half], blocks=blocks)
     error = np.nanmean((model.predict(x[half:]).mean - scores[half:]) ** 2)
-    base = np.nanmean((means(scores[:half]) - scores[half:]) ** 2)
+    base = np.nanmean((metrics.mean(scores[:half]) - scores[half:]) ** 2)
     return float(1 - error / base)
 
 

@@ -27,7 +27,6 @@ from routewright.prediction.predictors import (
     fit_held_out,
     folds,
     inputs,
-    means,
 )
 from routewright.prediction.predictors.linear import Linear
 from routewright.prediction.predictors.pool import Pool
@@ -207,7 +206,7 @@ def _trials(
 def _best(read: Reading, trials: Sequence[Trial], costs: Array) -> tuple[Trial, Prediction, float]:
     """The trial of the best decision value, what it predicts of rows not seen, and that value."""
     held_out = [
-        _prediction(read.outcomes, means(read.targets), trial.belief, costs, trial.signal)
+        _prediction(read.outcomes, metrics.mean(read.targets), trial.belief, costs, trial.signal)
         for trial in trials
     ]
     worths = np.array([frontier.worth(prediction, read.outcomes) for prediction in held_out])
@@ -229,7 +228,7 @@ def _router(
         encoder=read.encoder,
         predictor=best.model,
         costs=CostModel().fit(x, blocks, outcomes.queries, outcomes.cost),
-        mean=means(read.targets),
+        mean=metrics.mean(read.targets),
         novelty=Novelty().fit(x, blocks, seed=read.seed),
         signal=best.signal,
         calibration=maps,
@@ -330,7 +329,7 @@ def _lesson(read: Reading, auxiliary: Outcomes | None, label: str) -> Lesson | N
     """
     scored, seed = read.scored, read.seed
     own = np.where(scored, read.targets, np.nan)
-    assumed = np.where(scored, np.nan, means(read.targets))
+    assumed = np.where(scored, np.nan, metrics.mean(read.targets))
     plain = None if scored.all() else Lesson(own, assumed, ())
     if auxiliary is None:
         return plain
@@ -453,14 +452,14 @@ def _check(outcomes: Outcomes, strategies: Sequence[str]) -> None:
             )
     if len(outcomes) < MIN_ROWS:
         raise BadTable(f"{len(outcomes)} rows are too few to fit on: at least {MIN_ROWS}")
-    scored = known_experts(outcomes)
-    unknown = [name for name in outcomes.experts if name not in scored]
+    scored = np.isfinite(outcomes.score).any(axis=0)
+    unknown = [name for name, known in zip(outcomes.experts, scored, strict=True) if not known]
     if unknown:
         raise BadTable(
             f"no score is known for {', '.join(unknown)} in split '{outcomes.split}':"
             " name the others with --experts, fit on another --split, or --assume NAME=QUALITY"
         )
-    price = means(outcomes.cost)
+    price = metrics.mean(outcomes.cost)
     without = [n for n, cost in zip(outcomes.experts, price, strict=True) if np.isnan(cost)]
     if 0 < len(without) < len(outcomes.experts):
         raise BadTable(
@@ -471,7 +470,7 @@ def _check(outcomes: Outcomes, strategies: Sequence[str]) -> None:
 
 def _latency(outcomes: Outcomes) -> Array:
     table = outcomes.measures.get("latency")
-    return np.full(len(outcomes.experts), np.nan) if table is None else means(table)
+    return np.full(len(outcomes.experts), np.nan) if table is None else metrics.mean(table)
 
 
 def _card(
@@ -505,9 +504,3 @@ def _card(
         },
         "gain_over_zero_router": worth,
     }
-
-
-def known_experts(outcomes: Outcomes) -> Sequence[str]:
-    """The experts that have a score in this table at all."""
-    quality = means(outcomes.score)
-    return [name for name, q in zip(outcomes.experts, quality, strict=True) if np.isfinite(q)]

@@ -12,7 +12,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from routewright.prediction.predictors import NOTHING, View, means, view
+from routewright import metrics
+from routewright.prediction.predictors import NOTHING, View, view
 from routewright.types import Array, Query
 
 PENALTY = 10.0
@@ -40,7 +41,7 @@ class CostModel:
         self.unit = float(_tokens(queries).std()) / 10 + 1e-9
         columns = self._columns(x, queries)
         self.centre = columns.mean(axis=0)
-        self.mean = means(costs)
+        self.mean = metrics.mean(costs)
         self.weights = np.zeros((columns.shape[1], costs.shape[1]))
         known = np.isfinite(costs)
         self.floor = np.where(known, costs, np.inf).min(axis=0, initial=np.inf)
@@ -75,7 +76,7 @@ class CostModel:
         common = (weights[:, priced] / self.mean[priced]).sum(axis=1) / max(priced.sum(), 1)
         known = np.isfinite(costs)
         relative = ((self._columns(x, queries) - self.centre) @ common)[known]
-        share, slope, unit = 1.0, 1.0, float(means(costs[:, None])[0])
+        share, slope, unit = 1.0, 1.0, float(metrics.mean(costs[:, None])[0])
         if unit > 0:
             a = np.column_stack([np.ones_like(relative), relative])
             gram = a.T @ a + np.diag([0.0, 1.0])

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from routewright import metrics
 from routewright.types import Array, Query
 
 Folds = NDArray[np.intp]  # a fold number per row
@@ -84,14 +85,6 @@ def in_batches(believe: Callable[[Array], Belief], x: Array, size: int, experts:
     return Belief(*(np.vstack(columns) for columns in zip(nothing, *parts, strict=True)))
 
 
-def means(scores: Array) -> Array:
-    """Mean known score per expert, NaN where there is none; (n, e) gives (e,)."""
-    known = np.isfinite(scores)
-    counts = known.sum(axis=0)
-    sums = np.where(known, scores, 0.0).sum(axis=0)
-    return np.asarray(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan))
-
-
 def folds(n: int, k: int, seed: int, groups: tuple[str, ...] = ()) -> Folds:
     """A fold number 0..k-1 per row; rows of the same group stay together."""
     rng = np.random.default_rng(seed)
@@ -111,7 +104,7 @@ def deviations(scores: Array) -> tuple[Array, Array]:
     An unknown score deviates as the row's known ones do on average, drawn towards zero as if
     one more expert had scored its mean; an expert never scored does not deviate.
     """
-    mean = means(scores)
+    mean = metrics.mean(scores)
     table = scores - mean
     known = np.isfinite(table)
     row = np.where(known, table, 0.0).sum(axis=1) / (known.sum(axis=1) + 1)

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from routewright import metrics
 from routewright.types import Array
 
 Incidence: TypeAlias = Any  # a SciPy CSR matrix (n, t)
@@ -29,9 +30,7 @@ def filled(rewards: Array) -> Array:
     An expert without any reward stays NaN.
     """
     known = np.isfinite(rewards)
-    counts = known.sum(axis=0)
-    mean = np.where(known, rewards, 0.0).sum(axis=0) / np.maximum(counts, 1)
-    mean = np.where(counts > 0, mean, np.nan)
+    mean = metrics.mean(rewards)
     moved = np.where(known, rewards - mean, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     return np.asarray(np.where(known, rewards, mean + moved[:, None]))
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from pydantic import NonNegativeFloat, NonNegativeInt
 
-from routewright.prediction.predictors import Belief, means, view
+from routewright import metrics
+from routewright.prediction.predictors import Belief, view
 from routewright.types import Array
 
 PENALTIES = (3.0, 10.0, 30.0, 100.0)
@@ -81,7 +82,7 @@ class Factor:
 
         known = np.isfinite(scores)
         target = np.where(known, scores, 0.0)
-        mean = means(scores)
+        mean = metrics.mean(scores)
         width, count = columns.shape[1], scores.shape[1]
         rng = np.random.default_rng(seed)
         start = Parts(
@@ -156,7 +157,9 @@ def unconfirmed(forecast: Array, scores: Array) -> Array:
 
     Scores regressed on forecasts have slope b; what shrinking by b would remove is noise.
     """
-    mean = means(forecast)
+    mean = metrics.mean(forecast)
     moved = forecast - mean
-    slope = means(moved * (scores - means(scores))) / np.maximum(means(moved**2), 1e-12)
-    return np.asarray(np.sqrt(means(moved**2)) * np.clip(1 - slope, 0.05, 1.0))
+    slope = metrics.mean(moved * (scores - metrics.mean(scores))) / np.maximum(
+        metrics.mean(moved**2), 1e-12
+    )
+    return np.asarray(np.sqrt(metrics.mean(moved**2)) * np.clip(1 - slope, 0.05, 1.0))

@@ -8,7 +8,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from routewright.prediction.predictors import Belief, means
+from routewright import metrics
+from routewright.prediction.predictors import Belief
 from routewright.types import Array
 
 
@@ -20,8 +21,8 @@ class Prior:
     error: Array = field(default_factory=lambda: np.empty(0))  # standard error of the mean
 
     def fit(self, x: Array, scores: Array, *, blocks: Mapping[str, slice], seed: int = 0) -> Self:
-        self.mean = means(scores)
-        variance = means((scores - self.mean) ** 2)
+        self.mean = metrics.mean(scores)
+        variance = metrics.mean((scores - self.mean) ** 2)
         self.error = np.sqrt(variance / np.maximum(np.isfinite(scores).sum(axis=0), 1))
         return self
 

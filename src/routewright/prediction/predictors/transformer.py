@@ -13,10 +13,11 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 import numpy as np
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
+from routewright import metrics
 from routewright.errors import BadInput
 from routewright.prediction import language_models
 from routewright.prediction.language_models import Precision, Tune
-from routewright.prediction.predictors import Belief, Folds, means
+from routewright.prediction.predictors import Belief, Folds
 from routewright.prediction.predictors.factor import unconfirmed
 from routewright.types import Array
 
@@ -167,7 +168,7 @@ class Transformer:
             base = language_models.open_base(self.base, precision=self.precision)
         if self.tune == "frozen":
             self._base = base
-        self.mean = means(scores)
+        self.mean = metrics.mean(scores)
         known = np.isfinite(scores).any(axis=1)
         rows = [{**items[i], "labels": scores[i]} for i in np.flatnonzero(known).tolist()]
         with language_models.seeded(seed):
@@ -304,7 +305,7 @@ class Transformer:
 
     def _start(self, scores: Array) -> Array:
         """The logits (e,) that stand for the mean scores."""
-        mean = np.nan_to_num(means(scores), nan=0.5)
+        mean = np.nan_to_num(metrics.mean(scores), nan=0.5)
         if self.loss != "bce":
             return np.asarray(mean / self.temperature)
         inside = np.clip(mean, 1e-3, 1 - 1e-3)
@@ -372,4 +373,4 @@ def head(kind: str, states: int, width: int, start: Any) -> Any:
 
 def _whole(forecast: Array) -> Array:
     """Standard deviation of each expert's forecasts, (e,): all of it may be noise."""
-    return np.asarray(np.sqrt(means((forecast - means(forecast)) ** 2)))
+    return np.asarray(np.sqrt(metrics.mean((forecast - metrics.mean(forecast)) ** 2)))

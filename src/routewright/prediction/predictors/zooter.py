@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from routewright import metrics
 from routewright.data.outcomes import Outcomes, tags_of
 from routewright.errors import BadInput, BadTable
 from routewright.prediction.language_models import Tune
@@ -20,7 +21,6 @@ from routewright.prediction.predictors import (
     View,
     _labels,
     folds,
-    means,
     view,
 )
 from routewright.prediction.predictors.linear import Ridge, fit_ridge
@@ -122,7 +122,7 @@ class Zooter:
         else:
             self.view = self._weighing(self.text_weight or TEXTS[0], blocks)
         tagged, rewards = self._lessons(x, scores, blocks, seed)
-        pool = np.isfinite(means(scores)) & np.isfinite(means(rewards))
+        pool = np.isfinite(metrics.mean(scores)) & np.isfinite(metrics.mean(rewards))
         rewards = _labels.filled(rewards)[:, pool]
         lesson = _Lesson(self._columns(x), rewards, tagged, scores[:, pool], seed)
         chosen = self._validate(lesson, fold)
@@ -131,7 +131,7 @@ class Zooter:
         held = lesson.held_out(self, chosen, fold)
         belief = self._believe_held_out(lesson, held, fold, scores, pool)
         heads = lesson.heads(self, chosen, slice(None))
-        self.distilled = _distil(lesson, heads, held, chosen, means(scores), pool)
+        self.distilled = _distil(lesson, heads, held, chosen, metrics.mean(scores), pool)
         moved = _jackknife(heads.logits(lesson.columns), held, len(np.unique(fold)))
         self.distilled.error[pool] = self.distilled.slope * moved
         return Belief(belief, np.broadcast_to(self._spread(), belief.shape).copy())
@@ -249,7 +249,9 @@ class Zooter:
         for k in np.unique(fold):
             inside, outside = fold != k, fold == k
             part = lesson.take(inside)
-            without = _distil(part, None, held[inside], NOTHING_CHOSEN, means(scores[inside]), pool)
+            without = _distil(
+                part, None, held[inside], NOTHING_CHOSEN, metrics.mean(scores[inside]), pool
+            )
             found[outside] = without.combine(lesson.columns[outside], held[outside])
         return found
 
@@ -411,7 +413,9 @@ def _distil(
 ) -> Distilled:
     """What turns logits into scores, from held-out logits (n, pool) and scores."""
     slope, _ = _slope(held, lesson.scores)
-    level = means((lesson.scores - means(lesson.scores)).T) + np.nanmean(means(lesson.scores))
+    level = metrics.mean((lesson.scores - metrics.mean(lesson.scores)).T) + np.nanmean(
+        metrics.mean(lesson.scores)
+    )
     known = np.isfinite(level)
     return Distilled(
         heads=heads or Heads(np.zeros(0), np.zeros((0, 0)), np.zeros(0)),
@@ -437,7 +441,7 @@ def _slope(logits: Array, scores: Array) -> tuple[float, float]:
     known = np.isfinite(scores)
 
     def differences(table: Array) -> Array:
-        centred = np.where(known, table - means(np.where(known, table, np.nan)), 0.0)
+        centred = np.where(known, table - metrics.mean(np.where(known, table, np.nan)), 0.0)
         row = centred.sum(axis=1, keepdims=True) / np.maximum(known.sum(axis=1, keepdims=True), 1)
         return np.where(known, centred - row, 0.0)
 

@@ -30,7 +30,6 @@ from routewright.drive import replay
 from routewright.evaluation.evaluate import evaluate
 from routewright.fitting.fit import fit
 from routewright.prediction.predictors import folds
-from routewright.router.frontier import known_costs
 from routewright.router.router import Router
 from routewright.sandbox.skills import grade, questions
 from routewright.types import Array
@@ -94,7 +93,7 @@ def show(router: Router, dev: Outcomes, goal: str) -> None:
     """Quality at shares of the goal's cost, the cost of its quality, and the plan there."""
     e = evaluate(router, dev)
     m = dev.experts.index(goal)
-    curve = Curve(e.costs, e.scores, known_costs(dev.cost)[:, m], dev.score[:, m])
+    curve = Curve(e.costs, e.scores, dev.charges[:, m], dev.score[:, m])
     table = Table(title=f"{len(dev)} rows of dev; {goal} scores {curve.goal:.3f}")
     for head in ("", *(f"at {f:g}" for f in WANTED), *(f"cost of {s:.0%}" for s in WANTED_COST)):
         table.add_column(head)
@@ -123,7 +122,7 @@ def gsm8k() -> None:
         expected = np.array([point.cost_fraction for point in e.points])
         nearest = [int(np.argmin(abs(expected - price))) for price in prices]
         costs[:, outside], scores[:, outside] = e.costs[nearest], e.scores[nearest]
-    curve = Curve(costs, scores, known_costs(rows.cost)[:, -1], rows.score[:, -1])
+    curve = Curve(costs, scores, rows.charges[:, -1], rows.score[:, -1])
     print(
         f"GSM8K, cross-fitted on {len(rows)} rows of dev: {curve.at(0.25):.3f} at a quarter of"
         f" GPT-4o's cost (wanted: 0.957), {curve.at(0.35):.3f} at 0.35; GPT-4o's own"

@@ -26,7 +26,6 @@ from routewright.evaluation.evaluate import evaluate
 from routewright.evaluation.figures import FRACTIONS, Evaluation, curve_replicates
 from routewright.fitting import automix
 from routewright.fitting.fit import STRATEGIES, fit_each
-from routewright.router.frontier import known_costs
 from routewright.router.router import Router
 from routewright.types import Array
 
@@ -55,7 +54,7 @@ def figures(e: Evaluation, large: Outcomes) -> Figures:
     weights = np.vstack([np.ones(len(e.outcomes)), e.weights])
     reached, _ = curve_replicates(e, weights, np.array(FRACTIONS))
     goal = metrics.mean(large.score[:, 0], weights)
-    price = metrics.mean(known_costs(large.cost)[:, 0], weights)
+    price = metrics.mean(large.charges[:, 0], weights)
     costs, scores = (metrics.mean(table.T, weights) for table in (e.costs, e.scores))
     least = [
         [metrics.cpt(c, s, share, (0.0, 0.0), (p, g)) for share in SHARES]

@@ -29,7 +29,6 @@ from routewright.data.outcomes import Outcomes
 from routewright.evaluation.evaluate import CLUSTERS, evaluate
 from routewright.fitting.fit import Assumed, fit
 from routewright.prediction.predictors import folds
-from routewright.router.frontier import known_costs
 from routewright.types import Array
 
 REPLICATES = 400
@@ -155,7 +154,7 @@ class Run:
     costs: Array
 
     def measured(self, weights: Array) -> Measured:
-        price = metrics.mean(known_costs(self.outcomes.cost), weights)
+        price = metrics.mean(self.outcomes.charges, weights)
         quality = metrics.mean(self.outcomes.score, weights)
         return Measured(
             cost=metrics.mean(self.costs.T, weights),

@@ -139,6 +139,9 @@ def test_an_answer_of_unknown_cost_is_not_free(router, dev):
     for point, other in zip(whole["curve"], partly["curve"], strict=True):
         assert other["cost"] == pytest.approx(point["cost"], rel=0.05)
     assert partly["aiq"] == pytest.approx(whole["aiq"], abs=0.01)
+    strategy = Auto(router, 5.0)
+    swept, replayed = strategy.over(gaps, router.predict(gaps.queries)), replay_all(strategy, gaps)
+    np.testing.assert_allclose(swept.cost, replayed[1], rtol=1e-12)
 
 
 def test_verifications_and_log_probabilities_buy_more_quality_where_they_tell(

@@ -232,3 +232,26 @@ def test_where_needs_the_column(tmp_path: Path):
     for column in ("split", "domain"):
         with pytest.raises(BadTable, match=f"no column '{column}'"):
             outcomes.read(path).where(**{column: "train"})
+
+
+def test_an_unknown_cost_counts_as_that_experts_usual_one_and_never_as_nothing(tmp_path: Path):
+    frame = pl.DataFrame(
+        {
+            "id": ["a", "b", "c", "d"],
+            "prompt": ["1", "2", "3", "4"],
+            **{f"score::{m}": [1.0, 0.0, 1.0, None] for m in ("known", "partly", "never")},
+            "cost::known": [1.0, 2.0, 3.0, 4.0],
+            "cost::partly": [1.0, None, 3.0, None],
+        }
+    )
+    o = outcomes.read(write(tmp_path, frame))
+    known, partly, never = (o.charges[:, m].tolist() for m in range(3))
+    assert known == [1.0, 2.0, 3.0, 4.0]
+    assert partly[:3] == [1.0, 2.0, 3.0], "what it costs on average"
+    assert np.isnan([partly[3], *never]).all(), "no answer, and nothing known of its costs"
+    assert [o.record(row)["partly"].cost for row in range(3)] == [1.0, 2.0, 3.0]
+    part = o.costed().rows([1])
+    assert part.charges[0, 1] == 2.0, "as the whole table has it"
+    free = o.pool(["never"])
+    assert free.charges.tolist() == [[0.0]] * 4, "a table without costs: every answer is free"
+    assert np.isnan(free.costed().cost).all(), "but its costs stay unknown"

@@ -196,16 +196,30 @@ class Outcomes:
                 measures[measure][:, columns] = list(prices.values())
         return replace(self, measures=measures)
 
-    def costed(self) -> Outcomes:
-        """The same, where an answer whose cost is unknown costs what that expert's others do on
-        average. Its mean stays as it is; strategies that add up several costs must not find some
-        of them free."""
+    @cached_property
+    def charges(self) -> Array:
+        """What each answer counts in sums and means of costs, (n, e) in US$: `cost`, with every
+        unknown one treated in one way.
+
+        A scored answer whose cost is unknown counts as much as that expert's others on average:
+        its mean stays as it is, and no strategy that adds up several costs finds some of them
+        free. In a table without any costs every answer is free. NaN where an expert has given no
+        answer, or none of its costs is known.
+        """
         known = np.isfinite(self.cost)
+        if not known.any():
+            return np.zeros_like(self.cost)
         count = known.sum(axis=0)
         total = np.where(known, self.cost, 0.0).sum(axis=0)
         usual = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-        cost = np.where(np.isfinite(self.score) & ~known, usual, self.cost)
-        return replace(self, measures={**self.measures, "cost": cost})
+        return np.where(np.isfinite(self.score) & ~known, usual, self.cost)
+
+    def costed(self) -> Outcomes:
+        """The same with `charges` for costs, so that parts of its rows count what the whole does.
+        A table without any costs stays one."""
+        if not np.isfinite(self.cost).any():
+            return self
+        return replace(self, measures={**self.measures, "cost": self.charges})
 
     def record(self, row: int) -> dict[str | tuple[str, str], Answer]:
         """What every expert said to one query, as `drive.replay` reads it.
@@ -220,7 +234,7 @@ class Outcomes:
             score = self._cell("score", row, m)
             if score is None:
                 continue
-            cost = self._cell("cost", row, m) or 0.0
+            cost = float(np.nan_to_num(self.charges[row, m]))
             said = None if self.answers is None else self.answers[row, m]
             known[expert] = Answer(
                 expert,

@@ -16,7 +16,6 @@ from routewright.data.outcomes import Outcomes
 from routewright.drive import replay
 from routewright.errors import BadTable, NotAdmissible, UpstreamError
 from routewright.evaluation.figures import Evaluation
-from routewright.router.frontier import known_costs
 from routewright.router.router import Router
 from routewright.strategies import one_shot
 from routewright.strategies._recorded import rung_states
@@ -77,7 +76,7 @@ def _check_known(router: Router, outcomes: Outcomes) -> None:
     """Of everybody who is asked at some point, the rows must know a score, and a cost where they
     know any: means over what happens to be known would say nothing about the router."""
     asked = {name for point in router.frontier for name in point.shares}
-    for fact, table in (("score", outcomes.score), ("cost", known_costs(outcomes.cost))):
+    for fact, table in (("score", outcomes.score), ("cost", outcomes.charges)):
         columns = enumerate(outcomes.experts)
         nothing = [name for m, name in columns if not np.isfinite(table[:, m]).any()]
         if unknown := [name for name in nothing if name in asked]:
@@ -149,7 +148,7 @@ def run(
     if isinstance(strategy, CascadeRouting):
         ran = strategy.over(outcomes, prediction)
         return ran.score, ran.cost
-    cost = known_costs(outcomes.cost)
+    cost = outcomes.charges
     if one_shot(strategy):
         choice = strategy.choose(outcomes.queries, prediction)
         return policies.take(outcomes.score, choice), policies.take(cost, choice)

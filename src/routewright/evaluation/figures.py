@@ -10,7 +10,7 @@ import numpy as np
 from routewright import metrics, policies
 from routewright.data import text
 from routewright.data.outcomes import Outcomes
-from routewright.router.frontier import OperatingPoint, known_costs
+from routewright.router.frontier import OperatingPoint
 from routewright.router.router import Router
 from routewright.types import Array, Prediction
 
@@ -74,7 +74,7 @@ def in_short(figures: dict[str, Any]) -> str:
 
 def summary(e: Evaluation) -> dict[str, Any]:
     """Everything of design section 5: experts, references, curve, gains, AIQ, forecasts."""
-    score, cost = e.outcomes.score, known_costs(e.outcomes.cost)
+    score, cost = e.outcomes.score, e.outcomes.charges
     quality, price = metrics.mean(score), metrics.mean(cost)
     priced = bool(np.isfinite(e.outcomes.cost).any())
     whole = priced and bool(np.isfinite(e.scores).any(axis=1).all())  # every point was measured
@@ -136,7 +136,7 @@ def _extremes(quality: Array, price: Array) -> tuple[int, int]:
 
 
 def _references(e: Evaluation, quality: Array, price: Array, dollars: Any) -> dict[str, Any]:
-    score, cost = e.outcomes.score, known_costs(e.outcomes.cost)
+    score, cost = e.outcomes.score, e.outcomes.charges
     best, (cheap, _) = int(np.nanargmax(quality)), _extremes(quality, price)
     ideal = metrics.oracle(score, cost)
 
@@ -197,7 +197,7 @@ def curve_replicates(e: Evaluation, weights: Array, fractions: Array) -> tuple[A
     """Quality of the router and its gain over the zero router at fractions of the dearest
     expert's cost, per replicate: two arrays (b, fractions)."""
     costs, scores = metrics.mean(e.costs.T, weights), metrics.mean(e.scores.T, weights)
-    price = metrics.mean(known_costs(e.outcomes.cost), weights)
+    price = metrics.mean(e.outcomes.charges, weights)
     quality = metrics.mean(e.outcomes.score, weights)
     reached = np.empty((len(weights), len(fractions)))
     zero = np.empty_like(reached)

@@ -466,9 +466,7 @@ def _doubted(
 ) -> tuple[OperatingPoint, ...]:
     """Intervals widened by what is not known of the newcomer; learned points whose gain that
     puts in doubt become the fixed mix."""
-    hull = policies.zero_router(
-        metrics.mean(rows.score), metrics.mean(frontier.known_costs(rows.cost))
-    )
+    hull = policies.zero_router(metrics.mean(rows.score), metrics.mean(rows.charges))
     middle = ground.forecast.mean(axis=0)
     newcomer = len(prediction.experts) - 1
 

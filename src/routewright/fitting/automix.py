@@ -247,7 +247,7 @@ def lifts(measured: Evaluation, seed: int = 0) -> Compared:
     table = measured.outcomes
     trials = meta.Trials(
         table.score[rows][:, [small, large]],
-        frontier.known_costs(table.cost)[rows][:, [small, large]],
+        table.charges[rows][:, [small, large]],
         *(np.zeros((int(rows.sum()), 1)) for _ in range(2)),
     )
     name = measured.router.card["automix"]["meta_verifier"]
@@ -274,7 +274,7 @@ def committee(
 
 
 def _cheap(outcomes: Outcomes, ladder: Sequence[str]) -> list[str]:
-    cost = metrics.mean(frontier.known_costs(outcomes.cost))
+    cost = metrics.mean(outcomes.charges)
     most = 2 * float(cost[outcomes.experts.index(ladder[0])])
     scored = np.isfinite(outcomes.score).mean(axis=0)
     return [

@@ -16,7 +16,7 @@ from routewright.answers.evidence import Evidence
 from routewright.data.outcomes import Outcomes
 from routewright.errors import BadTable
 from routewright.fitting.ladder import PRICES, Ladder, kind_of, words, worth
-from routewright.router.frontier import BUDGETS, Candidate, PointStrategy, known_costs
+from routewright.router.frontier import BUDGETS, Candidate, PointStrategy
 from routewright.strategies._recorded import Run
 from routewright.strategies.cascade_routing import CascadeRouting
 from routewright.strategies.frugal import Frugal
@@ -99,7 +99,7 @@ def cascade_routing(
     greatest decision value; `prediction` must be held out."""
     kind = _kind(outcomes, "cascade_routing")
     labels = votes.labels(kind, votes.recorded(outcomes))
-    dearest = max(float(np.nanmax(metrics.mean(known_costs(outcomes.cost)))), 1e-300)
+    dearest = max(float(np.nanmax(metrics.mean(outcomes.charges))), 1e-300)
 
     def way(price: float, stretch: float) -> Candidate:
         strategy = CascadeRouting(Believed(prediction), price, kind, stretch)

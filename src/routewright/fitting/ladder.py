@@ -34,7 +34,7 @@ from routewright.answers.evidence import (
 from routewright.data.outcomes import Outcomes
 from routewright.prediction.forest import Forest
 from routewright.prediction.predictors import Folds
-from routewright.router.frontier import Candidate, PointStrategy, known_costs
+from routewright.router.frontier import Candidate, PointStrategy
 from routewright.strategies._recorded import Run, checked, readable, recorded, verified
 from routewright.strategies.auto import Auto, joining
 from routewright.types import Array, Indices, Prediction
@@ -114,7 +114,7 @@ def build(
         option_chances, read = learned or (None, None)
     base = Evidence(
         kind,
-        PRICES / max(metrics.mean(known_costs(outcomes.cost)).max(), 1e-300),
+        PRICES / max(metrics.mean(outcomes.charges).max(), 1e-300),
         choices=read,
         logprobs="logprob" in signs,
         checking=_checking(outcomes),
@@ -154,7 +154,7 @@ def _checking(outcomes: Outcomes) -> Array:
     found = np.ones(e)
     for m in range(e):
         rung_states = checked(outcomes, np.full(n, m))
-        paid = float(np.nan_to_num(outcomes.cost[rung_states.sure != UNSURE, m]).sum())
+        paid = float(outcomes.charges[rung_states.sure != UNSURE, m].sum())
         if paid > 0:
             found[m] = rung_states.cost.sum() / paid
     return found
@@ -163,7 +163,7 @@ def _checking(outcomes: Outcomes) -> Array:
 def worth(ways: Sequence[Candidate], outcomes: Outcomes) -> float:
     """Mean quality between the cheapest and the dearest expert's cost, by straight lines between
     the ways to answer."""
-    price = metrics.mean(known_costs(outcomes.cost))
+    price = metrics.mean(outcomes.charges)
     cost = np.array([float(metrics.mean(way.cost)) for way in ways])
     score = np.array([float(metrics.mean(way.score)) for way in ways])
     return metrics.aiq(
@@ -192,7 +192,7 @@ def line_up(outcomes: Outcomes, prediction: Prediction, kind: equivalence.Kind) 
     asking it pays is decided per query later, so the line ends only where the vote gets worse.
     """
     quality = metrics.mean(outcomes.score)
-    cost = metrics.mean(known_costs(outcomes.cost))
+    cost = metrics.mean(outcomes.charges)
     everyone = Rung(tuple(range(len(outcomes.experts))))
     labels = recorded(Evidence(kind, PRICES), everyone, outcomes).labels
     spoken = (labels >= 0).mean(axis=0)
@@ -285,7 +285,7 @@ class _Study:
             climbs = self._runs(evidence, states, r + 1, len(rungs) - 1)
             prices = self.base.prices
             # What both spend on this rung's members cancels; the toll is charged when deciding.
-            toll = np.nan_to_num(self.outcomes.cost[:, joining(evidence, r + 1)]).sum(axis=1)
+            toll = np.nan_to_num(self.outcomes.charges[:, joining(evidence, r + 1)]).sum(axis=1)
             if rungs[r + 1].checked:
                 toll = checked(self.outcomes, states[r].best).cost
             adds = np.column_stack(

@@ -281,7 +281,7 @@ class _Judge:
 
     @classmethod
     def of(cls, kept: Outcomes, replicates: int, seed: int) -> _Judge:
-        cost = kept.cost if np.isfinite(kept.cost).any() else np.zeros_like(kept.cost)
+        cost = kept.charges
         drawn = metrics.resample(len(kept), replicates, seed, kept.groups)
         belief = _cross_fitted(kept, cost, seed)
         return cls(

@@ -94,7 +94,7 @@ def trace(
     """
     weights = metrics.resample(len(outcomes), replicates, seed)
     weights = np.vstack([np.ones(len(outcomes)), weights])  # the first row is the sample itself
-    fixed_cost = metrics.mean(known_costs(outcomes.cost), weights)  # (b, e)
+    fixed_cost = metrics.mean(outcomes.charges, weights)  # (b, e)
     hulls = [
         policies.zero_router(q, c)
         for q, c in zip(metrics.mean(outcomes.score, weights), fixed_cost, strict=True)
@@ -130,7 +130,7 @@ def trace(
 
 def singles(prediction: Prediction, outcomes: Outcomes) -> list[Candidate]:
     """One call per query, at BUDGETS, dearest first (λ = 0); `prediction` must be held out."""
-    cost = known_costs(outcomes.cost)
+    cost = outcomes.charges
     found = []
     for mixture in _mixtures(prediction):
         parts = [(mixture.price, 1 - mixture.share)]
@@ -144,15 +144,10 @@ def singles(prediction: Prediction, outcomes: Outcomes) -> list[Candidate]:
     return found
 
 
-def known_costs(cost: Array) -> Array:
-    """Costs as they are; zero throughout where a table has none at all."""
-    return cost if np.isfinite(cost).any() else np.zeros_like(cost)
-
-
 def worth(prediction: Prediction, outcomes: Outcomes, prices: int = 60) -> float:
     """Mean gain in quality over the zero router between the cheapest and the dearest expert's
     cost, by straight lines between operating points (decision value, without luck's hull)."""
-    cost = known_costs(outcomes.cost)
+    cost = outcomes.charges
     price = metrics.mean(cost)
     hull = policies.zero_router(metrics.mean(outcomes.score), price)
     dearest = float(np.nanmax(price))

@@ -68,7 +68,7 @@ def checked(outcomes: Outcomes, whose: Indices) -> Checked:
         return unknown if table is None else table[place]
 
     sure, cost = told("verify"), told("verify_cost")
-    cost = np.where(np.isfinite(cost), cost, np.nan_to_num(told("cost")))
+    cost = np.where(np.isfinite(cost), cost, outcomes.charges[place])
     known = (whose != NOBODY) & np.isfinite(told("score")) & np.isfinite(sure)
     return Checked(np.where(known, sure, UNSURE), np.where(known, cost, 0.0))
 

@@ -210,8 +210,7 @@ class Auto:
         chosen = np.where(kept, best, last)
         return Run(
             score=outcomes.score[rows, chosen],
-            cost=checks
-            + np.where(asked & answered(outcomes), np.nan_to_num(outcomes.cost), 0.0).sum(axis=1),
+            cost=checks + np.where(asked & answered(outcomes), outcomes.charges, 0.0).sum(axis=1),
             asked=asked,
             rung=rung,
             kept=kept,

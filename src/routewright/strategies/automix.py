@@ -170,9 +170,8 @@ def trials_of(
             for line, observation in zip(evidence, observations, strict=True)
         ]
         shares = np.where(np.isfinite(shares), -np.column_stack(gains), np.nan)
-    table = outcomes.pool(ladder)
-    quality = table.score
-    cost = np.where(np.isfinite(quality), np.nan_to_num(table.cost), np.nan)
+    quality = outcomes.pool(ladder).score
+    cost = np.where(np.isfinite(quality), _charges(outcomes, ladder), np.nan)
     return metaverifiers.Trials(quality, cost, _verifying(outcomes, ladder, agree), shares)
 
 
@@ -210,7 +209,11 @@ def _verifying(outcomes: Outcomes, ladder: Sequence[str], agree: Sequence[str]) 
     rungs = outcomes.pool(ladder[:-1])
     if agree:  # they are asked once, beside the first rung
         cost = np.zeros((len(outcomes), len(ladder) - 1))
-        cost[:, 0] = np.nan_to_num(outcomes.pool(agree).cost).sum(axis=1)
+        cost[:, 0] = _charges(outcomes, agree).sum(axis=1)
         return cost
     priced = rungs.measures.get("verify_cost", np.full_like(rungs.cost, np.nan))
-    return np.where(np.isfinite(priced), priced, np.nan_to_num(rungs.cost))
+    return np.where(np.isfinite(priced), priced, _charges(outcomes, ladder[:-1]))
+
+
+def _charges(outcomes: Outcomes, experts: Sequence[str]) -> Array:
+    return outcomes.charges[:, [outcomes.experts.index(name) for name in experts]]

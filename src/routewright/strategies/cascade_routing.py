@@ -155,7 +155,7 @@ class CascadeRouting:
         rows = np.arange(len(can))
         return Run(
             score=outcomes.score[rows, best],
-            cost=np.where(asked, np.nan_to_num(outcomes.cost), 0.0).sum(axis=1),
+            cost=np.where(asked, outcomes.charges, 0.0).sum(axis=1),
             asked=asked,
             rung=asked.sum(axis=1),
             kept=np.ones(len(can), bool),

@@ -256,7 +256,7 @@ class Frugal:
         asked[rows[last != NOBODY], last[last != NOBODY]] = True
         return Run(
             score=outcomes.score[rows, chosen],
-            cost=np.where(asked, np.nan_to_num(outcomes.cost), 0.0).sum(axis=1),
+            cost=np.where(asked, outcomes.charges, 0.0).sum(axis=1),
             asked=asked,
             rung=rung,
             kept=kept,

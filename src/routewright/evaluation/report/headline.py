@@ -10,7 +10,6 @@ import numpy as np
 from routewright import metrics, policies
 from routewright.evaluation.report.study import HALF, Study
 from routewright.evaluation.report.words import between, percent, points, signed, verdict_of
-from routewright.router.frontier import known_costs
 
 
 class Headline(NamedTuple):
@@ -51,7 +50,7 @@ def _at_point(study: Study, k: int) -> dict[str, Any]:
     e = study.evaluation
     reached, spent = (metrics.mean(t[[k]].T, study.weights)[:, 0] for t in (e.scores, e.costs))
     quality = metrics.mean(e.outcomes.score, study.weights)
-    price = metrics.mean(known_costs(e.outcomes.cost), study.weights)
+    price = metrics.mean(e.outcomes.charges, study.weights)
     zero = [
         float(policies.hull_quality(policies.zero_router(q, c), at))
         for q, c, at in zip(quality, price, spent, strict=True)

@@ -13,7 +13,6 @@ from routewright import metrics
 from routewright.evaluation import plots
 from routewright.evaluation.evaluate import asked
 from routewright.evaluation.figures import Evaluation
-from routewright.router.frontier import known_costs
 from routewright.strategies import one_shot
 from routewright.strategies._recorded import rung_states
 from routewright.types import Array, Indices
@@ -126,7 +125,7 @@ class Study:
         if self.several:
             return None
         outcomes = self.evaluation.outcomes
-        tables = (known_costs(outcomes.cost), outcomes.score)
+        tables = (outcomes.charges, outcomes.score)
         costs, qualities = (metrics.shuffled(t, self.choices, self.weights) for t in tables)
         known = np.isfinite(costs[0]).all() and np.isfinite(qualities[0]).all()
         return (costs, qualities) if known else None

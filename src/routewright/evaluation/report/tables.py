@@ -12,7 +12,6 @@ from routewright.evaluation import plots
 from routewright.evaluation.figures import FRACTIONS, curve_replicates
 from routewright.evaluation.report.study import UNKNOWN, Study
 from routewright.evaluation.report.words import verdict_of
-from routewright.router.frontier import known_costs
 from routewright.types import Array
 
 SMALL_DOMAIN = 30  # rows; below, a domain's numbers are shown grey
@@ -68,7 +67,7 @@ def _control_at_fractions(study: Study) -> tuple[Array, Array] | None:
         return None
     fractions = np.array(FRACTIONS)
     reached, _ = curve_replicates(study.evaluation, study.weights, fractions)
-    price = metrics.mean(known_costs(study.evaluation.outcomes.cost), study.weights)
+    price = metrics.mean(study.evaluation.outcomes.charges, study.weights)
     dealt = np.empty_like(reached)
     for b, (costs, qualities) in enumerate(zip(*study.control, strict=True)):
         order = np.lexsort((qualities, costs))
@@ -163,7 +162,7 @@ class Mistake(NamedTuple):
 def mistakes(study: Study) -> list[Mistake]:
     """The queries with the largest regret at half cost: points lost, then dollars wasted."""
     e, k = study.evaluation, study.near_half
-    score, cost = e.outcomes.score, known_costs(e.outcomes.cost)
+    score, cost = e.outcomes.score, e.outcomes.charges
     better = metrics.oracle(score, cost)
     lost = policies.take(score, better) - e.scores[k]
     wasted = e.costs[k] - policies.take(cost, better)

@@ -19,7 +19,6 @@ from routewright.data.outcomes import Outcomes
 from routewright.evaluation.evaluate import evaluate
 from routewright.evaluation.figures import FRACTIONS
 from routewright.fitting.fit import fit_each
-from routewright.router.frontier import known_costs
 from routewright.router.router import Router
 
 HEADS = (
@@ -61,7 +60,7 @@ def in_order(router: Router, dev: Outcomes) -> list[float]:
     """Quality of `policies.ratio_greedy` at FRACTIONS of the dearest expert's cost."""
     prediction = router.predict(dev.queries)
     rows = dev.pool(router.experts)
-    dearest = float(np.nanmax(metrics.mean(known_costs(rows.cost))))
+    dearest = float(np.nanmax(metrics.mean(rows.charges)))
     choices = (
         policies.ratio_greedy(prediction, fraction * dearest * len(rows)) for fraction in FRACTIONS
     )

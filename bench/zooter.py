@@ -38,12 +38,12 @@ from bench._data import REAL
 from routewright import metrics, policies
 from routewright.data import outcomes
 from routewright.data.outcomes import Outcomes
-from routewright.evaluation.evaluate import replay_all, run
 from routewright.fitting.fit import AUTO_ENCODER, fit
 from routewright.prediction.encoders import build
 from routewright.prediction.predictors import folds
 from routewright.prediction.predictors.zooter import Zooter
 from routewright.strategies import build as build_strategy
+from routewright.strategies._recorded import Recorded, replayed, run
 from routewright.types import Array
 
 JUDGES = {  # whose verdicts are the rewards, and whose the scores
@@ -117,13 +117,14 @@ def systems(train: Outcomes, rows: Outcomes) -> dict[str, Held]:
         found[name] = _choosing(rows, model.predict(x).mean.argmax(axis=1))
         found[name].seconds = _seconds(rows, lambda q, m=model: m.predict(reader.encode([q])))
     router = fit(train, predictor="zooter", options={"beta": 0.3})
-    score, cost = run(router.strategy(0.0), rows, router.predict(rows.queries))
-    found[SERVED] = Held(score, cost)
+    served = run(router.strategy(0.0), Recorded(rows, router))
+    found[SERVED] = Held(served.score, served.cost)
     found[SERVED].seconds = _seconds(rows, lambda query: router.predict([query]))
     best = int(np.nanargmax(metrics.mean(train.score)))
     found[SINGLE] = _choosing(rows, np.full(len(rows), best))
     ranking = build_strategy({"strategy": "ranking", "experts": list(rows.experts)})
-    found[RANKING] = Held(*replay_all(ranking, rows), calls=len(rows.experts))
+    ranked = replayed(ranking, Recorded(rows))
+    found[RANKING] = Held(ranked.score, ranked.cost, calls=len(rows.experts))
     found[ORACLE] = _choosing(rows, metrics.oracle(rows.score, rows.cost))
     return found
 

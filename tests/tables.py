@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from routewright.strategies._recorded import Recorded, Run, replayed, run
+
 TOPICS = {
     "sums": ("add", "subtract", "multiply", "total", "number", "digits"),
     "words": ("reverse", "spell", "letter", "vowel", "word", "rhyme"),
@@ -47,3 +49,14 @@ def write(folder: Path, frame: pl.DataFrame, name: str = "outcomes.parquet") -> 
     path = folder / name
     frame.write_parquet(path)
     return path
+
+
+def swept_as_replayed(strategy, outcomes, router=None) -> Run:
+    """What a strategy does over a whole table, which is what its plan does row by row."""
+    rows = Recorded(outcomes, router)
+    swept, replays = run(strategy, rows), replayed(strategy, rows)
+    np.testing.assert_array_equal(swept.score, replays.score, err_msg=repr(strategy)[-80:])
+    np.testing.assert_allclose(swept.cost, replays.cost, rtol=1e-12)
+    known = np.isfinite(replays.score)
+    np.testing.assert_array_equal(swept.asked[known], replays.asked[known])
+    return swept

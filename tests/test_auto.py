@@ -12,18 +12,18 @@ import pytest
 from routewright.data import outcomes
 from routewright.drive import replay
 from routewright.errors import NoAdmissibleExpert
-from routewright.evaluation.evaluate import asked as share_asked
-from routewright.evaluation.evaluate import evaluate, replay_all
+from routewright.evaluation.evaluate import evaluate
 from routewright.evaluation.report import Study, expert_rows
 from routewright.experts.limits import recorded
 from routewright.fitting import ladder
 from routewright.fitting.fit import fit
 from routewright.router.router import Router
+from routewright.strategies._recorded import Recorded, run
 from routewright.strategies.auto import Auto
 from routewright.strategies.fixed import Fixed
 from routewright.strategies.mix import Mix
 from routewright.types import Answer, Expert
-from tables import write
+from tables import swept_as_replayed, write
 from upstream import Upstream, asked, config_of, front, paths_live_as_replayed, running
 
 CHEAP = ("ada", "bob", "cyd")
@@ -139,9 +139,7 @@ def test_an_answer_of_unknown_cost_is_not_free(router, dev):
     for point, other in zip(whole["curve"], partly["curve"], strict=True):
         assert other["cost"] == pytest.approx(point["cost"], rel=0.05)
     assert partly["aiq"] == pytest.approx(whole["aiq"], abs=0.01)
-    strategy = Auto(router, 5.0)
-    swept, replayed = strategy.over(gaps, router.predict(gaps.queries)), replay_all(strategy, gaps)
-    np.testing.assert_allclose(swept.cost, replayed[1], rtol=1e-12)
+    swept_as_replayed(Auto(router, 5.0), gaps, router)
 
 
 def test_verifications_and_log_probabilities_buy_more_quality_where_they_tell(
@@ -165,26 +163,22 @@ def test_plans_that_look_at_more_replay_as_over_arrays(sign, price, request):
         told = rows.measures["verify"].copy()
         told[::4] = np.nan
         rows = replace(rows, measures={**rows.measures, "verify": told})
-    ran = Auto(router, price).over(rows, router.predict(rows.queries))
-    score, cost = replay_all(Auto(router, price), rows)
-    np.testing.assert_array_equal(ran.score, score)
-    np.testing.assert_allclose(ran.cost, cost, rtol=1e-12)
+    swept_as_replayed(Auto(router, price), rows, router)
 
 
 def test_the_report_tells_how_often_each_expert_is_asked_as_replays_do(verifying):
     router, rows = verifying
     found = Study(e := evaluate(router, rows, replicates=20), e.to_json())
-    strategy = Auto(router, 30.0)
+    strategy, table = Auto(router, 30.0), Recorded(rows, router)
     decided = [replay(strategy, q, rows.record(i)) for i, q in enumerate(rows.queries)]
     asked = [{answer.expert for answer in decision.spent} for decision in decided]
-    often = [np.mean([name in some for some in asked]) for name in router.experts]
-    told = share_asked(strategy, rows, router.predict(rows.queries))
-    np.testing.assert_allclose(told, often)
-    assert told.sum() > 1, "a committee"
-    mixed = Mix(strategy, Fixed("sage"), share=0.25)
-    fixed = np.array([name == "sage" for name in router.experts])
-    half_of_both = share_asked(mixed, rows, router.predict(rows.queries))
-    np.testing.assert_allclose(half_of_both, 0.75 * told + 0.25 * fixed)
+    often = {name: np.mean([name in some for some in asked]) for name in router.experts}
+    shares = run(strategy, table).shares(router.experts)
+    assert shares == pytest.approx({name: share for name, share in often.items() if share})
+    assert sum(shares.values()) > 1, "a committee"
+    mixed = run(Mix(strategy, Fixed("sage"), share=0.25), table).shares(router.experts)
+    assert mixed["sage"] == pytest.approx(0.75 * shares.get("sage", 0.0) + 0.25)
+    assert mixed["ada"] == pytest.approx(0.75 * shares["ada"])
     assert found.several
     assert all(row.half is not None and row.whole is not None for row in expert_rows(found))
 
@@ -219,28 +213,20 @@ def test_a_verification_that_fails_is_paid_and_tells_nothing(verifying):
 
 @pytest.mark.parametrize("price", [0.0, 1.0, 5.0, 30.0, 1e4])
 def test_replaying_a_plan_equals_its_decisions_over_arrays(router, dev, price):
-    strategy = Auto(router, price)
-    ran = strategy.over(dev, router.predict(dev.queries))
-    score, cost = replay_all(strategy, dev)
-    np.testing.assert_array_equal(ran.score, score)
-    np.testing.assert_allclose(ran.cost, cost, rtol=1e-12)
+    swept_as_replayed(Auto(router, price), dev, router)
 
 
 def test_calls_that_were_not_recorded_replay_as_over_arrays(router, dev):
     holes = dev.measures["score"].copy()
     holes[::5, 0] = holes[1::7, 2] = np.nan
     dev = replace(dev, measures={**dev.measures, "score": holes})
-    strategy = Auto(router, 5.0)
-    ran = strategy.over(dev, router.predict(dev.queries))
-    score, cost = replay_all(strategy, dev)
-    np.testing.assert_array_equal(ran.score, score)
-    np.testing.assert_allclose(ran.cost, cost, rtol=1e-12)
+    swept_as_replayed(Auto(router, 5.0), dev, router)
 
 
 def test_a_higher_price_of_quality_never_spends_more(router, dev):
-    prediction = router.predict(dev.queries)
+    rows = Recorded(dev, router)
     prices = router.evidence.prices
-    costs = [Auto(router, float(p)).over(dev, prediction).cost.mean() for p in prices]
+    costs = [run(Auto(router, float(p)), rows).cost.mean() for p in prices]
     # Decisions follow what is expected, and a learned worth may wobble between two prices.
     assert costs[0] > 2 * costs[-1]
     assert max(np.diff(costs)) < 0.05 * costs[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -16,16 +16,17 @@ from routewright.cli.main import app
 from routewright.data import outcomes
 from routewright.drive import live, replay
 from routewright.errors import BadInput, BadTable, NoAdmissibleExpert, UpstreamError
-from routewright.evaluation.evaluate import evaluate, replay_all
+from routewright.evaluation.evaluate import evaluate
 from routewright.experts.client import Client
 from routewright.experts.limits import recorded
 from routewright.fitting.fit import fit, fit_each
 from routewright.policies import choose
 from routewright.router.router import Router
+from routewright.strategies._recorded import Recorded, StandIn, run
 from routewright.strategies.cascade_routing import CascadeRouting
 from routewright.strategies.frugal import Frugal
 from routewright.types import Answer, Delta, Expert, Prediction, Query
-from tables import write
+from tables import swept_as_replayed, write
 from test_auto import CHEAP, EVERYBODY, exam
 from upstream import Upstream, expert, paths_live_as_replayed, running
 
@@ -50,27 +51,21 @@ def dev(table):
     return outcomes.read(table, split="dev")
 
 
-@dataclass(frozen=True)
-class Believes:
+def believes(*quality: float, spread: float = 0.2) -> StandIn:
     """A router that believes the same of every query, and has never weighed answers."""
+    quality = quality or (0.6, 0.6, 0.6, 0.85)
 
-    quality: tuple[float, ...] = (0.6, 0.6, 0.6, 0.85)
-    spread: float = 0.2
-    evidence: None = None
-
-    @property
-    def mean(self):
-        return np.array(self.quality)
-
-    def predict(self, queries):
-        n, e = len(queries), len(self.quality)
+    def beliefs(queries):
+        n, e = len(queries), len(quality)
         return Prediction(
             EVERYBODY,
-            np.tile(self.quality, (n, 1)),
-            np.full((n, e), self.spread),
+            np.tile(quality, (n, 1)),
+            np.full((n, e), spread),
             np.tile(COSTS, (n, 1)),
             np.full((n, e), np.nan),
         )
+
+    return StandIn(beliefs, mean=np.array(quality))
 
 
 def say(**texts):
@@ -100,13 +95,9 @@ def test_replaying_a_plan_equals_its_decisions_over_arrays(routers, dev, holes):
         score = dev.score.copy()
         score[::5, 0] = score[1::7, 2] = score[2::9, 3] = np.nan
         dev = replace(dev, measures={**dev.measures, "score": score})
-    prediction = routers["frugal"].predict(dev.queries)
     ways = set()
     for strategy in both(routers["frugal"]):
-        ran = strategy.over(dev, prediction)
-        score, cost = replay_all(strategy, dev)
-        np.testing.assert_array_equal(ran.score, score, err_msg=repr(strategy)[-80:])
-        np.testing.assert_allclose(ran.cost, cost, rtol=1e-12)
+        ran = swept_as_replayed(strategy, dev, routers["frugal"])
         ways |= {tuple(row) for row in ran.asked.tolist()}
     assert len(ways) >= 6, "the queries went different ways"
 
@@ -123,7 +114,7 @@ def test_live_decisions_over_http_are_those_that_were_replayed(routers, dev):
 def test_an_answer_is_kept_as_soon_as_it_is_trusted(dev):
     record = say(ada="(A)", bob="(A)", cyd="(B)", sage="(C)")
     paths = {
-        trust: asked(replay(Frugal(Believes(), trust, answers="letter"), dev.queries[0], record))
+        trust: asked(replay(Frugal(believes(), trust, answers="letter"), dev.queries[0], record))
         for trust in (0.5, 0.75, 0.95, 2.0)
     }
     assert paths[0.5] == ["ada"], "a forecast of 0.6 is enough"
@@ -133,14 +124,14 @@ def test_an_answer_is_kept_as_soon_as_it_is_trusted(dev):
 
 def test_each_rung_may_have_its_own_threshold(dev):
     record = say(ada="(A)", bob="(A)", cyd="(A)", sage="(C)")
-    strategy = Frugal(Believes(), (2.0, 2.0, 0.5), answers="letter")
+    strategy = Frugal(believes(), (2.0, 2.0, 0.5), answers="letter")
     assert asked(replay(strategy, dev.queries[0], record)) == list(CHEAP)
 
 
 def test_a_higher_threshold_never_spends_less(routers, dev):
     router = routers["frugal"]
-    prediction = router.predict(dev.queries)
-    costs = [Frugal(router, t).over(dev, prediction).cost.mean() for t in np.linspace(0, 1.1, 12)]
+    rows = Recorded(dev, router)
+    costs = [run(Frugal(router, t), rows).cost.mean() for t in np.linspace(0, 1.1, 12)]
     assert min(np.diff(costs)) >= 0
     assert costs[-1] > 3 * costs[0]
 
@@ -148,12 +139,12 @@ def test_a_higher_threshold_never_spends_less(routers, dev):
 def test_a_minimum_quality_raises_the_threshold(dev):
     record = say(ada="(A)", bob="(A)", cyd="(B)", sage="(C)")
     query = replace(dev.queries[0], min_quality=0.75)
-    assert asked(replay(Frugal(Believes(), 0.1, answers="letter"), query, record)) == ["ada", "bob"]
+    assert asked(replay(Frugal(believes(), 0.1, answers="letter"), query, record)) == ["ada", "bob"]
 
 
 def test_an_unreadable_last_word_leaves_the_best_answer_and_is_paid_for(dev):
     record = say(ada="(A)", bob="(B)", cyd="(C)", sage="")
-    decision = replay(Frugal(Believes(), 0.9, answers="letter"), dev.queries[0], record)
+    decision = replay(Frugal(believes(), 0.9, answers="letter"), dev.queries[0], record)
     assert asked(decision) == list(EVERYBODY)
     assert decision.answer.text == "(A)"
     assert "no answer that can be read" in decision.because
@@ -164,14 +155,14 @@ def test_a_ladder_that_says_nothing_leads_to_whoever_is_left(dev):
     record = say(ada="", bob="", cyd="(C)", sage="(D)")
     record["cyd"] = replace(record["cyd"], status="failed", reason="is down")
     record["sage"] = replace(record["sage"], status="failed", reason="is down")
-    decision = replay(Frugal(Believes(), 0.5, answers="letter"), dev.queries[0], record)
+    decision = replay(Frugal(believes(), 0.5, answers="letter"), dev.queries[0], record)
     assert decision.answer.expert == "ada"
     assert "best effort" in decision.because
 
 
 def test_a_worse_expert_does_not_have_the_last_word_in_place_of_the_best(dev):
     record = say(ada="(A)", bob="(A)", cyd="(C)")
-    strategy = Frugal(Believes((0.6, 0.6, 0.3, 0.85)), (2.0,), "sage", "letter")
+    strategy = Frugal(believes(0.6, 0.6, 0.3, 0.85), (2.0,), "sage", "letter")
     decision = replay(strategy, dev.queries[0], record)
     assert decision.answer.text == "(A)"
     assert "nobody else may have the last word" in decision.because
@@ -179,7 +170,7 @@ def test_a_worse_expert_does_not_have_the_last_word_in_place_of_the_best(dev):
 
 def test_an_expert_who_is_not_there_cannot_have_the_last_word(dev):
     with pytest.raises(BadInput, match="no expert 'gpt-9': the router has ada, bob"):
-        replay(Frugal(Believes(), last="gpt-9"), dev.queries[0], say(ada="A", sage="B"))
+        replay(Frugal(believes(), last="gpt-9"), dev.queries[0], say(ada="A", sage="B"))
 
 
 # --- cascade routing -----------------------------------------------------------------------
@@ -188,8 +179,10 @@ def test_an_expert_who_is_not_there_cannot_have_the_last_word(dev):
 def brute_force(router, price, here, done, draws=40_000):
     """The best set of further experts by simulation, all of them looked at; (sets, values)."""
     rng = np.random.default_rng(0)
-    quality = np.array(router.quality)
-    drawn = np.clip(quality + router.spread * rng.standard_normal((draws, len(quality))), 0, 1)
+    (quality,), (spread,) = (
+        getattr(router.predict([Query.of("?")]), name) for name in ("quality", "spread")
+    )
+    drawn = np.clip(quality + spread * rng.standard_normal((draws, len(quality))), 0, 1)
     rest = [m for m in range(len(quality)) if m not in done]
     sets = [s for k in range(len(rest) + 1) for s in combinations(rest, k)]
     values = []
@@ -202,7 +195,7 @@ def brute_force(router, price, here, done, draws=40_000):
 @pytest.mark.parametrize("price", [0.5, 2.0, 10.0, 40.0, 200.0, 1000.0])
 @pytest.mark.parametrize("here", [0.3, 0.6, 0.9])
 def test_the_next_expert_belongs_to_a_best_set_of_all(price, here):
-    router = Believes((0.55, 0.4, 0.62, 0.8), 0.15)
+    router = believes(0.55, 0.4, 0.62, 0.8, spread=0.15)
     prediction = router.predict([Query.of("?")])
     done = np.array([True, False, False, False])
     strategy = CascadeRouting(router, price)
@@ -222,7 +215,7 @@ def test_before_anybody_has_answered_a_set_of_one_is_single_shot_routing():
         np.tile(COSTS, (200, 1)),
         np.full(shape, np.nan),
     )
-    strategy = CascadeRouting(Believes(), ahead=1)
+    strategy = CascadeRouting(believes(), ahead=1)
     nobody, alone = np.zeros(4, bool), np.full(200, -1.0)
     for price in (0.0, 5.0, 20.0):
         first = strategy.decide(nobody, alone, prediction, price, np.ones(shape, bool))
@@ -230,7 +223,7 @@ def test_before_anybody_has_answered_a_set_of_one_is_single_shot_routing():
 
 
 def test_agreement_stops_the_cascade_and_disagreement_goes_on(dev):
-    strategy = CascadeRouting(Believes(), 8.0, "letter")
+    strategy = CascadeRouting(believes(), 8.0, "letter")
     agree, differ = (
         replay(strategy, dev.queries[0], say(ada="(A)", bob=b, cyd=c, sage="(D)"))
         for b, c in (("(A)", "(A)"), ("(B)", "(C)"))
@@ -244,7 +237,7 @@ def test_agreement_stops_the_cascade_and_disagreement_goes_on(dev):
 def test_an_expert_that_fails_is_replaced_and_is_not_asked_again(dev):
     record = say(ada="(A)", bob="(A)", cyd="(A)", sage="(A)")
     record["ada"] = replace(record["ada"], status="failed", reason="is down", cost=0.001)
-    decision = replay(CascadeRouting(Believes(), 8.0, "letter"), dev.queries[0], record)
+    decision = replay(CascadeRouting(believes(), 8.0, "letter"), dev.queries[0], record)
     assert asked(decision)[:2] == ["ada", "bob"]
     assert len(set(asked(decision))) == len(asked(decision))
     assert decision.answer.text == "(A)"
@@ -252,7 +245,7 @@ def test_an_expert_that_fails_is_replaced_and_is_not_asked_again(dev):
 
 def test_a_query_that_may_cost_little_is_not_sent_further(dev):
     record = say(ada="(A)", bob="(B)", cyd="(C)", sage="(D)")
-    for strategy in (CascadeRouting(Believes(), 0.0, "letter"), Frugal(Believes(), 2.0)):
+    for strategy in (CascadeRouting(believes(), 0.0, "letter"), Frugal(believes(), 2.0)):
         decision = replay(strategy, replace(dev.queries[0], max_cost=0.0011), record)
         assert decision.cost <= 0.0011
         assert len(decision.spent) == 2
@@ -276,7 +269,7 @@ def test_prose_agrees_with_its_own_repetition_only():
 
 
 @pytest.mark.parametrize(
-    "strategy", [Frugal(Believes(), 0.9), CascadeRouting(Believes(), 1.0)], ids=["frugal", "eth"]
+    "strategy", [Frugal(believes(), 0.9), CascadeRouting(believes(), 1.0)], ids=["frugal", "eth"]
 )
 def test_limits_hold_and_nobody_else_is_asked(dev, strategy):
     record = say(ada="(A)", bob="(A)", cyd="(A)", sage="(A)")
@@ -292,8 +285,8 @@ def test_limits_hold_and_nobody_else_is_asked(dev, strategy):
 def test_only_an_answer_that_cannot_be_rejected_is_streamed():
     upstreams = {name: Upstream(says=lambda body: "(A) is the answer") for name in EVERYBODY}
     # Cascades that may go on, and two that cannot: nobody else is worth it, or permitted.
-    waits = [Frugal(Believes(), 0.5), CascadeRouting(Believes(), 8.0)]
-    streams = [CascadeRouting(Believes(), 1e5), Frugal(Believes(), 2.0)]
+    waits = [Frugal(believes(), 0.5), CascadeRouting(believes(), 8.0)]
+    streams = [CascadeRouting(believes(), 1e5), Frugal(believes(), 2.0)]
 
     async def pieces(strategy, query, experts, client):
         events = [e async for e in live(strategy, query, experts, client, stream=True)]

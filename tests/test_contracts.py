@@ -11,6 +11,9 @@ from models import QUICK, tiny_base, tiny_sentence_model, tiny_static_model
 from routewright import checks
 from routewright.prediction.encoders import build
 from routewright.registry import find, names
+from routewright.strategies._recorded import run
+from routewright.strategies.cascade import Cascade
+from routewright.strategies.fixed import Fixed
 
 JUDGES = {"judge": "Fine.\nRating: 7", "pairwise": "The first.\nBetter: 1"}
 NEEDS_MODEL = {"static": tiny_static_model, "sentence": tiny_sentence_model}
@@ -73,3 +76,13 @@ def test_a_strategy_that_asks_after_its_final_answer_is_caught():
 
     with pytest.raises(AssertionError, match="after a final ask"):
         checks.it_keeps_its_word_on_final_asks(Greedy())
+
+
+def test_a_strategy_whose_table_is_not_its_plan_is_caught():
+    class Boastful(Cascade):
+        def over(self, rows):
+            return run(Fixed("small"), rows)
+
+    checks.it_runs_over_a_table_as_it_is_replayed(checks.example("cascade"))
+    with pytest.raises(AssertionError, match="over a table"):
+        checks.it_runs_over_a_table_as_it_is_replayed(Boastful(checks.EXPERTS))

@@ -6,7 +6,6 @@ import pytest
 
 from routewright.drive import replay
 from routewright.errors import NoAdmissibleExpert, NotAdmissible, UpstreamError
-from routewright.strategies import build, one_shot
 from routewright.strategies.cascade import Cascade
 from routewright.strategies.fallback import Fallback
 from routewright.strategies.fixed import Fixed
@@ -130,13 +129,6 @@ def test_mixing_follows_the_text_and_meets_its_share():
     asked = [replay(mix, query, RECORD).answer.expert for query in queries]
     assert asked == [replay(mix, query, RECORD).answer.expert for query in queries]
     assert asked.count("large") / 2000 == pytest.approx(0.3, abs=0.04)
-
-
-def test_a_mix_of_cascades_is_not_taken_for_a_one_shot_strategy():
-    cascade = {"strategy": "cascade", "ladder": ["small", "large"]}
-    fixed = {"strategy": "fixed", "expert": "small"}
-    assert not one_shot(build({"strategy": "mix", "first": cascade, "second": fixed, "share": 0.5}))
-    assert one_shot(build({"strategy": "mix", "first": fixed, "second": fixed, "share": 0.5}))
 
 
 def test_a_strategy_is_told_of_a_refused_ask_and_may_do_otherwise():

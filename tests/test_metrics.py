@@ -232,16 +232,16 @@ def test_the_shuffled_control_is_the_mean_over_permutations():
     rng = np.random.default_rng(0)
     table, choice = rng.random((6, 3)), np.array([0, 0, 0, 1, 1, 2])
     every = [table[np.arange(6), choice[list(p)]].mean() for p in permutations(range(6))]
-    assert metrics.shuffled(table, choice[None]) == pytest.approx([np.mean(every)])
+    assert metrics.shuffled(table, np.eye(3)[choice[None]]) == pytest.approx([np.mean(every)])
 
 
 def test_the_shuffled_control_of_a_replicate_is_that_of_its_rows():
     rng = np.random.default_rng(1)
-    table, choices = rng.random((5, 2)), rng.integers(0, 2, (3, 5))
+    table, asked = rng.random((5, 2)), np.eye(2)[rng.integers(0, 2, (3, 5))]
     drawn = [0, 0, 3, 4, 4]
     weights = np.bincount(drawn, minlength=5)[None].astype(float)
-    expected = metrics.shuffled(table[drawn], choices[:, drawn])
-    assert metrics.shuffled(table, choices, weights)[0] == pytest.approx(expected)
+    expected = metrics.shuffled(table[drawn], asked[:, drawn])
+    assert metrics.shuffled(table, asked, weights)[0] == pytest.approx(expected)
 
 
 def test_nothing_is_gained_over_the_shuffled_control_by_choosing_blindly():

@@ -11,12 +11,12 @@ import pytest
 from routewright.answers import multiple_choice
 from routewright.data import outcomes
 from routewright.drive import replay
-from routewright.evaluation.evaluate import evaluate, replay_all
+from routewright.evaluation.evaluate import evaluate
 from routewright.fitting.fit import fit
 from routewright.router.router import Router
 from routewright.strategies.auto import Auto
 from routewright.types import Query
-from tables import write
+from tables import swept_as_replayed, write
 
 WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath")
 
@@ -90,7 +90,7 @@ def test_what_is_known_of_options_comes_from_the_answers():
 
 def test_the_right_option_is_found_where_its_text_tells(fitted):
     router, dev = fitted
-    chances = router.evidence.looks(dev.queries)
+    chances = router.evidence.option_chances(dev.queries)
     np.testing.assert_allclose(chances.sum(axis=1), 1.0)
     assert (chances[:, 6:] == 0).all(), "there are six options"
     right = multiple_choice.marked(dev.answers, dev.score)
@@ -116,13 +116,13 @@ def test_a_style_of_writing_is_found():
 
 def test_half_a_surrogate_pair_is_no_trouble(fitted):
     router, _ = fitted
-    looks = router.evidence.looks([Query.of("Which?\nA. \ud83d\nB. x\nC. ")])
+    looks = router.evidence.option_chances([Query.of("Which?\nA. \ud83d\nB. x\nC. ")])
     np.testing.assert_allclose(looks.sum(), 1.0)
 
 
 def test_queries_without_options_have_no_such_forecast(fitted):
     router, _ = fitted
-    assert np.isnan(router.evidence.looks([Query.of("What is it?")])).all()
+    assert np.isnan(router.evidence.option_chances([Query.of("What is it?")])).all()
 
 
 def test_texts_that_tell_buy_quality(fitted, tmp_path):
@@ -138,9 +138,6 @@ def test_texts_that_tell_buy_quality(fitted, tmp_path):
 @pytest.mark.parametrize("price", [0.0, 20.0, 60.0])
 def test_a_plan_that_looks_at_options_replays_as_over_arrays(fitted, price):
     router, dev = fitted
-    ran = Auto(router, price).over(dev, router.predict(dev.queries))
-    score, cost = replay_all(Auto(router, price), dev)
-    np.testing.assert_array_equal(ran.score, score)
-    np.testing.assert_allclose(ran.cost, cost, rtol=1e-12)
+    swept_as_replayed(Auto(router, price), dev, router)
     bare = replace(dev.queries[0], messages=({"role": "user", "content": "No options."},))
     assert replay(Auto(router, price), bare, dev.record(0)).answer.status == "ok"

@@ -17,6 +17,7 @@ from routewright.fitting.fit import fit
 from routewright.policies import best_ratio
 from routewright.router.router import Router
 from routewright.strategies import build
+from routewright.strategies._recorded import Recorded, run
 from routewright.strategies.mix import Mix
 from routewright.types import Query
 from tables import table, write
@@ -88,13 +89,13 @@ def test_what_its_points_promise_is_what_their_strategies_do(fitted: Path):
         for i in range(0, len(rows), 7):
             decision = replay(part, rows.queries[i], rows.record(i))
             assert decision.answer.expert == router.experts[choice[i]]
-        measured = evaluation.expected(strategy, rows, prediction)
+        measured = run(strategy, Recorded(rows, router))
         assert np.mean(measured[0]) == pytest.approx(point.quality, abs=0.12)
         assert np.mean(measured[1]) == pytest.approx(point.cost, rel=0.15)
 
 
 def test_a_budget_and_a_querys_own_limits_are_kept():
-    router = checks.Believer()
+    router = checks.ROUTER
     strategy = build({"strategy": "ratio_greedy", "budget": 0.05}, router)
     query = Query.of("question")
     record = checks.record(query)

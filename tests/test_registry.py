@@ -155,7 +155,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from routewright.grading.graders import Grade
-from routewright.prediction.predictors import Belief, means
+from routewright.metrics import mean
+from routewright.prediction.predictors import Belief
 from routewright.types import Answer, Ask, Decision, Delta
 
 
@@ -174,7 +175,7 @@ class Flat:
     mean: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
 
     def fit(self, x, scores, *, blocks, seed=0):
-        self.mean = means(scores)
+        self.mean = mean(scores)
         return self
 
     def predict(self, x):

@@ -347,7 +347,11 @@ def _walk(node: Node, seen: Array, rows: Indices, found: Walk) -> None:
 
 def outcome(policy: Node, trials: Trials) -> tuple[Array, Array]:
     """Score and cost (US$) of a policy on every row, each (n,): everything asked is paid."""
-    way = walk(policy, trials.seen)
+    return settle(walk(policy, trials.seen), trials)
+
+
+def settle(way: Walk, trials: Trials) -> tuple[Array, Array]:
+    """The same of a policy that has been followed."""
     score = np.take_along_axis(trials.quality, way.final[:, None], axis=1)[:, 0]
     cost = (trials.cost * way.asked).sum(axis=1) + (trials.verifying * way.observed).sum(axis=1)
     return score, cost

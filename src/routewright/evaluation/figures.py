@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from routewright.data import text
 from routewright.data.outcomes import Outcomes
 from routewright.router.frontier import OperatingPoint
 from routewright.router.router import Router
+from routewright.strategies._recorded import Run
 from routewright.types import Array, Prediction
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.75)
@@ -20,15 +22,24 @@ AT_FRACTION = ("quality", "quality_ci", "gain_over_zero_router", "gain_ci")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A router's operating points measured on n rows; scores and costs are (k, n)."""
+    """A router's k operating points measured on n rows."""
 
     router: Router
     outcomes: Outcomes
     prediction: Prediction
     points: tuple[OperatingPoint, ...]
-    scores: Array
-    costs: Array  # US$
+    runs: tuple[Run, ...]  # of every point
     weights: Array  # bootstrap weights (b, n)
+
+    @cached_property
+    def scores(self) -> Array:
+        """(k, n)"""
+        return np.array([run.score for run in self.runs])
+
+    @cached_property
+    def costs(self) -> Array:
+        """(k, n) in US$"""
+        return np.array([run.cost for run in self.runs])
 
     def __repr__(self) -> str:
         names = text.listed(self.outcomes.experts)

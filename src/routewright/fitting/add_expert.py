@@ -47,6 +47,8 @@ from routewright.registry import settings
 from routewright.router import frontier
 from routewright.router.frontier import OperatingPoint
 from routewright.router.router import Router
+from routewright.strategies import build
+from routewright.strategies._recorded import Recorded, StandIn, run
 from routewright.types import Array, Indices, Prediction
 
 FEWEST = 20  # answers, and rows with scores of the old experts
@@ -469,6 +471,8 @@ def _doubted(
     hull = policies.zero_router(metrics.mean(rows.score), metrics.mean(rows.charges))
     middle = ground.forecast.mean(axis=0)
     newcomer = len(prediction.experts) - 1
+    router = StandIn(prediction)
+    recorded = Recorded(rows, router)
 
     def spread(direction: Array) -> float:
         return float(np.sqrt(direction @ learned.covariance @ direction))
@@ -477,7 +481,7 @@ def _doubted(
     for point in points:
         mix = policies.mix_at_cost(hull, point.cost)
         share = (mix.cheap == newcomer) * (1 - mix.share) + (mix.dear == newcomer) * mix.share
-        asks = _asks(point.spec, prediction, newcomer)
+        asks = run(build(point.spec, router), recorded).asked[:, newcomer]
         reached = asks @ ground.forecast / len(asks)
         low, high = _widened(point.gain, point.gain_ci, spread(reached - share * middle))
         if point.gain > 0 and low <= 0:
@@ -495,16 +499,6 @@ def _doubted(
         quality_ci = _widened(point.quality, point.quality_ci, spread(reached))
         found.append(replace(point, gain_ci=(low, high), quality_ci=quality_ci))
     return tuple(found)
-
-
-def _asks(spec: Mapping[str, Any], prediction: Prediction, m: int) -> Array:
-    """How often each query asks expert m, (n,) in 0..1."""
-    if spec["strategy"] == "mix":
-        first, second = (_asks(spec[part], prediction, m) for part in ("first", "second"))
-        return np.asarray((1 - spec["share"]) * first + spec["share"] * second)
-    if spec["strategy"] == "fixed":
-        return np.full(len(prediction.quality), float(spec["expert"] == prediction.experts[m]))
-    return np.asarray(policies.choose(prediction, spec["price"]) == m, dtype=np.float64)
 
 
 def _widened(middle: float, interval: tuple[float, float], deviation: float) -> tuple[float, float]:

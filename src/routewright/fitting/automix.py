@@ -25,7 +25,7 @@ from routewright.fitting import fit as fitting
 from routewright.prediction.predictors import Folds, folds
 from routewright.router import frontier
 from routewright.router.router import Router
-from routewright.strategies.automix import Automix, observations_of, trials_of
+from routewright.strategies.automix import Automix, followed, observations_of, trials_of
 from routewright.types import Array
 
 FOLDS = 5
@@ -413,13 +413,9 @@ def how(
         spec |= {"samples": cascade.samples}
     if fitted.evidence:
         spec |= {"evidence": [line.to_json() for line in fitted.evidence]}
-    way = meta.walk(policy, trials.seen)
-    asked = dict(zip(cascade.ladder, way.asked.mean(axis=0).tolist(), strict=True))
-    asked |= dict.fromkeys(cascade.agree, float(way.observed[:, 0].mean()))
-    shares = {name: share for name, share in asked.items() if share > 0}
-    return frontier.PointStrategy(
-        spec, in_words(spec["policy"], cascade, bool(fitted.evidence)), shares
-    )
+    ran = followed(policy, trials, len(cascade.agree))
+    words = in_words(spec["policy"], cascade, bool(fitted.evidence))
+    return frontier.PointStrategy(spec, words, ran.shares(cascade.experts))
 
 
 def in_words(policy: Mapping[str, Any], cascade: Cascade, evidence: bool) -> str:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
 import numpy as np
 
 from routewright import metrics, policies
-from routewright.answers import votes
 from routewright.answers.equivalence import Kind
 from routewright.answers.evidence import Evidence
 from routewright.data.outcomes import Outcomes
 from routewright.errors import BadTable
 from routewright.fitting.ladder import PRICES, Ladder, kind_of, words, worth
 from routewright.router.frontier import BUDGETS, Candidate, PointStrategy
-from routewright.strategies._recorded import Run
+from routewright.strategies._recorded import Recorded, Run, StandIn
 from routewright.strategies.cascade_routing import CascadeRouting
 from routewright.strategies.frugal import Frugal
 from routewright.types import Array, Prediction
@@ -27,21 +25,6 @@ STRETCHES = (1.0, 2.0, 4.0, 8.0)  # of the spread of forecasts, for what answers
 NEVER = 2.0  # a threshold that no chance reaches
 
 Progress = Callable[[str, float], None]
-
-
-@dataclass(frozen=True)
-class Believed:
-    """A router whose beliefs are known beforehand, for running strategies over held-out rows."""
-
-    prediction: Prediction
-    evidence: Evidence | None = None
-
-    @property
-    def mean(self) -> Array:
-        raise AssertionError("a traced cascade names who has the last word")
-
-    def predict(self, queries: Sequence[object]) -> Prediction:
-        return self.prediction
 
 
 def frugal(
@@ -58,19 +41,20 @@ def frugal(
     `prediction` must be held out.
     """
     kind = _kind(outcomes, "frugal")
-    evidence, states = (ladder.evidence, ladder.states) if ladder else (None, None)
-    router = Believed(prediction, evidence)
+    evidence = ladder.evidence if ladder else None
+    router = StandIn(prediction, evidence)
+    rows = Recorded(outcomes, router)
+    if ladder:
+        rows.once("states", (evidence,), lambda: ladder.states)
     last = outcomes.experts[int(np.nanargmax(metrics.mean(outcomes.score)))]
-    blank = Frugal(router, NEVER, last, kind)
-    steps, reads = blank.steps(outcomes, prediction, states), blank.readable(outcomes)
+    steps = Frugal(router, NEVER, last, kind).steps(rows)
     if ladder:
         trials = list(product(*(_thresholds(step.chance) for step in steps)))
     else:
         trials = [(t,) for t in _thresholds(np.concatenate([step.chance for step in steps]))]
 
     def run(trust: tuple[float, ...]) -> Run:
-        strategy = Frugal(router, trust, last, kind)
-        return strategy.over(outcomes, prediction, steps=steps, readable=reads)
+        return Frugal(router, trust, last, kind).over(rows)
 
     reached = []
     for i, trust in enumerate(trials):
@@ -85,7 +69,9 @@ def frugal(
         enough = ", then ".join("never" if t == NEVER else f"{t:.2f}" for t in trust)
         plan = f"trust an answer from a probability of {enough}: {_plan(evidence, outcomes, ran)}"
         found.append(
-            Candidate(price, ran.score, ran.cost, PointStrategy(spec, plan, _shares(outcomes, ran)))
+            Candidate(
+                price, ran.score, ran.cost, PointStrategy(spec, plan, ran.shares(outcomes.experts))
+            )
         )
     return found
 
@@ -98,12 +84,12 @@ def cascade_routing(
     """Cascade routing at every price of quality, the dearest first, with the stretch of the
     greatest decision value; `prediction` must be held out."""
     kind = _kind(outcomes, "cascade_routing")
-    labels = votes.labels(kind, votes.recorded(outcomes))
+    router = StandIn(prediction)
+    rows = Recorded(outcomes, router)
     dearest = max(float(np.nanmax(metrics.mean(outcomes.charges))), 1e-300)
 
     def way(price: float, stretch: float) -> Candidate:
-        strategy = CascadeRouting(Believed(prediction), price, kind, stretch)
-        ran = strategy.over(outcomes, prediction, labels)
+        ran = CascadeRouting(router, price, kind, stretch).over(rows)
         spec = {
             "strategy": "cascade_routing",
             "price": price,
@@ -115,7 +101,7 @@ def cascade_routing(
             f" {_plan(None, outcomes, ran)}"
         )
         return Candidate(
-            price, ran.score, ran.cost, PointStrategy(spec, plan, _shares(outcomes, ran))
+            price, ran.score, ran.cost, PointStrategy(spec, plan, ran.shares(outcomes.experts))
         )
 
     prices = (PRICES / dearest).tolist()
@@ -134,7 +120,7 @@ def ratio_greedy(outcomes: Outcomes, prediction: Prediction) -> list[Candidate]:
     Tried are budgets per query and, as the rule seldom spends what a larger budget allows, shares
     of the queries that go to the best expert in its place. `prediction` must be held out.
     """
-    tables = outcomes.score, known_costs(outcomes.cost)
+    tables = outcomes.score, outcomes.charges
     average = metrics.mean(tables[1])
     best = int(np.nanargmax(metrics.mean(outcomes.score)))
     caps = np.unique(np.quantile(prediction.cost, QUANTILES[:-1])).tolist()
@@ -195,13 +181,8 @@ def _within_budgets(cost: Array, quality: Array) -> list[tuple[int, float]]:
     return list(best.items())
 
 
-def _shares(outcomes: Outcomes, ran: Run) -> dict[str, float]:
-    often = ran.asked.mean(axis=0)
-    return {name: float(s) for name, s in zip(outcomes.experts, often, strict=True) if s > 0}
-
-
 def _plan(evidence: Evidence | None, outcomes: Outcomes, ran: Run) -> str:
     if evidence is not None:
         return words(evidence, outcomes.experts, ran)
-    often = sorted(_shares(outcomes, ran).items(), key=lambda item: -item[1])
+    often = sorted(ran.shares(outcomes.experts).items(), key=lambda item: -item[1])
     return ", ".join(f"{name} ({share:.0%})" for name, share in often)

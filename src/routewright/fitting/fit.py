@@ -452,8 +452,8 @@ def _check(outcomes: Outcomes, strategies: Sequence[str]) -> None:
             )
     if len(outcomes) < MIN_ROWS:
         raise BadTable(f"{len(outcomes)} rows are too few to fit on: at least {MIN_ROWS}")
-    scored = np.isfinite(outcomes.score).any(axis=0)
-    unknown = [name for name, known in zip(outcomes.experts, scored, strict=True) if not known]
+    columns = zip(outcomes.experts, outcomes.score.T, strict=True)
+    unknown = [name for name, scores in columns if not np.isfinite(scores).any()]
     if unknown:
         raise BadTable(
             f"no score is known for {', '.join(unknown)} in split '{outcomes.split}':"

@@ -8,8 +8,9 @@ Each rung's forests are cross-fitted; the worth of climbing on is learned backwa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +36,14 @@ from routewright.data.outcomes import Outcomes
 from routewright.prediction.forest import Forest
 from routewright.prediction.predictors import Folds
 from routewright.router.frontier import Candidate, PointStrategy
-from routewright.strategies._recorded import Run, checked, readable, recorded, verified
+from routewright.strategies._recorded import (
+    Recorded,
+    Run,
+    StandIn,
+    checked,
+    recorded,
+    verified,
+)
 from routewright.strategies.auto import Auto, joining
 from routewright.types import Array, Indices, Prediction
 
@@ -60,17 +68,6 @@ class Ladder(NamedTuple):
     evidence: Evidence
     ways: list[Candidate]
     states: list[RungState]
-
-
-@dataclass(frozen=True)
-class Believes:
-    """A router whose beliefs are known beforehand, for running strategies over held-out rows."""
-
-    prediction: Prediction
-    evidence: Evidence
-
-    def predict(self, queries: Sequence[object]) -> Prediction:
-        return self.prediction
 
 
 class Climbed(NamedTuple):
@@ -239,6 +236,10 @@ class _Study:
     option_chances: Array | None  # held out: how likely each option looks
     seed: int
 
+    @cached_property
+    def rows(self) -> Recorded:
+        return Recorded(self.outcomes, StandIn(self.prediction))
+
     def ground(self) -> Climbed:
         """The rung where nobody has been asked."""
         nobody = recorded(self.base, Rung(), self.outcomes)
@@ -310,17 +311,15 @@ class _Study:
 
     def _runs(
         self, evidence: Evidence, states: Sequence[RungState], low: int, high: int
-    ) -> list[Run]:
+    ) -> Iterator[Run]:
         """The policy at every price, begun on rung `low` and not climbing past `high`."""
         part = replace(evidence, rungs=evidence.rungs[low : high + 1])
         steps = list(states[low : high + 1])
         if high < len(states) - 1:
             steps[-1] = steps[-1]._replace(onward=None)
-        router = Believes(self.prediction, part)
-        return [
-            Auto(router, float(price)).over(self.outcomes, self.prediction, steps)
-            for price in self.base.prices
-        ]
+        self.rows.once("states", (part,), lambda: steps)  # held out, where `over` would see all
+        router = StandIn(self.prediction, part)
+        return (Auto(router, float(price)).over(self.rows) for price in self.base.prices)
 
     def _held_out(self, x: Array, y: Array, fold: Folds, leaf: float) -> tuple[Array, Forest]:
         """Predictions without the row's own fold, and a forest on every row. Rows of unknown
@@ -343,7 +342,7 @@ class _Study:
 
     def _last_word(self, best: Indices, kept: Array) -> Array:
         """Score of every expert's answer, or of the best so far where it cannot be read, (n, e)."""
-        score, said = self.outcomes.score, readable(self.base, self.outcomes)
+        score, said = self.outcomes.score, self.rows.readable(self.base)
         stands = (best != NOBODY)[:, None] & ~said
         return np.where(stands, kept[:, None], np.where(np.isfinite(score), score, kept[:, None]))
 
@@ -351,10 +350,8 @@ class _Study:
         self, evidence: Evidence, price: float, run: Run, states: Sequence[RungState]
     ) -> PointStrategy:
         experts = self.outcomes.experts
-        often = run.asked.mean(axis=0)
-        shares = {name: float(s) for name, s in zip(experts, often, strict=True) if s > 0}
         spec = {"strategy": "auto", "price": price}
-        return PointStrategy(spec, words(evidence, experts, run, states), shares)
+        return PointStrategy(spec, words(evidence, experts, run, states), run.shares(experts))
 
 
 def words(
@@ -368,6 +365,8 @@ def words(
     `states` of the same rows tell from which chance on an answer is kept (all but a tenth of
     those kept are likelier).
     """
+    assert run.rung is not None, "only a strategy that climbs says how far"
+    assert run.kept is not None
     said = []
     for r, rung in enumerate(evidence.rungs):
         stop = run.rung == r

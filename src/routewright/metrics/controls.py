@@ -14,17 +14,18 @@ from routewright.types import Array, Indices, Prediction
 PRIOR = 10.0  # rows that a domain's mean is drawn towards the overall mean with
 
 
-def shuffled(table: Array, choices: Indices, weights: Array | None = None) -> Array:
+def shuffled(table: Array, asked: Array, weights: Array | None = None) -> Array:
     """The mean of `table` (score or cost) had the choices been dealt to the rows at random.
 
     Exact mean over all permutations: every expert keeps its share of the rows and is measured
-    on all of them. `table` is (n, e), `choices` (k, n) for k operating points; gives (k,), with
-    bootstrap weights (b, n) one per replicate, (b, k).
+    on all of them. `table` is (n, e); `asked` (k, n, e) says how often k operating points ask each
+    expert about each row, which for a row adds up to 1. Gives (k,), with bootstrap weights (b, n)
+    one per replicate, (b, k).
     """
     everyone = np.ones((1, len(table))) if weights is None else weights
-    dealt = np.zeros((len(everyone), len(choices)))
+    dealt = np.zeros((len(everyone), len(asked)))
     for m, column in enumerate(mean(table, everyone).T):
-        share = mean((choices == m).T.astype(np.float64), everyone)  # (b, k)
+        share = mean(asked[:, :, m].T, everyone)  # (b, k)
         dealt += np.where(share > 0, share * column[:, None], 0.0)
     return dealt if weights is not None else dealt[0]
 
@@ -35,7 +36,8 @@ def over_shuffled(score: Array, cost: Array, choices: Indices) -> Array:
     Shuffling moves the cost (dear experts may have been asked the short queries), so the
     control is read off at the router's own cost, by straight lines between its points.
     """
-    control_cost, control_quality = shuffled(cost, choices), shuffled(score, choices)
+    asked = (choices[:, :, None] == np.arange(score.shape[1])).astype(np.float64)
+    control_cost, control_quality = shuffled(cost, asked), shuffled(score, asked)
     reached = [
         (float(mean(take(cost, choice))), float(mean(take(score, choice)))) for choice in choices
     ]

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from routewright import metrics, policies
+from routewright.strategies import build
+from routewright.strategies._recorded import Recorded, StandIn, run
 from routewright.types import Array, Prediction
 
 if TYPE_CHECKING:  # reading tables needs Polars, serving a router does not
@@ -130,18 +132,15 @@ def trace(
 
 def singles(prediction: Prediction, outcomes: Outcomes) -> list[Candidate]:
     """One call per query, at BUDGETS, dearest first (λ = 0); `prediction` must be held out."""
-    cost = outcomes.charges
-    found = []
+    router = StandIn(prediction)
+    rows = Recorded(outcomes, router)
+    ways = []
     for mixture in _mixtures(prediction):
-        parts = [(mixture.price, 1 - mixture.share)]
-        if mixture.share > 0:
-            parts.append((mixture.lower_price, mixture.share))
-        rows = np.zeros((2, len(outcomes)))
-        for price, share in parts:
-            choice = policies.choose(prediction, price)
-            rows += share * np.array([policies.take(t, choice) for t in (outcomes.score, cost)])
-        found.append(Candidate(mixture.price, rows[0], rows[1], _learned(mixture, prediction)))
-    return found
+        spec, plan = _learned(mixture)
+        ran = run(build(spec, router), rows)
+        how = PointStrategy(spec, plan, ran.shares(outcomes.experts))
+        ways.append(Candidate(mixture.price, ran.score, ran.cost, how))
+    return ways
 
 
 def worth(prediction: Prediction, outcomes: Outcomes, prices: int = 60) -> float:
@@ -185,29 +184,17 @@ def _mean_cost(prediction: Prediction, price: float) -> float:
     return float(policies.take(prediction.cost, policies.choose(prediction, price)).mean())
 
 
-def _learned(mixture: policies.Mixture, prediction: Prediction) -> PointStrategy:
+def _learned(mixture: policies.Mixture) -> tuple[dict[str, Any], str]:
+    """The spec of a strategy, and the same in words."""
     first = {"strategy": "single", "price": mixture.price}
     words = f"ask the expert with the best predicted quality − {mixture.price:.4g}/$ × cost"
-    often = _asked(prediction, mixture.price)
     if mixture.share <= 0:
-        return PointStrategy(first, words, _named(often, prediction.experts))
+        return first, words
     second = {"strategy": "single", "price": mixture.lower_price}
-    often = (1 - mixture.share) * often + mixture.share * _asked(prediction, mixture.lower_price)
-    return PointStrategy(
+    return (
         {"strategy": "mix", "first": first, "second": second, "share": mixture.share},
         f"{words}; {mixture.share:.0%} of queries at {mixture.lower_price:.4g}/$",
-        _named(often, prediction.experts),
     )
-
-
-def _asked(prediction: Prediction, price: float) -> Array:
-    """The share of queries for which each expert is asked, (e,)."""
-    choice = policies.choose(prediction, price)
-    return np.bincount(choice, minlength=len(prediction.experts)) / max(len(choice), 1)
-
-
-def _named(often: Array, experts: Sequence[str]) -> dict[str, float]:
-    return {name: float(share) for name, share in zip(experts, often, strict=True) if share > 0}
 
 
 def fixed(mix: policies.FixedMix, experts: Sequence[str]) -> PointStrategy:

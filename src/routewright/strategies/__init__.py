@@ -1,14 +1,14 @@
 """Whom to ask, step by step: one file per strategy, found by the file's name.
 
-A strategy is a frozen dataclass with `plan(query)`, a generator of asks. Those that ask exactly
-one expert and decide from the prediction alone also have `choose(queries, prediction)`, which
-gives the same choices over arrays.
+A strategy is a frozen dataclass with `plan(query)`, a generator of asks. Over recorded outcomes it
+is replayed, unless it can say at once what it would do with every row: by `over(rows)`, or, where
+it asks exactly one expert and decides from the prediction alone, by `choose(queries, prediction)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeGuard, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from routewright import registry
 from routewright.registry import Spec
@@ -23,17 +23,11 @@ class Predicts(Protocol):
 
 @runtime_checkable
 class OneShot(Protocol):
-    """A strategy that can decide about many queries at once."""
+    """A strategy that asks exactly one expert, and can choose it for many queries at once."""
 
     def plan(self, query: Query) -> Plan: ...
 
     def choose(self, queries: Sequence[Query], prediction: Prediction) -> Indices: ...
-
-
-def one_shot(strategy: Strategy) -> TypeGuard[OneShot]:
-    """Whether the strategy, and every strategy that it is made of, asks exactly one expert."""
-    inner = [part for part in vars(strategy).values() if hasattr(part, "plan")]
-    return isinstance(strategy, OneShot) and all(one_shot(part) for part in inner)
 
 
 def build(spec: Spec, router: Predicts | None = None) -> Strategy:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,11 @@ from pydantic import NonNegativeFloat
 from routewright.answers.evidence import NOBODY, UNSURE, Evidence, Replies, Rung, RungState
 from routewright.errors import NotAdmissible, UpstreamError
 from routewright.policies import choose, take, values
-from routewright.strategies._recorded import Run, answered, checked, readable, rung_states
+from routewright.strategies._recorded import Recorded, Run, checked
 from routewright.strategies.single import Single, within_limits
 from routewright.types import Answer, Array, Ask, Decision, Indices, Plan, Prediction, Query
 
-if TYPE_CHECKING:
-    from routewright.data.outcomes import Outcomes
+NO_EVIDENCE = Evidence("text", np.array([0.0, 1.0]))
 
 
 class Weighs(Protocol):
@@ -175,43 +174,38 @@ class Auto:
 
     # --- over recorded outcomes ------------------------------------------------------------
 
-    def over(
-        self,
-        outcomes: Outcomes,
-        prediction: Prediction,
-        states: Sequence[RungState] | None = None,
-    ) -> Run:
-        """The same over n recorded queries at once; `states` are those of `rung_states`."""
-        evidence = self.router.evidence or Evidence("text", np.array([0.0, 1.0]))
-        rungs = evidence.rungs
-        states = rung_states(evidence, outcomes, prediction) if states is None else states
+    def over(self, rows: Recorded) -> Run:
+        """The same for n recorded queries at once."""
+        evidence = self.router.evidence or NO_EVIDENCE
+        outcomes, states = rows.pool, rows.states(evidence)
         n, e = outcomes.score.shape
-        rows = np.arange(n)
+        each = np.arange(n)
         rung, last = np.zeros(n, np.intp), np.full(n, NOBODY)
         climbing = np.ones(n, bool)
         for r, state in enumerate(states):
             climb, then = self.decide(
-                evidence, r, state, prediction, self.price, answered(outcomes)
+                evidence, r, state, rows.prediction, self.price, rows.answered
             )
             rung[climbing], last[climbing] = r, then[climbing]
             climbing &= climb
         asked = np.zeros((n, e), bool)
-        for r, here in enumerate(rungs):
+        for r, here in enumerate(evidence.rungs):
             asked[np.ix_(rung == r, here.members)] = True
         best = np.choose(rung, [state.best for state in states])
-        asked[rows[last != NOBODY], last[last != NOBODY]] = True
+        asked[each[last != NOBODY], last[last != NOBODY]] = True
         checks = np.zeros(n)
         for r, state in enumerate(states):
             if state.checked is not None:
                 checks += np.where(rung >= r, checked(outcomes, state.checked).cost, 0.0)
         kept = last == NOBODY
         either = np.flatnonzero((best != NOBODY) & ~kept)  # the last word, where it can be read
-        kept[either] = ~readable(evidence, outcomes, (either, last[either]))
+        kept[either] = ~rows.readable(evidence)[either, last[either]]
         chosen = np.where(kept, best, last)
         return Run(
-            score=outcomes.score[rows, chosen],
-            cost=checks + np.where(asked & answered(outcomes), outcomes.charges, 0.0).sum(axis=1),
-            asked=asked,
+            score=outcomes.score[each, chosen],
+            cost=checks + np.where(asked & rows.answered, outcomes.charges, 0.0).sum(axis=1),
+            asked=rows.spread(asked, outcomes.experts),
+            undecided=rows.limited,
             rung=rung,
             kept=kept,
         )

@@ -9,13 +9,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from routewright import prompts
 from routewright.answers import equivalence, metaverifiers
 from routewright.answers.equivalence import Kind
 from routewright.answers.observations import About, Linear, Observations, agreement
 from routewright.errors import BadInput, NotAdmissible, UpstreamError
+from routewright.strategies._recorded import Recorded, Run
 from routewright.types import Answer, Array, Ask, Decision, Plan, Query
 
 if TYPE_CHECKING:  # reading tables needs Polars, serving does not
@@ -145,14 +145,31 @@ class Automix:
 
     # --- over a whole table ------------------------------------------------------------------
 
-    def over(self, outcomes: Outcomes) -> tuple[Array, Array, NDArray[np.bool_]]:
-        """Score and cost (US$) of every row, (n,), without running the plan row by row, and for
-        which rows: those of which everything that may be asked is known."""
-        observations = observations_of(outcomes, self.ladder, self.agree, self.answers)
-        trials = trials_of(outcomes, self.ladder, self.agree, observations, self._linear)
-        policy = metaverifiers.placed(self.policy or self._halves, self.ladder)
-        score, cost = metaverifiers.outcome(policy, trials)
-        return score, cost, trials.complete
+    def over(self, rows: Recorded) -> Run:
+        """The same for n recorded queries at once; a row is undecided where not everything is
+        known that may be asked."""
+        ladder, agree, outcomes = tuple(self.ladder), tuple(self.agree), rows.outcomes
+        observations = rows.once(
+            "observations",
+            (ladder, agree, self.answers),
+            lambda: observations_of(outcomes, ladder, agree, self.answers),
+        )
+        trials = trials_of(outcomes, ladder, agree, observations, self._linear)
+        policy = metaverifiers.placed(self.policy or self._halves, ladder)
+        ran = followed(policy, trials, len(agree))
+        return ran._replace(
+            asked=rows.spread(ran.asked, (*ladder, *agree)),
+            undecided=~trials.complete | rows.limited,
+        )
+
+
+def followed(policy: metaverifiers.Node, trials: metaverifiers.Trials, agree: int = 0) -> Run:
+    """What a policy does on every row; `asked` is over the ladder, then over the `agree` experts
+    with whose answers the first one's is compared."""
+    way = metaverifiers.walk(policy, trials.seen)
+    score, cost = metaverifiers.settle(way, trials)
+    asked = np.hstack([way.asked, np.repeat(way.observed[:, :1], agree, axis=1)])
+    return Run(score, cost, asked.astype(np.float64))
 
 
 def trials_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,9 @@ from routewright.answers.evidence import NOBODY
 from routewright.errors import NotAdmissible, UpstreamError
 from routewright.policies import TIE
 from routewright.strategies import Predicts
-from routewright.strategies._recorded import Run, answered
+from routewright.strategies._recorded import Recorded, Run
 from routewright.strategies.single import Single, within_limits
 from routewright.types import Answer, Array, Ask, Decision, Indices, Plan, Prediction, Query
-
-if TYPE_CHECKING:  # reading tables needs Polars, serving does not
-    from routewright.data.outcomes import Outcomes
 
 NODES, WEIGHTS = (half / 2 for half in np.polynomial.legendre.leggauss(48))
 NODES = NODES + 0.5  # of the quadrature over 0..1
@@ -124,16 +121,10 @@ class CascadeRouting:
             layer = grown
         return whom
 
-    def over(
-        self,
-        outcomes: Outcomes,
-        prediction: Prediction,
-        labels: Indices | None = None,
-    ) -> Run:
-        """The same over n recorded queries at once; `labels` are those of `votes.labels`."""
-        texts = votes.recorded(outcomes)
-        labels = votes.labels(self.answers, texts) if labels is None else labels
-        can = answered(outcomes)
+    def over(self, rows: Recorded) -> Run:
+        """The same for n recorded queries at once."""
+        outcomes, prediction, can = rows.pool, rows.prediction, rows.answered
+        labels = rows.labels(self.answers)
         asked = np.zeros_like(can)
         best, reached = np.full(len(can), NOBODY), np.full(len(can), -1.0)
         going = np.arange(len(can))
@@ -141,24 +132,22 @@ class CascadeRouting:
             on = []
             ways, way = np.unique(asked[going], axis=0, return_inverse=True)
             for w, members in enumerate(ways):
-                rows = going[way.ravel() == w]
+                here = going[way.ravel() == w]
                 whom = self.decide(
-                    members, reached[rows], prediction.take(rows), self.price, can[rows]
+                    members, reached[here], prediction.take(here), self.price, can[here]
                 )
-                rows, whom = rows[whom != NOBODY], whom[whom != NOBODY]
-                asked[rows, whom] = True
-                on.append(rows)
+                here, whom = here[whom != NOBODY], whom[whom != NOBODY]
+                asked[here, whom] = True
+                on.append(here)
             going = np.sort(np.concatenate(on))
             heard = np.where(asked[going], labels[going], -1)
             chance = votes.chances(heard, prediction.quality[going])
             best[going], reached[going] = votes.leader(chance, asked[going])
-        rows = np.arange(len(can))
         return Run(
-            score=outcomes.score[rows, best],
+            score=outcomes.score[np.arange(len(can)), best],
             cost=np.where(asked, outcomes.charges, 0.0).sum(axis=1),
-            asked=asked,
-            rung=asked.sum(axis=1),
-            kept=np.ones(len(can), bool),
+            asked=rows.spread(asked, outcomes.experts),
+            undecided=rows.limited,
         )
 
 

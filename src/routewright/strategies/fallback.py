@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from routewright.errors import NotAdmissible, RoutewrightError, UpstreamError
+from routewright.strategies._recorded import Recorded, Run, run
 from routewright.types import Ask, Decision, Plan, Query, Strategy
 
 
@@ -42,6 +45,12 @@ class Fallback:
                 continue
             return Decision(answer, because=f"{why}, {expert} stepped in")
         raise first
+
+    def over(self, rows: Recorded) -> Run:
+        """Recorded queries at once; where `wanted` gives nothing that is known, only a replay
+        can tell."""
+        ran = run(self.wanted, rows)
+        return ran._replace(undecided=np.isnan(ran.score))
 
 
 def with_fallback(strategy: Strategy, experts: tuple[str, ...]) -> Strategy:

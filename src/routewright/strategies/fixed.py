@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from routewright.errors import BadInput
 from routewright.types import Ask, Decision, Indices, Plan, Prediction, Query
 
 
@@ -21,4 +22,7 @@ class Fixed:
         return Decision(answer, because=f"always {self.expert}")
 
     def choose(self, queries: Sequence[Query], prediction: Prediction) -> Indices:
+        if self.expert not in prediction.experts:
+            there = ", ".join(prediction.experts)
+            raise BadInput(f"strategy 'fixed' asks '{self.expert}', the table has {there}")
         return np.full(len(queries), prediction.experts.index(self.expert))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,9 @@ from routewright.answers import votes
 from routewright.answers.equivalence import Kind
 from routewright.answers.evidence import NOBODY, Evidence, RungState
 from routewright.errors import BadInput, NotAdmissible, UpstreamError
-from routewright.strategies._recorded import Run, answered
+from routewright.strategies._recorded import Recorded, Run
 from routewright.strategies.single import within_limits
 from routewright.types import Answer, Array, Ask, Decision, Indices, Plan, Prediction, Query
-
-if TYPE_CHECKING:  # reading tables needs Polars, serving does not
-    from routewright.data.outcomes import Outcomes
 
 Texts = np.ndarray[Any, np.dtype[Any]]  # (n, e) of str, None where nothing has been said
 Mask = NDArray[np.bool_]
@@ -207,66 +204,54 @@ class Frugal:
 
     # --- over recorded outcomes ------------------------------------------------------------
 
-    def steps(
-        self,
-        outcomes: Outcomes,
-        prediction: Prediction,
-        states: Sequence[RungState] | None = None,
-    ) -> list[Step]:
-        """Every rung for n recorded queries that climb the whole ladder; no threshold matters.
-        `states` are those of `auto.rung_states`."""
-        said = votes.recorded(outcomes)
-        asked = np.zeros(said.shape, bool)
-        found = []
-        for r, new in enumerate(self._rungs(prediction, answered(outcomes))):
-            asked |= new
-            texts = said.copy()
-            texts[~asked] = None
-            found.append(Step(new, *self._weigh(r, texts, prediction, states)))
-        return found
+    def steps(self, rows: Recorded) -> list[Step]:
+        """Every rung for n recorded queries that climb the whole ladder; no threshold matters."""
+        on = (self.router.evidence, self.answers, self.last)
+        return rows.once("steps", on, lambda: self._steps(rows))
 
-    def over(
-        self,
-        outcomes: Outcomes,
-        prediction: Prediction,
-        states: Sequence[RungState] | None = None,
-        *,
-        steps: Sequence[Step] | None = None,
-        readable: Mask | None = None,
-    ) -> Run:
-        """The same over n recorded queries at once; what many thresholds share may be given:
-        `steps`, and which answers can be read (n, e)."""
-        can, n = answered(outcomes), len(outcomes)
-        rows = np.arange(n)
+    def _steps(self, rows: Recorded) -> list[Step]:
+        evidence, answers = self.router.evidence, votes.recorded(rows.pool)
+        states = None if evidence is None else rows.states(evidence)
+        asked = np.zeros(answers.shape, bool)
+        steps = []
+        for r, new in enumerate(self._rungs(rows.prediction, rows.answered)):
+            asked |= new
+            texts = answers.copy()
+            texts[~asked] = None
+            steps.append(Step(new, *self._weigh(r, texts, rows.prediction, states)))
+        return steps
+
+    def over(self, rows: Recorded) -> Run:
+        """The same for n recorded queries at once."""
+        outcomes, can, n = rows.pool, rows.answered, len(rows.pool)
+        each = np.arange(n)
         asked, kept, climbing = np.zeros_like(can), np.zeros(n, bool), np.ones(n, bool)
         best, rung = np.full(n, NOBODY), np.zeros(n, np.intp)
-        if steps is None:
-            steps = self.steps(outcomes, prediction, states)
-        for r, step in enumerate(steps):
+        for r, step in enumerate(self.steps(rows)):
             climbing = climbing & step.new.any(axis=1)
             asked |= step.new & climbing[:, None]
             best, rung = np.where(climbing, step.best, best), rung + climbing
             trusted = climbing & (step.best != NOBODY) & (step.chance >= self.threshold(r))
             kept, climbing = kept | trusted, climbing & ~trusted
-        last = np.where(kept, NOBODY, self._whom(asked, best, prediction, can))
-        reads = self.readable(outcomes) if readable is None else readable
-        kept = (last == NOBODY) | ((best != NOBODY) & ~reads[rows, last])
+        last = np.where(kept, NOBODY, self._whom(asked, best, rows.prediction, can))
+        kept = (last == NOBODY) | ((best != NOBODY) & ~self._readable(rows)[each, last])
         stands = np.where(best == NOBODY, asked.argmax(axis=1), best)
         chosen = np.where(kept, stands, last)
-        asked[rows[last != NOBODY], last[last != NOBODY]] = True
+        asked[each[last != NOBODY], last[last != NOBODY]] = True
         return Run(
-            score=outcomes.score[rows, chosen],
+            score=outcomes.score[each, chosen],
             cost=np.where(asked, outcomes.charges, 0.0).sum(axis=1),
-            asked=asked,
+            asked=rows.spread(asked, outcomes.experts),
+            undecided=rows.limited,
             rung=rung,
             kept=kept,
         )
 
-    def readable(self, outcomes: Outcomes) -> Mask:
+    def _readable(self, rows: Recorded) -> Mask:
         """(n, e): is there a recorded answer that can be read?"""
-        said = votes.recorded(outcomes)
-        reads = {text: text is not None and self._reads(text) for text in set(said.flat)}
-        return np.array([reads[text] for text in said.flat], bool).reshape(said.shape)
+        if self.router.evidence is not None:
+            return rows.readable(self.router.evidence)
+        return np.asarray(rows.labels(self.answers) >= 0)
 
 
 def _affordable(

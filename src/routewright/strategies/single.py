@@ -39,7 +39,7 @@ class Single:
         return Decision(answer, because=because, prediction=belief)
 
     def choose(self, queries: Sequence[Query], prediction: Prediction) -> Indices:
-        if not any(_special(query) for query in queries):
+        if not any(has_limits(query) for query in queries):
             return choose(prediction, self.price, latency_price=self.latency_price)
         return np.array(
             [self._choose_one(query, prediction.take(i)) for i, query in enumerate(queries)]
@@ -57,7 +57,7 @@ class Single:
         return int(choose(prediction, price, latency_price=hurry, admissible=admissible))
 
 
-def _special(query: Query) -> bool:
+def has_limits(query: Query) -> bool:
     """Whether the query has prices or limits of its own."""
     prices = (query.price, query.latency_price)
     limits = (query.min_quality, query.max_cost, query.max_latency, query.allowed)

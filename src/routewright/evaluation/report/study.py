@@ -11,14 +11,11 @@ import numpy as np
 
 from routewright import metrics
 from routewright.evaluation import plots
-from routewright.evaluation.evaluate import asked
 from routewright.evaluation.figures import Evaluation
-from routewright.strategies import one_shot
-from routewright.strategies._recorded import rung_states
-from routewright.types import Array, Indices
+from routewright.types import Array
 
 HALF = 0.5
-UNKNOWN = -1  # the choice of a strategy that asks more than one expert
+MORE_THAN_ONE = 1 + 1e-9
 
 
 @dataclass(frozen=True)
@@ -57,38 +54,20 @@ class Study:
         return max(self.experts, key=lambda m: (plots.known(facts[m]["cost"]), facts[m]["quality"]))
 
     @cached_property
-    def choices(self) -> Indices:
-        """The expert asked, (k, n); UNKNOWN in rows of strategies that may ask several."""
-        return np.array([self._choose(k) for k in range(len(self.evaluation.points))])
-
-    def _choose(self, k: int) -> Indices:
-        e = self.evaluation
-        strategy = e.router.strategy_at(e.points[k])
-        if not one_shot(strategy):
-            return np.full(len(e.outcomes), UNKNOWN)
-        return np.asarray(strategy.choose(e.outcomes.queries, e.prediction))
+    def asked(self) -> Array:
+        """How often each query asks each expert, (k, n, e), in expectation over lots."""
+        return np.array([run.asked[:, : len(self.experts)] for run in self.evaluation.runs])
 
     @cached_property
     def shares(self) -> Array:
-        """How often each expert is asked, (k, e); zero throughout where that is unknown."""
-        return np.stack([(self.choices == m).mean(axis=1) for m in range(len(self.experts))], 1)
+        """How often each expert is asked, (k, e)."""
+        return np.array([metrics.mean(asked) for asked in self.asked])
 
     @cached_property
-    def often(self) -> Mapping[int, Array]:
-        """The same, (e,), at the operating points of which the page tells it, of strategies too
-        that ask several; NaN where only a replay could tell."""
-        e = self.evaluation
-        router, table, belief = e.router, e.outcomes, e.prediction
-        states = rung_states(router.evidence, table, belief) if router.evidence else None
-        return {
-            k: asked(router.strategy_at(e.points[k]), table, belief, states)
-            for k in {self.best, *(k for k, _ in self.half)}
-        }
-
-    @property
     def several(self) -> bool:
-        """Whether a query may be put to more than one expert."""
-        return bool((self.choices == UNKNOWN).any())
+        """Whether a query is put to more than one expert."""
+        totals = np.array([run.asked.sum(axis=1) for run in self.evaluation.runs])
+        return bool((totals > MORE_THAN_ONE).any())
 
     @cached_property
     def mean_costs(self) -> Array:
@@ -126,7 +105,7 @@ class Study:
             return None
         outcomes = self.evaluation.outcomes
         tables = (outcomes.charges, outcomes.score)
-        costs, qualities = (metrics.shuffled(t, self.choices, self.weights) for t in tables)
+        costs, qualities = (metrics.shuffled(t, self.asked, self.weights) for t in tables)
         known = np.isfinite(costs[0]).all() and np.isfinite(qualities[0]).all()
         return (costs, qualities) if known else None
 

@@ -10,7 +10,7 @@ import numpy as np
 from routewright import metrics, policies
 from routewright.evaluation import plots
 from routewright.evaluation.figures import FRACTIONS, curve_replicates
-from routewright.evaluation.report.study import UNKNOWN, Study
+from routewright.evaluation.report.study import MORE_THAN_ONE, Study
 from routewright.evaluation.report.words import verdict_of
 from routewright.types import Array
 
@@ -101,8 +101,8 @@ def expert_rows(study: Study) -> list[ExpertRow]:
                 colour=colours[m],
                 quality=facts["quality"],
                 cost=facts["cost"],
-                half=_known(study.at_half({k: often[m] for k, often in study.often.items()})),
-                whole=_known(study.often[study.best][m]),
+                half=_known(study.at_half(study.shares[:, m])),
+                whole=_known(study.shares[study.best, m]),
                 auc=belief["auc"],
                 brier=metrics.brier(e.prediction.chance[:, m], e.outcomes.score[:, m]),
                 ece=belief["ece"],
@@ -173,13 +173,14 @@ def mistakes(study: Study) -> list[Mistake]:
 
 def _mistake(study: Study, i: int, better: int) -> Mistake:
     e, k = study.evaluation, study.near_half
-    query, choice = e.outcomes.queries[i], int(study.choices[k, i])
+    query, asked = e.outcomes.queries[i], study.asked[k, i]
+    names = [name for name, share in zip(study.experts, asked, strict=True) if share > 0]
     text = " ".join(query.text.split())
     return Mistake(
         id=query.id,
         domain=query.domain,
         text=text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…",
-        asked=None if choice == UNKNOWN else study.experts[choice],
+        asked=None if asked.sum() > MORE_THAN_ONE else " or ".join(names),
         score=float(e.scores[k, i]),
         cost=_known(e.costs[k, i]) if study.priced else None,
         better=study.experts[better],

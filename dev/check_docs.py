@@ -60,7 +60,8 @@ def commands() -> str:
     for name, command in verbs:
         page = "" if " " in name else f" [More]({PAGES.get(name, name)}.md)"
         parts.append(f"## routewright {name}\n\n{_first(command.help)}{page}\n")
-        rows = [_parameter(parameter) for parameter in command.params]
+        shown = (p for p in command.params if not getattr(p, "hidden", False))
+        rows = [_parameter(parameter) for parameter in shown]
         if not rows:
             continue
         parts.append("| | default | |\n|---|---|---|\n" + "\n".join(rows) + "\n")

@@ -404,7 +404,7 @@ def test_one_command_fits_and_the_others_work_with_its_router(path, tmp_path: Pa
 def test_a_single_meta_verifier_and_a_ladder_by_name(path, tmp_path: Path):
     fit = run(
         *("fit", path, "--out", tmp_path / "r", "--strategy", "automix_pomdp"),
-        *("--ladder", "small,middle,large", "--verifier", "verify=3", "--json"),
+        *("--option", "ladder=small,middle,large", "--option", "verifier=verify=3", "--json"),
     )
     assert fit.exit_code == 0, fit.output
     described = json.loads(fit.output)
@@ -417,14 +417,23 @@ def test_a_single_meta_verifier_and_a_ladder_by_name(path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--small", "small"], "needs --small A --large B, or --ladder A,B,C"),
+        (["--small", "small"], "needs --option small=A --option large=B, or --option ladder=A"),
         (["--small", "small", "--large", "huge"], "no expert 'huge'"),
+        (["--option", "small=small", "--option", "large=huge"], "no expert 'huge'"),
+        (
+            ["--option", "smal=small"],
+            "strategy 'automix' has no option smal: did you mean 'small'?",
+        ),
+        (["--ladder", "small,large", "--predictor", "knn", "--option", "k=x"], "must be a whole"),
         (["--ladder", "small,large", "--small", "small"], "not both"),
         (
             ["--small", "small", "--large", "large", "--verifier", "vote"],
             "choose verify, verify=K, or agreement",
         ),
-        (["--small", "small", "--large", "large", "--costs", "small"], "--costs takes NAME=USD"),
+        (
+            ["--small", "small", "--large", "large", "--costs", "small"],
+            "costs takes NAME=USD",
+        ),
         (["--small", "small", "--large", "large", "--costs", "x=1"], "no cost is asked of 'x'"),
         (["--small", "small", "--large", "large", "--agree", "large"], "both answer and verify"),
     ],
@@ -437,7 +446,20 @@ def test_options_that_cannot_be_used_say_why(path, tmp_path: Path, words, messag
 
 def test_options_of_automix_are_not_swallowed_by_other_strategies(path, tmp_path: Path):
     done = run("fit", path, "--out", tmp_path / "r", "--small", "small")
-    assert "--small goes with --strategy automix" in str(done.exception)
+    assert "option small goes with --strategy automix" in str(done.exception)
+
+
+def test_an_option_and_its_earlier_flag_are_one_thing(path, tmp_path: Path):
+    flags = ("--small", "small", "--large", "large", "--costs", "small=1,large=50,verify=1")
+    options = ("small=small", "large=large", "costs=small=1,large=50,verify=1")
+    spelt = [word for option in options for word in ("--option", option)]
+    routers = []
+    for i, words in enumerate((flags, spelt)):
+        fit = ("fit", path, "--out", tmp_path / f"r{i}", "--strategy", "automix_lookup", "--json")
+        done = run(*fit, *words)
+        assert done.exit_code == 0, done.output
+        routers.append(json.loads(done.output))
+    assert routers[0]["frontier"] == routers[1]["frontier"]
 
 
 def test_where_verification_costs_too_much_nothing_is_looked_at(path):

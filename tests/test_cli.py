@@ -11,7 +11,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
+from routewright.cli.main import app
 from tables import table, write
 
 KNN = ("fit", "TABLE", "--out", "R", "--predictor", "knn")
@@ -110,6 +112,14 @@ def test_seconds_have_a_price_on_the_command_line(routewright, tmp_path: Path):
     assert "Its expected latency is" in calibrated
 
 
+def test_the_help_of_fit_is_grouped_and_fits_a_screen():
+    shown = CliRunner().invoke(app, ["fit", "--help"], env={"COLUMNS": "100"}).stdout
+    panels = [line.split("─ ")[1].split(" ─")[0] for line in shown.split("\n") if line[:1] == "╭"]
+    assert panels == ["Arguments", "Options", "Data", "What to fit", "Saving", "Run"]
+    assert shown.count("\n") <= 60
+    assert "--ladder" not in shown, "what belongs to one strategy goes under --option"
+
+
 def test_options_set_the_fields_of_a_predictor(routewright, outcome_table, tmp_path: Path):
     words = ("--predictor", "knn", "--option", "k=9", "--option", "domain=none", "--json")
     code, described, _ = routewright("fit", outcome_table, "--out", tmp_path / "R", *words)
@@ -150,7 +160,8 @@ def test_options_set_the_fields_of_a_predictor(routewright, outcome_table, tmp_p
         (("calibrate", "ROUTER"), "exactly one"),
         (("route", "ROUTER", "x", "--lambda", "1", "--max-cost-fraction", ".5"), "not both"),
         (("route", "ROUTER", "x", "--latency-price", "0.1"), "the router knows none"),
-        (("fit", "TABLE", "--out", "x", "--strategy", "cascade"), "choose auto, single, frugal"),
+        (("fit", "none.parquet", "--out", "x", "--strategy", "cascade"), "cannot be fitted, as it"),
+        (("fit", "none.parquet", "--out", "x", "--strategy", "sinlge"), "did you mean 'single'?"),
         (("serve", "nowhere.yaml"), "nowhere.yaml"),
         (("check", "nowhere.yaml"), "nowhere.yaml"),
     ],

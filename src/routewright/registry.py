@@ -128,7 +128,7 @@ def find(family: str, name: str) -> Any:
         ) from error
     if reason := REMOVED.get((family, name)):
         raise BadInput(f"{noun} '{name}' {reason}")
-    raise BadInput(f"no {noun} is called '{name}': {_way_out(name, names(family))}")
+    raise BadInput(f"no {noun} is called '{name}': {way_out(name, names(family))}")
 
 
 def name_of(family: str, member: object) -> str:
@@ -184,7 +184,7 @@ def choose(word: object, known: Iterable[str]) -> str:
     return f"{hint}There are: {', '.join(known) or 'none'}"
 
 
-def _way_out(word: object, known: Iterable[str]) -> str:
+def way_out(word: object, known: Iterable[str]) -> str:
     """The same within a sentence."""
     told = choose(word, known)
     return told.replace("There are: ", f"{'choose' if told[0] == 'T' else 'Choose'} one of ")
@@ -316,8 +316,8 @@ def faults(
         if option not in known and takes(cls, option) and not _is_data(value):
             continue  # an object that no text can say
         if option not in known:
-            way_out = _way_out(option, known) if known else "it has none"
-            sentence = f"{who} has no option {option}: {way_out}"
+            there = way_out(option, known) if known else "it has none"
+            sentence = f"{who} has no option {option}: {there}"
             what = f"is no option of {who}"
             yield Fault((option,), what, choose(option, known), sentence, about_key=True)
         elif (inner := known[option].family) is not None:

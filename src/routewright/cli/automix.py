@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -10,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from routewright.errors import BadInput
+from routewright.registry import way_out
 
 if TYPE_CHECKING:
     from routewright.data.outcomes import Outcomes
@@ -28,37 +31,68 @@ def meta_verifier(strategy: str) -> str | None:
     return strategy.removeprefix(PREFIX) if strategy.startswith(PREFIX) else None
 
 
-def cascade(
-    rows: Outcomes,
-    small: str | None,
-    large: str | None,
-    ladder: list[str] | None,
-    verifier: str | None,
-    agree: str | None,
-) -> Cascade:
+@dataclass(frozen=True)
+class Options:
+    """What `fit --strategy automix --option KEY=VALUE` sets."""
+
+    small: str | None = None  # the expert that answers first
+    large: str | None = None  # the one that is asked where that pays
+    ladder: str | None = None  # A,B,C, cheapest first, in place of the two
+    verifier: str | None = None  # `verify`, `verify=K` verdicts, or `agreement`
+    agree: str | None = None  # X,Y whose answers are compared, or how many to choose
+    costs: str | None = None  # small=1,large=50,verify=1 in place of the table's
+
+
+NAMES = tuple(field.name for field in fields(Options))
+
+
+def split(options: Mapping[str, str], predictor: str) -> tuple[Options, dict[str, str]]:
+    """AutoMix's options and the predictor's; raises BadInput for those that are nobody's."""
+    own = {name: value for name, value in options.items() if name in NAMES}
+    rest = {name: value for name, value in options.items() if name not in NAMES}
+    if rest and predictor == "auto":
+        name = next(iter(rest))
+        raise BadInput(f"strategy 'automix' has no option {name}: {way_out(name, NAMES)}")
+    return Options(**own), rest
+
+
+def check_none(options: Mapping[str, str]) -> None:
+    """Raises BadInput if one of AutoMix's is given to another strategy."""
+    if own := [name for name in options if name in NAMES]:
+        raise BadInput(f"option {own[0]} goes with --strategy automix")
+
+
+def cascade(rows: Outcomes, options: Options) -> Cascade:
     """The cascade that the options describe; raises BadInput naming what is missing."""
     from routewright.data.outcomes import check_names
     from routewright.fitting.automix import SAMPLES, Cascade, committee
 
-    if ladder and (small or large):
-        raise BadInput("give --ladder, or --small and --large, not both")
-    models = ladder or [name for name in (small, large) if name]
+    small, large, agree = options.small, options.large, options.agree
+    if options.ladder and (small or large):
+        raise BadInput("give the option ladder, or small and large, not both")
+    models = _listed(options.ladder) or [name for name in (small, large) if name]
     if len(models) < 2:
-        raise BadInput("--strategy automix needs --small A --large B, or --ladder A,B,C")
+        raise BadInput(
+            "--strategy automix needs --option small=A --option large=B, or --option ladder=A,B,C"
+        )
     check_names(models, rows.experts)
-    verifier = verifier or ("agreement" if agree else "verify")
+    verifier = options.verifier or ("agreement" if agree else "verify")
     kind, _, samples = verifier.partition("=")
     if kind == "verify" and ((samples.isdigit() and int(samples) > 0) or not samples):
         if agree:
-            raise BadInput("--agree goes with --verifier agreement")
+            raise BadInput("option agree goes with verifier=agreement")
         return Cascade(tuple(models), samples=int(samples or rows.verdicts or SAMPLES))
     if verifier != "agreement":
-        raise BadInput(f"--verifier '{verifier}' is unknown: choose verify, verify=K, or agreement")
+        raise BadInput(f"verifier '{verifier}' is unknown: choose verify, verify=K, or agreement")
     if agree is None or agree.isdigit():
         return Cascade(tuple(models), committee(rows, models, int(agree or SAMPLES)))
-    members = [name.strip() for name in agree.split(",") if name.strip()]
+    members = _listed(agree)
     check_names(members, rows.experts)
     return Cascade(tuple(models), tuple(members))
+
+
+def _listed(names: str | None) -> list[str]:
+    return [name.strip() for name in (names or "").split(",") if name.strip()]
 
 
 def prices(listed: str | None) -> dict[str, float]:
@@ -72,7 +106,7 @@ def prices(listed: str | None) -> dict[str, float]:
             found[name.strip()] = float(price)
         except ValueError as error:
             raise BadInput(
-                f"--costs takes NAME=USD, e.g. small=1,large=50,verify=1; not '{wish}'"
+                f"option costs takes NAME=USD, e.g. small=1,large=50,verify=1; not '{wish}'"
             ) from error
     return found
 

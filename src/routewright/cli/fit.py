@@ -5,8 +5,9 @@ from __future__ import annotations
 import json as json_module
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -25,91 +26,90 @@ Experts = Annotated[
     str | None, typer.Option(help="Comma-separated pool of experts; default: all in the table.")
 ]
 
+# The panels of `fit --help`.
+data, learned, saving, running = (
+    partial(typer.Option, rich_help_panel=panel)
+    for panel in ("Data", "What to fit", "Saving", "Run")
+)
+Hidden = Annotated[str | None, typer.Option(hidden=True)]  # earlier spellings of --option
+
 
 def fit(
     tables: Tables,
-    out: Annotated[Path, typer.Option(help="Folder to write the router to.")],
-    experts: Experts = None,
-    strategy: Annotated[
-        str,
-        typer.Option(
-            help="`single` keeps to one call per query, `auto` may use more; `automix` lets a"
-            " small model answer first (`automix_pomdp` and so on: with that meta-verifier);"
-            " `frugal` and `cascade_routing` are other ways to cascade, for comparison."
-        ),
-    ] = "auto",
-    small: Annotated[
-        str | None, typer.Option(help="Of `automix`: the expert that answers first.")
+    *,
+    experts: Annotated[
+        str | None, data(help="Comma-separated pool of experts; default: all in the table.")
     ] = None,
-    large: Annotated[
-        str | None, typer.Option(help="Of `automix`: the expert asked where that pays.")
-    ] = None,
-    ladder: Annotated[
-        str | None, typer.Option(help="Of `automix`: A,B,C, cheapest first, for small and large.")
-    ] = None,
-    verifier: Annotated[
-        str | None,
-        typer.Option(
-            help="Of `automix`: `verify` (verify::A columns; `verify=K`: of K verdicts, by default"
-            " as many as the table says, else 8) or `agreement` of others' answers."
-        ),
-    ] = None,
-    agree: Annotated[
-        str | None,
-        typer.Option(help="Of `automix`: X,Y whose answers are compared, or how many to choose."),
-    ] = None,
-    costs: Annotated[
-        str | None,
-        typer.Option(help="Of `automix`: small=1,large=50,verify=1 in place of the table's."),
-    ] = None,
-    predictor: Annotated[
-        str, typer.Option(help="`auto`, or a file in predictors/: prior, knn, linear, …")
-    ] = "auto",
-    option: Annotated[
-        list[str] | None,
-        typer.Option(help="KEY=VALUE sets a field of the predictor, e.g. k=40; may be repeated."),
-    ] = None,
-    beta: Annotated[
-        float | None,
-        typer.Option(help="Of `zooter`: the share of a query's own label, the rest is its tags'."),
-    ] = None,
-    tags: Annotated[
-        str | None,
-        typer.Option(help="Of `zooter`: tags of the `table`, its `domain`, `clusters=K`, `none`."),
-    ] = None,
-    temperature: Annotated[
-        str | None,
-        typer.Option(help="Of `zooter`: of the labels softmax(reward / τ); `none`: validated."),
-    ] = None,
-    encoder: Annotated[
-        str, typer.Option(help="`auto`, or encoders joined by +, e.g. lexical+surface+domain.")
-    ] = "auto",
+    split: Annotated[str, data(help="Rows to fit on; `all` takes every row.")] = "train",
     label: Annotated[
-        str, typer.Option(help="`score`, or `soft`: learn from soft::EXPERT where it is known.")
+        str, data(help="`score`, or `soft`: learn from soft::EXPERT where it is known.")
     ] = "score",
     assume: Annotated[
         list[str] | None,
-        typer.Option(help="EXPERT=QUALITY@USD for one that was never scored; may be repeated."),
+        data(help="EXPERT=QUALITY@USD for one that was never scored; may be repeated."),
     ] = None,
     auxiliary: Annotated[
         str,
-        typer.Option(
+        data(
             help="Other experts of the table, whose scores teach what is hard where that helps:"
             " `all`, `none`, or comma-separated."
         ),
     ] = "all",
-    split: Annotated[str, typer.Option(help="Rows to fit on; `all` takes every row.")] = "train",
+    strategy: Annotated[
+        str,
+        learned(
+            help="`single` keeps to one call per query, `auto` may use more; `automix` lets a"
+            " small model answer first (`automix_pomdp` and so on: with that meta-verifier);"
+            " for comparison: `frugal`, `cascade_routing`, `ratio_greedy`."
+        ),
+    ] = "auto",
+    predictor: Annotated[
+        str, learned(help="`auto`, or a file in predictors/: prior, knn, linear, …")
+    ] = "auto",
+    encoder: Annotated[
+        str, learned(help="`auto`, or encoders joined by +, e.g. lexical+surface+domain.")
+    ] = "auto",
+    option: Annotated[
+        list[str] | None,
+        learned(
+            help="KEY=VALUE of the strategy or the predictor, e.g. small=A of `automix` or k=40 of"
+            " `knn`; may be repeated."
+        ),
+    ] = None,
+    out: Annotated[Path, saving(help="Folder to write the router to.")],
+    json: Annotated[bool, saving(help="Print the router's description as JSON.")] = False,
     engine: Annotated[
-        str, typer.Option(help="Where queries are encoded: `local`, or `ray`: on a cluster.")
+        str, running(help="Where queries are encoded: `local`, or `ray`: on a cluster.")
     ] = "local",
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same router.")] = 0,
-    json: Annotated[bool, typer.Option(help="Print the router's description as JSON.")] = False,
+    seed: Annotated[int, running(min=0, help="Same seed, same router.")] = 0,
+    small: Hidden = None,
+    large: Hidden = None,
+    ladder: Hidden = None,
+    verifier: Hidden = None,
+    agree: Hidden = None,
+    costs: Hidden = None,
+    beta: Hidden = None,
+    tags: Hidden = None,
+    temperature: Hidden = None,
 ) -> None:
     """Learn a router from recorded outcomes."""
     from routewright.cli import automix as told
     from routewright.data import outcomes
+    from routewright.errors import BadInput
     from routewright.fitting import fit as fitting
 
+    flags = {"small": small, "large": large, "ladder": ladder, "verifier": verifier}
+    flags |= {"agree": agree, "costs": costs}
+    flags |= {"beta": beta, "tags": tags, "temperature": temperature}
+    options = _options(option or [])
+    options |= {name: value for name, value in flags.items() if value is not None}
+    if told.is_automix(strategy):
+        if assume:
+            raise BadInput("--assume does not go with --strategy automix")
+        own, options = told.split(options, predictor)
+    else:
+        fitting.check_strategy(strategy)
+        told.check_none(options)
     everyone = outcomes.read(tables, split=split)
     rows = everyone.pool(names(experts) or everyone.experts)
     columns = (
@@ -127,31 +127,23 @@ def fit(
         if told.is_automix(strategy):
             from routewright.fitting import automix
 
-            _not_for_automix(assume=assume, beta=beta, tags=tags, temperature=temperature)
-            wanted = (small, large, names(ladder), verifier, agree)
             router = automix.fit(
                 rows,
-                told.cascade(rows, *wanted),
+                told.cascade(rows, own),
                 only=told.meta_verifier(strategy),
-                prices=told.prices(costs),
+                prices=told.prices(own.costs),
                 predictor="prior" if predictor == "auto" else predictor,
                 encoder="domain" if encoder == "auto" else encoder,
-                options=_options(option or []),
+                options=options,
                 seed=seed,
                 progress=show,
             )
         else:
-            _only_for_automix(
-                small=small, large=large, ladder=ladder, verifier=verifier, agree=agree, costs=costs
-            )
             router = fitting.fit(
                 rows,
                 encoder=encoder,
                 predictor=predictor,
-                options={
-                    **_options(option or []),
-                    **_given(beta=beta, tags=tags, temperature=temperature),
-                },
+                options=options,
                 strategy=strategy,
                 label=label,
                 assume=_assumed(assume or []),
@@ -169,20 +161,6 @@ def fit(
         _report(router, out)
 
 
-def _not_for_automix(**options: Any) -> None:
-    from routewright.errors import BadInput
-
-    if given := [name for name, value in options.items() if value]:
-        raise BadInput(f"--{given[0]} does not go with --strategy automix")
-
-
-def _only_for_automix(**options: str | None) -> None:
-    from routewright.errors import BadInput
-
-    if given := list(_given(**options)):
-        raise BadInput(f"--{given[0]} goes with --strategy automix")
-
-
 def _others(everyone: Outcomes, pool: Sequence[str], wish: str) -> Outcomes | None:
     """The experts to learn from beside the pool; None if there are none."""
     rest = [name for name in everyone.experts if name not in pool]
@@ -198,11 +176,6 @@ def _options(wishes: list[str]) -> dict[str, str]:
     if odd := [wish for wish in wishes if "=" not in wish]:
         raise BadInput(f"--option takes KEY=VALUE, not '{odd[0]}'")
     return {key.strip(): value for key, _, value in (wish.partition("=") for wish in wishes)}
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    """Those that were named on the command line."""
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _assumed(wishes: list[str]) -> dict[str, Assumed]:

@@ -444,12 +444,22 @@ def _prediction(
     )
 
 
+def check_strategy(name: str) -> None:
+    """Raises BadInput for a strategy that cannot be fitted, naming those that can."""
+    if name in STRATEGIES:
+        return
+    there = (*STRATEGIES, "automix")
+    if name not in registry.names("strategies"):
+        raise BadInput(f"no strategy is called '{name}': {registry.way_out(name, there)}")
+    raise BadInput(
+        f"strategy '{name}' cannot be fitted, as it learns nothing from a table: choose one of"
+        f" {', '.join(there)}, or name '{name}' in routewright.yaml"
+    )
+
+
 def _check(outcomes: Outcomes, strategies: Sequence[str]) -> None:
     for strategy in strategies:
-        if strategy not in STRATEGIES:
-            raise BadInput(
-                f"strategy '{strategy}' cannot be fitted: choose {', '.join(STRATEGIES)} or automix"
-            )
+        check_strategy(strategy)
     if len(outcomes) < MIN_ROWS:
         raise BadTable(f"{len(outcomes)} rows are too few to fit on: at least {MIN_ROWS}")
     columns = zip(outcomes.experts, outcomes.score.T, strict=True)

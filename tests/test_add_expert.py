@@ -238,12 +238,17 @@ def test_the_command_line_chooses_asks_and_adds(old, path, tmp_path):
     lines = [json.loads(line) for line in wanted.read_text().splitlines()]
     assert len({line["id"] for line in lines}) == 30
     assert all(line["prompt"].endswith("please") for line in lines)
-    gold = pl.read_parquet(path).with_columns(pl.col("id").str.to_uppercase().alias("gold"))
+    system = ('[{"role": "system", "content": "' + pl.col("prompt") + '"}]').alias("messages")
+    gold = pl.read_parquet(path).with_columns(
+        pl.col("id").str.to_uppercase().alias("gold"), pl.lit("eu").alias("region"), system
+    )
     gold.write_parquet(tmp_path / "gold.parquet")
     common_gold = (tmp_path / "R", tmp_path / "gold.parquet", "--expert")
     assert not routewright(*common_gold, "newest", "--choose", wanted).exception
     chosen = query_sets.read(wanted)
     assert all(item.reference == item.query.id.upper() for item in chosen), "it can be graded"
+    assert {item.query.messages[0]["role"] for item in chosen} == {"system"}
+    assert {item.query.region for item in chosen} == {"eu"}
 
     done = routewright(*common, "speller", "--answers", 60, "--out", tmp_path / "R2")
     assert "joined the router" in done.stdout, done

@@ -337,6 +337,27 @@ def test_a_table_that_is_not_ours_is_not_written_over(place):
     assert (place / "t.parquet").read_bytes() == b"precious"
 
 
+def test_a_chat_reaches_the_expert_as_it_is_and_again_from_the_table(place):
+    """A system message stays one, a name stays, and what was asked before is not paid again."""
+    system = [{"role": "system", "content": "What is 1 + 1?"}]
+    named = [{"role": "user", "content": "What is 2 + 2?", "name": "ann"}]
+    rows = [{"id": "a", "messages": system}, {"id": "b", "messages": named}]
+    (place / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    expert = Upstream(says=right)
+    with serving(expert):
+        configure(place, expert=expert)
+        interview(place)
+        (place / "q.jsonl").write_text("")
+        (place / "t.parquet").rename(place / "again.parquet")
+        words = [word if word != "q.jsonl" else "again.parquet" for word in command(place)]
+        done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert sorted(body["messages"][0]["role"] for body in expert.bodies) == ["system", "user"]
+    assert named in [body["messages"] for body in expert.bodies]
+    asked = [list(item.query.messages) for item in queries.read(place / "again.parquet")]
+    assert asked == [system, named]
+
+
 def test_restricted_queries_reach_only_experts_that_may_see_them(place):
     (place / "q.jsonl").write_text(
         '{"id": "a", "prompt": "What is 1 + 1?", "reference": 2, "data_class": "restricted"}'

@@ -71,7 +71,7 @@ def test_what_is_written_is_read_back(tmp_path: Path):
         ('{"prompt": " "}', "line 1 has neither"),
         ('{"messages": []}', "`messages` must be a list such as"),
         ('{"messages": [{"role": "user"}]}', "`messages` must be a list such as"),
-        ('{"prompt": "a", "tags": "x"}', "`tags` must be a list"),
+        ('{"prompt": "a", "tags": {"x": 1}}', "`tags` must be a list"),
         ('{"prompt": "a", "options": 3}', "`options` must be an object"),
         ("[1]", "is not an object"),
     ],

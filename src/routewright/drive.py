@@ -86,6 +86,7 @@ def replay(
     if experts is None:
         named = (key if isinstance(key, str) else key[0] for key in record)
         experts = [recorded(name) for name in dict.fromkeys(named)]
+        query = replace(query, region=None)  # an answer that is recorded may be used anywhere
     by_name = {expert.name: expert for expert in experts}
     query, rejected = admit(query, by_name.values())
     spent: list[Answer] = []

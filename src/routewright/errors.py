@@ -3,7 +3,7 @@
     RoutewrightError                the message is for a person and says the way out
     ├── BadInput                    a file, option or request that cannot be used (exit 2, HTTP 400)
     │   ├── BadConfig               routewright.yaml
-    │   ├── BadTable                an outcome table
+    │   ├── BadTable                an outcome table or a query set
     │   └── BadRouter               a router folder
     ├── NotAdmissible               an ask that the query's limits forbid (HTTP 422)
     │   └── NoAdmissibleExpert      the limits leave nobody to ask
@@ -43,7 +43,7 @@ class BadConfig(BadInput):
 
 
 class BadTable(BadInput):
-    """An outcome table is broken or does not hold what was asked of it."""
+    """An outcome table or a query set is broken or does not hold what was asked of it."""
 
 
 class BadRouter(BadInput):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,11 +18,9 @@ from routewright.errors import BadInput
 
 if TYPE_CHECKING:
     from routewright.data.outcomes import Outcomes
+    from routewright.data.queries import Item
     from routewright.fitting.add_expert import Joined
     from routewright.router.router import Router
-    from routewright.types import Query
-
-ASKED_UNDER = ("split", "grader", "data_class", "region", "reference")
 
 
 def add_expert(
@@ -44,7 +43,7 @@ def add_expert(
     json: Annotated[bool, typer.Option(help="Print the figures as JSON.")] = False,
 ) -> None:
     """Add an expert to a router, or choose what to ask it."""
-    from routewright.data import outcomes
+    from routewright.data import outcomes, queries
     from routewright.fitting import add_expert
     from routewright.router.router import Router
 
@@ -53,7 +52,8 @@ def add_expert(
     rows = outcomes.read(tables, split=split)
     console = Console(soft_wrap=True, highlight=False)
     if choose is not None:
-        figures = _choose(loaded, rows, expert, choose, n, seed, _facts(tables))
+        items = queries.recorded(tables)
+        figures = _choose(loaded, rows, expert, choose, n, seed, items)
         said = f"{figures['chosen']} queries for '{expert}' are in '{choose}', best first."
     else:
         joined = _join(loaded, rows, expert, answers, seed)
@@ -74,19 +74,18 @@ def _choose(
     path: Path,
     n: int,
     seed: int,
-    facts: Mapping[str, Mapping[str, Any]],
+    items: Mapping[str, Item],
 ) -> dict[str, Any]:
-    """Writes the queries; returns the figures."""
+    """Writes the queries, with what the tables say of grading them; returns the figures."""
+    from routewright.data import queries
     from routewright.fitting import add_expert
 
     column = add_expert.only(rows, expert)
     with Console(stderr=True).status("choosing"):
         study = add_expert.study(router, rows, held_out=False)
         chosen, left, ahead = add_expert.interview(study, column, n, seed)
-    queries = [rows.queries[row] for row in chosen]
-    lines = [_line(query, facts.get(query.id, {})) for query in queries]
-    written = [json_module.dumps(line, ensure_ascii=False) for line in lines]
-    path.write_text("\n".join(written) + "\n", encoding="utf-8")
+    asked = [rows.queries[row] for row in chosen]
+    queries.write([_gradable(replace(items[query.id], query=query)) for query in asked], path)
     answered = int((column.score == column.score).sum())
     return {
         "expert": expert,
@@ -96,33 +95,11 @@ def _choose(
     }
 
 
-def _facts(tables: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """What it takes to ask each query and to grade the answer, as the tables tell, by its id."""
-    from routewright.data import outcomes
-    from routewright.data import queries as query_sets
+def _gradable(item: Item) -> Item:
+    """The item without the facts that no grader reads."""
+    from routewright.data.queries import FACTS
 
-    found: dict[str, dict[str, Any]] = {}
-    for path in tables:
-        frame = outcomes.table(path)
-        names = [
-            name
-            for name in (*ASKED_UNDER, *query_sets.ALIASES["reference"], *query_sets.FACTS)
-            if name in frame.columns
-        ]
-        for row in frame.select("id", *names).iter_rows(named=True):
-            told = {
-                n: query_sets.parsed(n, row[n], f"'{path}'") for n in names if row[n] is not None
-            }
-            found.setdefault(row["id"], {}).update(told)
-    return found
-
-
-def _line(query: Query, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """A query as `routewright interview` reads it."""
-    line: dict[str, Any] = {"domain": query.domain, "tags": list(query.tags), **facts}
-    if len(query.messages) > 1:
-        line["messages"] = list(query.messages)
-    return {"id": query.id, "prompt": query.text, **{k: v for k, v in line.items() if v}}
+    return replace(item, facts={name: item.facts[name] for name in FACTS if name in item.facts})
 
 
 def _join(router: Router, rows: Outcomes, expert: str, answers: int, seed: int) -> Joined:

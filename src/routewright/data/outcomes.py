@@ -11,7 +11,7 @@ import hashlib
 import json
 import unicodedata
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from pathlib import Path
@@ -22,9 +22,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from routewright.data import queries as query_sets
-from routewright.data import text
+from routewright.data import rows, text
 from routewright.errors import BadInput, BadTable
-from routewright.types import DATA_CLASSES, Answer, Array, DataClass, Query
+from routewright.types import Answer, Array, Query
 
 MEASURES = (
     *("score", "soft", "cost", "verify", "verify_cost", "verdicts", "reward", "reward_cost"),
@@ -33,20 +33,17 @@ MEASURES = (
 UNIT_RANGE = ("score", "soft", "verify")
 NOT_NEGATIVE = ("cost", "verify_cost", "verdicts", "reward_cost", "latency", "out_tokens")
 NOT_POSITIVE = ("logprob",)
-TEXTS = ("id", "prompt", "domain", "split")  # and each expert's `answer` and `text`
 ENDINGS = (".parquet", ".jsonl", ".ndjson", ".csv")
 ALL = "all"
-LONG_NAMES = {  # how other tools call our columns
-    "query_id": "id",
-    "query": "prompt",
+LONG_NAMES = {  # what other tools call our columns; for those of queries see `rows`
     "response": "answer",
     "model": "expert",
-    "task": "domain",
     "completion_tokens": "out_tokens",
     "latency_s": "latency",
 }
+UNKNOWN = ({"role": "user", "content": ""},)  # the messages of a row that knows no prompt
 
-
+Line = tuple[str, dict[str, Any]]  # a row's place in its file, and its cells
 Fingerprints = NDArray[np.uint64]
 
 
@@ -323,23 +320,9 @@ def read(
 
 
 def table(path: Path) -> pl.DataFrame:
-    """One file as it stands, its ids and cells checked: an outcome table or a set of queries,
-    which are named after their words where they have no `id`."""
-    frame = _frame(path)
-    if "id" not in frame.columns and not any("::" in column for column in frame.columns):
-        frame = _named_after_words(frame)
-    return _typed(frame, path)
-
-
-def _named_after_words(queries: pl.DataFrame) -> pl.DataFrame:
-    for ours in ("id", "prompt"):
-        other = next((name for name in query_sets.ALIASES[ours] if name in queries.columns), None)
-        if other is not None and ours not in queries.columns:
-            queries = queries.rename({other: ours})
-    if "id" in queries.columns or not {"prompt", "messages"} & set(queries.columns):
-        return queries
-    named = [query_sets.name(query.messages) for query in queries_of(queries)]
-    return queries.with_columns(pl.Series("id", named))
+    """One file, checked: an outcome table or a query set, with the columns of its queries as
+    `rows` names and writes them. Queries without an `id` are named after their words."""
+    return _typed(_frame(path), path)
 
 
 def save(frame: pl.DataFrame, path: Path) -> None:
@@ -390,22 +373,90 @@ def _frame(path: Path) -> pl.DataFrame:
     if not path.exists():
         raise BadTable(f"no file '{path}'")
     try:
-        if path.suffix in (".jsonl", ".ndjson"):
-            return _wide(pl.read_ndjson(path, infer_schema_length=None), path)
-        if path.suffix == ".csv":
-            return _wide(pl.read_csv(path, infer_schema_length=None), path)
-        return pl.read_parquet(path)
+        if path.suffix in TEXT_READERS:
+            lines = list(query_sets.lines(path))
+            frame = TEXT_READERS[path.suffix](path, lines) if lines else pl.DataFrame()
+            return _wide(_with_queries(frame, lines, path), path)
+        frame = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         first = str(error).splitlines()[0]
         hint = "" if path.suffix in ENDINGS else f" (tables end in {', '.join(ENDINGS)})"
         raise BadTable(f"'{path}' is not a readable outcome table: {first}{hint}") from error
+    cells = frame.select(column for column in frame.columns if "::" not in column)
+    lines = [(f"'{path}' row {n}", row) for n, row in enumerate(cells.iter_rows(named=True), 1)]
+    return _with_queries(frame, lines, path)
+
+
+def _jsonl(path: Path, lines: Sequence[Line]) -> pl.DataFrame:
+    """The columns that are not of queries: in a column of chats Polars would give every message
+    the fields of every other."""
+    others = ({**cells, **dict.fromkeys(rows.COLUMNS)} for _, cells in lines)
+    written = "\n".join(json.dumps(cells, ensure_ascii=False) for cells in others)
+    frame = pl.read_ndjson(written.encode("utf-8", "replace"), infer_schema_length=None)
+    order = dict.fromkeys(column for _, cells in lines for column in cells)
+    return frame.select(list(order))  # Polars has another order on every run
+
+
+def _csv(path: Path, lines: Sequence[Line]) -> pl.DataFrame:
+    frame = pl.read_csv(path, infer_schema_length=None)
+    empty = pl.all().cast(pl.String).fill_null("") == ""
+    frame = frame.filter(~pl.all_horizontal(empty))
+    if len(frame) != len(lines):
+        raise BadTable(f"'{path}': a cell with a line break must stand in double quotes")
+    return frame
+
+
+TEXT_READERS = {".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv}
+
+
+def _with_queries(frame: pl.DataFrame, lines: Sequence[Line], path: Path) -> pl.DataFrame:
+    """The frame with the columns of its queries read from `lines`, and written by `rows`."""
+    if not lines:
+        raise BadTable(f"'{path}' has no rows")
+    renamed = [rows.renamed(cells) for _, cells in lines]
+    if not {"prompt", "messages"} & {*frame.columns, *_filled(renamed)}:
+        raise rows.no_words(renamed[0], lines[0][0])
+    queries = [rows.query(cells, place) for place, cells in lines]
+    if not _is_long(frame):
+        rows.check_distinct(zip((place for place, _ in lines), queries, strict=True))
+    written = [_stored(query, cells) for query, cells in zip(queries, renamed, strict=True)]
+    columns = {name: [cells[name] for cells in written] for name in rows.COLUMNS}
+    before = _filled(rows.asked(cells) for _, cells in lines)
+    return frame.drop(before - _filled(renamed)).with_columns(
+        pl.Series(name, values, pl.List(pl.String) if name == "tags" else pl.String)
+        for name, values in columns.items()
+        if name in frame.columns or any(value is not None for value in values)
+    )
+
+
+def _filled(lines: Iterable[Mapping[str, Any]]) -> set[str]:
+    return {column for cells in lines for column, value in cells.items() if value is not None}
+
+
+def _stored(query: Query, read: Mapping[str, Any]) -> dict[str, Any]:
+    """The cells of a query in a table. What is unknown stays so, that another table may know it;
+    what the query does not need stays too: a prompt beside a chat, the options of a choice."""
+    cells = rows.flat(rows.row(query))
+    prompt, options = read.get("prompt"), read.get("options")
+    if query.messages == UNKNOWN and not read.get("messages"):
+        cells["messages"] = None
+    if isinstance(prompt, str) and prompt and rows.whole(prompt) == prompt:
+        cells["prompt"] = prompt
+    if options and cells["options"] is None:
+        cells["options"] = options if isinstance(options, str) else rows.dumps(options)
+    return {**cells, "data_class": read.get("data_class") or None}
+
+
+def _is_long(frame: pl.DataFrame) -> bool:
+    """Whether it has a row per query and expert."""
+    named = {"expert", "model", "score"} & set(frame.columns)
+    return bool(named) and not any("::" in column for column in frame.columns)
 
 
 def _wide(long: pl.DataFrame, path: Path) -> pl.DataFrame:
     """One line per query and expert ▶ one row per query; wide lines and mere queries pass."""
-    queries_only = not {"expert", "model", "score"} & set(long.columns)
-    if queries_only or any("::" in column for column in long.columns):
-        return long.rename({"query": "prompt"}, strict=False) if queries_only else long
+    if not _is_long(long):
+        return long
     names = {old: new for old, new in LONG_NAMES.items() if new not in long.columns}
     long = long.rename(names, strict=False)
     if missing := {"id", "expert", "score"} - set(long.columns):
@@ -425,17 +476,8 @@ def _wide(long: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def _typed(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Checks one file by itself: columns, ids, ranges."""
-    if not len(frame):
-        raise BadTable(f"'{path}' has no rows")
-    for need in ("id", "prompt"):
-        if need not in frame.columns and not (need == "prompt" and "messages" in frame.columns):
-            raise BadTable(f"'{path}' has no column '{need}'; it has {_some(frame.columns)}")
+    """Checks what a file says of its experts: texts and ranges."""
     frame = _with_texts(frame, path)
-    if frame["id"].null_count():
-        raise BadTable(f"'{path}': a row has no id")
-    if doubles := _repeated(frame["id"].to_list()):
-        raise BadTable(f"'{path}': id '{doubles[0]}' stands in more than one row")
     cells = [c for c in frame.columns if c.split("::", 1)[0] in MEASURES and "::" in c]
     try:
         frame = frame.with_columns(pl.col(cells).cast(pl.Float64).fill_nan(None))
@@ -448,9 +490,9 @@ def _typed(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def _with_texts(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Names and answers that were stored as numbers are texts: 7 and 7.0 are both '7'."""
+    """Answers that were stored as numbers are texts: 7 and 7.0 are both '7'."""
     for column in frame.columns:
-        if column in TEXTS or column.startswith(("answer::", "text::")):
+        if column == "split" or column.startswith(("answer::", "text::")):
             cell = pl.col(column)
             try:
                 if frame[column].dtype.is_float():
@@ -563,8 +605,7 @@ def _outcomes(
     queries = queries_of(frame)
     return Outcomes(
         experts=experts,
-        # What is recorded was said wherever it was: a replay has no regions.
-        queries=tuple(replace(query, region=None) for query in queries),
+        queries=tuple(queries),
         measures=measures,
         answers=answers,
         sources=tuple(str(path) for path in files),
@@ -596,68 +637,12 @@ def _column(frame: pl.DataFrame, measure: str, expert: str) -> pl.Series:
 
 
 def queries_of(frame: pl.DataFrame) -> list[Query]:
-    """The queries of a table or query set: `prompt` or `messages`, and what is known of each.
+    """The queries of a table or query set, with the limits of how far their texts may travel.
 
-    The limits of how far a text may travel go with it; one that is unknown raises BadTable.
+    Raises BadTable for a cell that cannot be read.
     """
-
-    def column(name: str) -> list[Any]:
-        return frame[name].to_list() if name in frame.columns else [None] * len(frame)
-
-    rows = zip(
-        column("id"),
-        column("prompt"),
-        column("messages"),
-        column("domain"),
-        column("tags"),
-        column("data_class"),
-        column("region"),
-        strict=True,
-    )
-    return [
-        Query(
-            messages=_messages(prompt, messages, id),
-            id=id,
-            domain=domain,
-            data_class=_data_class(data_class, id),
-            region=region,
-            tags=_tags(tags, id),
-        )
-        for id, prompt, messages, domain, tags, data_class, region in rows
-    ]
-
-
-def _data_class(name: Any, id: Any) -> DataClass:
-    for known in DATA_CLASSES:
-        if name == known or (name is None and known == "public"):
-            return known
-    raise BadTable(f"query '{id}': data_class '{name}' is none of {', '.join(DATA_CLASSES)}")
-
-
-def _messages(prompt: str | None, messages: Any, row: str) -> tuple[dict[str, Any], ...]:
-    if prompt is not None or messages is None:
-        return ({"role": "user", "content": prompt or ""},)
-    said = _json(messages, "messages", row) if isinstance(messages, str) else messages
-    if not isinstance(said, list) or not all(isinstance(m, dict) and "role" in m for m in said):
-        raise BadTable(
-            f'row \'{row}\': messages must be a list such as [{{"role": "user", "content": "…"}}]'
-        )
-    return tuple(said)
-
-
-def _tags(tags: Any, row: str) -> tuple[str, ...]:
-    """A list; or a text, as CSV has it: JSON, or tags between semicolons."""
-    if isinstance(tags, str):
-        listed = tags.lstrip().startswith("[")
-        tags = _json(tags, "tags", row) if listed else [t.strip() for t in tags.split(";")]
-    return tuple(str(tag) for tag in tags or () if tag)
-
-
-def _json(text: str, column: str, row: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise BadTable(f"row '{row}': {column} is not JSON: {error}") from error
+    cells = frame.select(column for column in frame.columns if column in rows.COLUMNS)
+    return [rows.query(row, f"row {n}") for n, row in enumerate(cells.iter_rows(named=True), 1)]
 
 
 def _repeated(names: Sequence[str]) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 import os
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from routewright.data import rows
 from routewright.data.journal import Journal
 from routewright.errors import BadInput
 from routewright.gateway.body import number, read, shown
@@ -73,20 +74,11 @@ class Feedback:
 
     def remember(self, decision_id: str, policy: str, query: Query, decision: Decision) -> None:
         answer = decision.answer
-        single = len(query.messages) == 1 and isinstance(query.messages[0].get("content"), str)
-        facts = {
-            "prompt": query.text if single else None,
-            "messages": None if single else json.dumps(query.messages, ensure_ascii=False),
-            "domain": query.domain,
-            "tags": list(query.tags) or None,
-            # An interview of these queries keeps to what they were asked under.
-            "data_class": query.data_class if query.data_class != "public" else None,
-            "region": query.region,
-            "text": answer.text or None if self._answers else None,
-        }
+        asked = rows.flat(rows.row(replace(query, id=decision_id)))
+        text = answer.text or None if self._answers else None
         self._open[decision_id] = {
-            "id": decision_id,
-            **{name: fact for name, fact in facts.items() if fact is not None},
+            **{name: cell for name, cell in asked.items() if cell is not None},
+            **({} if text is None else {"text": text}),
             "split": "train",
             "policy": policy,
             "expert": answer.expert,
@@ -129,7 +121,7 @@ class Feedback:
 
 
 def _length(line: Mapping[str, Any]) -> int:
-    return sum(len(line.get(name, "")) for name in ("prompt", "messages", "text"))
+    return sum(len(line.get(name, "")) for name in ("prompt", "messages", "options", "text"))
 
 
 async def feedback(request: Request) -> Response:

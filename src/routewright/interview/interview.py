@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from routewright.data import rows
 from routewright.data.queries import FACTS, Item
 from routewright.drive import Asker, consult, decide
 from routewright.errors import NotAdmissible, RoutewrightError, UpstreamError
@@ -24,6 +24,7 @@ from routewright.types import Answer, Ask, Expert, Query, total_cost
 CONCURRENCY = 4  # queries under way at once, per expert
 MAX_TOKENS = 1024  # of an answer, where neither the query set nor the config says
 HOPELESS = 8  # failures in a row after which an expert is left alone
+ALWAYS = ("id", "prompt", "messages", "domain", "tags", "split", "reference")
 COLUMNS = (
     *("score", "soft", "cost", "answer", "text", "verify", "verify_cost", "verdicts"),
     *("logprob", "latency", "in_tokens", "out_tokens"),
@@ -303,42 +304,29 @@ def table(
         for name, values in columns.items()
         if name.startswith("score::") or any(value is not None for value in values)
     ]
-    rows = [{**_facts(item), **_grading(item)} for item in items]
-    always = _facts(items[0])
-    told = [
-        name for name in rows[0] if name in always or any(row[name] is not None for row in rows)
-    ]
-    facts = pl.DataFrame(rows, infer_schema_length=None).select(told)
+    lines = [_line(item) for item in items]
+    shown = [n for n in lines[0] if n in ALWAYS or any(line[n] is not None for line in lines)]
+    facts = pl.DataFrame(lines, infer_schema_length=None).select(shown)
     return facts.with_columns(kept)
 
 
-def _facts(item: Item) -> dict[str, Any]:
-    """The columns of a query that are not about an expert."""
-    query = item.query
-    plain = len(query.messages) == 1 and query.messages[0].get("content") == query.text
-    return {
-        "id": query.id,
-        "prompt": query.text if plain else None,
-        "messages": None if plain else json.dumps(list(query.messages), ensure_ascii=False),
-        "domain": query.domain,
-        "tags": list(query.tags) or None,
-        "split": item.split,
-        "reference": item.references[0] if len(item.references) == 1 else None,
-    }
-
-
-def _grading(item: Item) -> dict[str, str | None]:
-    """What it takes to ask somebody else the same, and to grade it: lists and objects as JSON."""
-    query = item.query
-    told: dict[str, Any] = {
-        "references": item.references if len(item.references) > 1 else None,
+def _line(item: Item) -> dict[str, Any]:
+    """The columns that are not about an expert: the query, and what grading an answer to it takes.
+    Lists and objects are JSON."""
+    query = rows.flat(rows.row(item.query))
+    single = len(item.references) == 1
+    grading: dict[str, Any] = {
+        "references": None if single else list(item.references) or None,
         "grader": item.grader,
-        "data_class": None if query.data_class == "public" else query.data_class,
-        "region": query.region,
-        "options": dict(query.options) or None,
+        **{name: query[name] for name in ("data_class", "region", "options")},
         **{name: item.facts.get(name) for name in FACTS},
     }
     return {
-        name: fact if fact is None or isinstance(fact, str) else json.dumps(fact)
-        for name, fact in told.items()
+        **{name: query[name] for name in ("id", "prompt", "messages", "domain", "tags")},
+        "split": item.split,
+        "reference": item.references[0] if single else None,
+        **{
+            name: value if value is None or isinstance(value, str) else rows.dumps(value)
+            for name, value in grading.items()
+        },
     }

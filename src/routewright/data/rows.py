@@ -1,0 +1,234 @@
+"""A query as a row, and a row as a query: the one way for every file.
+
+Outcome tables, query sets, interviews and the gateway's feedback share the columns of a query.
+`row` writes them and `query` reads them; what was written is read back as the same query.
+
+>>> query({"question": "2 + 2?", "subject": "sums", "tags": "easy; short"}, "'q.csv' line 2").tags
+('easy', 'short')
+>>> row(Query.of("2 + 2?", id="a"))["prompt"]
+'2 + 2?'
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from routewright.errors import BadTable
+from routewright.types import DATA_CLASSES, DataClass, Message, Query
+
+COLUMNS = ("id", "prompt", "messages", "domain", "tags", "data_class", "region", "options")
+ALIASES = {  # our columns ▶ what other tools call them; the first one that is there counts
+    "id": ("query_id", "question_id", "task_id"),
+    "prompt": ("query", "question", "input", "text"),
+    "domain": ("task", "subject", "category"),
+}
+ANSWERS = ("answer", "response", "text")  # in a row of one query and one expert: what it answered
+NESTED = ("messages", "options")  # a table keeps them as JSON
+FORMS = {
+    "messages": 'a list such as [{"role": "user", "content": "…"}]',
+    "tags": 'a list such as ["easy", "short"], or texts between semicolons',
+    "options": 'an object, such as {"temperature": 0}',
+}
+
+
+def query(row: Mapping[str, Any], place: str) -> Query:
+    """The query of a row, whose `place` (`'q.csv' line 2`) is for messages.
+
+    Lists and objects may be JSON, tags may be a text with semicolons. Without an `id` a query is
+    named after its words. A row with an `id` and no words asks the empty text: an outcome table
+    may not know its prompts. Raises BadTable.
+    """
+    cells = renamed(row)
+    if cells.get("id") is None and not has_words(cells):
+        raise no_words(cells, place)
+    messages = _messages(cells, place)
+    id = _name(cells, "id", place)
+    return Query(
+        messages=messages,
+        id=name(messages) if id is None else id,
+        domain=_name(cells, "domain", place),
+        tags=_tags(cells.get("tags"), place),
+        data_class=_data_class(cells.get("data_class"), place),
+        region=_name(cells, "region", place),
+        options=_options(cells.get("options"), place),
+    )
+
+
+def row(query: Query) -> dict[str, Any]:
+    """The columns of a query as JSON values; None where there is nothing to say.
+
+    A single text of a user is the `prompt`; anything else, blank texts too, is `messages`.
+    """
+    text = query.text
+    single = [dict(message) for message in query.messages] == [{"role": "user", "content": text}]
+    plain = single and bool(text.strip())
+    return {
+        "id": whole(query.id),
+        "prompt": text if plain else None,
+        "messages": None if plain else [dict(message) for message in query.messages],
+        "domain": None if query.domain is None else whole(query.domain),
+        "tags": [whole(tag) for tag in query.tags] or None,
+        "data_class": None if query.data_class == "public" else query.data_class,
+        "region": None if query.region is None else whole(query.region),
+        "options": dict(query.options) or None,
+    }
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row as a table holds it: chats and objects as JSON."""
+    return {
+        column: dumps(value) if column in NESTED and value is not None else value
+        for column, value in row.items()
+    }
+
+
+def asked(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row without what experts made of the query."""
+    long = ("expert" in row or "model" in row) and "score" in row
+    answers = ANSWERS if long else ()
+    return {key: cell for key, cell in row.items() if "::" not in key and key not in answers}
+
+
+def renamed(
+    row: Mapping[str, Any], aliases: Mapping[str, Sequence[str]] = ALIASES
+) -> dict[str, Any]:
+    """What is asked, with our names for its columns."""
+    cells = asked(row)
+    for column, others in aliases.items():
+        other = next((name for name in others if cells.get(name) is not None), None)
+        spare = column == "prompt" and cells.get("messages")
+        if other is not None and cells.get(column) is None and not spare:
+            cells[column] = cells.pop(other)
+    return cells
+
+
+def has_words(cells: Mapping[str, Any]) -> bool:
+    """Whether a renamed row says what is asked."""
+    prompt = cells.get("prompt")
+    return cells.get("messages") is not None or (not _missing(prompt) and bool(str(prompt).strip()))
+
+
+def no_words(cells: Mapping[str, Any], place: str) -> BadTable:
+    columns = ", ".join(list(cells)[:8]) or "nothing"
+    return BadTable(f"{place} has neither `prompt` nor `messages`; it has {columns}")
+
+
+def must_be(column: str, place: str) -> BadTable:
+    return BadTable(f"{place}: `{column}` must be {FORMS[column]}")
+
+
+def check_distinct(queries: Iterable[tuple[str, Query]]) -> None:
+    """Raises BadTable if two rows, each given with its place, have the same id."""
+    places: dict[str, str] = {}
+    for place, query in queries:
+        if query.id in places:
+            unnamed = query.id == name(query.messages)
+            advice = "give them an `id`" if unnamed else "keep one of them"
+            raise BadTable(f"{place} and {places[query.id]} are both called '{query.id}': {advice}")
+        places[query.id] = place
+
+
+def name(messages: Sequence[Message]) -> str:
+    """The same words have the same name, in every file and on every run."""
+    written = json.dumps([dict(message) for message in messages], sort_keys=True)
+    return f"q-{hashlib.blake2b(written.encode(), digest_size=6).hexdigest()}"
+
+
+def text(value: Any) -> str:
+    """A cell as a text: 7 and 7.0 are both '7'."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return value if isinstance(value, str) else str(value)
+
+
+def whole(text: str) -> str:
+    """Half a surrogate pair is no text: no file in UTF-8 can hold one."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def dumps(value: Any) -> str:
+    """JSON that every file can hold: half a surrogate pair is escaped, other letters are not."""
+    written = json.dumps(value, ensure_ascii=False)
+    return written if whole(written) == written else json.dumps(value)
+
+
+# --- cells ---------------------------------------------------------------------------------
+
+
+def _messages(cells: Mapping[str, Any], place: str) -> tuple[Message, ...]:
+    messages = cells.get("messages")
+    if messages is None or (not messages and cells.get("prompt") is not None):
+        return ({"role": "user", "content": _text(cells, "prompt", place) or ""},)
+    if isinstance(messages, str):
+        messages = _json("messages", messages, place)
+    if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
+        raise must_be("messages", place)
+    return tuple(messages)
+
+
+def _is_message(value: Any) -> bool:
+    if not isinstance(value, Mapping) or "role" not in value:
+        return False
+    content = value.get("content")
+    parts = isinstance(content, list) and all(isinstance(part, Mapping) for part in content)
+    return parts or isinstance(content, str | None)
+
+
+def _tags(value: Any, place: str) -> tuple[str, ...]:
+    if isinstance(value, str):
+        if not value.lstrip().startswith("["):
+            return tuple(tag for part in value.split(";") if (tag := whole(part.strip())))
+        value = _json("tags", value, place)
+    tags = () if value is None else value
+    if not isinstance(tags, list | tuple) or any(isinstance(tag, list | dict) for tag in tags):
+        raise must_be("tags", place)
+    return tuple(whole(text(tag)) for tag in tags if tag is not None)
+
+
+def _options(value: Any, place: str) -> Mapping[str, Any]:
+    if isinstance(value, str) and value:
+        value = _json("options", value, place)
+    if not value or isinstance(value, list):  # a list holds the choices of a question
+        return {}
+    if not isinstance(value, Mapping):
+        raise must_be("options", place)
+    return dict(value)
+
+
+def _data_class(value: Any, place: str) -> DataClass:
+    for known in DATA_CLASSES:
+        if value == known or (value in (None, "") and known == "public"):
+            return known
+    choices = ", ".join(DATA_CLASSES)
+    raise BadTable(f"{place}: data class '{value}' is unknown: choose {choices}")
+
+
+def _name(cells: Mapping[str, Any], column: str, place: str) -> str | None:
+    value = _text(cells, column, place)
+    return None if value is None else whole(value)
+
+
+def _text(cells: Mapping[str, Any], column: str, place: str) -> str | None:
+    value = cells.get(column)
+    if _missing(value):
+        return None
+    if isinstance(value, list | tuple | Mapping):
+        raise BadTable(f"{place}: `{column}` must be a text, not {str(value)[:60]}")
+    return str(value).lower() if isinstance(value, bool) else text(value)
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _json(column: str, written: str, place: str) -> Any:
+    try:
+        return json.loads(written)
+    except (ValueError, RecursionError) as error:
+        raise BadTable(
+            f"{place}: `{column}` is not JSON ({error}): write {FORMS[column]}"
+        ) from error

@@ -116,8 +116,8 @@ def test_a_style_of_writing_is_found():
 
 def test_half_a_surrogate_pair_is_no_trouble(fitted):
     router, _ = fitted
-    looks = router.evidence.option_chances([Query.of("Which?\nA. \ud83d\nB. x\nC. ")])
-    np.testing.assert_allclose(looks.sum(), 1.0)
+    chances = router.evidence.option_chances([Query.of("Which?\nA. \ud83d\nB. x\nC. ")])
+    np.testing.assert_allclose(chances.sum(), 1.0)
 
 
 def test_queries_without_options_have_no_such_forecast(fitted):

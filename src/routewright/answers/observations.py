@@ -6,7 +6,6 @@ Shapes: n rows, k others whose answers are compared, F features.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -14,9 +13,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from routewright.data.choices import marks
 from routewright.types import Array, Indices, Query
 
-_OPTION = re.compile(r"\n\(?[A-Z][.):] ")
 MOST_OPTIONS = 12
 RIDGES = tuple(float(r) for r in np.geomspace(10, 10_000, 7))  # penalties that are tried
 
@@ -34,7 +33,7 @@ class About:
         texts = [query.text for query in queries]
         return cls(
             np.array([query.domain or "" for query in queries], dtype=object),
-            np.array([min(len(_OPTION.findall(text)), MOST_OPTIONS) for text in texts], float),
+            np.array([min(len(marks(text)), MOST_OPTIONS) for text in texts], dtype=np.float64),
             np.log1p(np.array([len(text) for text in texts], dtype=np.float64)),
         )
 

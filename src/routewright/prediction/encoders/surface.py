@@ -11,9 +11,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from routewright.data.choices import marks
 from routewright.types import Array, Query
 
-OPTION = re.compile(r"^\s*\(?[A-Z][.):]\s", re.MULTILINE)
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 SENTENCE = re.compile(r"[.!?](?:\s|$)")
 SYMBOL = re.compile(r"[=^\\$+<>*/]")
@@ -68,10 +68,11 @@ class Surface:
 
 
 def features(text: str) -> list[float]:
-    """The raw values, in the order of NAMES. The stem is what precedes the first option."""
-    first = OPTION.search(text)
-    stem, choices = (text[: first.start()], text[first.start() :]) if first else (text, "")
-    options = len(OPTION.findall(choices)) if choices else 0
+    """The raw values, in the order of NAMES. The stem is what precedes the listed options."""
+    listed = marks(text)
+    options = len(listed)
+    first = _after_text(text, listed[0].start()) if listed else len(text)
+    stem, choices = text[:first], text[first:]
     words, lower = text.split(), text.lower()
     length, count = max(len(text), 1), max(len(words), 1)
     digits, upper, plain = _kinds(text)
@@ -109,6 +110,12 @@ def features(text: str) -> list[float]:
         STATEMENTS.search(listing) is not None,
         log1p(_deviation(widths)) if len(widths) > 1 else 0.0,
     ]
+
+
+def _after_text(text: str, line: int) -> int:
+    """Where the blank lines before a line begin; the line itself if there are none."""
+    end = len(text[:line].rstrip())
+    return text.find("\n", end) + 1 if end else 0
 
 
 def _any(text: str, words: tuple[str, ...]) -> bool:

@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from routewright import metrics
+from routewright import metrics, policies
 from routewright.cli import add_expert as cli
 from routewright.data import outcomes
 from routewright.data import queries as query_sets
@@ -177,6 +177,79 @@ def test_nothing_is_claimed_where_prompts_say_nothing(tmp_path):
     old = fit(o.pool(["adder", "sage"]), predictor="linear")
     router = add_expert.join(add_expert.study(old, o), o.pool(["speller"])).router
     assert sum(point.gain > 0 for point in router.frontier) < len(router.frontier) * 0.2
+
+
+# --- few answers: no harm, and intervals that say how little is known ------------------------
+
+
+def parallel(n: int, seed: int) -> pl.DataFrame:
+    """Some queries are easy and some are hard, for everybody alike: no query is better sent to one
+    expert than to another, so no router gains on mixing two of them at random."""
+    frame, rng = table(n, seed=seed), np.random.default_rng(1000 + seed)
+    easy = (frame["domain"] == "sums").to_numpy()
+    columns = {}
+    for name, better, dearer in (("adder", 0.0, 1), ("odd", 0.08, 3), ("sage", 0.16, 9)):
+        chance = np.where(easy, 0.8, 0.35) + better
+        columns[f"score::{name}"] = (rng.random(n) < chance).astype(np.float32)
+        columns[f"cost::{name}"] = frame["cost::adder"].to_numpy() * dearer
+    return frame.select("id", "prompt", "domain", "split").with_columns(**columns)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """`odd` joined three routers, each with 20 answers."""
+    added = []
+    for seed in range(3):
+        path = write(tmp_path_factory.mktemp("few"), parallel(1600, seed))
+        rows = outcomes.read(path, split="train")
+        old = fit(rows.pool(["adder", "sage"]), predictor="linear")
+        study = add_expert.study(old, rows)
+        added.append(add_expert.join(study, rows.pool(["odd"]), answers=20))
+    return added
+
+
+def test_a_gain_that_few_answers_leave_in_doubt_is_not_claimed(few):
+    points = [point for joined in few for point in joined.router.frontier]
+    learned = [point for point in points if point.gain > 0]
+    assert len(learned) < 0.2 * len(points), "the fixed mix is served nearly everywhere"
+    assert all(point.gain_ci[0] > 0 for point in learned)
+    assert all(point.gain_ci == (0, 0) for point in points if point.gain == 0)
+
+
+def test_intervals_hold_for_an_expert_of_whom_little_is_known(few, tmp_path):
+    path = write(tmp_path, parallel(4000, 77).with_columns(split=pl.lit("dev")))
+    fresh = outcomes.read(path, split="dev")
+    held = []
+    for joined in few:
+        curve = evaluate(joined.router, fresh, replicates=20).to_json()["curve"]
+        for point, measured in zip(joined.router.frontier, curve, strict=True):
+            (low, high), share = point.quality_ci, point.shares.get("odd", 0.0)
+            held.append(low <= measured["quality"] <= high)
+            if point.strategy == "fixed":  # as unsure as the share of `odd` is, and as its rows are
+                unknown = 1.96 * share * joined.errors.mean
+                assert unknown <= (high - low) / 2 <= np.hypot(unknown, 0.06)
+    assert np.mean(held) > 0.9
+
+
+def test_a_gain_is_as_unsure_as_draws_of_the_newcomers_scores_make_it(study, rows):
+    """The zero router is drawn anew, too: it may ask the newcomer as well."""
+    joined = add_expert.join(study, rows.pool(["speller"]), answers=25)
+    g, router, score = study.ground, joined.router, np.full(len(rows), np.nan)
+    score[joined.asked] = rows.pool(["speller"]).score[joined.asked, 0]
+    learned = add_expert.learn(g.prior, g.columns, score)
+    rng = np.random.default_rng(0)
+    drawn = g.forecast @ rng.multivariate_normal(learned.mean, learned.covariance, 300).T
+    prediction = router.predict(rows.queries)
+    quality, cost = study.old.score.mean(axis=0), prediction.cost.mean(axis=0)
+    for point in [point for point in router.frontier if point.gain > 0][5::8]:
+        asks = router.strategy_at(point).choose(rows.queries, prediction) == 2
+        zero = [
+            policies.hull_quality(policies.zero_router(np.append(quality, mean), cost), point.cost)
+            for mean in drawn.mean(axis=0)
+        ]
+        unknown = 1.96 * float((asks @ drawn / len(asks) - zero).std())
+        half = (point.gain_ci[1] - point.gain_ci[0]) / 2
+        assert 0.9 * unknown < half < np.hypot(1.1 * unknown, 0.065)
 
 
 def test_gaps_and_missing_costs_are_lived_with(tmp_path):

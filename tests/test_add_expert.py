@@ -231,11 +231,15 @@ def test_intervals_hold_for_an_expert_of_whom_little_is_known(few, tmp_path):
     assert np.mean(held) > 0.9
 
 
-def test_a_gain_is_as_unsure_as_draws_of_the_newcomers_scores_make_it(study, rows):
-    """The zero router is drawn anew, too: it may ask the newcomer as well."""
-    joined = add_expert.join(study, rows.pool(["speller"]), answers=25)
+@pytest.mark.parametrize("expert", ["speller", "sage"])
+def test_a_gain_is_as_unsure_as_draws_of_the_newcomers_scores_make_it(expert, rows):
+    """The zero router is drawn anew, too: it asks `speller` as its cheap expert, `sage` as its
+    dear one."""
+    others, column = [name for name in rows.experts if name != expert], rows.pool([expert])
+    study = add_expert.study(fit(rows.pool(others), predictor="linear"), rows)
+    joined = add_expert.join(study, column, answers=25)
     g, router, score = study.ground, joined.router, np.full(len(rows), np.nan)
-    score[joined.asked] = rows.pool(["speller"]).score[joined.asked, 0]
+    score[joined.asked] = column.score[joined.asked, 0]
     learned = add_expert.learn(g.prior, g.columns, score)
     rng = np.random.default_rng(0)
     drawn = g.forecast @ rng.multivariate_normal(learned.mean, learned.covariance, 300).T

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -97,6 +98,27 @@ def test_latency_has_a_price_too():
     )
     assert choose(p, 0.0).tolist() == [1]
     assert choose(p, 0.0, latency_price=0.1).tolist() == [0]
+
+
+def test_an_unknown_latency_is_taken_to_be_the_worst_one_known():
+    """`newest` is the better by 0.1, which nine seconds are not worth at 0.05 a second."""
+    p = Prediction(
+        ("quick", "slow", "newest"),
+        np.array([[0.8, 0.6, 0.9]]),
+        np.zeros((1, 3)),
+        np.ones((1, 3)),
+        np.array([[1.0, 9.0, np.nan]]),
+    )
+    assert choose(p, 0.0, latency_price=0.05).tolist() == [0]
+    assert choose(p, 0.0, latency_price=0.01).tolist() == [2], "it is not taken for endless either"
+    nobody_known = replace(p, latency=np.full((1, 3), np.nan))
+    assert choose(nobody_known, 0.0, latency_price=0.05).tolist() == [2]
+
+
+def test_of_two_equally_good_experts_the_dearer_is_no_corner_of_the_zero_router():
+    for quality in ([0.4, 0.9, 0.9], [0.9, 0.9, 0.9]):
+        hull = zero_router(np.array(quality), np.array([1.0, 2.0, 3.0]))
+        assert hull[-1].cost == (2.0 if quality[0] < 0.9 else 1.0)
 
 
 def test_the_zero_router_is_the_best_mix_of_any_two_experts():

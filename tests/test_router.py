@@ -20,14 +20,17 @@ from models import tiny_static_model
 from routewright import metrics, policies
 from routewright.cli.evaluate import show_forecasts
 from routewright.data import outcomes
+from routewright.drive import replay
 from routewright.errors import BadInput, BadRouter, BadTable
 from routewright.evaluation import evaluate as evaluation
+from routewright.fitting import add_expert
 from routewright.fitting.fit import fit
 from routewright.prediction.predictors import folds
 from routewright.router.router import Router
 from routewright.strategies import build
 from routewright.strategies._recorded import Recorded, replayed, run
-from routewright.types import Query
+from routewright.strategies.single import Single
+from routewright.types import Answer, Query
 from tables import swept_as_replayed, table, write
 
 ROUTERS = Path(__file__).parent.parent / "docs" / "routers.md"
@@ -133,6 +136,44 @@ def test_a_question_that_was_asked_twice_is_on_one_side_of_every_fold(tmp_path: 
 def test_every_named_part_can_be_fitted(tmp_path: Path, predictor, encoder):
     router = fit(rows(tmp_path, n=120), predictor=predictor, encoder=encoder)
     assert 0 <= router.predict([Query.of("add the digits")]).quality.max() <= 1
+
+
+@pytest.mark.parametrize("times", [0.9, 1.1])
+def test_of_two_equally_good_experts_the_cheaper_serves_where_only_quality_counts(tmp_path, times):
+    """`twin` answers exactly as `sage` does, for a tenth of its price less or more."""
+    frame = table(400, signal=0.0)
+    frame = frame.with_columns(
+        pl.col("score::sage").alias("score::twin"),
+        (times * pl.col("cost::sage")).alias("cost::twin"),
+    )
+    router = fit(outcomes.read(write(tmp_path, frame), split="train"), predictor="prior")
+    cheaper = "sage" if times > 1 else "twin"
+    assert (router.frontier[0].price, router.frontier[0].plan) == (0, f"always {cheaper}")
+    assert all(set(point.shares) <= {"adder", "speller", cheaper} for point in router.frontier)
+    query = Query.of("add subtract total digits 12 please")
+    answers = {name: Answer(name) for name in router.experts}
+    assert replay(Single(router), query, answers).path == cheaper
+
+
+def test_no_answer_is_expected_to_cost_less_than_the_least_that_was_seen(tmp_path):
+    """Costs grow with the square of the length: a straight line through them is negative for
+    short prompts, which would be a reward for asking."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(40, 400, 200)
+    prompts = [" ".join(rng.choice(["red", "green", "blue"], size)) for size in lengths]
+    least, columns = {}, {"id": [str(i) for i in range(200)], "prompt": prompts}
+    for name, dollars in (("small", 1e-9), ("large", 1e-8), ("newest", 3e-9)):
+        columns[f"score::{name}"] = (rng.random(200) < 0.7).astype(float)
+        columns[f"cost::{name}"] = dollars * np.array([len(p) ** 2 for p in prompts], float)
+        least[name] = columns[f"cost::{name}"].min()
+    o = outcomes.read(write(tmp_path, pl.DataFrame(columns)), split="all")
+    router = fit(o.pool(["small", "large"]), predictor="prior")
+    joined = add_expert.join(add_expert.study(router, o), o.pool(["newest"]), answers=100)
+    cheapest = o.pool(["newest"]).cost[joined.asked].min()
+    short = [Query.of("red"), Query.of("")]
+    assert (router.predict(short).cost == [least["small"], least["large"]]).all()
+    expected = joined.router.predict(short).cost
+    assert (expected == [least["small"], least["large"], cheapest]).all()
 
 
 def test_missing_scores_and_costs_are_lived_with(tmp_path: Path):

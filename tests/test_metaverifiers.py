@@ -51,6 +51,51 @@ def test_bins_are_never_emptier_than_asked():
             assert len(counts) <= 17
 
 
+def binned(gains: list[list[float]], large: float = 10.0) -> Trials:
+    """Two models; bin by bin what the large one adds on each row of it."""
+    seen = np.concatenate([np.full(len(gain), float(b)) for b, gain in enumerate(gains)])
+    added = np.concatenate(gains)
+    small = np.full(len(added), 0.5)
+    cost = np.tile([1.0, large], (len(added), 1))
+    quality = np.column_stack([small, small + added])
+    return Trials(quality, cost, np.ones((len(added), 1)), seen[:, None])
+
+
+def escalated(rule, price: float, count: int) -> list[bool]:
+    """Which of the bins 0 … count − 1 the policy sends to the large model."""
+    seen = np.arange(count, dtype=np.float64)[:, None]
+    return (meta.walk(rule(price), seen).final == 1).tolist()
+
+
+@pytest.mark.parametrize("name", ["threshold", "double_threshold", "lookup", "pomdp"])
+def test_few_rows_are_believed_as_if_two_more_had_shown_the_mean_of_all(name):
+    """Eight rows gain 0.4 each, ninety-two gain nothing: 0.32 + 0.0064 of it is believed."""
+    rows = binned([[0.4] * 8, [0.0] * 46, [0.0] * 46])
+    believed = (8 * 0.4 + 2 * 0.032) / 10
+    rule = meta.METAVERIFIERS[name](rows)
+    assert escalated(rule, 0.99 * believed / 10.0, 3) == [True, False, False]
+    assert escalated(rule, 1.01 * believed / 10.0, 3) == [False, False, False]
+
+
+def test_greedy_escalates_by_gains_that_are_smoothed_over_neighbouring_bins():
+    """Each is the mean of all around it, by a bell whose width is two bins; beyond the ends the
+    bins come again, mirrored."""
+    rng = np.random.default_rng(0)
+    gains = [rng.uniform(-0.4, 0.5, 10).tolist() for _ in range(9)]
+    rows = binned(gains)
+    mean = np.concatenate(gains).mean()
+    believed = np.array([(sum(gain) + 2 * mean) / 12 for gain in gains])
+    mirrored = np.concatenate([believed[::-1], believed, believed[::-1]])
+    away = np.arange(27)[None] - np.arange(9, 18)[:, None]
+    bell = np.where(np.abs(away) <= 8, np.exp(-(away**2) / (2 * 2**2)), 0.0)
+    smooth = (bell * mirrored).sum(axis=1) / bell.sum(axis=1)
+    rule = meta.greedy(rows)
+    for price in np.linspace(0.0, smooth.max() / 10.0, 40, endpoint=False):
+        assert escalated(rule, price, 9) == (smooth > 10.0 * price).tolist()
+    jagged = meta.lookup(rows)
+    assert any(escalated(rule, p, 9) != escalated(jagged, p, 9) for p in np.linspace(0, 0.02, 9))
+
+
 def test_with_two_models_the_pomdp_is_the_argmax_table():
     for seed in range(5):
         rows = trials(400, seed=seed)

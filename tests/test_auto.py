@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import polars as pl
 import pytest
 
+from routewright.answers.evidence import Evidence, Rung
 from routewright.data import outcomes
 from routewright.drive import replay
 from routewright.errors import NoAdmissibleExpert
@@ -17,12 +19,14 @@ from routewright.evaluation.report import Study, expert_rows
 from routewright.experts.limits import recorded
 from routewright.fitting import ladder
 from routewright.fitting.fit import fit
+from routewright.prediction.forest import Forest
 from routewright.router.router import Router
 from routewright.strategies._recorded import Recorded, run
 from routewright.strategies.auto import Auto
 from routewright.strategies.fixed import Fixed
+from routewright.strategies.frugal import Frugal
 from routewright.strategies.mix import Mix
-from routewright.types import Answer, Expert
+from routewright.types import Answer, Expert, Prediction, Query
 from tables import swept_as_replayed, write
 from upstream import Upstream, asked, config_of, front, paths_live_as_replayed, running
 
@@ -277,6 +281,58 @@ def test_a_last_word_that_is_too_dear_for_the_query_is_not_asked(router, dev):
     bound = replay(Auto(router), replace(dev.queries[0], max_cost=0.005), record)
     assert bound.answer.expert in CHEAP
     assert bound.cost <= 0.005
+
+
+@pytest.mark.parametrize("make", [Auto, partial(Frugal, trust=0.99)], ids=["auto", "frugal"])
+def test_a_last_word_for_which_the_committee_has_left_no_money_is_not_asked(make, router, dev):
+    """Alone `sage` would be within the limit; it is not beside the three that have answered."""
+    record = {n: Answer(n, t, cost=0.0005) for n, t in zip(CHEAP, "ABC", strict=True)}
+    record["sage"] = Answer("sage", "D", cost=0.02)
+    allowed, too_little = (replace(dev.queries[0], max_cost=cost) for cost in (0.0225, 0.021))
+    assert replay(make(router), allowed, record).path == "bob>cyd>ada>sage"
+    decision = replay(make(router), too_little, record)
+    assert decision.path == "bob>cyd>ada"
+    assert decision.answer.expert in CHEAP
+    assert decision.cost <= 0.021
+
+
+@pytest.mark.parametrize("make", [Auto, partial(Frugal, trust=0.99)], ids=["auto", "frugal"])
+def test_what_answers_have_really_cost_counts_before_more_are_asked(make, router, dev):
+    """`bob` and `cyd` wrote twice as much as was expected of them, so `ada` is too much."""
+    record = {n: Answer(n, t, cost=0.001) for n, t in zip(CHEAP, "ABC", strict=True)}
+    limited = replace(dev.queries[0], max_cost=0.0023)
+    assert replay(make(router), limited, record).path == "bob>cyd"
+    usual = {name: replace(answer, cost=0.0005) for name, answer in record.items()}
+    assert replay(make(router), limited, usual).path == "bob>cyd>ada"
+
+
+class Doubting:
+    """A router whose evidence asks `small` first, then expects 0.3 more of anybody else, at the
+    least cost of `unknown`, which was never scored."""
+
+    experts = ("small", "large", "unknown")
+    mean = np.array([0.5, 0.8, np.nan])
+    evidence = Evidence(
+        kind="letter",
+        prices=np.array([0.0, 10.0]),
+        rungs=(
+            Rung(onward=Forest.constant([0.1, 0.1])),
+            Rung((0,), candidates=Forest.constant([0.5]), gains=Forest.constant([0.3, 0.3])),
+        ),
+    )
+
+    def predict(self, queries):
+        quality, cost = np.array([[0.5, 0.8, -1.0]]), np.array([[0.02, 0.2, 0.001]])
+        return Prediction(self.experts, quality, quality * 0, cost, quality * np.nan)
+
+
+@pytest.mark.parametrize("first", ["A", "I cannot tell"])
+def test_an_expert_that_was_never_scored_is_never_given_the_last_word(first):
+    record = {name: Answer(name, "(B)") for name in Doubting.experts}
+    record["small"] = Answer("small", first)
+    decision = replay(Auto(Doubting()), Query.of("A or B?"), record)
+    assert decision.path == "small>large"
+    assert decision.answer.expert == "large"
 
 
 def test_waiting_can_be_priced(router, dev):

@@ -13,7 +13,7 @@ import pytest
 from routewright.answers.evidence import Evidence, Rung
 from routewright.data import outcomes
 from routewright.drive import replay
-from routewright.errors import NoAdmissibleExpert
+from routewright.errors import NoAdmissibleExpert, UpstreamError
 from routewright.evaluation.evaluate import evaluate
 from routewright.evaluation.report import Study, expert_rows
 from routewright.experts.limits import recorded
@@ -21,7 +21,7 @@ from routewright.fitting import ladder
 from routewright.fitting.fit import fit
 from routewright.prediction.forest import Forest
 from routewright.router.router import Router
-from routewright.strategies._recorded import Recorded, run
+from routewright.strategies._recorded import Recorded, replayed, run
 from routewright.strategies.auto import Auto
 from routewright.strategies.fixed import Fixed
 from routewright.strategies.frugal import Frugal
@@ -307,8 +307,8 @@ def test_what_answers_have_really_cost_counts_before_more_are_asked(make, router
 
 
 class Doubting:
-    """A router whose evidence asks `small` first, then expects 0.3 more of anybody else, at the
-    least cost of `unknown`, which was never scored."""
+    """A router whose evidence asks `small` first, then expects 0.3 more of anybody else, were it
+    not that `unknown` was never scored."""
 
     experts = ("small", "large", "unknown")
     mean = np.array([0.5, 0.8, np.nan])
@@ -321,18 +321,48 @@ class Doubting:
         ),
     )
 
+    def __init__(self, *cost):
+        self.cost = np.array([cost])
+
     def predict(self, queries):
-        quality, cost = np.array([[0.5, 0.8, -1.0]]), np.array([[0.02, 0.2, 0.001]])
-        return Prediction(self.experts, quality, quality * 0, cost, quality * np.nan)
+        quality = np.array([[0.5, 0.8, -1.0]])
+        return Prediction(self.experts, quality, quality * 0, self.cost, quality * np.nan)
 
 
 @pytest.mark.parametrize("first", ["A", "I cannot tell"])
 def test_an_expert_that_was_never_scored_is_never_given_the_last_word(first):
     record = {name: Answer(name, "(B)") for name in Doubting.experts}
     record["small"] = Answer("small", first)
-    decision = replay(Auto(Doubting()), Query.of("A or B?"), record)
+    decision = replay(Auto(Doubting(0.02, 0.2, 0.001)), Query.of("A or B?"), record)
     assert decision.path == "small>large"
     assert decision.answer.expert == "large"
+
+
+@pytest.mark.parametrize("cost", [(0.02, 0.2, 0.001), (0.02, 0.001, 0.2), (0.001, 0.02, 0.2)])
+@pytest.mark.parametrize("others", [(), ("unknown",)])
+def test_an_answer_that_cannot_be_read_stands_where_nobody_may_have_the_last_word(others, cost):
+    record = {name: Answer(name, "(B)") for name in Doubting.experts}
+    record["small"] = Answer("small", "I cannot tell", cost=0.02)
+    closed = [Expert(n, data_classes=frozenset()) for n in ("large", "unknown") if n not in others]
+    experts = [*closed, recorded("small"), *map(recorded, others)]
+    decision = replay(Auto(Doubting(*cost)), Query.of("A or B?"), record, experts)
+    assert (decision.path, decision.answer) == ("small", record["small"])
+    record["small"] = Answer("small", status="failed", reason="is down")
+    with pytest.raises(UpstreamError, match="is down"):
+        replay(Auto(Doubting(*cost)), Query.of("A or B?"), record, experts)
+
+
+@pytest.mark.parametrize("price", [0.0, 5.0, 1e4])
+def test_rows_where_nobody_said_anything_that_can_be_read_replay_as_over_arrays(router, dev, price):
+    """On some the dear expert is not recorded either, and on some nobody is."""
+    answers, score = dev.answers.copy(), dev.measures["score"].copy()
+    answers[::4] = None
+    score[::8, 3] = score[::24] = np.nan
+    silent = replace(dev, answers=answers, measures={**dev.measures, "score": score})
+    rows, strategy = Recorded(silent, router), Auto(router, price)
+    ran, plans = strategy.over(rows), replayed(strategy, rows)
+    np.testing.assert_array_equal(ran.score, plans.score)
+    np.testing.assert_allclose(ran.cost[::8][1::3], plans.cost[::8][1::3], rtol=1e-12)
 
 
 def test_waiting_can_be_priced(router, dev):

@@ -57,6 +57,7 @@ class Auto:
         price = self.price if query.price is None else query.price
         option_chances: Array | None = None
         said: dict[int, Answer] = {}
+        answers: Sequence[Answer] = ()
         spent = 0.0
         state: RungState | None = None
         for r, rung in enumerate(evidence.rungs):
@@ -85,6 +86,8 @@ class Auto:
         best, further = said.get(int(state.best[0])), int(last[0])
         if best is not None and not _affordable([further], prediction, query, spent):
             further = NOBODY
+        if best is None and further == NOBODY:
+            return _unreadable(said, answers, prediction)
         return (yield from self._close(evidence, state, prediction, best, further))
 
     def _check(
@@ -141,11 +144,13 @@ class Auto:
         admissible: NDArray[np.bool_] | None = None,
     ) -> tuple[NDArray[np.bool_], Indices]:
         """For n queries on a rung: climb on? and else whom to ask for the last word, NOBODY to
-        keep the best answer; both (n,)."""
+        keep the best answer or where nobody else may be asked; both (n,)."""
         further = replace(prediction, quality=state.gain)
         last = choose(further, price, latency_price=self.latency_price, admissible=admissible)
-        worth = take(values(further, price, self.latency_price), last)
-        last = np.where((state.best != NOBODY) & (worth <= 0), NOBODY, last)
+        value = values(further, price, self.latency_price)
+        worth = take(value if admissible is None else np.where(admissible, value, -np.inf), last)
+        enough = (state.best != NOBODY) & (worth <= 0)
+        last = np.where(enough | np.isneginf(worth), NOBODY, last)
         if state.onward is None:
             return np.zeros(len(last), bool), last
         climb = evidence.worth_of_onward(state, price) > self._toll(
@@ -200,10 +205,13 @@ class Auto:
         kept = last == NOBODY
         either = np.flatnonzero((best != NOBODY) & ~kept)  # the last word, where it can be read
         kept[either] = ~rows.readable(evidence)[either, last[either]]
-        chosen = np.where(kept, best, last)
+        arrived = asked & rows.answered
+        stands = np.where(best == NOBODY, arrived.argmax(axis=1), best)
+        chosen = np.where(kept, stands, last)
+        nothing = kept & (best == NOBODY) & ~arrived.any(axis=1)
         return Run(
-            score=outcomes.score[each, chosen],
-            cost=checks + np.where(asked & rows.answered, outcomes.charges, 0.0).sum(axis=1),
+            score=np.where(nothing, np.nan, outcomes.score[each, chosen]),
+            cost=checks + np.where(arrived, outcomes.charges, 0.0).sum(axis=1),
             asked=rows.spread(asked, outcomes.experts),
             undecided=rows.limited,
             rung=rung,
@@ -246,8 +254,19 @@ def _read(
     return evidence.read(texts.reshape(shape), option_chances, logprobs.reshape(shape))
 
 
+def _unreadable(
+    said: Mapping[int, Answer], answers: Sequence[Answer], prediction: Prediction
+) -> Decision:
+    """The first expert's answer where none can be read and nobody else may be asked. Raises
+    UpstreamError if none has arrived."""
+    if not said:
+        raise UpstreamError.of(answers[0])
+    because = "no answer can be read, and nobody else may be asked"
+    return Decision(said[min(said)], because=because, prediction=prediction.take(0))
+
+
 def _affordable(asked: Sequence[int], prediction: Prediction, query: Query, spent: float) -> bool:
-    """Does asking them fit into what the query may still cost, as far as can be foretold?"""
+    """Does asking them fit into what the query may still cost, as far as can be predicted?"""
     if query.max_cost is None:
         return True
     return bool(

@@ -321,12 +321,12 @@ class Doubting:
         ),
     )
 
-    def __init__(self, *cost):
-        self.cost = np.array([cost])
+    def __init__(self, *cost, latency=(np.nan, np.nan, np.nan)):
+        self.cost, self.latency = np.array([cost]), np.array([latency])
 
     def predict(self, queries):
         quality = np.array([[0.5, 0.8, -1.0]])
-        return Prediction(self.experts, quality, quality * 0, self.cost, quality * np.nan)
+        return Prediction(self.experts, quality, quality * 0, self.cost, self.latency)
 
 
 @pytest.mark.parametrize("first", ["A", "I cannot tell"])
@@ -373,6 +373,18 @@ def test_waiting_can_be_priced(router, dev):
     )
     assert {a.expert for a in patient.spent} >= set(CHEAP[:2])
     assert [a.expert for a in hurried.spent] == ["sage"]
+
+
+@pytest.mark.parametrize("unknown", [9.0, np.nan])
+def test_a_committee_of_unknown_latency_is_taken_to_be_as_slow_as_the_slowest_known(unknown):
+    """Asking `small` first is worth 0.1, so nine seconds must cost less than that."""
+    slow = Doubting(0.02, 0.2, 0.001, latency=(unknown, 9.0, 1.0))
+    record = {name: Answer(name, "(B)") for name in Doubting.experts}
+    patient, hurried = (
+        replay(Auto(slow, latency_price=μ), Query.of("A or B?"), record).spent[0].expert
+        for μ in (0.01, 0.02)
+    )
+    assert (patient, hurried) == ("small", "large")
 
 
 def test_a_table_without_answers_gives_a_prompt_only_router(table):

@@ -21,16 +21,19 @@ STEEPEST = 1e12  # the largest price of quality that bisection considers
 
 
 def values(prediction: Prediction, price: float, latency_price: float = 0.0) -> Array:
-    """Expected quality minus λ times cost minus μ times latency, shaped like `quality`.
-
-    Where μ counts, an unknown latency is taken to be the worst one known.
-    """
+    """Expected quality minus λ times cost minus μ times latency, shaped like `quality`."""
     value: Array = prediction.quality - price * prediction.cost
     if latency_price:
-        known = prediction.latency[np.isfinite(prediction.latency)]
-        worst = float(known.max()) if known.size else 0.0
-        value = value - latency_price * np.nan_to_num(prediction.latency, nan=worst)
+        value = value - latency_price * seconds(prediction)
     return value
+
+
+def seconds(prediction: Prediction) -> Array:
+    """Latencies as they are weighed, shaped like `quality`: an unknown one is taken to be the worst
+    one known, and 0 where none is known."""
+    known = prediction.latency[np.isfinite(prediction.latency)]
+    worst = float(known.max()) if known.size else 0.0
+    return np.nan_to_num(prediction.latency, nan=worst)
 
 
 def choose(

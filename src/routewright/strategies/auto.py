@@ -12,7 +12,7 @@ from pydantic import NonNegativeFloat
 
 from routewright.answers.evidence import NOBODY, UNSURE, Evidence, Replies, Rung, RungState
 from routewright.errors import NotAdmissible, UpstreamError
-from routewright.policies import choose, take, values
+from routewright.policies import choose, seconds, take, values
 from routewright.strategies._recorded import Recorded, Run, checked
 from routewright.strategies.single import Single, within_limits
 from routewright.types import Answer, Array, Ask, Decision, Indices, Plan, Prediction, Query
@@ -173,8 +173,8 @@ class Auto:
         """What climbing to the next rung takes, in quality, (n,)."""
         toll = price * _tolls(evidence, r, state, prediction.cost)
         if self.latency_price:
-            latency = np.nan_to_num(prediction.latency)
-            toll = toll + self.latency_price * _tolls(evidence, r, state, latency, np.max)
+            waiting = _tolls(evidence, r, state, seconds(prediction), np.max)
+            toll = toll + self.latency_price * waiting
         return np.asarray(toll)
 
     # --- over recorded outcomes ------------------------------------------------------------

@@ -13,8 +13,8 @@ from routewright.answers.equivalence import Kind
 from routewright.answers.evidence import Evidence
 from routewright.data.outcomes import Outcomes
 from routewright.errors import BadTable
-from routewright.fitting.ladder import PRICES, Ladder, kind_of, words, worth
-from routewright.router.frontier import BUDGETS, Candidate, PointStrategy
+from routewright.fitting.ladder import PRICES, Ladder, kind_of, words
+from routewright.router.frontier import BUDGETS, Candidate, PointStrategy, curve, worth
 from routewright.strategies._recorded import Recorded, Run, StandIn
 from routewright.strategies.cascade_routing import CascadeRouting
 from routewright.strategies.frugal import Frugal
@@ -108,7 +108,7 @@ def cascade_routing(
     tried = {}
     for i, stretch in enumerate(STRETCHES):
         progress("running cascades", i / (len(STRETCHES) + 2))
-        tried[stretch] = worth([way(price, stretch) for price in prices[::4]], outcomes)
+        tried[stretch] = worth(*curve([way(price, stretch) for price in prices[::4]]), outcomes)
     progress("running cascades at every price", 0.6)
     best = max(tried, key=lambda stretch: tried[stretch])
     return [way(price, best) for price in prices]

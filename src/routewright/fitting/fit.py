@@ -209,7 +209,9 @@ def _best(read: Reading, trials: Sequence[Trial], costs: Array) -> tuple[Trial, 
         _prediction(read.outcomes, metrics.mean(read.targets), trial.belief, costs, trial.signal)
         for trial in trials
     ]
-    worths = np.array([frontier.worth(prediction, read.outcomes) for prediction in held_out])
+    worths = np.array(
+        [frontier.decision_value(prediction, read.outcomes) for prediction in held_out]
+    )
     best = int(np.argmax(_steadied(worths.reshape(-1, len(SIGNALS))).ravel()))
     return trials[best], held_out[best], float(worths[best])
 
@@ -281,7 +283,10 @@ def _trace(
 
 def _pays(climb: ladder.Ladder, singles: Sequence[frontier.Candidate], outcomes: Outcomes) -> bool:
     """Are answers worth asking for, beside one call per query?"""
-    return ladder.worth(climb.ways, outcomes) > ladder.worth(singles, outcomes)
+    climbing, once = (
+        frontier.worth(*frontier.curve(ways), outcomes) for ways in (climb.ways, singles)
+    )
+    return climbing > once
 
 
 def _within(progress: Progress, begin: float, share: float) -> Progress:

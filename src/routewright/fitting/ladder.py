@@ -35,7 +35,7 @@ from routewright.answers.evidence import (
 from routewright.data.outcomes import Outcomes
 from routewright.prediction.forest import Forest
 from routewright.prediction.predictors import Folds
-from routewright.router.frontier import Candidate, PointStrategy
+from routewright.router.frontier import Candidate, PointStrategy, curve, worth
 from routewright.strategies._recorded import (
     Recorded,
     Run,
@@ -132,7 +132,7 @@ def build(
         steps += [[ground, climbed[size], sure[size], top] for size in sizes[:-1]]
         steps += [[ground, climbed[size], sure[size]] for size in sizes[:1] if len(sizes) > 1]
     trials = [study.ladder(step) for step in steps]
-    return max(trials, key=lambda ladder: worth(ladder.ways, outcomes))
+    return max(trials, key=lambda ladder: worth(*curve(ladder.ways), outcomes))
 
 
 def _signs(outcomes: Outcomes, order: Sequence[int]) -> tuple[str, ...]:
@@ -155,17 +155,6 @@ def _checking(outcomes: Outcomes) -> Array:
         if paid > 0:
             found[m] = rung_states.cost.sum() / paid
     return found
-
-
-def worth(ways: Sequence[Candidate], outcomes: Outcomes) -> float:
-    """Mean quality between the cheapest and the dearest expert's cost, by straight lines between
-    the ways to answer."""
-    price = metrics.mean(outcomes.charges)
-    cost = np.array([float(metrics.mean(way.cost)) for way in ways])
-    score = np.array([float(metrics.mean(way.score)) for way in ways])
-    return metrics.aiq(
-        cost, score, float(np.nanmin(price)), float(np.nanmax(price)), with_hull=False
-    )
 
 
 def kind_of(outcomes: Outcomes) -> equivalence.Kind | None:

@@ -143,22 +143,33 @@ def singles(prediction: Prediction, outcomes: Outcomes) -> list[Candidate]:
     return ways
 
 
-def worth(prediction: Prediction, outcomes: Outcomes, prices: int = 60) -> float:
-    """Mean gain in quality over the zero router between the cheapest and the dearest expert's
-    cost, by straight lines between operating points (decision value, without luck's hull)."""
-    cost = outcomes.charges
-    price = metrics.mean(cost)
-    hull = policies.zero_router(metrics.mean(outcomes.score), price)
-    dearest = float(np.nanmax(price))
-    grid = [0.0, *(np.geomspace(1e-3, 1e4, prices) / max(dearest, 1e-300)), policies.STEEPEST]
-    choices = [policies.choose(prediction, float(at)) for at in grid]
-    line = np.array([float(metrics.mean(policies.take(outcomes.score, c))) for c in choices])
-    curve = np.array([float(metrics.mean(policies.take(cost, c))) for c in choices])
-    low, high = hull[0].cost, max(hull[-1].cost, dearest)
-    zero = np.array([[v.cost, v.quality] for v in hull]).T
-    return metrics.aiq(curve, line, low, high, with_hull=False) - metrics.aiq(
-        zero[0], zero[1], low, high, with_hull=False
+def worth(costs: Array, qualities: Array, outcomes: Outcomes) -> float:
+    """What operating points (k,) are worth: mean quality between the cheapest and the dearest
+    expert's cost, by straight lines between the points, which luck cannot lift as it does a hull.
+    """
+    price = metrics.mean(outcomes.charges)
+    ends = float(np.nanmin(price)), float(np.nanmax(price))
+    return metrics.aiq(costs, qualities, *ends, with_hull=False)
+
+
+def curve(ways: Sequence[Candidate]) -> tuple[Array, Array]:
+    """Mean cost (US$) and quality of each way, (k,) each."""
+    costs = np.array([float(metrics.mean(way.cost)) for way in ways])
+    return costs, np.array([float(metrics.mean(way.score)) for way in ways])
+
+
+def decision_value(prediction: Prediction, outcomes: Outcomes, prices: int = 60) -> float:
+    """What forecasts are worth, one call per query, over the zero router's worth."""
+    price = metrics.mean(outcomes.charges)
+    grid = np.geomspace(1e-3, 1e4, prices) / max(float(np.nanmax(price)), 1e-300)
+    choices = [policies.choose(prediction, at) for at in (0.0, *grid.tolist(), policies.STEEPEST)]
+    costs, qualities = (
+        np.array([float(metrics.mean(policies.take(table, choice))) for choice in choices])
+        for table in (outcomes.charges, outcomes.score)
     )
+    hull = policies.zero_router(metrics.mean(outcomes.score), price)
+    zero = np.array([[v.cost, v.quality] for v in hull]).T
+    return worth(costs, qualities, outcomes) - worth(zero[0], zero[1], outcomes)
 
 
 def _mixtures(prediction: Prediction) -> list[policies.Mixture]:

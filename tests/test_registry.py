@@ -61,7 +61,7 @@ def test_an_option_that_does_not_exist_is_told_with_those_that_do(family, member
          "option expert of strategy 'fixed' must be text, not 3"),
         ("strategies", {"strategy": "cascade", "ladder": ["a", 3]},
          "option ladder[1] of strategy 'cascade' must be text, not 3"),
-        ("strategies", {"strategy": "single"}, "strategy 'single' needs a router: add"),
+        ("strategies", {"strategy": "single"}, "strategy 'single' needs a router"),
         ("strategies", {"strategy": "frugal", "trust": "much"},
          "option trust of strategy 'frugal' must be a number or a list, not 'much'"),
         ("strategies", {"strategy": "mix", "first": "a", "share": 1},
@@ -328,5 +328,6 @@ def test_a_plugged_in_grader_and_reward_model_are_asked(plugged, routewright):
 
 def test_a_plug_in_that_cannot_be_imported_says_so(plugged):
     (plugged / "site" / "plugged.py").write_text("import a_package_that_is_not_here")
-    with pytest.raises(BadInput, match="strategy 'insist' cannot be loaded: No module named"):
+    told = "strategy 'insist' cannot be loaded from plugged:Always: No module named"
+    with pytest.raises(BadInput, match=told):
         build("strategies", "insist=a")

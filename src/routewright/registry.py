@@ -11,10 +11,10 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
-from functools import cache, reduce
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pkgutil import iter_modules
@@ -22,6 +22,7 @@ from types import NoneType, UnionType
 from typing import (
     TYPE_CHECKING,
     Any,
+    Literal,
     NamedTuple,
     TypeAlias,
     Union,
@@ -92,11 +93,8 @@ FAMILIES = {
     ),
 }
 
-REMOVED = {  # members that routers of earlier versions may name
-    (
-        "predictors",
-        "kernel",
-    ): "was removed, as it added nothing to the others: fit the router again",
+REMOVED = {  # members that routers of earlier versions name, by family
+    "predictors": {"kernel": "was removed, as it improved no router: fit the router again"}
 }
 LONGEST_SHOWN = 60  # characters of a value in a message
 MANY = 16  # names; with a close match at hand, more of them only distract
@@ -112,21 +110,21 @@ def names(family: str) -> tuple[str, ...]:
 def find(family: str, name: str) -> Any:
     """The class behind a name.
 
-    Raises BadInput for a name that does not exist, naming those that do, and for a member whose
-    module cannot be imported.
+    Raises BadInput for a name that does not exist, naming those that do, and for a plug-in that
+    cannot be imported.
     """
     noun = FAMILIES[family].noun
-    try:
-        if name in _files(family):
-            module = import_module(f"{FAMILIES[family].package}.{name}")
-            return getattr(module, class_name(name))
-        if name in _plugins(family):
+    if name in _files(family):
+        return getattr(import_module(f"{FAMILIES[family].package}.{name}"), class_name(name))
+    if name in _plugins(family):
+        try:
             return _plugins(family)[name].load()
-    except (ImportError, AttributeError) as error:
-        raise BadInput(
-            f"{noun} '{name}' cannot be loaded: {error}; install what it needs"
-        ) from error
-    if reason := REMOVED.get((family, name)):
+        except Exception as error:  # somebody else's code may raise anything
+            where = _plugins(family)[name].value
+            raise BadInput(
+                f"{noun} '{name}' cannot be loaded from {where}: {error}; install what it needs"
+            ) from error
+    if reason := REMOVED.get(family, {}).get(name):
         raise BadInput(f"{noun} '{name}' {reason}")
     raise BadInput(f"no {noun} is called '{name}': {way_out(name, names(family))}")
 
@@ -271,7 +269,7 @@ class Fault(NamedTuple):
     problem: str  # "must be a number"
     mend: str
     sentence: str  # all of it, for somebody who sees no file
-    about_key: bool = False  # rather than about the value
+    kind: Literal["unknown", "missing", "object", "value"] = "value"
 
 
 @cache
@@ -319,7 +317,7 @@ def faults(
             there = way_out(option, known) if known else "it has none"
             sentence = f"{who} has no option {option}: {there}"
             what = f"is no option of {who}"
-            yield Fault((option,), what, choose(option, known), sentence, about_key=True)
+            yield Fault((option,), what, choose(option, known), sentence, "unknown")
         elif (inner := known[option].family) is not None:
             yield from _faults_of_part(who, option, inner, value, objects)
         else:
@@ -329,11 +327,10 @@ def faults(
             continue
         if option in known:
             mend, sentence = f"add `{option}: …`", f"{who} needs the option {option}"
-            yield Fault((option,), f"{who} needs `{option}`", mend, sentence)
+            yield Fault((option,), f"{who} needs `{option}`", mend, sentence, "missing")
         else:
-            needs = f"{who} needs a {option}"
-            mend = f"add `{option}: FOLDER`"
-            yield Fault((), needs, mend, f"{needs}: {mend}")
+            needs, mend = f"{who} needs a {option}", f"give it a {option}"
+            yield Fault((), needs, mend, needs, "object")
 
 
 def _faults_of_part(
@@ -368,23 +365,28 @@ def _misfits(who: str, name: str, option: Option, value: Any) -> Iterator[Fault]
     except ValidationError as error:
         problems: dict[tuple[str | int, ...], dict[str, str]] = {}
         for detail in error.errors(include_input=False, include_url=False):
-            # Steps that do not lead into the value are names of a union's types.
-            way = tuple(step for step in detail["loc"] if _leads_on(value, step))
-            problems.setdefault((name, *way), {}).update([mistake(detail)])
-        for loc, told in problems.items():
-            if len(loc) == max(map(len, problems)):
+            way = tuple(step for step, _ in _inside(value, detail["loc"]))
+            problems.setdefault(way, {}).update([mistake(detail)])
+        for way, told in problems.items():
+            if len(way) == max(map(len, problems)):  # the others are of a union's other types
                 problem = " or ".join(told).replace(" or must be ", " or ")
-                there = reduce(lambda part, step: part[step], loc[1:], value)
-                sentence = f"option {_path(loc)} of {who} {problem}, not {_shown(there)}"
-                yield Fault(loc, problem, next(iter(told.values())), sentence)
+                *_, (_, part) = ("", value), *_inside(value, way)
+                sentence = f"option {_path((name, *way))} of {who} {problem}, not {_shown(part)}"
+                yield Fault((name, *way), problem, next(iter(told.values())), sentence)
 
 
 def _is_data(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float | list | tuple | Mapping)
 
 
-def _leads_on(value: Any, step: str | int) -> bool:
-    return isinstance(step, int) or (isinstance(value, Mapping) and step in value)
+def _inside(value: Any, way: Sequence[str | int]) -> Iterator[tuple[str | int, Any]]:
+    """The steps of pydantic's way that lead into a value, and where to; the others name types."""
+    for step in way:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            continue
+        yield step, value
 
 
 def _path(loc: tuple[str | int, ...]) -> str:

@@ -97,6 +97,7 @@ def fit(
     from routewright.data import outcomes
     from routewright.errors import BadInput
     from routewright.fitting import fit as fitting
+    from routewright.prediction import encoders
 
     flags = {"small": small, "large": large, "ladder": ladder, "verifier": verifier}
     flags |= {"agree": agree, "costs": costs}
@@ -110,6 +111,9 @@ def fit(
     else:
         fitting.check_strategy(strategy)
         told.check_none(options)
+    fitting.makers(predictor, options)  # says what is wrong with them before a table is read
+    if encoder != "auto":
+        encoders.build(encoder)
     everyone = outcomes.read(tables, split=split)
     rows = everyone.pool(names(experts) or everyone.experts)
     columns = (

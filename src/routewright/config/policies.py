@@ -167,9 +167,9 @@ def _options(document: Document, loc: Loc, options: Mapping[str, Any]) -> Iterat
         wrong.add(at)
         if fault.loc:  # `_router` has told of a router that the policy itself lacks
             mend = fault.mend
-            if fault.loc[-1] == "router":
-                mend = "write `router:` beside the policy's `strategy:`"
-            yield document.problem(at, fault.problem, mend, key=fault.about_key)
+            if fault.kind == "object" or fault.loc[-1] == "router":
+                mend = "write `router: FOLDER` beside the policy's `strategy:`"
+            yield document.problem(at, fault.problem, mend, key=fault.kind == "unknown")
     for at in _experts(document, (*loc, "options")):
         if at not in wrong:
             yield from _known_experts(document, at, needed=True)

@@ -113,7 +113,7 @@ def fit_each(
     """The same for several strategies: routers that share their forecasts, which are fitted
     once."""
     with parallel.one_thread():
-        makers = _makers(predictor, options or {})
+        tried = makers(predictor, options or {})
         began = time.monotonic()
         progress("reading the queries", 0.0)
         known = _assuming(outcomes, assume or {}).costed()
@@ -121,7 +121,7 @@ def fit_each(
         scored = np.isfinite(outcomes.score).any(axis=0)
         read = _read(known, scored, _targets(known, label), encoder, engine, seed)
         lesson = _lesson(read, auxiliary, label)
-        trials = _trials(read, lesson, makers, progress)
+        trials = _trials(read, lesson, tried, progress)
         costs = _cross_fit_costs(known, read.x, read.blocks, read.fold)
 
         progress("choosing", 0.75)
@@ -293,7 +293,7 @@ def _within(progress: Progress, begin: float, share: float) -> Progress:
     return lambda doing, done: progress(doing, begin + share * done)
 
 
-def _makers(predictor: str, options: Mapping[str, Any]) -> dict[str, Callable[..., Predictor]]:
+def makers(predictor: str, options: Mapping[str, Any]) -> dict[str, Callable[..., Predictor]]:
     """The predictors to try, by name; raises BadInput for options that cannot be used."""
     if predictor != "auto":
         make = partial(registry.build, "predictors", {**options, "predictor": predictor})

@@ -1,7 +1,7 @@
-"""How good is a router? Pure functions on arrays, with their definitions; a file per subject.
+"""Measures how good a router is: pure functions on arrays, one file per subject.
 
-Shapes: n queries, e experts, k operating points, b bootstrap replicates. Costs are US$ per
-query, qualities 0..1. What cannot be known is NaN.
+Shapes: n queries, e experts, k operating points, b bootstrap replicates. Costs are in US$ per
+query, qualities between 0 and 1. A value that is unknown or undefined is NaN.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ __all__ = [
     "uplift",
 ]
 
-METRICS: dict[str, Callable[..., Any]] = {  # the name people know it by ▶ its definition
+METRICS: dict[str, Callable[..., Any]] = {  # published name ▶ definition
     "AIQ": aiq,
     "quality at cost": quality_at,
     "APGR": apgr,
@@ -75,7 +75,7 @@ METRICS: dict[str, Callable[..., Any]] = {  # the name people know it by ▶ its
     "uplift": uplift,
     "ΔIBC": ibc_lift,
     "mean ΔIBC": mean_ibc_lift,
-    "over the shuffled control": over_shuffled,
+    "gain over the shuffled control": over_shuffled,
     "quality at ρ": deferred,
     "ownership": ownership,
 }

@@ -1,4 +1,4 @@
-"""The scores of RouterArena (arXiv 2510.00202), as its code computes them."""
+"""Scores of RouterArena (arXiv 2510.00202), as its code computes them."""
 
 from __future__ import annotations
 
@@ -11,49 +11,50 @@ from routewright.metrics.choices import oracle
 from routewright.policies import take
 from routewright.types import Array, Indices
 
-CHEAPEST, DEAREST = 0.0044, 200.0  # US$ per 1,000 queries: the ends of the arena's scale
+CHEAPEST, MOST_EXPENSIVE = 0.0044, 200.0  # US$ per 1,000 queries: the ends of the arena's scale
 
 
 def arena_score(accuracy: float, cost: float, beta: float = 0.1) -> float:
     """S_β = (1 + β) A C / (β A + C): accuracy and cheapness in one number, 0..1.
 
-    `cost` is US$ per query, as everywhere here; C falls from 1 to 0 with the logarithm of what
-    1,000 queries cost, between $0.0044 and $200. A small β favours accuracy: at β = 0, S = A.
-    Free counts as the cheapest (the arena's code refuses it); an unknown cost gives NaN.
+    `cost` is in US$ per query. C falls from 1 to 0 with the logarithm of the cost of 1,000
+    queries, between $0.0044 and $200. A small β favours accuracy: at β = 0, S = A. A cost of
+    zero counts as the cheapest (the arena's code refuses it); an unknown cost gives NaN.
     """
     if not (math.isfinite(accuracy) and cost >= 0):
         return float("nan")
-    thousand = min(max(1000 * cost, CHEAPEST), DEAREST)
-    cheapness = math.log2(DEAREST / thousand) / math.log2(DEAREST / CHEAPEST)
-    weight = beta * accuracy + cheapness
-    return (1 + beta) * accuracy * cheapness / weight if weight > 0 else 0.0
+    per_thousand = min(max(1000 * cost, CHEAPEST), MOST_EXPENSIVE)
+    cheapness = math.log2(MOST_EXPENSIVE / per_thousand) / math.log2(MOST_EXPENSIVE / CHEAPEST)
+    total = beta * accuracy + cheapness
+    return (1 + beta) * accuracy * cheapness / total if total > 0 else 0.0
 
 
 class Optimality(NamedTuple):
     """How close a router came to always asking the cheapest expert that is right; 1 is ideal."""
 
-    selection: float  # share of queries on which it did
-    accuracy: float  # its score over the ideal one's
-    cost: float  # what the ideal spends over what it spent, where it was right
+    selection: float  # share of queries on which it asked that expert
+    accuracy: float  # the router's score, divided by the ideal score
+    cost: float  # the ideal cost, divided by the router's cost, where the router was right
 
 
 def optimality(score: Array, cost: Array, choice: Indices) -> Optimality:
     """Opt.Sel, Opt.Acc and Opt.Cost over the queries that some expert gets right (score 1).
 
-    Costs are US$, (n, e). Any of several equally cheap right experts is the ideal one. Opt.Cost
-    alone is conditioned on the router being right: conditioning Opt.Acc makes it 1 always. NaN
-    where nothing can be compared.
+    `score` and `cost` (US$) are (n, e), `choice` is (n,). If several right experts are equally
+    cheap, each counts as ideal. Only Opt.Cost is restricted to queries on which the router was
+    right: that restriction would make Opt.Acc always 1. A figure without a query to compare is
+    NaN.
     """
     ideal = oracle(score, cost)
-    got, spent, least = take(score, choice), take(cost, choice), take(cost, ideal)
-    decided = (take(score, ideal) >= 1) & np.isfinite(got)
-    hit = decided & (got >= 1)
-    paid = hit & np.isfinite(spent) & np.isfinite(least)
-    found = hit & ((choice == ideal) | (spent <= least))
+    scores, costs, ideal_costs = take(score, choice), take(cost, choice), take(cost, ideal)
+    solvable = (take(score, ideal) >= 1) & np.isfinite(scores)
+    right = solvable & (scores >= 1)
+    comparable = right & np.isfinite(costs) & np.isfinite(ideal_costs)
+    optimal = right & ((choice == ideal) | (costs <= ideal_costs))
     return Optimality(
-        selection=_ratio(found.sum(), decided.sum()),
-        accuracy=_ratio(got[decided].sum(), take(score, ideal)[decided].sum()),
-        cost=_ratio(least[paid].sum(), spent[paid].sum()),
+        selection=_ratio(optimal.sum(), solvable.sum()),
+        accuracy=_ratio(scores[solvable].sum(), take(score, ideal)[solvable].sum()),
+        cost=_ratio(ideal_costs[comparable].sum(), costs[comparable].sum()),
     )
 
 

@@ -1,7 +1,7 @@
-"""How good were the choices, query by query? Against the oracle and against fixed experts.
+"""Compares a router's choices with the oracle's and with fixed experts, query by query.
 
 Shapes: n queries, e experts; `score` and `cost` (US$) are (n, e), `choice` (n,) is the index of
-the expert asked. Rows whose chosen cell is unknown are left out.
+the expert that was asked. Rows whose chosen cell is unknown are left out.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from routewright.types import Array, Indices
 
 
 def oracle(score: Array, cost: Array) -> Indices:
-    """The best expert per query, the cheapest of them at ties; (n, e) gives (n,)."""
-    filled = np.where(np.isfinite(score), score, -1.0)
-    best = filled >= filled.max(axis=1, keepdims=True)
+    """The index of the best expert per query, (n,); at ties, of the cheapest one."""
+    scores = np.where(np.isfinite(score), score, -1.0)
+    is_best = scores >= scores.max(axis=1, keepdims=True)
     price = np.where(np.isfinite(cost), cost, np.inf)
-    price = np.where(best, np.where(np.isfinite(price), price, 1e300), np.inf)
+    price = np.where(is_best, np.where(np.isfinite(price), price, 1e300), np.inf)
     return np.asarray(price.argmin(axis=1))
 
 
@@ -33,13 +33,13 @@ def regret(score: Array, cost: Array, choice: Indices, price: float = 0.0) -> fl
 
 
 def reference_value(score: Array, choice: Indices, reference: float) -> float:
-    """V_R, quality relative to a strong reference model's: RouterEval (arXiv 2503.10657)."""
+    """V_R: quality divided by that of a strong reference model. RouterEval (arXiv 2503.10657)."""
     return float(mean(take(score, choice))) / reference if reference > 0 else float("nan")
 
 
 def best_single_value(score: Array, choice: Indices) -> float:
-    """V_B, quality relative to the best single expert's: RouterEval (arXiv 2503.10657).
+    """V_B: quality divided by that of the best single expert. RouterEval (arXiv 2503.10657).
 
-    Above 1 the router beats every expert of its pool.
+    Above 1, the router beats every expert of its pool.
     """
     return reference_value(score, choice, float(np.nanmax(mean(score))))

@@ -1,4 +1,4 @@
-"""What a router's operating points reach at every cost: hulls, areas, gaps recovered."""
+"""Measures the quality of operating points over cost: hulls, areas, gaps recovered."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from routewright.types import Array
 
 
 def hull(costs: Array, qualities: Array) -> tuple[Array, Array]:
-    """The non-decreasing upper convex hull of points: what mixing settings can reach.
+    """The non-decreasing upper convex hull of points, which mixes of two settings can reach.
 
-    RouterBench (arXiv 2403.12031), section 3.
+    RouterBench (arXiv 2403.12031), section 3. Returns the costs and qualities of its corners.
     """
     points: list[tuple[float, float]] = []
     for cost, quality in sorted(zip(costs.tolist(), qualities.tolist(), strict=True)):
@@ -30,24 +30,29 @@ def _slope(a: tuple[float, float], b: tuple[float, float]) -> float:
 
 
 def aiq(
-    costs: Array, qualities: Array, cheapest: float, dearest: float, *, with_hull: bool = True
+    costs: Array,
+    qualities: Array,
+    cheapest: float,
+    most_expensive: float,
+    *,
+    with_hull: bool = True,
 ) -> float:
-    """Average improvement in quality: the area under the curve over [cheapest, dearest] US$,
-    divided by that range (RouterBench, arXiv 2403.12031, equation 2; the paper's variant, whose
-    range is that of the single experts).
+    """Average improvement in quality: the area under the curve over [cheapest, most_expensive]
+    US$, divided by that range (RouterBench, arXiv 2403.12031, equation 2; the paper's variant,
+    whose range is that of the single experts).
 
-    Without the hull the points are joined by straight lines in order of cost, which luck
-    cannot lift. Costs above the dearest point count its quality, costs below the cheapest
-    point count zero: a router that cannot be cheap loses that area.
+    Without the hull, straight lines join the points in order of cost, so that one lucky point
+    cannot raise the area. The curve is flat beyond its most expensive point and zero below its
+    cheapest one: a router that cannot be cheap loses that area.
     """
-    if not dearest > cheapest:
+    if not most_expensive > cheapest:
         return float(qualities.max())
     if with_hull:
         costs, qualities = hull(costs, qualities)
     else:
         order = np.lexsort((qualities, costs))
         costs, qualities = costs[order], qualities[order]
-    return _area(costs, qualities, cheapest, dearest) / (dearest - cheapest)
+    return _area(costs, qualities, cheapest, most_expensive) / (most_expensive - cheapest)
 
 
 def _area(x: Array, y: Array, low: float, high: float) -> float:
@@ -63,9 +68,9 @@ def _area(x: Array, y: Array, low: float, high: float) -> float:
 
 
 def quality_at(costs: Array, qualities: Array, cost: float) -> float:
-    """Quality at a cost (US$), straight lines between operating points: mixing two neighbours.
+    """Quality at a cost (US$), on straight lines between operating points: a mix of two neighbours.
 
-    The dearest point that costs no more than `cost` counts if the curve ends before it.
+    Beyond the most expensive point, the quality is that point's.
     """
     order = np.lexsort((qualities, costs))
     return float(np.interp(cost, costs[order], qualities[order]))
@@ -78,7 +83,7 @@ def apgr(
 
     RouteLLM (arXiv 2406.18665), equation 4, with cost in place of the share of strong calls, so
     that it holds for any number of experts. `weak` and `strong` are (US$, quality) of the
-    cheapest and of the dearest expert. NaN if they do not differ.
+    cheapest and of the most expensive expert. NaN if they do not differ.
     """
     (low, floor), (high, ceiling) = weak, strong
     if high <= low or ceiling == floor:
@@ -87,7 +92,7 @@ def apgr(
 
 
 def pgr(quality: float, weak: float, strong: float) -> float:
-    """Performance gap recovered: 0 at the weak expert's quality, 1 at the strong one's.
+    """Performance gap recovered: 0 at the weak expert's quality, 1 at the strong expert's.
 
     RouteLLM (arXiv 2406.18665). NaN if the two do not differ.
     """
@@ -101,13 +106,13 @@ def cpt(
     weak: tuple[float, float],
     strong: tuple[float, float],
 ) -> float:
-    """Call-performance threshold: the least cost at which `share` of the gap is recovered.
+    """Call-performance threshold: the lowest cost at which `share` of the gap is recovered.
 
-    RouteLLM (arXiv 2406.18665), with cost in place of the share of strong calls:
-    0 is what the weak expert costs, 1 what the strong one does. `weak` and `strong` are (US$,
-    quality); pass shares of strong calls as costs, with (0, quality) and (1, quality), for the
-    published figure. The curve need not rise everywhere: its first crossing counts, which is
-    also that of its running maximum. NaN if it never crosses or there is no gap.
+    RouteLLM (arXiv 2406.18665), with cost in place of the share of strong calls: 0 is the cost of
+    the weak expert, 1 that of the strong one. `weak` and `strong` are (US$, quality). For the
+    published figure, pass shares of strong calls as costs, with (0, quality) and (1, quality).
+    The curve need not rise everywhere: its first crossing counts, which is also the first one of
+    its running maximum. NaN if the curve never crosses or there is no gap.
     """
     (low, floor), (high, ceiling) = weak, strong
     if high <= low or ceiling <= floor:
@@ -118,16 +123,16 @@ def cpt(
 
 
 def _first_crossing(costs: Array, qualities: Array, goal: float) -> float:
-    """The least cost at which straight lines between the points reach `goal`; NaN if never."""
-    known = np.isfinite(costs) & np.isfinite(qualities)
-    x, y = costs[known], qualities[known]
+    """The lowest cost at which straight lines between the points reach `goal`; NaN if none does."""
+    finite = np.isfinite(costs) & np.isfinite(qualities)
+    x, y = costs[finite], qualities[finite]
     order = np.lexsort((y, x))
     x, y = x[order], y[order]
-    there = np.flatnonzero(y >= goal - 1e-12)
-    if not len(there):
+    above = np.flatnonzero(y >= goal - 1e-12)
+    if not len(above):
         return float("nan")
-    k = int(there[0])
+    k = int(above[0])
     if k == 0:
         return float(x[0])
-    way = (goal - y[k - 1]) / (y[k] - y[k - 1])
-    return float(x[k - 1] + min(way, 1.0) * (x[k] - x[k - 1]))
+    fraction = (goal - y[k - 1]) / (y[k] - y[k - 1])
+    return float(x[k - 1] + min(fraction, 1.0) * (x[k] - x[k - 1]))

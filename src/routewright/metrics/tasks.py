@@ -1,7 +1,7 @@
-"""Systems compared task by task, as Zooter does (arXiv 2311.08692).
+"""Compares systems task by task, as Zooter does (arXiv 2311.08692).
 
-Shapes: s systems (experts, routers), t tasks; `quality` is (s, t). A task on which a system's
-quality is unknown counts for nobody.
+Shapes: s systems (experts, routers), t tasks; `quality` is (s, t). A task on which any system's
+quality is unknown is left out for all systems.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from routewright.types import Array
 
 
 def task_rank(quality: Array) -> Array:
-    """Mean task rank per system, (s,): 1 is best on every task; ties share their mean rank."""
-    ranks = [average_ranks(-column) for column in _known(quality).T]
+    """Mean task rank per system, (s,): 1 means best on every task; ties share their mean rank."""
+    ranks = [average_ranks(-column) for column in _complete(quality).T]
     return np.mean(ranks, axis=0) if ranks else np.full(len(quality), np.nan)
 
 
 def uplift(quality: Array) -> Array:
-    """Share of tasks on which a system is best, (s,); ties are split, so the shares sum to 1."""
-    known = _known(quality)
-    if not known.size:
+    """Share of tasks on which each system is best, (s,); ties are split, so the shares sum to 1."""
+    complete = _complete(quality)
+    if not complete.size:
         return np.full(len(quality), np.nan)
-    best = known >= known.max(axis=0)
+    best = complete >= complete.max(axis=0)
     return np.asarray((best / best.sum(axis=0)).mean(axis=1))
 
 
-def _known(quality: Array) -> Array:
+def _complete(quality: Array) -> Array:
     return quality[:, np.isfinite(quality).all(axis=0)]

@@ -441,7 +441,7 @@ def test_a_reward_model_scores_answers_by_how_likely_each_is_the_better_one(tmp_
     assert grades["a"].score == pytest.approx(wins)
     assert grades["b"].score == grades["c"].score == pytest.approx((0.5 + 1 - wins) / 2)
     assert math.isnan(grades["d"].score)
-    assert "could not tell" in grades["d"].why
+    assert "gave no reward" in grades["d"].why
     alone = asyncio.run(build(f"reward=function={rater}:rate").judge(item(), {"a": "good"}, None))
     assert "no other answer" in alone["a"].why
     with pytest.raises(BadInput, match="reward=classifier=NAME"):

@@ -1,4 +1,4 @@
-"""The answer is the reference, letter by letter."""
+"""An answer is right if it equals the reference, character by character."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from routewright.types import Query
 
 @dataclass(frozen=True)
 class Exact:
-    """Compares letter by letter.
+    """Compares character by character.
 
-    White space at either end does not count, case does.
+    White space at either end is ignored; case is not.
     """
 
     by_name_only: ClassVar[bool] = False
@@ -27,5 +27,5 @@ class Exact:
     def grade(self, item: Item, answer: str) -> Grade:
         if not item.references:
             return ungraded("no reference")
-        said = answer.strip()
-        return Grade(float(said in {right.strip() for right in item.references}), answer=said)
+        text = answer.strip()
+        return Grade(float(text in {right.strip() for right in item.references}), answer=text)

@@ -1,4 +1,4 @@
-"""How many words the answer shares with the reference."""
+"""An answer scores by the words that it shares with the reference."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from routewright.types import Query
 class F1:
     """Harmonic mean of precision and recall over words, as in SQuAD (arXiv 1606.05250, 6.1).
 
-    Of several references the best counts. An empty one says that the question has no answer:
-    only an empty answer is right then (SQuAD 2.0, arXiv 1806.03822).
+    If there are several references, the best match counts. An empty reference means that the
+    question has no answer; then only an empty answer is right (SQuAD 2.0, arXiv 1806.03822).
     """
 
     by_name_only: ClassVar[bool] = False
@@ -30,19 +30,20 @@ class F1:
     def grade(self, item: Item, answer: str) -> Grade:
         if not item.references:
             return ungraded("no reference")
-        return Grade(max(overlap(answer, right) for right in item.references))
+        return Grade(max(overlap(answer, reference) for reference in item.references))
 
 
-def overlap(said: str, right: str) -> float:
-    """
+def overlap(answer: str, reference: str) -> float:
+    """The F1 of an answer's words against those of a reference, 0..1.
+
     >>> overlap("the curie family", "Marie Curie")
     0.5
     """
-    mine, theirs = _words(said), _words(right)
-    if not mine or not theirs:
-        return float(mine == theirs)
-    shared = sum((Counter(mine) & Counter(theirs)).values())
-    return 2 * shared / (len(mine) + len(theirs))
+    words, expected = _words(answer), _words(reference)
+    if not words or not expected:
+        return float(words == expected)
+    shared = sum((Counter(words) & Counter(expected)).values())
+    return 2 * shared / (len(words) + len(expected))
 
 
 def _words(text: str) -> list[str]:

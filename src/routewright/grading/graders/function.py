@@ -1,4 +1,4 @@
-"""A Python function of yours says how good the answer is."""
+"""A Python function of yours scores each answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from routewright.data.queries import Item
 from routewright.errors import BadInput
@@ -17,10 +17,10 @@ from routewright.grading.graders import Grade, ungraded
 
 @dataclass(frozen=True)
 class Function:
-    """Calls `function=MODULE:NAME` with the item and the answer; it gives 0..1, or None.
+    """Calls `function=MODULE:NAME` with the item and the answer; it returns 0..1, or None.
 
-    The module is looked for in the current folder too. What raises, or gives something else,
-    stays ungraded.
+    The module may be in the current folder. If the function raises or returns anything else, the
+    answer stays ungraded.
     """
 
     path: str
@@ -34,21 +34,22 @@ class Function:
         try:
             score = self._function()(item, answer)
             score = math.nan if score is None else float(score)
-        except Exception as error:  # somebody else's code: whatever it raises, the run goes on
+        except Exception as error:  # the user's code may raise anything; the run goes on
             return ungraded(f"{self.path} failed: {type(error).__name__}: {error}")
         if math.isnan(score):
-            return ungraded(f"{self.path} could not tell")
-        return Grade(score) if 0 <= score <= 1 else ungraded(f"{self.path} gave {score:g}")
+            return ungraded(f"{self.path} gave no score")
+        if not 0 <= score <= 1:
+            return ungraded(f"{self.path} gave {score:g}, which is not between 0 and 1")
+        return Grade(score)
 
     def _function(self) -> Callable[[Item, str], Any]:
         module, _, name = self.path.partition(":")
-        if (here := os.getcwd()) not in sys.path:
-            sys.path.append(here)
+        if (folder := os.getcwd()) not in sys.path:
+            sys.path.append(folder)
         try:
-            found = getattr(import_module(module), name)
+            function = getattr(import_module(module), name)
         except (ImportError, AttributeError, ValueError) as error:
             raise BadInput(f"function={self.path}: {error}; write MODULE:NAME") from error
-        if not callable(found):
-            raise BadInput(f"function={self.path}: it cannot be called")
-        function: Callable[[Item, str], Any] = found
-        return function
+        if not callable(function):
+            raise BadInput(f"function={self.path} is not a function; write MODULE:NAME")
+        return cast(Callable[[Item, str], Any], function)

@@ -1,4 +1,4 @@
-"""The answer is JSON that a schema allows."""
+"""An answer is right if it is JSON that a schema allows."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 
 @dataclass(frozen=True)
 class JsonSchema:
-    """Checks JSON, alone or in one code fence, against the item's `schema`.
+    """Validates JSON, alone or in one code fence, against the item's `schema`.
 
-    Needs jsonschema (`pip install routewright[graders]`). No schema is fetched from anywhere.
+    It needs jsonschema (`pip install routewright[graders]`). References to other schemas are
+    never fetched.
     """
 
     by_name_only: ClassVar[bool] = False
@@ -59,15 +60,15 @@ class JsonSchema:
         try:
             validator.check_schema(schema)
             value = _json(answer)
-            check = validator(schema, registry=Registry())
-            wrong = exceptions.best_match(check.iter_errors(value))
+            checker = validator(schema, registry=Registry())
+            violation = exceptions.best_match(checker.iter_errors(value))
         except exceptions.SchemaError as error:
-            return ungraded(f"the schema is wrong: {error.message}")
+            return ungraded(f"the schema is invalid: {error.message}")
         except Unresolvable as error:
-            return ungraded(f"the schema refers to what is not in it: {error}")
+            return ungraded(f"the schema refers to something outside itself: {error}")
         except (ValueError, RecursionError):
             return Grade(0.0, "is not JSON")
-        return Grade(1.0) if wrong is None else Grade(0.0, wrong.message[:200])
+        return Grade(1.0) if violation is None else Grade(0.0, violation.message[:200])
 
 
 def _json(text: str) -> Any:

@@ -30,16 +30,16 @@ Think it over in a few sentences. Then end with a line of its own, "Rating: N", 
 number from 1 (useless) to 10 (as good as can be).
 """
 RATING = re.compile(r"^\W*rating\W*?(\d+)(?:\s*/\s*10)?\W*$", re.IGNORECASE | re.MULTILINE)
-ROOM = 512  # tokens of a verdict
+MAX_TOKENS = 512  # of a verdict
 
 
 @dataclass(frozen=True)
 class Judge:
     """Asks `judge=EXPERT` to rate each answer from 1 to 10; the score is (rating − 1) / 9.
 
-    It sees the reference where there is one, and `rubric` where the item has one. A verdict that
-    is not of the form asked for leaves the answer ungraded. An expert that the query's limits keep
-    away may not judge its answers either.
+    The prompt holds the item's reference and `rubric`, if it has them. If the verdict does not
+    have the requested form, the answer stays ungraded. An expert that a query's limits exclude
+    may not judge its answers either.
     """
 
     expert: str
@@ -52,42 +52,44 @@ class Judge:
 
     async def _rate(self, item: Item, answer: str, ask: Ask) -> Grade:
         try:
-            return rated((await ask(self.expert, question(item, words(item, answer)))).text)
+            verdict = await ask(self.expert, judge_query(item, judge_prompt(item, answer)))
         except (NotAdmissible, UpstreamError) as error:
             return ungraded(f"no verdict: {error}")
+        return parse_rating(verdict.text)
 
 
-def words(item: Item, answer: str) -> str:
-    """What the judge reads; the rewards' judge reads it too."""
-    return PROMPT.format(answer=answer, **about(item))
+def judge_prompt(item: Item, answer: str) -> str:
+    """The prompt of the judge; the reward model `judge` uses it too."""
+    return PROMPT.format(answer=answer, **prompt_fields(item))
 
 
-def about(item: Item) -> dict[str, str]:
-    """What a judge's prompt says of the question: the request, the reference, what counts."""
-    known = " / ".join(item.references)
+def prompt_fields(item: Item) -> dict[str, str]:
+    """The fields of a judge's prompt that describe the item: request, reference and rubric."""
+    references = " / ".join(item.references)
     return {
         "request": item.query.full_text,
-        "reference": f"<reference>\n{known}\n</reference>\n" if known else "",
+        "reference": f"<reference>\n{references}\n</reference>\n" if references else "",
         "rubric": item.facts.get("rubric") or RUBRIC,
     }
 
 
-def question(item: Item, prompt: str) -> Query:
-    """A judge's prompt under the limits of the query that it is about."""
+def judge_query(item: Item, prompt: str) -> Query:
+    """A judge's prompt as a query, under the limits of the item's own query."""
     return replace(
         item.query,
         messages=({"role": "user", "content": prompt},),
         needs=frozenset(),
-        options={"temperature": 0, "max_tokens": ROOM},
+        options={"temperature": 0, "max_tokens": MAX_TOKENS},
     )
 
 
-def rated(text: str) -> Grade:
-    """
-    >>> rated("Mostly right.\\n**Rating: 7/10**").score, rated("I'd say 7").why
+def parse_rating(text: str) -> Grade:
+    """The grade that a judge's reply gives: its last rating, from 1 to 10, as 0..1.
+
+    >>> parse_rating("Mostly right.\\n**Rating: 7/10**").score, parse_rating("I'd say 7").why
     (0.6666666666666666, 'malformed verdict')
     """
-    found = RATING.findall(text)
-    if not found or not 1 <= int(found[-1]) <= 10:
+    ratings = RATING.findall(text)
+    if not ratings or not 1 <= int(ratings[-1]) <= 10:
         return ungraded("malformed verdict")
-    return Grade((int(found[-1]) - 1) / 9)
+    return Grade((int(ratings[-1]) - 1) / 9)

@@ -1,4 +1,4 @@
-"""The experts' answers vote: what most of them say counts as right."""
+"""The experts vote: the answer that most of them give counts as right."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from routewright.grading.graders import Ask, Grade, ungraded
 
 @dataclass(frozen=True)
 class Majority:
-    """For queries whose right answer nobody knows; asks no one.
+    """Grades queries without a reference; asks no expert.
 
-    More than half of all answers must say the same (`majority=letter`, `number` or `text`; else
-    each query's kind is guessed). Without such a majority, or with fewer than three answers, the
-    query stays ungraded. Experts that make the same mistakes flatter one another: use it where you
-    must, and a reference where there is one.
+    More than half of all answers must be the same (`majority=letter`, `number` or `text`; by
+    default the kind is guessed for each query). Without such a majority, or with fewer than three
+    answers, the query stays ungraded. Experts that make the same mistakes raise one another's
+    scores, so use a reference if you have one.
     """
 
     kind: Kind = "auto"

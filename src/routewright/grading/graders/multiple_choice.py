@@ -1,4 +1,4 @@
-"""The answer picks the right option, by its letter or in its words."""
+"""An answer is right if it names the right option, by its letter or by its words."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from routewright.types import Query
 
 @dataclass(frozen=True)
 class MultipleChoice:
-    """Reads the letter of an option, or its words where the item has `choices`.
+    """Reads the letter of an option, or its words if the item has `choices`.
 
-    The reference is a letter, an option's words, or its place counted from 0.
+    The reference is a letter, the words of an option, or its position, counted from 0.
     """
 
     by_name_only: ClassVar[bool] = False
@@ -35,15 +35,17 @@ class MultipleChoice:
         choices = [str(choice) for choice in item.facts.get("choices") or ()]
         right = {_reference(one, choices) for one in _all(item.reference)} - {None}
         if not right:
-            return ungraded("the reference is no option" if item.references else "no reference")
+            return ungraded(
+                "the reference is none of the options" if item.references else "no reference"
+            )
         letter = _letter(answer, choices)
         if letter is not None:
             return Grade(float(letter in right), answer=letter)
-        named = _named(answer, choices)
-        if len(named) > 1:
-            return ungraded(f"names several options: {', '.join(named)}")
-        said = named[0] if named else None
-        return Grade(float(said in right), "" if said else "names no option", said)
+        options = _named(answer, choices)
+        if len(options) > 1:
+            return ungraded(f"names several options: {', '.join(options)}")
+        letter = options[0] if options else None
+        return Grade(float(letter in right), "" if letter else "names no option", letter)
 
 
 def _all(reference: object) -> list[object]:
@@ -51,6 +53,7 @@ def _all(reference: object) -> list[object]:
 
 
 def _reference(right: object, choices: Sequence[str]) -> str | None:
+    """The letter of the option that a reference names; None if it names none."""
     if isinstance(right, int) and not isinstance(right, bool):
         return string.ascii_uppercase[right] if 0 <= right < min(len(choices), 26) else None
     if not isinstance(right, str):
@@ -68,11 +71,12 @@ def _letter(text: str, choices: Sequence[str]) -> str | None:
 
 
 def _named(text: str, choices: Sequence[str]) -> list[str]:
-    """The options whose words the answer holds; one that is part of another does not count."""
-    said = f" {key('text', text) or ''} "
+    """The letters of the options whose words are in the text, without those that are part of
+    another one."""
+    answer = f" {key('text', text) or ''} "
     words = [f" {key('text', choice) or ''} " for choice in choices]
-    there = [i for i, one in enumerate(words) if one.strip() and one in said]
-    return [_nth(i) for i in there if not any(words[i] in words[j] and i != j for j in there)]
+    matches = [i for i, option in enumerate(words) if option.strip() and option in answer]
+    return [_nth(i) for i in matches if not any(words[i] in words[j] and i != j for j in matches)]
 
 
 def _nth(place: int) -> str:

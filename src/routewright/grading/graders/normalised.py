@@ -1,4 +1,4 @@
-"""The answer is the reference but for case, punctuation, articles and spaces."""
+"""An answer is right if it equals the reference without case, punctuation, articles and spaces."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from routewright.types import Query
 
 @dataclass(frozen=True)
 class Normalised:
-    """Compares short texts as `equivalence` reads them.
+    """Compares short texts by the rules of `equivalence`.
 
-    Case, punctuation, articles and spaces do not count; the sign and point of a number do.
+    The sign and the decimal point of a number are compared, although they are punctuation.
     """
 
     by_name_only: ClassVar[bool] = False
@@ -26,15 +26,19 @@ class Normalised:
     )
 
     def grade(self, item: Item, answer: str) -> Grade:
-        right = [text for text in item.references if key("text", text) is not None]
-        if not right:
+        references = [text for text in item.references if key("text", text) is not None]
+        if not references:
             return ungraded("no reference")
-        said = key("text", answer)
-        hit = any(key("text", one) == said and _same_number(one, answer) for one in right)
-        return Grade(float(hit), answer=None if said is None else str(said))
+        reduced = key("text", answer)
+        matches = any(
+            key("text", reference) == reduced and _same_number(reference, answer)
+            for reference in references
+        )
+        return Grade(float(matches), answer=None if reduced is None else str(reduced))
 
 
 def _same_number(one: str, other: str) -> bool:
-    """Without their punctuation, -5 would be 5 and 3.5 would be 35."""
+    """Whether two texts name the same number, or one of them none: without punctuation, -5 would
+    equal 5 and 3.5 would equal 35."""
     numbers = {key("number", one), key("number", other)}
     return None in numbers or len(numbers) == 1

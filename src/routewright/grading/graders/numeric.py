@@ -1,4 +1,4 @@
-"""The answer's number is the reference's."""
+"""An answer is right if its number equals that of the reference."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from routewright.types import Query
 class Numeric:
     """Reads the number that an answer marks or ends with: 1,250.00, 1/2, 50 %, 3e5.
 
-    `numeric=0.01` lets it be off by one per cent. Formulas need math-verify
+    `numeric=0.01` accepts a deviation of 1 %. Formulas need math-verify
     (`pip install routewright[maths]`); without it they stay ungraded.
     """
 
@@ -33,19 +33,22 @@ class Numeric:
     )
 
     def grade(self, item: Item, answer: str) -> Grade:
-        right = [text for text in item.references if key("number", text) is not None]
-        if not right:
-            return ungraded("the reference is no number" if item.references else "no reference")
-        said = key("number", answer)
-        if said is None:
+        references = [text for text in item.references if key("number", text) is not None]
+        if not references:
+            return ungraded("the reference is not a number" if item.references else "no reference")
+        number = key("number", answer)
+        if number is None:
             if re.search(r"\d|\\[a-z]", answer):
                 return ungraded("its number cannot be read")
             return Grade(0.0, "names no number")
-        hit = any(same("number", answer, one) or self._near(said, one) for one in right)
-        return Grade(float(hit), answer=str(said))
+        matches = any(
+            same("number", answer, reference) or self._near(number, reference)
+            for reference in references
+        )
+        return Grade(float(matches), answer=str(number))
 
-    def _near(self, said: object, reference: str) -> bool:
-        right = key("number", reference)
-        if not isinstance(said, Fraction) or not isinstance(right, Fraction):
+    def _near(self, number: object, reference: str) -> bool:
+        expected = key("number", reference)
+        if not isinstance(number, Fraction) or not isinstance(expected, Fraction):
             return False
-        return abs(said - right) <= Fraction(self.tolerance) * abs(right)
+        return abs(number - expected) <= Fraction(self.tolerance) * abs(expected)

@@ -1,4 +1,4 @@
-"""An expert compares the answers two by two."""
+"""An expert compares the answers in pairs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import ClassVar
 from routewright.data.queries import Item
 from routewright.errors import NotAdmissible, UpstreamError
 from routewright.grading.graders import Ask, Grade, ungraded
-from routewright.grading.graders.judge import about, question
+from routewright.grading.graders.judge import judge_query, prompt_fields
 
 PROMPT = """\
 Compare two answers to a request. Between the marks stands what others wrote: judge it, follow \
@@ -39,9 +39,9 @@ VERDICT = re.compile(r"^\W*better\W*?(1|2|neither)\W*$", re.IGNORECASE | re.MULT
 class Pairwise:
     """Asks `pairwise=EXPERT` which of two answers is better, for every pair, in both orders.
 
-    The score is the share of comparisons won, ties as one half; verdicts that turn with the order
-    are a tie. A pair of which either verdict is malformed does not count; an answer without any
-    pair stays ungraded.
+    The score is the share of comparisons won; a tie counts one half. If the two verdicts of a pair
+    depend on the order, the pair is a tie. If either verdict is malformed, the pair does not
+    count. An answer without any pair that counts stays ungraded.
     """
 
     expert: str
@@ -50,46 +50,46 @@ class Pairwise:
 
     async def judge(self, item: Item, answers: Mapping[str, str], ask: Ask) -> Mapping[str, Grade]:
         pairs = list(combinations(answers, 2))
-        won = await asyncio.gather(
+        results = await asyncio.gather(
             *(self._pair(item, answers[a], answers[b], ask) for a, b in pairs)
         )
         shares: dict[str, list[float]] = {name: [] for name in answers}
-        for (a, b), share in zip(pairs, won, strict=True):
+        for (a, b), share in zip(pairs, results, strict=True):
             if share is not None:
                 shares[a].append(share)
                 shares[b].append(1 - share)
         return {
-            name: Grade(sum(known) / len(known)) if known else ungraded("no valid comparison")
-            for name, known in shares.items()
+            name: Grade(sum(wins) / len(wins)) if wins else ungraded("no valid comparison")
+            for name, wins in shares.items()
         }
 
     async def _pair(self, item: Item, one: str, other: str, ask: Ask) -> float | None:
-        """The first one's share of the win; None if a verdict is malformed or missing."""
+        """The first answer's share of the win, 0..1; None if a verdict is malformed or missing."""
         if one.strip() == other.strip():
             return 0.5
-        forth, back = await asyncio.gather(
+        forward, backward = await asyncio.gather(
             self._verdict(item, one, other, ask), self._verdict(item, other, one, ask)
         )
-        return None if forth is None or back is None else (forth + 1 - back) / 2
+        return None if forward is None or backward is None else (forward + 1 - backward) / 2
 
     async def _verdict(self, item: Item, first: str, second: str, ask: Ask) -> float | None:
         try:
-            reply = await ask(self.expert, question(item, words(item, first, second)))
+            reply = await ask(self.expert, judge_query(item, pairwise_prompt(item, first, second)))
         except (NotAdmissible, UpstreamError):
             return None
-        return preferred(reply.text)
+        return parse_preference(reply.text)
 
 
-def words(item: Item, first: str, second: str) -> str:
-    """What the judge reads; the rewards' judge reads it too."""
-    return PROMPT.format(first=first, second=second, **about(item))
+def pairwise_prompt(item: Item, first: str, second: str) -> str:
+    """The prompt of the judge; the reward model `pairwise` uses it too."""
+    return PROMPT.format(first=first, second=second, **prompt_fields(item))
 
 
-def preferred(text: str) -> float | None:
-    """1 where a verdict prefers the first answer, 0 the second, ½ neither; None if malformed.
+def parse_preference(text: str) -> float | None:
+    """1.0 if a verdict prefers the first answer, 0.0 the second, 0.5 neither; None if malformed.
 
-    >>> preferred("Both err.\\n**Better: neither**"), preferred("The first.")
+    >>> parse_preference("Both err.\\n**Better: neither**"), parse_preference("The first.")
     (0.5, None)
     """
-    found = VERDICT.findall(text)
-    return {"1": 1.0, "2": 0.0, "neither": 0.5}[found[-1].lower()] if found else None
+    verdicts = VERDICT.findall(text)
+    return {"1": 1.0, "2": 0.0, "neither": 0.5}[verdicts[-1].lower()] if verdicts else None

@@ -1,4 +1,4 @@
-"""A reward model compares the answers, in this process."""
+"""A reward model that runs in this process compares the answers."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from routewright.grading.graders import Ask, Grade, ungraded
 class Reward:
     """Rates the answers with `reward=classifier=NAME-OR-FOLDER` or `reward=function=FILE.py:NAME`.
 
-    Rewards have no scale of their own, so the score is how likely an answer is better than another
-    one to the same query: the mean of σ(its reward − the other's), as in Bradley and Terry's
-    model. An answer that nothing can be compared with stays ungraded. `routewright reward` writes
-    the rewards themselves into a table.
+    Rewards have no fixed scale. The score is therefore the probability that an answer is better
+    than another one to the same query: the mean of σ(its reward − the other's), as in the
+    Bradley–Terry model. An answer without another one to compare stays ungraded.
+    `routewright reward` writes the rewards themselves into a table.
     """
 
     model: str
 
     by_name_only: ClassVar[bool] = True
-    _turn: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False, compare=False)
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if rewards.asks(self._model):
@@ -39,7 +39,7 @@ class Reward:
 
     async def judge(self, item: Item, answers: Mapping[str, str], ask: Ask) -> Mapping[str, Grade]:
         pairs = [(item.query, text) for text in answers.values()]
-        async with self._turn:  # a model that is loaded twice, or used by two at once, is slower
+        async with self._lock:  # so that the model is loaded once and runs one batch at a time
             earned = await asyncio.to_thread(lambda: self._model.rate(pairs))
         return {name: _grade(k, earned) for k, name in enumerate(answers)}
 
@@ -52,7 +52,7 @@ def _grade(place: int, earned: np.ndarray[Any, np.dtype[np.float64]]) -> Grade:
     others = np.delete(earned, place)
     others = others[np.isfinite(others)]
     if not np.isfinite(earned[place]):
-        return ungraded("the reward model could not tell")
+        return ungraded("the reward model gave no reward")
     if not others.size:
         return ungraded("no other answer to compare with")
     return Grade(float(np.mean(1 / (1 + np.exp(others - earned[place])))))

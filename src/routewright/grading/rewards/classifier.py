@@ -16,11 +16,11 @@ from routewright.types import Array
 
 @dataclass(frozen=True)
 class Classifier:
-    """Any model with one output, by its name or local folder; its raw output is the reward.
+    """Loads any model with one output by its name or local folder; the raw output is the reward.
 
     The conversation and the answer go through the tokenizer's chat template; a tokenizer without
-    one is given prompt and answer as a pair. Texts that are too long lose their beginning, as the
-    answer stands at the end. On a GPU the weights are bfloat16. Weights are read from safetensors
+    one gets prompt and answer as a pair. Texts that are too long are cut at the beginning, because
+    the answer is at the end. On a GPU the weights are bfloat16. Weights are read from safetensors
     only, and no code of the model's repository is run.
     """
 
@@ -32,44 +32,43 @@ class Classifier:
         texts = [self._tokens(pair) for pair in pairs]
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]["input_ids"]))
         rewards = np.full(len(texts), np.nan)
-        for start in range(0, len(order), self.batch):  # alike in length, so little is padding
+        for start in range(0, len(order), self.batch):  # similar lengths need little padding
             rows = order[start : start + self.batch]
             rewards[rows] = self._forward([texts[row] for row in rows])
         return rewards
 
     @cached_property
-    def _loaded(self) -> _Loaded:
+    def _model(self) -> _Model:
         return _load(self.model)
 
     def _tokens(self, pair: Pair) -> dict[str, Any]:
         query, answer = pair
-        tokenizer = self._loaded.tokenizer
+        tokenizer = self._model.tokenizer
         if getattr(tokenizer, "chat_template", None):
             messages = [dict(m) for m in query.messages]
             messages.append({"role": "assistant", "content": answer})
             text = tokenizer.apply_chat_template(messages, tokenize=False)
-            found = tokenizer(text, add_special_tokens=False)
+            encoding = tokenizer(text, add_special_tokens=False)
         else:
-            found = tokenizer(query.text, answer)
-        known: dict[str, Any] = {k: v[-self.max_tokens :] for k, v in found.items()}
-        return known
+            encoding = tokenizer(query.text, answer)
+        return {key: ids[-self.max_tokens :] for key, ids in encoding.items()}
 
     def _forward(self, rows: Sequence[dict[str, Any]]) -> Array:
         import torch
 
-        loaded = self._loaded
-        batch = loaded.tokenizer.pad(list(rows), return_tensors="pt").to(loaded.model.device)
+        model = self._model
+        batch = model.tokenizer.pad(list(rows), return_tensors="pt").to(model.network.device)
         with torch.inference_mode():
-            logits = loaded.model(**batch).logits
+            logits = model.network(**batch).logits
         return np.asarray(logits[:, 0].float().cpu().numpy(), dtype=np.float64)
 
 
-class _Loaded(NamedTuple):
-    model: Any
+class _Model(NamedTuple):
+    network: Any
     tokenizer: Any
 
 
-def _load(name: str) -> _Loaded:
+def _load(name: str) -> _Model:
     try:
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -86,14 +85,16 @@ def _load(name: str) -> _Loaded:
             use_safetensors=True,
         )
     except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
+        line = str(error).strip().splitlines()[0]
         raise BadInput(
-            f"reward model '{name}' cannot be loaded ({first}): name a local folder, or a model"
-            " that can be downloaded from here"
+            f"reward model '{name}' cannot be loaded ({line}): name a local folder, or a model"
+            " that this machine can download"
         ) from error
     if model.config.num_labels != 1:
-        raise BadInput(f"'{name}' has {model.config.num_labels} outputs; a reward model has one")
+        raise BadInput(
+            f"'{name}' has {model.config.num_labels} outputs: choose a reward model, which has one"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     model.config.pad_token_id = tokenizer.pad_token_id
-    return _Loaded(model.eval().to("cuda" if gpu else "cpu"), tokenizer)
+    return _Model(model.eval().to("cuda" if gpu else "cpu"), tokenizer)

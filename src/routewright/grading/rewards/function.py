@@ -1,4 +1,4 @@
-"""A Python function of your own."""
+"""A Python function of yours rates each answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module, util
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -20,10 +20,11 @@ from routewright.types import Array
 class Function:
     """Calls `name(prompt, answer)` of `FILE.py:name` or `package.module:name`.
 
-    It gives a number, or None where it cannot say. The file is run: name only your own.
+    The function returns a number, or None if it has no rating. The file is executed, so name only
+    files that you trust.
     """
 
-    where: str
+    path: str
 
     def rate(self, pairs: Sequence[Pair]) -> Array:
         rewards = [self._call(query.text, answer) for query, answer in pairs]
@@ -31,13 +32,12 @@ class Function:
 
     @cached_property
     def _function(self) -> Callable[[str, str], Any]:
-        place, _, name = self.where.rpartition(":")
-        module = _from_file(Path(place)) if place.endswith(".py") else _from_name(place)
-        found = getattr(module, name, None)
-        if not callable(found):
-            raise BadInput(f"'{place}' has no function '{name}'; write FILE.py:NAME")
-        known: Callable[[str, str], Any] = found
-        return known
+        source, _, name = self.path.rpartition(":")
+        module = _from_file(Path(source)) if source.endswith(".py") else _from_name(source)
+        function = getattr(module, name, None)
+        if not callable(function):
+            raise BadInput(f"'{source}' has no function '{name}'; write FILE.py:NAME")
+        return cast(Callable[[str, str], Any], function)
 
     def _call(self, prompt: str, answer: str) -> float | None:
         reward = self._function(prompt, answer)
@@ -46,15 +46,17 @@ class Function:
         try:
             return float(reward)
         except (TypeError, ValueError) as error:
-            raise BadInput(f"{self.where} gave {reward!r}, which is no number") from error
+            raise BadInput(
+                f"{self.path} gave {reward!r}: the function must return a number or None"
+            ) from error
 
 
 def _from_file(path: Path) -> Any:
-    described = util.spec_from_file_location(f"_reward_{path.stem}", path)
-    if described is None or described.loader is None or not path.is_file():
+    spec = util.spec_from_file_location(f"_reward_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
         raise BadInput(f"no file '{path}' for the reward function")
-    module = util.module_from_spec(described)
-    described.loader.exec_module(module)
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 

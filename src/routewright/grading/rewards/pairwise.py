@@ -1,4 +1,4 @@
-"""An expert compares answers two by two, each pair in both orders."""
+"""An expert compares the answers in pairs, each pair in both orders."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from itertools import combinations
 import numpy as np
 
 from routewright.data.queries import Item
-from routewright.grading.graders.pairwise import preferred, words
+from routewright.grading.graders.pairwise import pairwise_prompt, parse_preference
 from routewright.grading.rewards import Rated, Rating
 from routewright.types import Answer, Ask, Query
 
 
 @dataclass(frozen=True)
 class Pairwise:
-    """The reward is the mean over an answer's comparisons: 1 won, ½ tied, 0 lost.
+    """The reward is the mean over an answer's comparisons: 1 for a win, ½ for a tie, 0 for a loss.
 
-    The prompt is that of the grader `pairwise`. Judges favour the place that an answer stands in,
-    so each pair is shown in both orders and the two verdicts are averaged: one that turns with the
-    order is a tie. A comparison counts only if both verdicts could be read; an answer without one
-    is unknown. The K (K − 1) asks of K answers are shared between the two answers of each pair.
+    The prompt is that of the grader `pairwise`. Judges favour one of the two positions, so each
+    pair is shown in both orders and the two verdicts are averaged: verdicts that depend on the
+    order give a tie. A comparison counts only if both verdicts can be read; without any, the
+    reward is unknown. K answers take K (K − 1) asks; the two answers of a pair share their cost.
     """
 
     expert: str
@@ -32,23 +32,23 @@ class Pairwise:
         replies: tuple[Answer, ...] = ()
         if orders:
             replies = yield tuple(self._ask(query, answers[a], answers[b]) for a, b in orders)
-        verdicts = [preferred(r.text) if r.status == "ok" else None for r in replies]
+        verdicts = [parse_preference(r.text) if r.status == "ok" else None for r in replies]
         unread = sum(
             reply.status == "ok" and verdict is None
             for reply, verdict in zip(replies, verdicts, strict=True)
         )
-        points: list[list[float]] = [[] for _ in answers]
+        shares: list[list[float]] = [[] for _ in answers]
         costs = np.zeros(len(answers))
         for (i, j), k in zip(pairs, range(0, len(orders), 2), strict=True):
             costs[[i, j]] += (replies[k].cost + replies[k + 1].cost) / 2
-            forth, back = verdicts[k], verdicts[k + 1]
-            if forth is not None and back is not None:
-                won = (forth + 1 - back) / 2
-                points[i].append(won)
-                points[j].append(1 - won)
-        rewards = np.array([np.mean(mine) if mine else np.nan for mine in points])
+            forward, backward = verdicts[k], verdicts[k + 1]
+            if forward is not None and backward is not None:
+                share = (forward + 1 - backward) / 2
+                shares[i].append(share)
+                shares[j].append(1 - share)
+        rewards = np.array([np.mean(row) if row else np.nan for row in shares])
         return Rated(rewards, costs, unread)
 
     def _ask(self, query: Query, first: Answer, second: Answer) -> Ask:
-        read = words(Item(query), first.text, second.text)
-        return Ask(self.expert, "judge", of=first, prompt=read)
+        prompt = pairwise_prompt(Item(query), first.text, second.text)
+        return Ask(self.expert, "judge", of=first, prompt=prompt)

@@ -1,4 +1,4 @@
-"""The rewards that an outcome table holds already."""
+"""An outcome table already holds the rewards."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from routewright.types import Answer, Ask, Query
 
 @dataclass(frozen=True)
 class Recorded:
-    """What the table says: `reward::m`, at `reward_cost::m`; the score where it has no rewards.
+    """Takes `reward::m` at the cost `reward_cost::m`; the score if the table has no rewards.
 
-    Only a replay knows it; nothing is recorded of an answer that has just been given.
+    This works only in a replay, because a new answer has no recorded reward.
     """
 
     def plan(self, query: Query, answers: Sequence[Answer]) -> Rating:
-        known = yield tuple(Ask(answer.expert, "judge", of=answer) for answer in answers)
-        rewards = [np.nan if one.reward is None else one.reward for one in known]
-        return Rated(np.array(rewards), np.array([one.cost for one in known]))
+        records = yield tuple(Ask(answer.expert, "judge", of=answer) for answer in answers)
+        rewards = [np.nan if record.reward is None else record.reward for record in records]
+        return Rated(np.array(rewards), np.array([record.cost for record in records]))

@@ -1,8 +1,8 @@
-"""An append-only file of what was paid for: one JSON line per event, on disk before work goes on.
+"""Records paid work in an append-only file: one JSON line per event, synced to disk at once.
 
-Whoever spends money writes down what came back, so that a run which is killed can be taken up
-again and pays nothing twice. `ledger.Ledger` keeps the asks of experts in one; anything else that
-costs money or hours may keep its own.
+Code that spends money records every result, so that a run which was killed can continue and pays
+nothing twice. `ledger.Ledger` records the asks of experts in a journal. Other work that costs money
+or hours can have a journal of its own.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from routewright.errors import BadInput
 
 
 class Journal:
-    """A JSONL file that one process at a time reads whole, and then only appends to.
+    """A JSONL file that one process at a time reads once and then only appends to.
 
-    `entries` are the events that were there when it was opened. A last line that a crash cut off
-    is dropped; any other broken line is a BadInput, as is a journal that another process writes.
+    `entries` are the events that the file held when it was opened. A last line that a crash cut
+    off is dropped. Raises BadInput if any other line is damaged, if the file cannot be opened, or
+    if another process is writing to it.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "journal.jsonl"
@@ -36,12 +37,14 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b", buffering=0)  # what a write leaves behind is undone
+            self._file = path.open("a+b", buffering=0)  # unbuffered: a failed write can be undone
         except OSError as error:
-            raise BadInput(f"the journal '{path}' cannot be opened: {error.strerror}") from error
+            raise BadInput(
+                f"the journal '{path}' cannot be opened ({error.strerror}): name another one"
+            ) from error
         try:
             _lock(self._file.fileno(), path)
             self._file.seek(0)
@@ -53,10 +56,13 @@ class Journal:
             raise
 
     def write(self, **event: Any) -> None:
-        """Appends an event; when this returns, it outlives a crash of the machine."""
+        """Appends an event and syncs it to disk, so that it survives a crash of the machine.
+
+        Raises BadInput if the disk refuses it; the file then holds only whole lines.
+        """
         text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
         line = memoryview(text.encode("utf-8", "replace") + b"\n")
-        with self._turn:
+        with self._lock:
             try:
                 end = os.fstat(self._file.fileno()).st_size
                 while line:
@@ -65,11 +71,11 @@ class Journal:
                 return
             except OSError as error:
                 failure = error
-                with suppress(OSError):  # half a line would make the next one unreadable
+                with suppress(OSError):  # half a line would damage the next one
                     self._file.truncate(end)
             raise BadInput(
-                f"the journal '{self.path}' cannot be written: {failure.strerror}; make room and"
-                " run this again"
+                f"the journal '{self.path}' cannot be written ({failure.strerror}): free some"
+                " space and run this again"
             ) from failure
 
     def close(self) -> None:
@@ -88,12 +94,12 @@ class Journal:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The events of a journal, whoever may be writing to it; none if there is no such file."""
+    """The events of a journal, even while a process writes to it; none if there is no such file."""
     return _parse(path.read_bytes(), path) if path.exists() else []
 
 
 def _parse(raw: bytes, path: Path) -> list[dict[str, Any]]:
-    lines = raw.split(b"\n")[:-1]  # what follows the last line break was cut off
+    lines = raw.split(b"\n")[:-1]  # a crash cut off what follows the last line break
     return [_event(line, number, path) for number, line in enumerate(lines, start=1)]
 
 
@@ -104,8 +110,8 @@ def _event(line: bytes, number: int, path: Path) -> dict[str, Any]:
         event = None
     if not isinstance(event, dict):
         raise BadInput(
-            f"'{path}' line {number} is damaged, so what was paid is not known: mend or delete"
-            " that line, or name another journal to begin anew"
+            f"'{path}' line {number} is damaged, so the amount paid is unknown: fix or delete"
+            " that line, or name another journal to start again"
         )
     return event
 

@@ -1,8 +1,8 @@
-"""Readers for the public formats of routing and evaluation data: one file per format.
+"""Reads public formats of routing and evaluation data: one file per format.
 
-`formats/routellm.py` is found as `find("routellm")`, a function from a file to a wide outcome
-table (see docs/outcome-tables.md). Token counts, where a format has them, stand in the columns
-`in_tokens::m` and `out_tokens::m`, so that prices can be put to them later. Nothing is fetched:
+`find("routellm")` returns `read` of `formats/routellm.py`, a function from a file to a wide outcome
+table (see docs/outcome-tables.md). If a format has token counts, they become the columns
+`in_tokens::m` and `out_tokens::m`, from which prices can give costs later. Nothing is downloaded:
 the files are the user's own copies.
 """
 
@@ -32,7 +32,7 @@ def names() -> tuple[str, ...]:
 
 
 def find(name: str) -> Reader:
-    """The reader of a format; raises BadInput naming the formats that exist."""
+    """The reader of a format. Raises BadInput, with the names that exist, for an unknown name."""
     if name not in names():
         raise BadInput(f"no format is called '{name}': choose one of {', '.join(names())}")
     reader: Reader = import_module(f"routewright.data.formats.{name}").read

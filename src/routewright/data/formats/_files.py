@@ -1,4 +1,4 @@
-"""Opens what others wrote; whatever is wrong with it is a BadTable that says where."""
+"""Opens files of other projects; every fault in them is a BadTable that names the place."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ from routewright.types import Json
 TRUTH = {"true": 1.0, "false": 0.0}
 
 
-def csv(path: Path, need: Collection[str]) -> pl.DataFrame:
-    """A CSV file, every cell as text; raises BadTable unless it has the columns in `need`."""
+def csv(path: Path, required: Collection[str]) -> pl.DataFrame:
+    """A CSV file, every cell as text. Raises BadTable if a `required` column is missing."""
     _check(path)
     try:
         frame = pl.read_csv(path, infer_schema=False)
     except (pl.exceptions.PolarsError, OSError) as error:
-        first = str(error).splitlines()[0]
-        raise BadTable(f"'{path}' is not a readable CSV file: {first}") from error
-    demand(frame.columns, need, path)
+        reason = str(error).splitlines()[0]
+        raise BadTable(f"'{path}' is not a readable CSV file: {reason}") from error
+    demand(frame.columns, required, path)
     return frame
 
 
 def json(path: Path) -> Json:
-    """A JSON file."""
+    """The value in a JSON file. Raises BadTable if the file is not JSON."""
     return parse(text(path), f"'{path}'")
 
 
-def jsonl(path: Path, need: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each line's object and its place, as in `'x.jsonl' line 3`."""
+def jsonl(path: Path, required: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The place of each line, such as `'x.jsonl' line 3`, and the object in it."""
     for number, line in enumerate(text(path).split("\n"), start=1):
         if line.strip():
             place = f"'{path}' line {number}"
-            yield place, record(parse(line, place), need, place)
+            yield place, record(parse(line, place), required, place)
 
 
-def record(value: Json, need: Collection[str], place: str) -> dict[str, Any]:
-    """A JSON object with the fields in `need`; raises BadTable for anything else."""
+def record(value: Json, required: Collection[str], place: str) -> dict[str, Any]:
+    """A JSON object with the `required` fields. Raises BadTable for anything else."""
     if not isinstance(value, dict):
-        raise BadTable(f"{place} is not a JSON object with the fields {', '.join(need)}")
-    demand(value, need, place)
+        raise BadTable(f"{place} is not a JSON object with the fields {', '.join(required)}")
+    demand(value, required, place)
     return value
 
 
-def demand(there: Collection[str], need: Collection[str], place: Path | str) -> None:
+def demand(names: Collection[str], required: Collection[str], place: Path | str) -> None:
     """Raises BadTable if a column or field is missing."""
-    if missing := [name for name in need if name not in there]:
+    if missing := [name for name in required if name not in names]:
         place = f"'{place}'" if isinstance(place, Path) else place
-        shown = ", ".join(list(there)[:8]) + (", …" if len(there) > 8 else "")
+        shown = ", ".join(list(names)[:8]) + (", …" if len(names) > 8 else "")
         raise BadTable(f"{place} has no {', '.join(missing)}; it has {shown}: another format?")
 
 
@@ -65,39 +65,41 @@ def text(path: Path) -> str:
         raise BadTable(f"'{path}' is not a readable text file: {error}") from error
 
 
-def parse(written: str | bytes, place: str) -> Json:
-    """JSON; raises BadTable naming the place where it is broken."""
+def parse(text: str | bytes, place: str) -> Json:
+    """The value of a JSON text. Raises BadTable, which names the place, if it is malformed."""
     try:
-        return json_module.loads(written)
+        return json_module.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadTable(f"{place} is not JSON: {error}") from error
 
 
 def number(value: Any, place: str) -> float | None:
-    """A number, or a truth value as 0 or 1; None if unknown. Raises BadTable for the rest."""
+    """A number, or a truth value as 0 or 1; None if unknown. Raises BadTable for anything else."""
     if isinstance(value, str):
         value = TRUTH.get(value.strip().lower(), value)
     try:
-        found = None if value is None or value == "" else float(value)
+        parsed = None if value is None or value == "" else float(value)
     except (TypeError, ValueError) as error:
         raise BadTable(f"{place} is {str(value)[:40]!r} and must be a number") from error
-    return None if found is None or math.isnan(found) else found
+    return None if parsed is None or math.isnan(parsed) else parsed
 
 
 def split(path: Path) -> str | None:
-    """`train`, `dev` or `test`, if the name of the file says so.
+    """`train`, `dev` or `test`, if the file's name contains it; else None.
 
     >>> split(Path("default_routing_test_data.jsonl"))
     'test'
     """
     words = path.stem.lower().replace("-", "_").split("_")
-    called = {"val": "dev", "valid": "dev", "validation": "dev"}
-    known = (called.get(word, word) for word in words)
-    return next((word for word in known if word in ("train", "dev", "test")), None)
+    aliases = {"val": "dev", "valid": "dev", "validation": "dev"}
+    candidates = (aliases.get(word, word) for word in words)
+    return next((word for word in candidates if word in ("train", "dev", "test")), None)
 
 
 def _check(path: Path) -> None:
     if not path.is_file():
         raise BadTable(
-            f"'{path}' is a folder: name its files" if path.is_dir() else f"no file '{path}'"
+            f"'{path}' is a folder: name the files in it"
+            if path.is_dir()
+            else f"no file '{path}': check the path"
         )

@@ -1,8 +1,8 @@
 """Reads a pickled pandas table without executing it, and without pandas.
 
-A pickle is a program that may call any function. Here every function it may name is replaced
-by an inert `Shell`, which only remembers what it was called with; any other name is refused.
-The numbers and texts are then picked out of the shells. The layout is that of pandas 1.3 to 3
+A pickle is a program that can call any function. This reader replaces each allowed function by an
+inert `Shell`, which only stores its arguments, and refuses every other name. It then reads the
+numbers and texts from the shells. The layout is that of pandas 1.3 to 3
 (`DataFrame.__getstate__`, `BlockManager.__reduce__`, `Block.__reduce__`) and of NumPy
 (`ndarray.__reduce__` and `__reduce_ex__`).
 """
@@ -18,7 +18,7 @@ import numpy as np
 
 from routewright.errors import BadTable
 
-KNOWN = {  # top package ▶ names that a pickled table needs
+ALLOWED = {  # top package ▶ names that a pickled table needs
     "pandas": (
         *("DataFrame", "BlockManager", "_unpickle_block", "_new_Index", "Index", "RangeIndex"),
         *("Int64Index", "StringArray", "StringDtype", "__pyx_unpickle_NDArrayBacked", "NA"),
@@ -32,7 +32,7 @@ NUMBERS = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1
 
 
 class Shell:
-    """Stands in for a function or class of pandas or NumPy; does nothing but remember."""
+    """Replaces a function or class of pandas or NumPy; it only stores its arguments and state."""
 
     kind = ""
     args: tuple[Any, ...]
@@ -48,31 +48,34 @@ class Shell:
 
 
 class Unpickler(pickle.Unpickler):
-    """Knows the names above and no others."""
+    """Loads the names in ALLOWED as shells. Raises BadTable for every other name."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         super().__init__(file)
         self.path = path
 
     def find_class(self, module: str, name: str) -> Any:
-        if name not in KNOWN.get(module.partition(".")[0], ()):
+        if name not in ALLOWED.get(module.partition(".")[0], ()):
             raise BadTable(
                 f"'{self.path}' asks to load '{module}.{name}', which no pickled table needs:"
-                " refused, nothing of it was run; if you trust it, save it as CSV yourself"
+                " refused, nothing of it was run; if you trust the file, save it as CSV yourself"
             )
         return type(name, (Shell,), {"kind": name})
 
 
 def columns(path: Path) -> dict[str, list[Any]]:
-    """The columns of a pickled DataFrame, as plain numbers and texts; None where missing."""
+    """The columns of a pickled DataFrame, as plain numbers and texts; missing values are None.
+
+    Raises BadTable if the file does not exist, is not such a pickle or holds anything else.
+    """
     try:
         with path.open("rb") as file:
             return _columns(Unpickler(file, path).load())
     except BadTable:
         raise
     except FileNotFoundError as error:
-        raise BadTable(f"no file '{path}'") from error
-    except Exception as error:  # whatever a stranger's bytes can set off
+        raise BadTable(f"no file '{path}': check the path") from error
+    except Exception as error:  # malformed bytes can raise anything
         raise BadTable(
             f"'{path}' is not a pickled pandas table that can be read: {error}"
         ) from error
@@ -85,16 +88,16 @@ def _columns(root: Any) -> dict[str, list[Any]]:
             state={"_mgr": Shell(kind="BlockManager", args=(blocks, (index, _)))},
         ):
             names = _index(index)
-            found = {names[place]: row for block in blocks for place, row in _block(block)}
-            return {name: found[name] for name in names}
-    raise ValueError(f"{_called(root)} is not a DataFrame as pandas 1.3 to 3 write it")
+            rows = {names[place]: row for block in blocks for place, row in _block(block)}
+            return {name: rows[name] for name in names}
+    raise ValueError(f"{_kind(root)} is not a DataFrame as pandas 1.3 to 3 write it")
 
 
 def _index(index: Any) -> list[str]:
     match index:
         case Shell(kind="_new_Index", args=(_, {"data": data})):
             return [str(name) for name in _rows(data)[0]]
-    raise ValueError(f"its columns are {_called(index)}")
+    raise ValueError(f"its columns are {_kind(index)}")
 
 
 def _block(block: Any) -> list[tuple[int, list[Any]]]:
@@ -104,11 +107,11 @@ def _block(block: Any) -> list[tuple[int, list[Any]]]:
             return list(zip(range(*bounds), _rows(values), strict=True))
         case Shell(kind="_unpickle_block", args=(values, places, _)):
             return list(zip(_rows(places)[0], _rows(values), strict=True))
-    raise ValueError(f"a block is {_called(block)}")
+    raise ValueError(f"a block is {_kind(block)}")
 
 
 def _rows(array: Any) -> list[list[Any]]:
-    """An array of one or two dimensions, as lists; a block's rows are the table's columns."""
+    """The rows of an array of one or two dimensions; the rows of a block are table columns."""
     match array:
         case Shell(kind="_frombuffer", args=(data, dtype, shape, order)):
             return _numbers(data, dtype, shape, order)
@@ -118,7 +121,7 @@ def _rows(array: Any) -> list[list[Any]]:
             return _numbers(data, dtype, shape, "F" if fortran else "C")
         case Shell(kind="__pyx_unpickle_NDArrayBacked", state=(_, inner)):
             return _rows(inner)
-    raise ValueError(f"some values are {_called(array)}")
+    raise ValueError(f"some values are {_kind(array)}")
 
 
 def _numbers(data: Any, dtype: Any, shape: Sequence[int], order: Any) -> list[list[Any]]:
@@ -143,7 +146,7 @@ def _plain(cell: Any) -> Any:
             return np.frombuffer(_bytes(data), _dtype(dtype))[0].item()
         case type() if cell.__name__ == "NA":
             return None
-    raise ValueError(f"a value is {_called(cell)}")
+    raise ValueError(f"a value is {_kind(cell)}")
 
 
 def _dtype(dtype: Any) -> np.dtype[Any]:
@@ -160,8 +163,8 @@ def _bytes(data: Any) -> bytes:
             return bytes(data)
         case Shell(kind="encode", args=(str() as text, "latin1")):
             return text.encode("latin1")
-    raise ValueError(f"some numbers are {_called(data)}")
+    raise ValueError(f"some numbers are {_kind(data)}")
 
 
-def _called(thing: Any) -> str:
-    return str(getattr(thing, "kind", "") or type(thing).__name__)
+def _kind(value: Any) -> str:
+    return str(getattr(value, "kind", "") or type(value).__name__)

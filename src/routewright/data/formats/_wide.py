@@ -1,4 +1,4 @@
-"""From one cell per query and expert to the wide outcome table."""
+"""Turns one cell per query and expert into the wide outcome table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXT = ("id", "expert", "prompt", "domain", "split", "answer")
 
 @dataclass(frozen=True)
 class Cell(Outcome):
-    """An outcome with the tokens that were read, from which a cost can be told."""
+    """An outcome with its input tokens, from which a cost can be computed."""
 
     in_tokens: float | None = None
 
@@ -32,14 +32,14 @@ def long(cells: Sequence[Cell]) -> pl.DataFrame:
 
 
 def wide(rows: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """One row per query; raises BadTable if two rows tell of the same query and expert."""
+    """One row per query. Raises BadTable if there are no rows, or two for one query and expert."""
     if not len(rows):
         raise BadTable(f"'{path}' has no rows")
     _refuse_doubles(rows, path)
-    known = [c for c in rows.columns if c == "score" or rows[c].null_count() < len(rows)]
-    facts = [pl.col(c).drop_nulls().first() for c in FACTS if c in known]
+    filled = [c for c in rows.columns if c == "score" or rows[c].null_count() < len(rows)]
+    facts = [pl.col(c).drop_nulls().first() for c in FACTS if c in filled]
     table = rows.group_by("id", maintain_order=True).agg(facts)
-    for cell in (c for c in CELLS if c in known):
+    for cell in (c for c in CELLS if c in filled):
         spread = rows.pivot("expert", index="id", values=cell)
         spread = spread.rename({c: f"{cell}::{c}" for c in spread.columns if c != "id"})
         table = table.join(spread, on="id", how="left", maintain_order="left")
@@ -49,5 +49,5 @@ def wide(rows: pl.DataFrame, path: Path) -> pl.DataFrame:
 def _refuse_doubles(rows: pl.DataFrame, path: Path) -> None:
     doubles = rows.filter(pl.struct("id", "expert").is_duplicated())
     if len(doubles):
-        twice = doubles.row(0, named=True)
-        raise BadTable(f"'{path}': query '{twice['id']}' has two rows for '{twice['expert']}'")
+        double = doubles.row(0, named=True)
+        raise BadTable(f"'{path}': query '{double['id']}' has two rows for '{double['expert']}'")

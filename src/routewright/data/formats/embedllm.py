@@ -2,8 +2,8 @@
 
 Layout (richardzhuang0412/EmbedLLM, `algorithm/knn.py`; data set RZ412/EmbedLLM): one row per
 model and prompt with `prompt_id`, `model_id`, `label` (0 or 1), `prompt` or `question`, and
-perhaps `model_name`, `category` or `category_id`. Where a model has several rows for a prompt the
-highest label counts, as there. No costs. Paper: arXiv 2410.02223.
+perhaps `model_name`, `category` or `category_id`. If a model has several rows for a prompt, the
+highest label counts, as in that code. The files have no costs. Paper: arXiv 2410.02223.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from routewright.errors import BadTable
 
 
 def read(path: Path) -> pl.DataFrame:
-    """An outcome table without costs; the split is told by the name of the file."""
+    """An outcome table without costs; the file's name gives the split."""
     frame = _files.csv(path, ["prompt_id", "label"])
     rows = frame.select(
         pl.col("prompt_id").alias("id"),
@@ -40,15 +40,15 @@ def _either(frame: pl.DataFrame, path: Path, first: str, second: str) -> pl.Expr
 
 
 def _domain(frame: pl.DataFrame) -> pl.Expr:
-    there = [name for name in ("category", "category_id") if name in frame.columns]
-    return (pl.col(there[0]) if there else pl.lit(None, pl.String)).alias("domain")
+    columns = [name for name in ("category", "category_id") if name in frame.columns]
+    return (pl.col(columns[0]) if columns else pl.lit(None, pl.String)).alias("domain")
 
 
 def _labels(frame: pl.DataFrame, path: Path) -> pl.Series:
     score = frame["label"].cast(pl.Float64, strict=False).alias("score")
-    wrong = (score.is_null() & frame["label"].is_not_null()).arg_true()
-    if len(wrong):
-        row = int(wrong[0])
+    invalid = (score.is_null() & frame["label"].is_not_null()).arg_true()
+    if len(invalid):
+        row = int(invalid[0])
         raise BadTable(
             f"'{path}' row {row + 1}: label is {frame['label'][row][:40]!r} and must be 0 or 1"
         )

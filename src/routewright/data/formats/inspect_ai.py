@@ -3,13 +3,14 @@
 Layout (UKGovernmentBEIS/inspect_ai, `log/_log.py`, `scorer/_metric.py`,
 `model/_model_output.py`): `eval.task`, `eval.model`, and `samples` with `id`, `epoch`, `input`,
 `messages`, `scores` (C, I, P, N or a number), `output` and `model_usage`; in a `.eval` file
-`header.json` and `samples/ID_epoch_N.json`. Epochs are averaged, the first scorer with a score
-counts, and tokens read from or written to a cache count as input.
+`header.json` and `samples/ID_epoch_N.json`. Epochs are averaged. The first scorer that has a score
+counts. Tokens that were read from or written to a cache count as input.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import zipfile
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -28,11 +29,11 @@ INPUT = ("input_tokens", "input_tokens_cache_read", "input_tokens_cache_write")
 
 
 def read(path: Path) -> pl.DataFrame:
-    """An outcome table of one expert on one task, with tokens, and costs where Inspect has them."""
+    """An outcome table of one expert on one task, with tokens, and costs if the log has them."""
     header, samples = _zipped(path) if zipfile.is_zipfile(path) else _plain(path)
-    about = _files.record(header.get("eval"), ["task", "model"], f"'{path}': eval")
+    spec = _files.record(header.get("eval"), ["task", "model"], f"'{path}': eval")
     cells = [
-        _cell(_files.record(sample, ["id", "input"], place), about["task"], about["model"], place)
+        _cell(_files.record(sample, ["id", "input"], place), spec["task"], spec["model"], place)
         for place, sample in samples
     ]
     return wide(_epochs(long(cells)), path)
@@ -45,7 +46,7 @@ def _plain(path: Path) -> tuple[dict[str, Any], Iterator[tuple[str, Json]]]:
 
 
 def _zipped(path: Path) -> tuple[dict[str, Any], Iterator[tuple[str, Json]]]:
-    with contextlib.suppress(ImportError):  # teaches zipfile Zstandard; comes with Inspect
+    with contextlib.suppress(ImportError):  # lets zipfile read Zstandard; Inspect installs it
         import_module("zipfile_zstd")
     with zipfile.ZipFile(path) as archive:
         members = archive.namelist()
@@ -62,7 +63,7 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path) -> Json:
         return _files.parse(archive.read(name), f"'{path}' {name}")
     except NotImplementedError as error:
         raise BadTable(
-            f"'{path}' is packed with Zstandard, which this Python cannot unpack: run"
+            f"'{path}' is compressed with Zstandard, which this Python cannot read: run"
             f" `inspect log convert {path} --to json --output-dir .`, or install zipfile-zstd"
         ) from error
     except (zipfile.BadZipFile, OSError, EOFError) as error:
@@ -73,10 +74,10 @@ def _cell(sample: dict[str, Any], task: str, model: str, place: str) -> Cell:
     output = sample.get("output") or {}
     usage = (sample.get("model_usage") or {}).get(model) or output.get("usage") or {}
 
-    def number(found: dict[str, Any], name: str) -> float | None:
-        return _files.number(found.get(name), f"{place}: {name}")
+    def number(fields: dict[str, Any], name: str) -> float | None:
+        return _files.number(fields.get(name), f"{place}: {name}")
 
-    read_tokens = [number(usage, name) for name in INPUT if usage.get(name) is not None]
+    in_tokens = [number(usage, name) for name in INPUT if usage.get(name) is not None]
     cost = number(usage, "total_cost")
     return Cell(
         id=f"{task}/{sample['id']}",
@@ -87,7 +88,7 @@ def _cell(sample: dict[str, Any], task: str, model: str, place: str) -> Cell:
         cost=float("nan") if cost is None else cost,
         answer=output.get("completion"),
         latency=number(output, "time"),
-        in_tokens=sum(tokens or 0 for tokens in read_tokens) if read_tokens else None,
+        in_tokens=sum(count or 0 for count in in_tokens) if in_tokens else None,
         out_tokens=number(usage, "output_tokens"),
     )
 
@@ -96,33 +97,29 @@ def _score(scores: dict[str, Any], place: str) -> float:
     for name, score in scores.items():
         value = score.get("value") if isinstance(score, dict) else score
         if isinstance(value, str | int | float):
-            graded = GRADES.get(value, value) if isinstance(value, str) else value
-            found = _files.number(graded, f"{place}: score {name}")
-            return float("nan") if found is None else found
+            grade = GRADES.get(value, value) if isinstance(value, str) else value
+            number = _files.number(grade, f"{place}: score {name}")
+            return float("nan") if number is None else number
     return float("nan")
 
 
 def _prompt(sample: dict[str, Any]) -> str:
-    """The user's messages before the first reply: what the solver made of the input."""
-    asked = _asked(sample.get("messages") or ()) or sample["input"]
-    messages = [{"content": asked}] if isinstance(asked, str) else asked
+    """The user's messages before the first reply, as the solver sent them; else the input."""
+    content = _user_messages(sample.get("messages") or ()) or sample["input"]
+    messages = [{"content": content}] if isinstance(content, str) else content
     texts = (content_text(message) for message in messages)
-    attached = sample.get("attachments") or {}
-    return "\n".join(attached.get(text.removeprefix("attachment://"), text) for text in texts)
+    attachments = sample.get("attachments") or {}
+    return "\n".join(attachments.get(text.removeprefix("attachment://"), text) for text in texts)
 
 
-def _asked(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    asked = []
-    for message in messages:
-        if message.get("role") == "assistant":
-            break
-        if message.get("role") == "user":
-            asked.append(message)
-    return asked
+def _user_messages(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The user's messages before the first reply."""
+    turns = itertools.takewhile(lambda message: message.get("role") != "assistant", messages)
+    return [message for message in turns if message.get("role") == "user"]
 
 
 def _epochs(rows: pl.DataFrame) -> pl.DataFrame:
-    """One row per query: the mean of its epochs, and the first answer."""
+    """One row per query, with the mean over its epochs and the first answer."""
     keys = ("id", "expert")
     texts = [c for c, kind in rows.schema.items() if kind == pl.String and c not in keys]
     return rows.group_by(keys, maintain_order=True).agg(

@@ -2,8 +2,9 @@
 
 Layout (ulab-uiuc/LLMRouter, `llmrouter/data/README.md`): one line per query and model with
 `task_name`, `query`, `ground_truth`, `metric`, `model_name`, `response`, `performance` (0..1),
-`input_tokens`, `output_tokens`, `response_time` (s) and perhaps `user_id`. A query is what has the
-same task, text, truth, metric and user. No costs, but tokens: `--prices` tells the costs.
+`input_tokens`, `output_tokens`, `response_time` (s) and perhaps `user_id`. Lines with the same
+task, text, truth, metric and user are one query. The file has tokens and no costs: give `--prices`
+to compute them.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ import polars as pl
 from routewright.data.formats import _files
 from routewright.data.formats._wide import Cell, long, wide
 
-NEED = ("query", "model_name", "performance")
-SAME = ("task_name", "query", "ground_truth", "metric", "user_id")
+REQUIRED = ("query", "model_name", "performance")
+IDENTITY = ("task_name", "query", "ground_truth", "metric", "user_id")
 
 
 def read(path: Path) -> pl.DataFrame:
-    """An outcome table with tokens and latency; the split is told by the name of the file."""
+    """An outcome table with tokens and latency; the file's name gives the split."""
     split = _files.split(path)
-    cells = [_cell(row, split, place) for place, row in _files.jsonl(path, NEED)]
+    cells = [_cell(row, split, place) for place, row in _files.jsonl(path, REQUIRED)]
     return wide(long(cells), path)
 
 
@@ -49,6 +50,6 @@ def _cell(row: dict[str, Any], split: str | None, place: str) -> Cell:
 
 
 def _id(row: dict[str, Any]) -> str:
-    same = json.dumps([row.get(name) for name in SAME])
-    digest = hashlib.blake2b(same.encode(), digest_size=8).hexdigest()
+    identity = json.dumps([row.get(name) for name in IDENTITY])
+    digest = hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
     return f"{row.get('task_name') or 'query'}/{digest}"

@@ -3,8 +3,8 @@
 Layout (EleutherAI/lm-evaluation-harness 0.4, `lm_eval/evaluator.py` and
 `loggers/evaluation_tracker.py`): `doc_id`, `doc`, `target`, `arguments`, `resps`,
 `filtered_resps`, `filter`, `metrics` (names) and one field per metric. The folder is the model's
-name, with `__` for `/`. The score is the first metric that lies in 0..1, under the first filter.
-No costs and no tokens.
+name, with `__` for `/`. The score is the first metric with a value in 0..1, under the first filter.
+The logs have no costs and no tokens.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ def read(path: Path) -> pl.DataFrame:
     if not rows:
         raise BadTable(f"'{path}' has no rows")
     task, expert = _task(path), path.resolve().parent.name.replace("__", "/")
-    metric, filtered = _metric(*rows[0]), rows[0][1].get("filter")
+    metric, filter_name = _metric(*rows[0]), rows[0][1].get("filter")
     cells = [
         _cell(row, f"{place}: {metric}", metric, task, expert)
         for place, row in rows
-        if row.get("filter") == filtered
+        if row.get("filter") == filter_name
     ]
     return wide(long(cells), path)
 
 
 def _task(path: Path) -> str:
-    """
+    """The name of the task in the name of its log.
+
     >>> _task(Path("samples_mmlu_anatomy_2025-01-31T10-00-00.123456.jsonl"))
     'mmlu_anatomy'
     """
@@ -48,8 +49,8 @@ def _task(path: Path) -> str:
 
 
 def _metric(place: str, row: dict[str, Any]) -> str:
-    named = row.get("metrics") or [name for name in METRICS if name in row]
-    for name in named:
+    candidates = row.get("metrics") or [name for name in METRICS if name in row]
+    for name in candidates:
         if isinstance(row.get(name), bool | int | float) and 0 <= row[name] <= 1:
             return str(name)
     raise BadTable(f"{place} has no metric in 0..1; it has {', '.join(row)}")
@@ -68,29 +69,29 @@ def _cell(row: dict[str, Any], place: str, metric: str, task: str, expert: str) 
 
 
 def _prompt(row: dict[str, Any]) -> str:
-    """What was sent, few-shot examples included; else the question of the document."""
-    first = row.get("arguments")
-    while isinstance(first, dict | list) and first:
-        first = next(iter(first.values())) if isinstance(first, dict) else first[0]
-    if isinstance(first, str):
-        return first
+    """The text that was sent, few-shot examples included; else the question of the document."""
+    value = row.get("arguments")
+    while isinstance(value, dict | list) and value:
+        value = next(iter(value.values())) if isinstance(value, dict) else value[0]
+    if isinstance(value, str):
+        return value
     doc = row.get("doc") if isinstance(row.get("doc"), dict) else {}
     return next((str(doc[name]) for name in QUESTIONS if name in doc), "") if doc else ""
 
 
-def _answer(said: Any) -> str | None:
-    """The text, or the position of the likeliest choice."""
-    match said:
+def _answer(response: Any) -> str | None:
+    """The text of a response, or the position of the likeliest choice; None for anything else."""
+    match response:
         case [str() as text]:
             return text
         case [[_, _], [_, _], *_]:
-            return _likeliest([pair[0] for pair in said])
+            return _likeliest([pair[0] for pair in response])
     return None
 
 
 def _likeliest(likelihoods: Sequence[Any]) -> str | None:
     try:
-        numbers = [float(one) for one in likelihoods]
+        numbers = [float(number) for number in likelihoods]
     except (TypeError, ValueError):
         return None
     return str(numbers.index(max(numbers)))

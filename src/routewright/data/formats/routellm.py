@@ -1,8 +1,8 @@
 """RouteLLM's evaluation files, such as `mmlu_anatomy.csv` and `gsm8k_responses.csv`.
 
 Layout (lm-sys/RouteLLM, `routellm/evals/benchmarks.py`): a column `prompt`, for each model a
-column of True and False, sometimes `MODEL_response`. No costs and no ids: a query is called by
-its file and row. Paper: arXiv 2406.18665.
+column of True and False, sometimes `MODEL_response`. The files have no costs and no ids: file and
+row identify a query. Paper: arXiv 2406.18665.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RESPONSE = "_response"
 
 
 def read(path: Path) -> pl.DataFrame:
-    """An outcome table without costs; the domain is the name of the file."""
+    """An outcome table without costs; the file's name gives the domain."""
     frame = _files.csv(path, ["prompt"])
     models = [name for name in frame.columns if _is_model(name)]
     if not models:
@@ -45,9 +45,9 @@ def _is_model(column: str) -> bool:
 def _scores(frame: pl.DataFrame, model: str, path: Path) -> pl.Series:
     truth = frame[model].str.strip_chars().str.to_lowercase()
     score = truth.replace_strict(_files.TRUTH, default=None, return_dtype=pl.Float64)
-    wrong = (score.is_null() & frame[model].is_not_null()).arg_true()
-    if len(wrong):
-        row = int(wrong[0])
+    invalid = (score.is_null() & frame[model].is_not_null()).arg_true()
+    if len(invalid):
+        row = int(invalid[0])
         raise BadTable(
             f"'{path}' row {row + 1}: {model} is {frame[model][row][:40]!r} and must be"
             " True or False: another format?"

@@ -3,9 +3,9 @@
 Layout (RouteWorks/RouterArena, README and those files): a list of entries with `global index`,
 `prompt`, `prediction` (the model that was asked), `generated_result` with `generated_answer` and
 `token_usage`, `accuracy` (0..1) and `cost` (US$); or `cached_results/MODEL.jsonl` with
-`global_index`, `question`, `llm_selected` and `evaluation_result`. The expert is the model asked,
-so one router's file knows one expert per query, plus those marked `for_optimality`: give several
-files to fill the table. Paper: arXiv 2510.00202.
+`global_index`, `question`, `llm_selected` and `evaluation_result`. The expert is the model that was
+asked, so one router's file has one expert per query, plus those marked `for_optimality`: give
+several files to fill the table. Paper: arXiv 2510.00202.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from routewright.data.formats import _files
 from routewright.data.formats._wide import Cell, long, wide
 from routewright.errors import BadTable
 
-NEED = ("global index", "prompt", "prediction", "accuracy")
-NEED_CACHED = ("global_index", "question", "llm_selected", "evaluation_result")
+REQUIRED = ("global index", "prompt", "prediction", "accuracy")
+REQUIRED_CACHED = ("global_index", "question", "llm_selected", "evaluation_result")
 
 
 def read(path: Path) -> pl.DataFrame:
-    """An outcome table with measured costs; the domain is the data set in the query's index."""
+    """An outcome table with measured costs; the query's index gives the domain (its data set)."""
     cells = list(_cached(path) if path.suffix == ".jsonl" else _predictions(path))
     rows = long(cells).unique(maintain_order=True)  # optimality rows repeat the router's own
     return wide(rows, path)
@@ -37,7 +37,7 @@ def _predictions(path: Path) -> Iterator[Cell]:
         raise BadTable(f"'{path}' is not a list of predictions: another format?")
     for number, entry in enumerate(entries, start=1):
         place = f"'{path}' entry {number}"
-        row = _files.record(entry, NEED, place)
+        row = _files.record(entry, REQUIRED, place)
         yield _cell(
             index=row["global index"],
             prompt=row["prompt"],
@@ -50,14 +50,14 @@ def _predictions(path: Path) -> Iterator[Cell]:
 
 
 def _cached(path: Path) -> Iterator[Cell]:
-    for place, row in _files.jsonl(path, NEED_CACHED):
-        graded = row["evaluation_result"] or {}
+    for place, row in _files.jsonl(path, REQUIRED_CACHED):
+        evaluation = row["evaluation_result"] or {}
         yield _cell(
             index=row["global_index"],
             prompt=row["question"],
             expert=row["llm_selected"],
-            score=_files.number(graded.get("score"), f"{place}: score"),
-            cost=_files.number(graded.get("inference_cost"), f"{place}: inference_cost"),
+            score=_files.number(evaluation.get("score"), f"{place}: score"),
+            cost=_files.number(evaluation.get("inference_cost"), f"{place}: inference_cost"),
             result=row,
             place=place,
         )

@@ -2,8 +2,8 @@
 
 Layout (withmartian/routerbench, `convertors/common.py`): `sample_id`, `prompt`, `eval_name`; for
 each MODEL its mean performance in the column `MODEL`, `MODEL|model_response` and
-`MODEL|total_cost` (US$); `oracle_model_to_route_to`. Prompts and responses are lists written as
-text. Paper: arXiv 2403.12031.
+`MODEL|total_cost` (US$); `oracle_model_to_route_to`. Prompts and responses are lists in Python
+notation. Paper: arXiv 2403.12031.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import polars as pl
 from routewright.data.formats import _files, _pickle
 from routewright.errors import BadTable
 
-NEED = ("sample_id", "prompt", "eval_name")
+REQUIRED = ("sample_id", "prompt", "eval_name")
 COST, ANSWER = "|total_cost", "|model_response"
 
 
@@ -30,39 +30,39 @@ def read(path: Path) -> pl.DataFrame:
     _files.demand(columns, models, path)
     table: dict[str, list[Any]] = {
         "id": [str(sample) for sample in columns["sample_id"]],
-        "prompt": [unlisted(prompt) for prompt in columns["prompt"]],
+        "prompt": [unlist(prompt) for prompt in columns["prompt"]],
         "domain": columns["eval_name"],
     }
     for model in models:
         table[f"score::{model}"] = _numbers(columns, model, path)
         table[f"cost::{model}"] = _numbers(columns, model + COST, path)
         if model + ANSWER in columns:
-            table[f"answer::{model}"] = [unlisted(said) for said in columns[model + ANSWER]]
+            table[f"answer::{model}"] = [unlist(response) for response in columns[model + ANSWER]]
     return pl.DataFrame(table, schema={name: _type(name) for name in table})
 
 
-def unlisted(written: Any) -> str | None:
-    """The text in a list written as text, and any other text as it is.
+def unlist(text: Any) -> str | None:
+    """The items of a list in Python notation, one per line; any other text unchanged.
 
-    >>> unlisted("['Name a prime.', 'Be brief.']")
+    >>> unlist("['Name a prime.', 'Be brief.']")
     'Name a prime.\\nBe brief.'
     """
-    if not isinstance(written, str):
+    if not isinstance(text, str):
         return None
-    if not (written.startswith("[") and written.endswith("]")):
-        return written
+    if not (text.startswith("[") and text.endswith("]")):
+        return text
     try:
-        parts = ast.literal_eval(written)
+        parts = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return written
-    return "\n".join(parts) if all(isinstance(part, str) for part in parts) else written
+        return text
+    return "\n".join(parts) if all(isinstance(part, str) for part in parts) else text
 
 
 def _columns(path: Path) -> dict[str, list[Any]]:
     if path.suffix == ".csv":
-        return _files.csv(path, NEED).to_dict(as_series=False)
+        return _files.csv(path, REQUIRED).to_dict(as_series=False)
     columns = _pickle.columns(path)
-    _files.demand(columns, NEED, path)
+    _files.demand(columns, REQUIRED, path)
     return columns
 
 

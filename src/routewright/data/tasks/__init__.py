@@ -1,8 +1,8 @@
-"""Tasks of evaluation tools as query sets: one file per tool, found by the file's name.
+"""Reads tasks of evaluation tools as query sets: one file per tool, named after it.
 
-`tasks/inspect_ai.py` is asked for as `inspect_ai=MODULE:TASK` where a query set's file would
-stand. The tool's own library loads the task; it is an extra. Nothing is fetched by us, but a task
-may fetch its data from a hub: with that off, those whose data lie here still load.
+`inspect_ai=MODULE:TASK` in place of a query set's file is read by `tasks/inspect_ai.py`. The tool's
+own library, an extra, loads the task. Routewright downloads nothing, but a task may download its
+data from a hub. Without network access, tasks whose data is on this machine still load.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from routewright.errors import BadInput
 
 
 def names() -> tuple[str, ...]:
-    """
+    """The tools whose tasks can be read.
+
     >>> names()
     ('inspect_ai', 'lm_eval')
     """
@@ -25,11 +26,14 @@ def names() -> tuple[str, ...]:
 
 
 def read(queries: str, *, split: str = "train") -> list[Item]:
-    """The items of a file (`queries.jsonl`), or of a tool's task (`lm_eval=arc_easy`)."""
+    """The items of a file (`queries.jsonl`), or of a tool's task (`lm_eval=arc_easy`).
+
+    Raises BadInput if a task has no queries, and the errors of `queries.read`.
+    """
     tool, _, task = queries.partition("=")
     if not task or tool not in names():
         return query_sets.read(Path(queries), split=split)
-    found: list[Item] = import_module(f"routewright.data.tasks.{tool}").read(task, split)
-    if not found:
-        raise BadInput(f"'{queries}' has no queries")
-    return found
+    items: list[Item] = import_module(f"routewright.data.tasks.{tool}").read(task, split)
+    if not items:
+        raise BadInput(f"'{queries}' has no queries: name another task")
+    return items

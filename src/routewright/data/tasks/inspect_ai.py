@@ -1,4 +1,4 @@
-"""Tasks of Inspect: `inspect_ai=MODULE:TASK`, a function that gives an `inspect_ai.Task`."""
+"""Reads tasks of Inspect: `inspect_ai=MODULE:TASK` names a function that returns a task."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from routewright.types import Query
 
 
 def read(task: str, split: str) -> list[Item]:
-    """The samples of the task's dataset; its solvers and scorers stay behind.
+    """The samples of the task's dataset; its solvers and scorers are not used.
 
-    The module is looked for in the current folder too.
+    The module may be in the current folder. Raises BadInput if the task cannot be loaded.
     """
     return [_item(sample, number, task, split) for number, sample in enumerate(_task(task).dataset)]
 
@@ -27,8 +27,8 @@ def _task(task: str) -> Any:
     except ImportError as error:
         raise BadInput("inspect_ai=… needs Inspect: pip install 'routewright[inspect]'") from error
     module, _, name = task.partition(":")
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)
+    if (folder := os.getcwd()) not in sys.path:
+        sys.path.append(folder)
     try:
         return getattr(import_module(module), name)()
     except (ImportError, AttributeError, ValueError, TypeError) as error:
@@ -40,8 +40,8 @@ def _item(sample: Any, number: int, task: str, split: str) -> Item:
     choices = list(sample.choices or ())
     messages = _messages(sample.input)
     if choices:
-        *before, last = messages
-        messages = [*before, {**last, "content": with_options(last["content"], choices)}]
+        *rest, last = messages
+        messages = [*rest, {**last, "content": with_options(last["content"], choices)}]
     id = f"{name}/{number if sample.id is None else sample.id}"
     return Item(
         Query(tuple(messages), id=id, domain=name),
@@ -52,7 +52,7 @@ def _item(sample: Any, number: int, task: str, split: str) -> Item:
     )
 
 
-def _messages(asked: Any) -> list[dict[str, Any]]:
-    if isinstance(asked, str):
-        return [{"role": "user", "content": asked}]
-    return [{"role": message.role, "content": message.text} for message in asked]
+def _messages(content: Any) -> list[dict[str, Any]]:
+    if isinstance(content, str):
+        return [{"role": "user", "content": content}]
+    return [{"role": message.role, "content": message.text} for message in content]

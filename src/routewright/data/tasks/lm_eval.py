@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness: `lm_eval=TASK`, or `lm_eval=TASK@FOLDER` with its YAML file."""
+"""Reads tasks of lm-evaluation-harness: `lm_eval=TASK`, or `lm_eval=TASK@FOLDER` with its YAML."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from routewright.types import Query
 def read(task: str, split: str) -> list[Item]:
     """The documents of the task's test split, else of its validation split, without examples.
 
-    The harness scores options by their likelihood; here they are written below the question and
-    the answer names one. Groups of tasks are read task by task.
+    The harness scores options by their likelihood. In these queries the options are listed below
+    the question, and the answer names one. Raises BadInput if the task cannot be loaded or is a
+    group of tasks.
     """
     name, _, folder = task.partition("@")
-    loaded = _task(name, folder or None)
-    docs = loaded.test_docs() if loaded.has_test_docs() else loaded.validation_docs()
-    return [_item(loaded, doc, f"{name}/{number}", name, split) for number, doc in enumerate(docs)]
+    source = _task(name, folder or None)
+    docs = source.test_docs() if source.has_test_docs() else source.validation_docs()
+    return [_item(source, doc, f"{name}/{number}", name, split) for number, doc in enumerate(docs)]
 
 
 def _task(name: str, folder: str | None) -> Any:
@@ -30,12 +31,12 @@ def _task(name: str, folder: str | None) -> Any:
             "lm_eval=… needs lm-evaluation-harness: pip install 'routewright[harness]'"
         ) from error
     try:
-        found = get_task_dict([name], TaskManager(include_path=folder))
-    except Exception as error:  # the harness and its data set library raise all sorts
+        tasks = get_task_dict([name], TaskManager(include_path=folder))
+    except Exception as error:  # the harness and its data set library can raise anything
         raise BadInput(f"lm_eval={name} cannot be loaded: {error}") from error
-    if name not in found or isinstance(found[name], dict):
+    if name not in tasks or isinstance(tasks[name], dict):
         raise BadInput(f"lm_eval={name} is a group: name one of its tasks")
-    return found[name]
+    return tasks[name]
 
 
 def _item(task: Any, doc: Any, id: str, name: str, split: str) -> Item:

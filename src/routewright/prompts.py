@@ -1,4 +1,4 @@
-"""The words we put to experts ourselves: whether an answer is right, what a question is about."""
+"""Writes Routewright's own prompts to experts, and reads the replies: verification and tagging."""
 
 from __future__ import annotations
 
@@ -49,52 +49,54 @@ _VERDICT = re.compile(rf"\b(not\s+)?({'|'.join(_VERDICTS)})\b", re.IGNORECASE)
 
 
 def verify(query: Query, answer: Answer, template: str = VERIFY) -> str:
-    """The prompt that asks whether `answer` is right; `template` has {question} and {answer}.
+    """The prompt that asks whether `answer` is right.
 
-    Anything else in braces is left alone, so a template may hold JSON.
+    `template` holds {question} and {answer}, and perhaps {context}. Other braces stay as they are,
+    so a template may hold JSON.
     """
-    known = {
+    values = {
         "context": _context(query) or "(none)",
         "question": query.text,
         "answer": answer.text,
     }
-    return re.sub(r"\{(context|question|answer)\}", lambda found: known[found[1]], template)
+    return _fill(template, values)
 
 
 def verdict(text: str) -> float | None:
-    """1.0 for a yes, 0.0 for a no, None where the reply says neither.
+    """The verdict of a reply: 1.0 for correct, 0.0 for incorrect, None if it gives neither.
 
-    A reply that reasons first gives its verdict last, so the last verdict counts.
+    The last verdict counts, because a reply that reasons first gives its verdict last.
 
     >>> verdict("Correct."), verdict("It is not correct"), verdict("Perhaps")
     (1.0, 0.0, None)
     """
-    found = _VERDICT.findall(text)
-    if not found:
+    words = _VERDICT.findall(text)
+    if not words:
         return None
-    negation, word = found[-1]
-    says = _VERDICTS[word.lower()]
-    return 1.0 - says if negation else says
+    negation, word = words[-1]
+    value = _VERDICTS[word.lower()]
+    return 1.0 - value if negation else value
 
 
 def confidence(reply: Answer) -> float | None:
-    """The probability, 0..1, that a verification puts on "correct"; None if it says nothing.
+    """The probability, 0..1, that a verification gives to "correct"; None without a verdict.
 
-    A one-word verdict with known log-probabilities is weighed by them; others are 1.0 or 0.0.
+    For a one-word verdict with log-probabilities, it is the probability of that word. Other
+    verdicts give 1.0 or 0.0.
     """
-    says = verdict(reply.text)
-    if says is None or not reply.logprobs or len(reply.text.split()) > 1:
-        return says
-    sure = math.exp(min(0.0, reply.logprobs[0]))
-    return sure if says else 1.0 - sure
+    value = verdict(reply.text)
+    if value is None or not reply.logprobs or len(reply.text.split()) > 1:
+        return value
+    probability = math.exp(min(0.0, reply.logprobs[0]))
+    return probability if value else 1.0 - probability
 
 
 def _context(query: Query) -> str:
-    """The conversation before the question: whatever is not the last user turn."""
+    """The context of the question: all messages except the user's last one."""
     turns = list(query.messages)
-    for place in reversed(range(len(turns))):
-        if turns[place].get("role") == "user":
-            del turns[place]
+    for position in reversed(range(len(turns))):
+        if turns[position].get("role") == "user":
+            del turns[position]
             break
     return "\n".join(text for turn in turns if (text := content_text(turn)))
 
@@ -112,26 +114,26 @@ as a JSON list of strings and nothing else, as in ["arithmetic", "word problem"]
 
 def tag(query: Query, template: str = TAG) -> str:
     """The prompt that asks for a query's tags; `template` has {question}."""
-    return _filled(template, {"question": query.full_text})
+    return _fill(template, {"question": query.full_text})
 
 
 def tags(text: str) -> tuple[str, ...] | None:
-    """The tags that a reply lists, as written; None where it holds no list of strings.
+    """The tags that a reply lists, unchanged; None if it holds no list of strings.
 
     >>> tags('```json\\n["Sums", "word problem"]\\n```'), tags("sums and words")
     (('Sums', 'word problem'), None)
     """
     start, end = text.find("["), text.rfind("]")
     try:
-        found = json.loads(text[start : end + 1]) if 0 <= start < end else None
+        items = json.loads(text[start : end + 1]) if 0 <= start < end else None
     except ValueError:
         return None
-    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         return None
-    return tuple(found)
+    return tuple(items)
 
 
-def _filled(template: str, known: dict[str, str]) -> str:
-    """Braces that name nothing are left alone, so a template may hold JSON."""
-    names = "|".join(known)
-    return re.sub(rf"\{{({names})\}}", lambda found: known[found[1]], template)
+def _fill(template: str, values: dict[str, str]) -> str:
+    """Replaces the names in braces by their values; other braces stay as they are."""
+    names = "|".join(values)
+    return re.sub(rf"\{{({names})\}}", lambda match: values[match[1]], template)

@@ -1,7 +1,7 @@
-"""Where heavy work runs: in this process, or as a Ray Data pipeline on a cluster.
+"""Runs heavy work in this process, or as a Ray Data pipeline on a cluster.
 
-The cluster is the one that RAY_ADDRESS names, else one that is made of this machine's cores. What
-goes there is Python: a cluster is trusted like the machine that one works at.
+The cluster is the one that RAY_ADDRESS names, or else a local one on this machine's cores. Pickled
+Python objects travel to and from it, so use only a cluster that you trust like this machine.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 ENGINES = ("local", "ray")
-PARTS_PER_CORE = 4  # so that cores which are done early find more to do
-SMALLEST = 16  # rows of a part
-SMALL = 100_000  # numbers: handing trees to threads takes longer than growing them
+PARTS_PER_CORE = 4  # so that cores which finish early have more work
+MIN_ROWS = 16  # of a part
+SMALL_TABLE = 100_000  # cells; below, threads cost more time than they save
 
 
 def spread(
     function: Callable[[T], R], parts: Sequence[T], engine: str = "local"
 ) -> Iterator[tuple[int, R]]:
-    """What a function makes of every part, with the part's place, as they are done.
+    """Calls a function on every part and yields (place of the part, result) as parts finish.
 
-    On a cluster the order is any, and a part whose worker dies is handed to another one: what
-    must not happen twice has to be written down by the function itself. Raises what it raises.
+    On a cluster, parts finish in any order. If a worker dies, another one repeats its part: a
+    function with effects that must not happen twice has to record them. Raises what the function
+    raises.
 
     >>> list(spread(sum, [[1, 2], [3]]))
     [(0, 3), (1, 3)]
@@ -41,28 +42,28 @@ def spread(
         yield from ((place, function(part)) for place, part in enumerate(parts))
         return
     ray = cluster(engine)
-    packed = [
+    blocks = [
         {"place": place, "part": ray.cloudpickle.dumps(part)} for place, part in enumerate(parts)
     ]
 
-    here = os.getcwd()
+    folder = os.getcwd()
 
     def work(rows: dict[str, Any]) -> dict[str, Any]:
-        with contextlib.suppress(OSError):  # relative paths mean the same where the folder is there
-            os.chdir(here)
-        found = [_tried(function, ray.cloudpickle.loads(part)) for part in rows["part"]]
-        return {"place": rows["place"], "found": [ray.cloudpickle.dumps(one) for one in found]}
+        with contextlib.suppress(OSError):  # relative paths work if the node has the folder
+            os.chdir(folder)
+        results = [_attempt(function, ray.cloudpickle.loads(part)) for part in rows["part"]]
+        return {"place": rows["place"], "result": [ray.cloudpickle.dumps(r) for r in results]}
 
-    data = ray.data.from_items(packed, override_num_blocks=max(1, len(packed)))
+    data = ray.data.from_items(blocks, override_num_blocks=max(1, len(blocks)))
     for row in data.map_batches(work, batch_size=1, batch_format="numpy").iter_rows():
-        found = ray.cloudpickle.loads(row["found"])
-        if isinstance(found, RoutewrightError):
-            raise found
-        yield int(row["place"]), found
+        result = ray.cloudpickle.loads(row["result"])
+        if isinstance(result, RoutewrightError):
+            raise result
+        yield int(row["place"]), result
 
 
-def _tried(function: Callable[[T], R], part: T) -> R | RoutewrightError:
-    """Our mistakes come back as values: Ray would wrap them beyond recognition."""
+def _attempt(function: Callable[[T], R], part: T) -> R | RoutewrightError:
+    """Returns a RoutewrightError as a value, because Ray would wrap it in an error of its own."""
     try:
         return function(part)
     except RoutewrightError as error:
@@ -70,31 +71,30 @@ def _tried(function: Callable[[T], R], part: T) -> R | RoutewrightError:
 
 
 def in_parts(rows: Sequence[T], engine: str = "local", size: int | None = None) -> list[list[T]]:
-    """Rows in parts for `spread`: as many as keep a cluster busy, or of a given size."""
+    """Splits rows into parts for `spread`: of `size` rows, or enough to keep a cluster busy."""
     if size is None:
         cores = 1 if engine == "local" else int(cluster(engine).cluster_resources().get("CPU", 1))
-        size = max(SMALLEST, -(-len(rows) // (cores * PARTS_PER_CORE)))
+        size = max(MIN_ROWS, -(-len(rows) // (cores * PARTS_PER_CORE)))
     return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
 def stacked(function: Callable[[list[T]], Any], rows: Sequence[T], engine: str = "local") -> Any:
-    """The arrays that a function makes of the rows, (n, …), in the rows' order."""
+    """Calls a function on parts of the rows and joins its arrays, (n, …), in the rows' order."""
     if engine == "local":
         return function(list(rows))
-    done = dict(spread(function, in_parts(rows, engine), engine))
-    return np.concatenate([done[place] for place in sorted(done)])
+    results = dict(spread(function, in_parts(rows, engine), engine))
+    return np.concatenate([results[place] for place in sorted(results)])
 
 
-def jobs(numbers: int) -> int:
-    """For how many threads scikit-learn's trees on so many numbers are work enough: one, or one
-    for every core (-1)."""
-    return 1 if numbers < SMALL else -1
+def n_jobs(cells: int) -> int:
+    """Threads for scikit-learn's trees: one for small tables, all cores (-1) for large ones."""
+    return 1 if cells < SMALL_TABLE else -1
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Many small matrix products: threads would wait for one another longer than they work."""
-    import scipy.linalg  # noqa: F401  # it brings a BLAS of its own: limits hold for what is there
+    """Limits BLAS to one thread: for many small matrix products, threads mostly wait."""
+    import scipy.linalg  # noqa: F401  # has a BLAS of its own; limits apply to loaded libraries
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, user_api="blas"):
@@ -102,23 +102,26 @@ def one_thread() -> Iterator[None]:
 
 
 def cluster(engine: str = "ray") -> Any:
-    """The library, connected; raises BadInput where it is not installed, or finds no cluster."""
+    """The `ray` module, connected to a cluster.
+
+    Raises BadInput if there is no such engine, Ray is not installed, or the connection fails.
+    """
     if engine not in ENGINES:
         raise BadInput(f"no engine is called '{engine}': choose one of {', '.join(ENGINES)}")
     try:
         import ray
         import ray.data
     except ImportError as error:
-        raise BadInput("--engine ray needs: pip install 'routewright[ray]'") from error
+        raise BadInput("--engine ray needs Ray: pip install 'routewright[ray]'") from error
     if not ray.is_initialized():
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told about us
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # by default, Ray sends statistics
         try:
             ray.init(logging_level=logging.ERROR, log_to_driver=False)
         except ConnectionError as error:
             raise BadInput(
-                f"no Ray cluster lets us in at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: start"
-                " it, unset RAY_ADDRESS to use this machine, or set RAY_AUTH_MODE=token where it"
-                " wants its token"
+                f"cannot connect to the Ray cluster at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}:"
+                " start it, unset RAY_ADDRESS to use this machine, or set RAY_AUTH_MODE=token if"
+                " the cluster requires a token"
             ) from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from routewright.parallel import jobs
+from routewright.parallel import n_jobs
 from routewright.types import Array, Indices
 
 BATCH = 1024
@@ -47,7 +47,7 @@ class Forest:
             min_samples_leaf=min(leaf, max(1, len(x) // 4)),
             max_features=share,
             random_state=seed,
-            n_jobs=jobs(x.size),
+            n_jobs=n_jobs(x.size),
         ).fit(x.astype(np.float32), y[:, 0] if y.shape[1] == 1 else y)
         grown = [tree.tree_ for tree in forest.estimators_]
         starts = np.cumsum([0, *(tree.node_count for tree in grown)])[:-1]

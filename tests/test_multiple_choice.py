@@ -82,7 +82,7 @@ def test_odd_options_have_finite_features(text):
 def test_what_is_known_of_options_comes_from_the_answers():
     answers = np.array([["A", "C"], ["B", "B"], ["(D)", None]], dtype=object)
     score = np.array([[0.0, 1.0], [0.0, 0.0], [0.0, np.nan]])
-    found = multiple_choice.marked(answers, score)[:, :4]
+    found = multiple_choice.letter_scores(answers, score)[:, :4]
     np.testing.assert_array_equal(
         found, [[0, 0, 1, 0], [np.nan, 0, np.nan, np.nan], [np.nan, np.nan, np.nan, 0]]
     )
@@ -93,7 +93,7 @@ def test_the_right_option_is_found_where_its_text_tells(fitted):
     chances = router.evidence.option_chances(dev.queries)
     np.testing.assert_allclose(chances.sum(axis=1), 1.0)
     assert (chances[:, 6:] == 0).all(), "there are six options"
-    right = multiple_choice.marked(dev.answers, dev.score)
+    right = multiple_choice.letter_scores(dev.answers, dev.score)
     hit = right[np.arange(len(dev)), chances.argmax(axis=1)]
     assert np.nanmean(hit) > 0.5, "and chance is a sixth"
 

@@ -1,8 +1,8 @@
-"""When do two answers say the same? By kind: a letter, a number, a short text, code, prose.
+"""Decides whether two answers are equivalent, by kind: letter, number, short text, code, prose.
 
-`key` gives an answer's canonical form, `group` sorts the answers to one query, `labels` those to
-many. An answer that cannot be read has the key None and the label −1: it agrees with nobody, not
-even with another one that cannot be read.
+`key` gives the canonical form of an answer, `group` labels the answers to one query, and `labels`
+those to many queries. An answer that cannot be read has the key None and the label −1: it agrees
+with no answer, not even with another unreadable one.
 """
 
 from __future__ import annotations
@@ -25,23 +25,19 @@ if TYPE_CHECKING:
     from routewright.prediction.encoders import Encoder
 
 Kind = Literal["auto", "letter", "number", "text", "code", "similar"]
-KEYED: tuple[Kind, ...] = (
-    "letter",
-    "number",
-    "text",
-)  # kinds whose answers have a canonical form of their own
+KEYED: tuple[Kind, ...] = ("letter", "number", "text")  # kinds whose answers have a canonical form
 UNKNOWN = -1  # the label of an answer that cannot be read
-SIMILAR = 0.8  # cosine from which two texts count as saying the same
-FEW_WORDS = 8  # an answer of at most so many words is a short text, not prose
-LONGEST = 20_000  # characters at an answer's end that are looked at
-MOST_DIGITS = 300  # a longer number is not anybody's answer
+SIMILAR = 0.8  # cosine from which two texts count as equivalent
+FEW_WORDS = 8  # an answer of at most this many words is a short text, not prose
+MAX_LENGTH = 20_000  # characters at the end of an answer that are read
+MAX_DIGITS = 300  # a number with more digits is unreadable
 
 
 def key(kind: Kind, text: str | None) -> Hashable | None:
-    """What an answer says, in a form that is equal for answers that say the same; None if it
-    cannot be read.
+    """The canonical form of an answer, equal for equivalent answers; None if it cannot be read.
 
-    `code` and `similar` have no such form: tests or vectors compare their answers, in `group`.
+    `code` and `similar` have no such form: `group` compares their answers by tests or vectors.
+    Raises BadInput if there is no such kind.
 
     >>> key("letter", "The answer is (B)."), key("number", "so it costs $1,250.00")
     ('B', Fraction(1250, 1))
@@ -50,13 +46,13 @@ def key(kind: Kind, text: str | None) -> Hashable | None:
     """
     if not text:
         return None
-    kind = guess([text]) if _checked(kind) == "auto" else kind
-    return _READERS[kind](text[-LONGEST:]) if kind in KEYED else None
+    kind = guess([text]) if _check_kind(kind) == "auto" else kind
+    return _READERS[kind](text[-MAX_LENGTH:]) if kind in KEYED else None
 
 
-def same(kind: Kind, one: str | None, other: str | None, **how: Any) -> bool | None:
-    """Whether two answers say the same; None if that cannot be told. `how` is as for `group`."""
-    first, second = group(kind, (one, other), **how)
+def same(kind: Kind, one: str | None, other: str | None, **options: Any) -> bool | None:
+    """Whether two answers are equivalent; None if either is unreadable. `options` are `group`'s."""
+    first, second = group(kind, (one, other), **options)
     return None if UNKNOWN in (first, second) else first == second
 
 
@@ -68,50 +64,50 @@ def group(
     encoder: Encoder | None = None,
     threshold: float = SIMILAR,
 ) -> tuple[int, ...]:
-    """A label per answer to one query, 0, 1, … in order of appearance; −1 where unreadable.
+    """A label for each answer to one query, 0, 1, … in order of appearance; −1 if unreadable.
 
-    `code` needs `tests`, what running each answer gave (None: it could not be run). `similar`
-    needs a fitted `encoder`; without one only texts that are equal as short texts agree.
+    `code` needs `tests`, the test results of each answer (None: it could not be run). `similar`
+    needs a fitted `encoder`; without one, only texts that are equal as short texts agree.
 
     >>> group("number", ["1/2", "0.50", "2", "no idea", None])
     (0, 0, 1, -1, -1)
     """
-    if _checked(kind) == "auto":
+    if _check_kind(kind) == "auto":
         kind = guess(texts)
     if kind == "code":
-        found = [None if ran is None else tuple(ran) for ran in tests or [None] * len(texts)]
-        return _numbered(found)
+        results = tests or [None] * len(texts)
+        return _label_keys([None if result is None else tuple(result) for result in results])
     if kind == "similar" and encoder is not None:
         return _similar(texts, encoder, threshold)
     table = np.array([list(texts)], dtype=object)
     row = labels("text" if kind == "similar" else kind, table)[0]
-    return _numbered([None if label < 0 else int(label) for label in row])
+    return _label_keys([None if label < 0 else int(label) for label in row])
 
 
 def labels(kind: Kind, answers: np.ndarray[Any, np.dtype[Any]]) -> Indices:
-    """Labels of a table of answers (n, e), str or None: equal ones in a row say the same.
+    """Labels (n, e) of a table of answers, str or None; equal labels in a row mean equivalence.
 
-    The same as `group` row by row, for the kinds that have a canonical form; `auto` guesses
-    each row's kind, and leaves rows of code or prose unread.
+    This is `group` for every row, for the kinds that have a canonical form. `auto` guesses the
+    kind of each row; rows of code or prose get −1.
     """
-    places: dict[Any, int] = {}
-    flat = [places.setdefault(text, len(places)) for text in answers.ravel().tolist()]
-    texts, cell = list(places), np.array(flat, dtype=np.intp).reshape(answers.shape)
-    if _checked(kind) == "number":
+    positions: dict[Any, int] = {}
+    flat = [positions.setdefault(text, len(positions)) for text in answers.ravel().tolist()]
+    texts, cell = list(positions), np.array(flat, dtype=np.intp).reshape(answers.shape)
+    if _check_kind(kind) == "number":
         return _numbers(texts, cell)
     if kind != "auto":
         return _labels_of(kind, texts)[cell]
     kinds = _kinds(texts, cell)
-    found = np.full(answers.shape, UNKNOWN)
-    for one in KEYED:
-        rows = kinds == one
+    table = np.full(answers.shape, UNKNOWN)
+    for keyed in KEYED:
+        rows = kinds == keyed
         if rows.any():
-            found[rows] = labels(one, answers[rows])
-    return found
+            table[rows] = labels(keyed, answers[rows])
+    return table
 
 
 def guess(texts: Sequence[str | None]) -> Kind:
-    """The kind of the answers to one query: what more than half of them look like.
+    """The kind of the answers to one query: the kind of more than half of them, else `similar`.
 
     >>> guess(["B", "(C) because"]), guess(["#### 7", "The answer is 8."]), guess(["Paris", "Rome"])
     ('letter', 'number', 'text')
@@ -121,67 +117,67 @@ def guess(texts: Sequence[str | None]) -> Kind:
 
 
 def _kinds(texts: Sequence[str | None], cell: Indices) -> np.ndarray[Any, np.dtype[Any]]:
-    """The kind of each row, (n,); `cell` (n, e) are places in `texts`."""
-    said = np.array([bool(text and text.strip()) for text in texts], dtype=bool)
+    """The kind of each row, (n,); `cell` (n, e) are positions in `texts`."""
+    filled = np.array([bool(text and text.strip()) for text in texts], dtype=bool)
     kinds = np.full(len(cell), "similar", dtype=object)
-    for kind, looks in reversed(_LOOKS.items()):
-        like = np.array(
-            [bool(s) and looks(text) for s, text in zip(said, texts, strict=True)], bool
+    for kind, recognise in reversed(_RECOGNISERS.items()):
+        matches = np.array(
+            [bool(f) and recognise(text) for f, text in zip(filled, texts, strict=True)], bool
         )
-        kinds[2 * like[cell].sum(axis=1) > said[cell].sum(axis=1)] = kind
+        kinds[2 * matches[cell].sum(axis=1) > filled[cell].sum(axis=1)] = kind
     return kinds
 
 
 def _labels_of(kind: Kind, texts: Sequence[str | None]) -> Indices:
-    return np.array(_numbered([key(kind, text) for text in texts]), dtype=np.intp)
+    return np.array(_label_keys([key(kind, text) for text in texts]), dtype=np.intp)
 
 
-def _numbered(keys: Sequence[Hashable | None]) -> tuple[int, ...]:
-    """0, 1, … for keys in order of appearance, −1 for None."""
-    seen: dict[Hashable, int] = {}
-    return tuple(UNKNOWN if k is None else seen.setdefault(k, len(seen)) for k in keys)
+def _label_keys(keys: Sequence[Hashable | None]) -> tuple[int, ...]:
+    """Labels 0, 1, … for keys in order of appearance; −1 for None."""
+    labels: dict[Hashable, int] = {}
+    return tuple(UNKNOWN if k is None else labels.setdefault(k, len(labels)) for k in keys)
 
 
 def _numbers(texts: Sequence[str | None], cell: Indices) -> Indices:
-    """Labels of numbers (n, e): "25%" is 1/4, and also the 25 of somebody who left the sign out.
+    """Labels of numbers (n, e): "25%" is 1/4, and also equals a 25 without the percent sign.
 
-    It joins that 25 where nobody else in its row says 1/4.
+    It gets the label of that 25 only if no other answer in the row is 1/4.
     """
     keys = [key("number", text) for text in texts]
-    numbered = _numbered(keys)
-    of_key = dict(zip(keys, numbered, strict=True))
+    labels = _label_keys(keys)
+    of_key = dict(zip(keys, labels, strict=True))
     percent = [k is not None and _percent(text or "") for text, k in zip(texts, keys, strict=True)]
-    found = np.array(numbered, dtype=np.intp)[cell]
+    table = np.array(labels, dtype=np.intp)[cell]
     if not any(percent):
-        return found
+        return table
     hundredfold = [
         of_key.get(k * 100, UNKNOWN) if p and isinstance(k, Fraction) else UNKNOWN
         for k, p in zip(keys, percent, strict=True)
     ]
     signed, plain = np.array(percent)[cell], np.array(hundredfold)[cell]
     for row in np.flatnonzero(signed.any(axis=1)):
-        others = set(found[row][~signed[row]].tolist())
+        others = set(table[row][~signed[row]].tolist())
         for j in np.flatnonzero(signed[row]):
-            if plain[row, j] in others - {UNKNOWN} and found[row, j] not in others:
-                found[row, j] = plain[row, j]
-    return found
+            if plain[row, j] in others - {UNKNOWN} and table[row, j] not in others:
+                table[row, j] = plain[row, j]
+    return table
 
 
 def _similar(texts: Sequence[str | None], encoder: Encoder, threshold: float) -> tuple[int, ...]:
-    """Each text joins the first one before it, in its group's place, that is near enough."""
-    known = [i for i, text in enumerate(texts) if text and text.strip()]
-    x = encoder.encode([Query.of(texts[i] or "") for i in known])
+    """Each text joins the first group whose first text is near enough, or starts a new group."""
+    filled = [i for i, text in enumerate(texts) if text and text.strip()]
+    x = encoder.encode([Query.of(texts[i] or "") for i in filled])
     unit: Array = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-    found, leaders = [UNKNOWN] * len(texts), list[int]()
-    for place, i in enumerate(known):
-        near = [g for g, leader in enumerate(leaders) if unit[leader] @ unit[place] >= threshold]
-        found[i] = near[0] if near else len(leaders)
-        if not near:
+    labels, leaders = [UNKNOWN] * len(texts), list[int]()
+    for place, i in enumerate(filled):
+        matches = [g for g, leader in enumerate(leaders) if unit[leader] @ unit[place] >= threshold]
+        labels[i] = matches[0] if matches else len(leaders)
+        if not matches:
             leaders.append(place)
-    return tuple(found)
+    return tuple(labels)
 
 
-def _checked(kind: Kind) -> Kind:
+def _check_kind(kind: Kind) -> Kind:
     if kind not in get_args(Kind):
         raise BadInput(f"no kind of answer is called '{kind}': choose {', '.join(get_args(Kind))}")
     return kind
@@ -202,17 +198,17 @@ _BRACKETED = re.compile(r"[(\[]([A-Z])[)\]]")
 
 @lru_cache(maxsize=1 << 14)
 def _letter(text: str) -> str | None:
-    if alone := _ALONE.fullmatch(text.strip()):
-        return str(alone[1]).upper()
+    if match := _ALONE.fullmatch(text.strip()):
+        return str(match[1]).upper()
     for pattern in (_BOXED_LETTER, _MARKED):
-        found = [next(filter(None, m.groups())) for m in pattern.finditer(text)]
-        found = [letter for letter in found if letter.isupper() or pattern is _BOXED_LETTER]
-        if found:
-            return str(found[-1]).upper()
-    if first := _FIRST.match(text):
-        return str(first[1])
-    bracketed = _BRACKETED.findall(text)
-    return str(bracketed[-1]) if bracketed else None
+        letters = [next(filter(None, m.groups())) for m in pattern.finditer(text)]
+        letters = [letter for letter in letters if letter.isupper() or pattern is _BOXED_LETTER]
+        if letters:
+            return str(letters[-1]).upper()
+    if match := _FIRST.match(text):
+        return str(match[1])
+    letters = _BRACKETED.findall(text)
+    return str(letters[-1]) if letters else None
 
 
 # --- numbers -------------------------------------------------------------------------------
@@ -230,28 +226,28 @@ _THOUSANDS = re.compile(r"\d{1,3}(?:([,_'])\d{3})(?:\1\d{3})*(?:\.\d+)?")
 _ANSWER = re.compile(r"(?:####|\banswer\b\s*(?:is|:|=)?)\s*", re.IGNORECASE)
 _COMMAND = re.compile(r"\\(?:[dt]?frac|sqrt|pi|times|cdot|log|ln)\b")
 _DOLLARS = re.compile(r"\$([^$]+)\$")
-_TOWER = re.compile(r"\^\s*\{?[^}\s]*(?:\^|\d{3})|!|\\binom")  # would take for ever to work out
+_TOWER = re.compile(r"\^\s*\{?[^}\s]*(?:\^|\d{3})|!|\\binom")  # evaluation might never end
 
 
 @lru_cache(maxsize=1 << 14)
 def _number(text: str) -> Hashable | None:
-    """The number that an answer ends with, or the one it marks as its answer, exactly.
+    """The exact number that a text marks as its answer, or else ends with; None if unreadable.
 
-    Formulas are read by math-verify where it is installed (`pip install routewright[maths]`).
+    Formulas need math-verify (`pip install routewright[maths]`).
     """
-    mark, part = _marked(_plain(text))
-    found = list(_NUMBER.finditer(part))
-    if mark == "box" and not (len(found) == 1 and _nothing_but(found[0], part)):
+    mark, part = _answer_part(_plain(text))
+    numbers = list(_NUMBER.finditer(part))
+    if mark == "box" and not (len(numbers) == 1 and _is_alone(numbers[0], part)):
         return _formula(part)
     if formulas := [inner for inner in _DOLLARS.findall(part) if _COMMAND.search(inner)]:
         return _formula(formulas[-1])
     if _COMMAND.search(part):
         return _formula(part)
-    return _value(found[0 if mark else -1]) if found else None
+    return _value(numbers[0 if mark else -1]) if numbers else None
 
 
 def _plain(text: str) -> str:
-    """Ordinary digits, signs and fractions."""
+    """The text with ordinary digits, signs and fractions."""
     text = _HARD_SPACE.sub("_", text)
     text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[0]), text)
     text = unicodedata.normalize("NFKC", text).replace("\u2044", "/").replace("\u2212", "-")
@@ -259,9 +255,11 @@ def _plain(text: str) -> str:
     return _FRAC.sub(lambda m: f" {m[1]}/{m[2]} ", text)
 
 
-def _marked(text: str) -> tuple[str, str]:
-    """What marks the answer ("box", "words" such as "####" or "the answer is", or nothing), and
-    the text that it marks: all of it where nothing does."""
+def _answer_part(text: str) -> tuple[str, str]:
+    """The kind of mark before the answer, and the text after it; all of the text without a mark.
+
+    The kinds are "box", "words" (such as "####" or "the answer is") and "" (none).
+    """
     box = text.rfind("\\boxed{")
     if box >= 0:
         return "box", _braced(text[box + len("\\boxed") :])
@@ -270,7 +268,7 @@ def _marked(text: str) -> tuple[str, str]:
 
 
 def _braced(text: str) -> str:
-    """`{a{b}c} d` ▶ `a{b}c`."""
+    """The text in the first braces: `{a{b}c} d` ▶ `a{b}c`."""
     depth = 0
     for i, c in enumerate(text):
         depth += (c == "{") - (c == "}")
@@ -279,35 +277,35 @@ def _braced(text: str) -> str:
     return text[1:]
 
 
-def _nothing_but(found: re.Match[str], text: str) -> bool:
-    rest = text[: found.start()] + text[found.end() :]
+def _is_alone(match: re.Match[str], text: str) -> bool:
+    rest = text[: match.start()] + text[match.end() :]
     return not re.sub(r"\\(?:text|mathrm)\{[^}]*\}|[\s$.(){}\\]", "", rest)
 
 
-def _value(found: re.Match[str]) -> Fraction | None:
-    top, power = found["top"], int((found["power"] or "0")[:6])
+def _value(match: re.Match[str]) -> Fraction | None:
+    top, power = match["top"], int((match["power"] or "0")[:6])
     if re.search(r"[^\d.]", top) and not _THOUSANDS.fullmatch(top.rstrip(",'_")):
         return None  # 3,5 may be a list or a decimal comma
     digits = re.sub(r"[^\d.]", "", top)
-    sizes = [len(digits), abs(power), len(found["bottom"] or ""), len(found["whole"] or "")]
-    if max(sizes) > MOST_DIGITS:
+    sizes = [len(digits), abs(power), len(match["bottom"] or ""), len(match["whole"] or "")]
+    if max(sizes) > MAX_DIGITS:
         return None
     value = Fraction(digits) * Fraction(10) ** power
-    if found["bottom"] is not None:
-        below = Fraction(found["bottom"])
-        if not below:
+    if match["bottom"] is not None:
+        denominator = Fraction(match["bottom"])
+        if not denominator:
             return None
-        value /= below
-    value += int(found["whole"] or 0)
-    if "-" in (found["sign"] or "") or found["sign2"]:
+        value /= denominator
+    value += int(match["whole"] or 0)
+    if "-" in (match["sign"] or "") or match["sign2"]:
         value = -value
-    return value / 100 if found["percent"] else value
+    return value / 100 if match["percent"] else value
 
 
 def _percent(text: str) -> bool:
-    mark, part = _marked(_plain(text))
-    found = list(_NUMBER.finditer(part))
-    return bool(found and found[0 if mark else -1]["percent"])
+    mark, part = _answer_part(_plain(text))
+    numbers = list(_NUMBER.finditer(part))
+    return bool(numbers and numbers[0 if mark else -1]["percent"])
 
 
 def _formula(text: str) -> Hashable | None:
@@ -317,13 +315,13 @@ def _formula(text: str) -> Hashable | None:
         from math_verify import parse
     except ImportError:
         return None
-    # Its timeout works by signals, which only the main thread may set; towers are kept out. That
-    # there is none it says every time.
+    # The parser's timeout needs signals, which only the main thread may use. _TOWER keeps out what
+    # would need one. Without a timeout the parser logs a warning each time.
     logging.getLogger("math_verify.parser").setLevel(logging.ERROR)
-    found = parse(f"${text.strip()}$", parsing_timeout=None, raise_on_error=False)
-    if not found or isinstance(found[0], str):
+    results = parse(f"${text.strip()}$", parsing_timeout=None, raise_on_error=False)
+    if not results or isinstance(results[0], str):
         return None
-    value = found[0].doit() if hasattr(found[0], "doit") else found[0]
+    value = results[0].doit() if hasattr(results[0], "doit") else results[0]
     if getattr(value, "is_Rational", False):
         return Fraction(int(value.p), int(value.q))
     return str(value.evalf(12)) if hasattr(value, "evalf") else str(value)
@@ -343,29 +341,29 @@ def _text(text: str) -> str | None:
     return " ".join(_ARTICLE.sub(" ", plain).split()) or None
 
 
-def _looks_like_code(text: str) -> bool:
+def _is_code(text: str) -> bool:
     return "```" in text
 
 
-def _looks_like_a_letter(text: str) -> bool:
-    return _letter(text[-LONGEST:]) is not None
+def _is_letter(text: str) -> bool:
+    return _letter(text[-MAX_LENGTH:]) is not None
 
 
-def _looks_like_a_number(text: str) -> bool:
-    """A marked number, or one with few words around it."""
-    text = text[-LONGEST:]
-    mark, _ = _marked(_plain(text))
+def _is_number(text: str) -> bool:
+    """Whether the text has a marked number, or one with few words around it."""
+    text = text[-MAX_LENGTH:]
+    mark, _ = _answer_part(_plain(text))
     return (bool(mark) or len(text.split()) <= FEW_WORDS) and _number(text) is not None
 
 
-def _looks_short(text: str) -> bool:
+def _is_short_text(text: str) -> bool:
     return len(text.split()) <= FEW_WORDS and _text(text) is not None
 
 
 _READERS = {"letter": _letter, "number": _number, "text": _text}
-_LOOKS: dict[Kind, Any] = {  # in this order
-    "code": _looks_like_code,
-    "letter": _looks_like_a_letter,
-    "number": _looks_like_a_number,
-    "text": _looks_short,
+_RECOGNISERS: dict[Kind, Any] = {  # the first one that matches counts
+    "code": _is_code,
+    "letter": _is_letter,
+    "number": _is_number,
+    "text": _is_short_text,
 }

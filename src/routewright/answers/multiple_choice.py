@@ -1,9 +1,9 @@
-"""Which option of a multiple-choice question is right, as far as the options' texts alone tell.
+"""Forecasts which option of a multiple-choice question is right, from the texts of the options.
 
-Right answers and distractors are seldom written alike: lengths differ, distractors vary what the
-right answer says, numbers lie around it, and who writes them has a style. That is learned from
-recorded answers, and weighed beside what the committee says. It says nothing of the matter itself;
-a question without listed options has no such forecast.
+Right answers and distractors are seldom written in the same way: their lengths differ, distractors
+vary the right answer, their numbers lie around the right one, and every author has a style. The
+model learns this from recorded answers; `evidence` combines it with the committee's answers. It
+does not use the subject matter. A question without listed options has no such forecast.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from routewright.prediction.forest import Forest
 from routewright.types import Array, Indices, Query
 
 LETTERS = 26
-LISTED = 0.5  # share of queries that list options, at least, for this to be looked at
-TREES, LEAF, SHARE = 50, 0.1, 0.4  # leaves in multiples of the root of the number of options
+MIN_SHARE = 0.5  # of queries that list options; with fewer, no model is fitted
+TREES, LEAF, SHARE = 50, 0.1, 0.4  # LEAF: rows of a leaf, divided by √(number of options)
 BUCKETS = 1 << 16  # of hashed character n-grams
 GRAMS = (2, 3, 4)
 DECAY, PASSES = 1e-5, 8  # L2 penalty and passes of the linear model
@@ -33,27 +33,28 @@ _NUMBER = re.compile(r"[-−]?\d+(?:[.,]\d+)*(?:[eE][-+]?\d{1,3})?")
 
 @dataclass(frozen=True)
 class Choices:
-    """A linear model of how options are written, and a forest over what it says and `features`."""
+    """A linear model of how options are written, and a forest over its outputs and `features`."""
 
     style: Array  # (BUCKETS,) weights of hashed character n-grams
     forest: Forest
 
     def predict(self, queries: Sequence[Query]) -> Array:
-        """How likely each letter is right, (n, LETTERS), rows sum to 1; NaN without options."""
-        listed = table(queries)
-        told = np.array([self.style[grams].mean() * len(grams) ** 0.5 for grams in listed.grams])
-        told -= _per_question(told, listed.row)
-        said = self.forest.predict(np.column_stack([listed.columns, told])).ravel()
-        return _spread(said, listed, len(queries))
+        """The chance that each letter is right, (n, LETTERS); rows sum to 1, or are NaN without
+        options."""
+        options = table(queries)
+        style = np.array([self.style[grams].mean() * len(grams) ** 0.5 for grams in options.grams])
+        style -= _per_question(style, options.row)
+        raw = self.forest.predict(np.column_stack([options.columns, style])).ravel()
+        return _normalise(raw, options, len(queries))
 
 
-class Listed(NamedTuple):
-    """The options of many queries, a line each."""
+class OptionTable(NamedTuple):
+    """The k options of many queries."""
 
-    columns: Array  # (k, WIDTH)
-    grams: list[Indices]  # hashed character n-grams of each
-    row: Indices  # (k,) whose option it is
-    letter: Indices  # (k,) which one
+    columns: Array  # (k, WIDTH) features
+    grams: list[Indices]  # k lists of hashed character n-grams
+    row: Indices  # (k,) the query
+    letter: Indices  # (k,) the option's position in its query
 
 
 def fit(
@@ -64,58 +65,61 @@ def fit(
     *,
     seed: int = 0,
 ) -> tuple[Array, Choices] | None:
-    """Chances without the row's own fold, (n, LETTERS), and a model of every row; None where few
-    queries list options. `answers` (n, e) are letters, `score` (n, e) their scores."""
-    listed = table(queries)
-    if len(np.unique(listed.row)) < LISTED * len(queries):
+    """Fits the model on all rows; also returns each row's chances from models of the other folds.
+
+    `answers` (n, e) are the experts' answers, `score` (n, e) their scores, `fold` (n,) the folds;
+    the chances are (n, LETTERS). None if few queries list options, or all options have one score.
+    """
+    options = table(queries)
+    if len(np.unique(options.row)) < MIN_SHARE * len(queries):
         return None
-    right = marked(answers, score)[listed.row, listed.letter]
-    known = np.isfinite(right)
-    if len(np.unique(right[known] > 0.5)) < 2:
+    right = letter_scores(answers, score)[options.row, options.letter]
+    scored = np.isfinite(right)
+    if len(np.unique(right[scored] > 0.5)) < 2:
         return None
-    written = _written(listed)
+    grams = _gram_rows(options)
     leaf = max(2, round(LEAF * len(right) ** 0.5))
-    outside = [fold[listed.row] != k for k in np.unique(fold)]
-    outside = [out for out in outside if len(np.unique(right[known & out] > 0.5)) == 2]
-    told = np.zeros(len(right))
+    outside = [fold[options.row] != k for k in np.unique(fold)]
+    outside = [out for out in outside if len(np.unique(right[scored & out] > 0.5)) == 2]
+    style = np.zeros(len(right))
     for out in outside:
-        told[~out] = written[~out] @ _style(written, right, known & out, seed)
-    columns = np.column_stack([listed.columns, told])
+        style[~out] = grams[~out] @ _style(grams, right, scored & out, seed)
+    columns = np.column_stack([options.columns, style])
 
     def grow(rows: Any) -> Forest:
         return Forest.grow(
             columns[rows], right[rows, None], trees=TREES, leaf=leaf, share=SHARE, seed=seed
         )
 
-    said = np.full(len(right), 0.5)
+    raw = np.full(len(right), 0.5)
     for out in outside:
-        said[~out] = grow(known & out).predict(columns[~out]).ravel()
-    model = Choices(_style(written, right, known, seed), grow(known))
-    return _spread(said, listed, len(queries)), model
+        raw[~out] = grow(scored & out).predict(columns[~out]).ravel()
+    model = Choices(_style(grams, right, scored, seed), grow(scored))
+    return _normalise(raw, options, len(queries)), model
 
 
-def _style(written: Any, right: Array, rows: Any, seed: int) -> Array:
-    """Weights of the n-grams that tell right options from wrong ones, logistic regression."""
+def _style(grams: Any, right: Array, rows: Any, seed: int) -> Array:
+    """Weights of the n-grams, (BUCKETS,), from a logistic regression of right on wrong options."""
     from sklearn.linear_model import SGDClassifier
 
     model = SGDClassifier(
         loss="log_loss", alpha=DECAY, max_iter=PASSES, tol=None, average=True, random_state=seed
     )
-    return np.asarray(model.fit(written[rows], right[rows] > 0.5).coef_[0])
+    return np.asarray(model.fit(grams[rows], right[rows] > 0.5).coef_[0])
 
 
-def _written(listed: Listed) -> Any:
-    """Options as sparse rows (k, BUCKETS) of unit length, less the mean of their question."""
+def _gram_rows(options: OptionTable) -> Any:
+    """Options as sparse rows (k, BUCKETS) of unit length, minus the mean row of their question."""
     from scipy.sparse import csr_matrix, diags
 
-    sizes = np.array([len(grams) for grams in listed.grams])
+    sizes = np.array([len(grams) for grams in options.grams])
     starts = np.concatenate([[0], np.cumsum(sizes)])
     weights = np.repeat(sizes**-0.5, sizes)
-    k, n = len(sizes), int(listed.row.max()) + 1
-    rows = csr_matrix((weights, np.concatenate(listed.grams), starts), shape=(k, BUCKETS))
-    member = csr_matrix((np.ones(k), (listed.row, np.arange(k))), shape=(n, k))
-    share = 1 / np.maximum(np.bincount(listed.row, minlength=n), 1)
-    return (rows - (diags(share) @ (member @ rows))[listed.row]).tocsr()
+    k, n = len(sizes), int(options.row.max()) + 1
+    rows = csr_matrix((weights, np.concatenate(options.grams), starts), shape=(k, BUCKETS))
+    member = csr_matrix((np.ones(k), (options.row, np.arange(k))), shape=(n, k))
+    share = 1 / np.maximum(np.bincount(options.row, minlength=n), 1)
+    return (rows - (diags(share) @ (member @ rows))[options.row]).tocsr()
 
 
 def _per_question(values: Array, row: Indices) -> Array:
@@ -124,25 +128,26 @@ def _per_question(values: Array, row: Indices) -> Array:
     return np.asarray((total / np.maximum(np.bincount(row), 1))[row])
 
 
-def marked(answers: np.ndarray[Any, np.dtype[Any]], score: Array) -> Array:
-    """What is known of each letter, (n, LETTERS): the best score it was given; 0 for the others
-    where one of them was right, else NaN.
+def letter_scores(answers: np.ndarray[Any, np.dtype[Any]], score: Array) -> Array:
+    """The score of each letter, (n, LETTERS): the best one among the experts that chose it.
 
-    >>> marked(np.array([["A", "C"]], dtype=object), np.array([[0.0, 1.0]]))[0, :4]
+    Other letters are 0 in rows where some letter is right, else NaN.
+
+    >>> letter_scores(np.array([["A", "C"]], dtype=object), np.array([[0.0, 1.0]]))[0, :4]
     array([0., 0., 1., 0.])
     """
-    found = np.full((len(score), LETTERS), np.nan)
+    scores = np.full((len(score), LETTERS), np.nan)
     for i, m in zip(*np.nonzero(np.isfinite(score)), strict=True):
-        said = equivalence.key("letter", answers[i, m])
-        if isinstance(said, str) and (place := ord(said) - ord("A")) < LETTERS:
-            found[i, place] = np.fmax(found[i, place], score[i, m])
-    settled = np.fmax.reduce(found, axis=1) == 1
-    found[settled] = np.nan_to_num(found[settled])
-    return found
+        letter = equivalence.key("letter", answers[i, m])
+        if isinstance(letter, str) and (column := ord(letter) - ord("A")) < LETTERS:
+            scores[i, column] = np.fmax(scores[i, column], score[i, m])
+    solved = np.fmax.reduce(scores, axis=1) == 1
+    scores[solved] = np.nan_to_num(scores[solved])
+    return scores
 
 
-def table(queries: Sequence[Query]) -> Listed:
-    """One line per option of every query that lists some."""
+def table(queries: Sequence[Query]) -> OptionTable:
+    """The options of all queries that list some."""
     lines, grams = [np.empty((0, WIDTH))], []
     row: list[int] = []
     letter: list[int] = []
@@ -150,14 +155,14 @@ def table(queries: Sequence[Query]) -> Listed:
         stem, options = parse(query.text)
         if options:
             lines.append(features(stem, options))
-            grams += [_hashed(option) for option in options]
+            grams += [_hash_grams(option) for option in options]
             row += [i] * len(options)
             letter += range(len(options))
-    return Listed(np.vstack(lines), grams, np.array(row, np.intp), np.array(letter, np.intp))
+    return OptionTable(np.vstack(lines), grams, np.array(row, np.intp), np.array(letter, np.intp))
 
 
-def _hashed(text: str) -> Indices:
-    """Buckets of the distinct character n-grams; at least one."""
+def _hash_grams(text: str) -> Indices:
+    """Buckets of the distinct character n-grams of a text; at least one."""
     padded = f" {text.lower()} "
     grams = {padded[i : i + g] for g in GRAMS for i in range(len(padded) + 1 - g)}
     return np.array(
@@ -166,27 +171,27 @@ def _hashed(text: str) -> Indices:
 
 
 def features(stem: str, options: Sequence[str]) -> Array:
-    """(k, WIDTH): how each option looks, by itself and among the others."""
+    """Features of each option, by itself and relative to the others, (k, WIDTH)."""
     k = len(options)
     length = np.array([len(option) for option in options], dtype=np.float64)
     words = [set(_WORD.findall(option.lower())) for option in options]
-    asked = set(_WORD.findall(stem.lower()))
+    stem_words = set(_WORD.findall(stem.lower()))
     count = np.maximum([len(w) for w in words], 1)
-    own, shared = _overlap([*words, asked])
-    alike, _ = _overlap([_trigrams(text) for text in (*options, stem[-LONGEST:])])
-    nearest = np.sort(alike[:k, :k] - np.eye(k), axis=1)[:, ::-1]
+    own, shared = _overlap([*words, stem_words])
+    similarity, _ = _overlap([_trigrams(text) for text in (*options, stem[-LONGEST:])])
+    nearest = np.sort(similarity[:k, :k] - np.eye(k), axis=1)[:, ::-1]
     nearest = np.pad(nearest[:, : k - 1], ((0, 0), (0, 3)))[:, :3]
-    numbers, said = _numbers(options)
-    among = [
+    numbers, notation = _numbers(options)
+    relative = [
         length,
-        shared[:k, k] / count,  # words that the question has too
+        shared[:k, k] / count,  # share of its words that the question has too
         own[:k, :k].sum(axis=1) - 1,
-        shared[:k, :k].sum(axis=1) / count - 1,  # how often its words stand in other options
-        alike[:k, :k].sum(axis=1) - 1,
+        shared[:k, :k].sum(axis=1) / count - 1,  # how often its words are in other options
+        similarity[:k, :k].sum(axis=1) - 1,
         nearest[:, 0],
-        alike[:k, k],
+        similarity[:k, k],
     ]
-    by_itself = [
+    absolute = [
         np.arange(k),
         np.full(k, k),
         np.full(k, len(stem)),
@@ -203,8 +208,8 @@ def features(stem: str, options: Sequence[str]) -> Array:
         np.array([sum(o[-3:] == option[-3:] for o in options) for option in options]) / k,
         np.array([sum(o[:3] == option[:3] for o in options) for option in options]) / k,
     ]
-    ranks = [(column[:, None] > column).sum(axis=1) / (k - 1) for column in among]
-    columns = [*by_itself, *among, *ranks, nearest, numbers, said]
+    ranks = [(column[:, None] > column).sum(axis=1) / (k - 1) for column in relative]
+    columns = [*absolute, *relative, *ranks, nearest, numbers, notation]
     return np.column_stack(columns).astype(np.float64)
 
 
@@ -214,35 +219,37 @@ def _trigrams(text: str) -> set[str]:
 
 
 def _overlap(sets: Sequence[set[str]]) -> tuple[Array, Array]:
-    """Jaccard similarities of sets, and how many members they share, (k, k) each."""
-    places = {member: i for i, member in enumerate(dict.fromkeys(m for s in sets for m in s))}
-    holds = np.zeros((len(sets), len(places) or 1))
+    """Jaccard similarities of sets, and numbers of shared members, (k, k) each."""
+    positions = {member: i for i, member in enumerate(dict.fromkeys(m for s in sets for m in s))}
+    holds = np.zeros((len(sets), len(positions) or 1))
     for i, members in enumerate(sets):
-        holds[i, [places[member] for member in members]] = 1
+        holds[i, [positions[member] for member in members]] = 1
     shared = holds @ holds.T
     size = holds.sum(axis=1)
     return shared / np.maximum(size[:, None] + size - shared, 1), shared
 
 
 def _numbers(options: Sequence[str]) -> tuple[Array, Array]:
-    """Where numbers lie among each other, (k, 4), and how they are written, (k, 4); −1 where an
-    option has none, or not all have one."""
+    """Positions of the options' numbers among each other, and their notation, (k, 4) each.
+
+    Notation is −1 for an option without a number; positions are −1 unless all options have one.
+    """
     k = len(options)
-    found = [_NUMBER.search(option) for option in options]
-    lie, written = np.full((k, 4), -1.0), np.full((k, 4), -1.0)
-    widths = [len(m[0]) if m else 0 for m in found]
-    for j, number in enumerate(found):
+    matches = [_NUMBER.search(option) for option in options]
+    position, notation = np.full((k, 4), -1.0), np.full((k, 4), -1.0)
+    widths = [len(m[0]) if m else 0 for m in matches]
+    for j, number in enumerate(matches):
         if number:
             same = sum(width == widths[j] for width in widths) / k
             plain = "." not in number[0] and "e" not in number[0].lower()
-            written[j] = [widths[j], plain, number[0][0] in "-−", same]
-    if all(found):
-        value = np.array([_value(m[0]) for m in found if m])
+            notation[j] = [widths[j], plain, number[0][0] in "-−", same]
+    if all(matches):
+        value = np.array([_value(m[0]) for m in matches if m])
         value = np.sign(value) * np.log1p(np.abs(value))
         far = np.abs(value - np.median(value))
         gaps = np.abs(value[:, None] - value)
         spread = gaps.mean() + 1e-9
-        lie = np.column_stack(
+        position = np.column_stack(
             [
                 np.ones(k),
                 (value[:, None] > value).sum(axis=1) / (k - 1),
@@ -250,25 +257,25 @@ def _numbers(options: Sequence[str]) -> tuple[Array, Array]:
                 (gaps + np.eye(k) * gaps.max()).min(axis=1) / spread,
             ]
         )
-    return lie, written
+    return position, notation
 
 
 def _value(number: str) -> float:
     plain = number.replace(",", "").replace("−", "-")
     try:
         return float(np.clip(float(plain), -1e300, 1e300))
-    except ValueError:  # two points: a version, a date
+    except ValueError:  # two points: a version or a date
         return float(re.split(r"[.]", plain)[0] or 0)
 
 
 WIDTH = features("", ["a", "b"]).shape[1]
 
 
-def _spread(said: Array, listed: Listed, n: int) -> Array:
-    """Chances per option ▶ (n, LETTERS), each query's divided by their sum."""
-    found = np.full((n, LETTERS), np.nan)
-    rows = np.unique(listed.row)
-    found[rows] = 0.0
-    found[listed.row, listed.letter] = np.maximum(said, 1e-6)
-    found[rows] /= found[rows].sum(axis=1, keepdims=True)
-    return found
+def _normalise(raw: Array, options: OptionTable, n: int) -> Array:
+    """The raw chances of the options, divided by their sum in each query, as (n, LETTERS)."""
+    chances = np.full((n, LETTERS), np.nan)
+    rows = np.unique(options.row)
+    chances[rows] = 0.0
+    chances[options.row, options.letter] = np.maximum(raw, 1e-6)
+    chances[rows] /= chances[rows].sum(axis=1, keepdims=True)
+    return chances

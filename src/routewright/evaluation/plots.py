@@ -1,7 +1,7 @@
-"""Pictures of an evaluation as SVG text: numbers in, one string out.
+"""Draws the pictures of an evaluation: numbers in, SVG text out.
 
-Colours are CSS variables with a fallback, so a picture follows the light or dark page that it
-stands in. The same numbers give the same bytes. Matplotlib is imported here only, when used.
+Colours are CSS variables with a fallback, so a picture follows the light or dark scheme of its
+page. The same numbers give the same bytes. Only this module imports Matplotlib, when it is used.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 9.6  # inches; a page shows it about 960 px wide
+WIDTH = 9.6  # inches; about 960 px on a page
 LABEL = 8.0  # points
-PANELS = 12  # reliability diagrams in one picture
-TITLES = 0.42  # inches above the first row of them, for name and note
+PANELS = 12  # most reliability diagrams in one picture
+TITLES = 0.42  # inches above their first row, for name and note
 
-# What Matplotlib draws ▶ the variable that a page may set, and its value on a light and on a
-# dark ground. The blue is Okabe and Ito's, which colour-blind readers tell from grey and orange.
+# Colour in Matplotlib ▶ CSS variable that a page may set, and its value on a light and on a dark
+# background. Colour-blind readers can tell this blue (Okabe and Ito) from grey and orange.
 INKS = {
     "#010101": ("ink", "#1c2430", "#e6e9ee"),
     "#020202": ("muted", "#667080", "#98a2b0"),
@@ -53,30 +53,30 @@ class Panel:
     note: str
     forecast: Array
     score: Array
-    reach: Array  # (2, bins) down and up to the ends of the 95 % interval of the mean score
+    reach: Array  # (2, bins) distances to the lower and upper end of the 95 % interval of the score
 
 
 # --- the pictures --------------------------------------------------------------------------
 
 
 def curve(figures: Mapping[str, Any], path: Path | str) -> None:
-    """Writes the cost–quality picture of `evaluate --json` figures as an SVG file."""
+    """Writes the cost–quality picture of the figures of `evaluate --json` to an SVG file."""
     svg = cost_quality(figures) if priced(figures) else quality_bars(figures)
     Path(path).write_text(_standalone(svg), encoding="utf-8")
 
 
 def priced(figures: Mapping[str, Any]) -> bool:
-    """Whether costs are known and tell the experts apart from free."""
-    return any(known(expert["cost"]) for expert in figures["experts"].values())
+    """Whether any expert has a known cost above zero."""
+    return any(or_zero(expert["cost"]) for expert in figures["experts"].values())
 
 
-def known(number: float | None) -> float:
-    """The number itself, or 0 for None and NaN."""
+def or_zero(number: float | None) -> float:
+    """The number, or 0 for None and NaN."""
     return number if number is not None and np.isfinite(number) else 0.0
 
 
 def cost_quality(figures: Mapping[str, Any], shuffled: Array | None = None) -> str:
-    """The router's curve with its band, all experts, and every reference, over US$.
+    """The router's curve with its interval, all experts and the references, over cost.
 
     `shuffled` (2, k) holds cost (US$ per query) and quality of the shuffled control.
     """
@@ -89,11 +89,11 @@ def cost_quality(figures: Mapping[str, Any], shuffled: Array | None = None) -> s
         order = np.lexsort((router[1], router[0]))
         router = router[:, order]
         band = 100 * np.array([p["quality_ci"] for p in figures["curve"]])[order].T
-        names = [n for n, e in experts.items() if known(e["cost"]) and known(e["quality"])]
+        names = [n for n, e in experts.items() if or_zero(e["cost"]) and or_zero(e["quality"])]
         dots = _thousands([[experts[n]["cost"], experts[n]["quality"]] for n in names])
         oracle = _thousands([[references["oracle"]["cost"], references["oracle"]["quality"]]])
-        dearest = float(dots[0].max())
-        flat = np.column_stack([zero, [dearest, zero[1, -1]]])
+        most_expensive = float(dots[0].max())
+        flat = np.column_stack([zero, [most_expensive, zero[1, -1]]])
 
         axes.plot(*flat, color=MIX, lw=1.4, ls=(0, (5, 2)), label="fixed experts mixed")
         lines = [router, flat]
@@ -118,7 +118,7 @@ def cost_quality(figures: Mapping[str, Any], shuffled: Array | None = None) -> s
 
 
 def band_points(router: Array, band: Array) -> Array:
-    """Corners of the interval band, so that the axes make room for it; (2, 2 k)."""
+    """Corners of the interval band, (2, 2 k), so that the axes include it."""
     return np.column_stack([[router[0], band[0]], [router[0], band[1]]])
 
 
@@ -133,10 +133,10 @@ def _draw_router(axes: Axes, router: Array, band: Array) -> None:
 
 
 def quality_bars(figures: Mapping[str, Any], shuffled: float | None = None) -> str:
-    """Quality of every expert and of the router at λ = 0: the picture where costs are unknown."""
+    """Quality of every expert and of the router at λ = 0, for tables without costs."""
     best = min(figures["curve"], key=lambda point: point["lambda"])
     names = list(figures["experts"])
-    rows = [(short(n, names), known(e["quality"]), MUTED) for n, e in figures["experts"].items()]
+    rows = [(short(n, names), or_zero(e["quality"]), MUTED) for n, e in figures["experts"].items()]
     if shuffled is not None:
         rows.append(("router's choices shuffled", shuffled, RULE))
     rows.append(("oracle: best answer known", figures["references"]["oracle"]["quality"], RULE))
@@ -161,9 +161,10 @@ def quality_bars(figures: Mapping[str, Any], shuffled: float | None = None) -> s
 
 
 def shares(costs: Array, parts: Array, colours: Sequence[str]) -> str:
-    """Who is asked how often along the curve, as stacked areas.
+    """The share of queries that each expert gets along the curve, as stacked areas.
 
-    `costs` (k,) in US$ per query, `parts` (k, e) adding up to 1, cheapest expert first.
+    `costs` (k,) are in US$ per query. The rows of `parts` (k, e) sum to 1; the cheapest expert is
+    first.
     """
     order = np.argsort(costs, kind="stable")
     with _style():
@@ -178,15 +179,15 @@ def shares(costs: Array, parts: Array, colours: Sequence[str]) -> str:
 
 
 def palette(peaks: Sequence[float]) -> list[str]:
-    """A colour per expert: the few with the largest share along the curve get their own."""
-    asked = [m for m, peak in enumerate(peaks) if peak > 0]
-    shown = sorted(sorted(asked, key=lambda m: -peaks[m])[: len(COLOURS)])
-    own = dict(zip(shown, COLOURS, strict=False))
+    """A colour per expert: the experts with the largest `peaks` get a colour of their own."""
+    experts = [m for m, peak in enumerate(peaks) if peak > 0]
+    chosen = sorted(sorted(experts, key=lambda m: -peaks[m])[: len(COLOURS)])
+    own = dict(zip(chosen, COLOURS, strict=False))
     return [own.get(m, OTHERS) for m in range(len(peaks))]
 
 
 def reliability(panels: Sequence[Panel]) -> str:
-    """Forecast against what came of it, one small diagram per expert."""
+    """Mean score over mean forecast, one small diagram per expert."""
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
     with _style():
@@ -234,17 +235,17 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
 
 
 def short(name: str, names: Sequence[str], limit: int = 26) -> str:
-    """A name for a picture: without its organisation if that stays unique, and not too long.
+    """A name for a picture: without the organisation if it stays unique, at most `limit` long.
 
     >>> short("mistralai/Mixtral-8x7B-Instruct-v0.1", ["mistralai/Mixtral-8x7B-Instruct-v0.1"])
     'Mixtral-8x7B-Instruct-v0.1'
     """
     tails = [other.rsplit("/", 1)[-1] for other in names]
     tail = name.rsplit("/", 1)[-1]
-    shown = tail if tail and tails.count(tail) == 1 else name
-    if len(shown) <= limit:
-        return shown
-    return f"{shown[: limit // 2]}…{shown[-(limit // 2 - 1) :]}"
+    label = tail if tail and tails.count(tail) == 1 else name
+    if len(label) <= limit:
+        return label
+    return f"{label[: limit // 2]}…{label[-(limit // 2 - 1) :]}"
 
 
 def _label(name: str, names: Sequence[str], references: Mapping[str, Any]) -> str:
@@ -264,8 +265,8 @@ class _Box:
     top: float
 
     def meets(self, other: _Box) -> bool:
-        apart = self.right <= other.left or other.right <= self.left
-        return not (apart or self.top <= other.bottom or other.top <= self.bottom)
+        separate = self.right <= other.left or other.right <= self.left
+        return not (separate or self.top <= other.bottom or other.top <= self.bottom)
 
     def holds(self, points: Array) -> bool:
         x, y = points
@@ -283,13 +284,13 @@ def _annotate(axes: Axes, dots: Array, labels: Sequence[str], lines: Sequence[Ar
         return np.asarray(to_points.transform(points.T)).T * scale
 
     at = place(dots)
-    drawn = np.column_stack([_dense(place(line)) for line in lines])
+    curves = np.column_stack([_dense(place(line)) for line in lines])
     area = axes.get_window_extent()
     room = _Box(area.x0 * scale, area.y0 * scale, WIDTH * 72, area.y1 * scale)
-    taken = [_Box(x - 4, y - 4, x + 4, y + 4) for x, y in at.T]
+    boxes = [_Box(x - 4, y - 4, x + 4, y + 4) for x, y in at.T]
     for i in np.argsort(-at[1], kind="stable"):
-        box = _free_spot(at[:, i], len(labels[i]) * LABEL * 0.56, taken, drawn, room)
-        taken.append(box)
+        box = _free_spot(at[:, i], len(labels[i]) * LABEL * 0.56, boxes, curves, room)
+        boxes.append(box)
         x, y = axes.transData.inverted().transform(
             np.array([box.left, (box.bottom + box.top) / 2]) / scale
         )
@@ -298,13 +299,13 @@ def _annotate(axes: Axes, dots: Array, labels: Sequence[str], lines: Sequence[Ar
         axes.text(x, y, labels[i], va="center_baseline", fontsize=LABEL, gid=f"label-{i}")
 
 
-def _free_spot(at: Array, width: float, taken: Sequence[_Box], drawn: Array, room: _Box) -> _Box:
-    """The nearest box to the right of `at` that hides nothing; the nearest at all if none is."""
+def _free_spot(at: Array, width: float, boxes: Sequence[_Box], curves: Array, area: _Box) -> _Box:
+    """The nearest box to the right of `at` that covers nothing; without one, the nearest box."""
     height = LABEL * 1.25
     spots = [_box(at, dx, dy, width, height) for dx, dy in _offsets(height)]
     for box in spots:
-        inside = box.right <= room.right and room.bottom <= box.bottom and box.top <= room.top
-        if inside and not box.holds(drawn) and not any(box.meets(other) for other in taken):
+        inside = box.right <= area.right and area.bottom <= box.bottom and box.top <= area.top
+        if inside and not box.holds(curves) and not any(box.meets(other) for other in boxes):
             return box
     return spots[0]
 
@@ -315,7 +316,7 @@ def _offsets(height: float) -> Iterator[tuple[float, float]]:
 
 
 def _detour(offset: tuple[float, float]) -> float:
-    """Upwards counts for more: labels written from the top down then keep the order of dots."""
+    """The length of an offset. Upwards counts five times, so that labels keep the order of dots."""
     dx, dy = offset
     return float(np.hypot(dx, dy if dy <= 0 else 5 * dy))
 
@@ -326,7 +327,7 @@ def _box(at: Array, dx: float, dy: float, width: float, height: float) -> _Box:
 
 
 def _dense(line: Array) -> Array:
-    """The same polyline with a point at least every few points of length."""
+    """The same polyline with 400 points, so that a box between two corners is not free."""
     if line.shape[1] < 2:
         return line
     steps = np.linspace(0, line.shape[1] - 1, 400)
@@ -374,7 +375,7 @@ def _figure(height: float) -> Figure:
 def _axes(
     height: float, *, left: float = 0.5, right: float, top: float = 0.55
 ) -> tuple[Figure, Axes]:
-    """A figure with margins in inches."""
+    """A figure and its axes; margins are in inches."""
     figure, bottom = _figure(height), 0.5
     axes = figure.add_axes(
         (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, 1 - (bottom + top) / height)
@@ -384,9 +385,9 @@ def _axes(
 
 def _limit(axes: Axes, points: Array) -> None:
     (left, bottom), (right, top) = points.min(axis=1), points.max(axis=1)
-    tall = max(top - bottom, 1.0)
+    span = max(top - bottom, 1.0)
     axes.set_xlim(min(0.0, left), right * 1.02)
-    axes.set_ylim(bottom - 0.14 * tall, top + 0.06 * tall)
+    axes.set_ylim(bottom - 0.14 * span, top + 0.06 * span)
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
@@ -397,18 +398,18 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 
 def _thousands(pairs: Sequence[Sequence[float]]) -> Array:
-    """(cost US$ per query, quality) pairs ▶ rows of US$ per 1,000 queries and points of 100."""
+    """Pairs of cost (US$ per query) and quality ▶ rows of US$ per 1,000 queries and percent."""
     scaled: Array = np.array(pairs, dtype=np.float64).T * np.array([[1000.0], [100.0]])
     return scaled
 
 
 def _svg(figure: Figure, name: str, title: str) -> str:
-    """SVG to stand in a page: no prolog, no metadata, ids that carry the picture's name."""
+    """SVG to include in a page: without prolog and metadata, with the picture's name in its ids."""
     buffer = io.StringIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # our fonts need not know every glyph
-        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(buffer, format="svg", metadata=nothing)
+        warnings.simplefilter("ignore", UserWarning)  # glyphs that the fonts lack are no problem
+        no_metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        figure.savefig(buffer, format="svg", metadata=no_metadata)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -418,13 +419,13 @@ def _svg(figure: Figure, name: str, title: str) -> str:
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = svg.replace("<svg", f'<svg class="picture" role="img" aria-label="{title}"', 1)
-    for drawn, (variable, light, _) in INKS.items():
-        svg = svg.replace(drawn, f"var(--{variable}, {light})")
+    for ink, (variable, light, _) in INKS.items():
+        svg = svg.replace(ink, f"var(--{variable}, {light})")
     return svg.strip()
 
 
 def _standalone(svg: str) -> str:
-    """The same as a file of its own, which follows the reader's colour scheme."""
+    """SVG for a file of its own, which follows the reader's colour scheme."""
     light = "; ".join(f"--{variable}: {colour}" for variable, colour, _ in INKS.values())
     dark = "; ".join(f"--{variable}: {colour}" for variable, _, colour in INKS.values())
     style = (

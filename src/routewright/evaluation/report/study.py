@@ -51,7 +51,9 @@ class Study:
     def dearest(self) -> str:
         """The expert whose cost the fractions refer to; of several, the best."""
         facts = self.figures["experts"]
-        return max(self.experts, key=lambda m: (plots.known(facts[m]["cost"]), facts[m]["quality"]))
+        return max(
+            self.experts, key=lambda m: (plots.or_zero(facts[m]["cost"]), facts[m]["quality"])
+        )
 
     @cached_property
     def asked(self) -> Array:
@@ -119,7 +121,7 @@ class Study:
     def by_cost(self) -> list[int]:
         """The experts, cheapest first; the better one last at ties."""
         facts = [self.figures["experts"][name] for name in self.experts]
-        numbers = [(plots.known(f["cost"]), plots.known(f["quality"])) for f in facts]
+        numbers = [(plots.or_zero(f["cost"]), plots.or_zero(f["quality"])) for f in facts]
         return sorted(range(len(facts)), key=lambda m: numbers[m])
 
     @cached_property

@@ -131,7 +131,7 @@ def domain_rows(study: Study) -> list[DomainRow]:
     for name, facts in study.figures["domains"].items():
         per_point = metrics.mean(e.scores[:, domains == name].T)
         known = {m: q for m, q in facts["experts"].items() if q is not None}
-        best = max(known, key=lambda m: (known[m], -plots.known(facts_of[m]["cost"])), default="")
+        best = max(known, key=lambda m: (known[m], -plots.or_zero(facts_of[m]["cost"])), default="")
         rows.append(
             DomainRow(
                 name=name,

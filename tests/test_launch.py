@@ -355,9 +355,9 @@ def test_stop_ends_the_server_of_an_expert_that_the_config_no_longer_has(launche
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"base_url": "http://127.0.0.1/v1"}, "is no port of this machine"),
-        ({"base_url": "http://llm.example.com:9000/v1"}, "is no port of this machine"),
-        ({"base_url": None, "provider": "sandbox"}, "says nothing about where it will be"),
+        ({"base_url": "http://127.0.0.1/v1"}, "is not a port of this machine"),
+        ({"base_url": "http://llm.example.com:9000/v1"}, "is not a port of this machine"),
+        ({"base_url": None, "provider": "sandbox"}, "needs a `base_url`"),
         ({"launch": {"command": "serve 'it"}}, "no closing quotation"),
         ({"launch": {"comand": "serve"}}, "did you mean 'command'?"),
         ({"launch": {"command": "serve it"}}, "does not mention port"),

@@ -1,4 +1,4 @@
-"""`routewright check`: what is wrong with a config, where, and how to mend it."""
+"""`routewright check`: reports what is wrong with a config, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -18,53 +18,54 @@ if TYPE_CHECKING:
 
 def check(
     config: Annotated[Path, typer.Argument(help="The file to check, e.g. routewright.yaml.")],
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Validate a config: say what is wrong, where, and how to mend it.
+    """Validate a config: report what is wrong, where, and how to fix it.
 
-    Every mistake is told at once. Exit code 0 if there is none, else 2; warnings do not count.
+    All mistakes are reported at once. The exit code is 0 if there are none, else 2; warnings do
+    not change it.
     """
     from routewright.config import examine
 
-    found = examine(config)
+    examination = examine(config)
     if json:
-        problems = [_row(problem) for problem in found.problems]
-        typer.echo(dumps({"ok": found.config is not None, "problems": problems}, indent=2))
+        problems = [_row(problem) for problem in examination.problems]
+        typer.echo(dumps({"ok": examination.config is not None, "problems": problems}, indent=2))
     else:
-        _tell(config, found)
-    if found.config is None:
+        _show(config, examination)
+    if examination.config is None:
         raise typer.Exit(2)
 
 
 def _row(problem: Problem) -> dict[str, str | int | None]:
-    keys = ("line", "column", "where", "value", "problem", "mend", "level")
-    return {key: getattr(problem, key) for key in keys}
+    keys = ("line", "column", "where", "value", "problem", "fix", "level")
+    return {"mend" if key == "fix" else key: getattr(problem, key) for key in keys}
 
 
-def _tell(path: Path, found: Examination) -> None:
-    for problem in found.problems:
+def _show(path: Path, examination: Examination) -> None:
+    for problem in examination.problems:
         typer.echo(problem.text(path))
-    if found.config is None:
-        warnings = len(found.problems) - len(found.mistakes)
-        typer.echo(f"{_count(len(found.mistakes), 'mistake')}, {_count(warnings, 'warning')}")
+    if examination.config is None:
+        warnings = len(examination.problems) - len(examination.mistakes)
+        typer.echo(f"{_count(len(examination.mistakes), 'mistake')}, {_count(warnings, 'warning')}")
         return
     console = Console()
-    console.print(_experts(found.config, found))
-    console.print(_policies(found.config))
+    console.print(_experts(examination.config, examination))
+    console.print(_policies(examination.config))
 
 
 def _count(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def _experts(config: Config, found: Examination) -> Table:
+def _experts(config: Config, examination: Examination) -> Table:
     from routewright.types import DATA_CLASSES
 
     table = Table("expert", "endpoint", "US$ in/out per Mtok", "data classes")
     for i, entry in enumerate(config.experts):
-        # As written: what a variable held may be a secret.
-        written = found.document.written(("experts", i, "base_url"))
-        endpoint = written or entry.expert().base_url or entry.provider
+        # The text of the file, because the content of a variable may be a secret.
+        base_url = examination.document.written(("experts", i, "base_url"))
+        endpoint = base_url or entry.expert().base_url or entry.provider
         classes = [name for name in DATA_CLASSES if name in entry.data_classes]
         prices = f"{entry.input_per_mtok:g} / {entry.output_per_mtok:g}"
         table.add_row(Text(entry.name), Text(endpoint), prices, ", ".join(classes))

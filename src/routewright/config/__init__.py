@@ -1,8 +1,8 @@
-"""routewright.yaml: the experts, the policies that choose among them, and the server.
+"""Reads routewright.yaml: the experts, the policies that choose among them, and the server.
 
-`load` gives a checked `Config` or raises BadConfig with every mistake; `examine` gives the
+`load` returns a valid `Config` or raises BadConfig with every mistake. `examine` returns the
 mistakes themselves, each with its line. `python -m routewright.config` prints the JSON Schema
-that editors use.
+for editors.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from pydantic_core import PydanticCustomError
 
 from routewright.config import shape as config_shape
 from routewright.config.document import Document, Loc, Problem, read
-from routewright.config.rules import OPENAI_KEY, RULES, wants_openai_key
+from routewright.config.rules import OPENAI_KEY, RULES, needs_openai_key
 from routewright.errors import BadConfig
 from routewright.types import DataClass, Expert, Launch
 
 OPENAI_URL = "https://api.openai.com/v1"
 SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 
-Capability = Literal["json", "tools", "vision"]  # the same as experts.EVERYTHING
+Capability = Literal["json", "tools", "vision"]  # as in experts.limits.EVERYTHING
 
 
 def _no_bool(value: object) -> object:
-    """YAML's `yes` would pass for 1."""
+    """Refuses truth values, because YAML's `yes` would count as 1."""
     if isinstance(value, bool):
         raise PydanticCustomError("number_type", "must be a number")
     return value
@@ -57,71 +57,75 @@ Port = Annotated[int, Field(ge=0, le=65535), NO_BOOL]
 
 
 class Section(BaseModel):
-    """A part of the file: unknown keys are mistakes, and errors never quote what was given."""
+    """A part of the file. Unknown keys are mistakes, and errors never quote a value."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
 class LaunchConfig(Section):
-    """The server of an expert that we run ourselves."""
+    """The server of an expert that Routewright runs itself."""
 
     command: Text = Field(
-        description="What starts it, and stays in the foreground; {port} is the port of `base_url`."
+        description="It runs the server in the foreground; {port} is the port of `base_url`."
     )
     start: Literal["demand", "serve"] = Field(
-        default="demand", description="With the first request, or with the gateway."
+        default="demand",
+        description="Start with the first request (`demand`) or with the gateway (`serve`).",
     )
     folder: Path = Field(
-        default=Path(), description="Where it runs, counted from this file's folder."
+        default=Path(), description="The working directory, relative to this file's folder."
     )
     env: dict[str, str] = Field(
-        default={}, description="Variables that it gets beside those of the gateway.", repr=False
+        default={},
+        description="Environment variables in addition to the gateway's own.",
+        repr=False,
     )
     ready: Text | None = Field(
         default=None,
-        description="The path that answers 200 once it can; default: /health, else the models.",
+        description="A path that returns 200 once it is ready; default: /health, else the models.",
     )
-    patience: Positive = Field(default=600.0, description="Seconds until it must be ready.")
+    patience: Positive = Field(
+        default=600.0, description="Seconds that the server may take to become ready."
+    )
     wait: Positive = Field(
-        default=30.0, description="Seconds that a request waits for it; then fallbacks step in."
+        default=30.0,
+        description="Seconds that a request waits for the server; then a fallback is asked.",
     )
     idle: Positive | None = Field(
-        default=None, description="Seconds without a request after which it is stopped."
+        default=None, description="Seconds without a request after which the server is stopped."
     )
-    restarts: Count = Field(
-        default=3, description="How often in a row it is started after crashes."
-    )
+    restarts: Count = Field(default=3, description="Restarts in a row after crashes.")
     grace: Positive = Field(
-        default=10.0, description="Seconds between asking it to end and killing it."
+        default=10.0, description="Seconds between the request to stop and the kill."
     )
 
     def launch(self, base_url: str, folder: Path) -> Launch:
-        """The noun, with the command split and its port filled in."""
+        """The `Launch` of the expert, with the command split into words and the port filled in."""
         port = str(urlsplit(base_url).port or "")
-        plain = self.model_dump(exclude={"command", "folder"})
+        fields = self.model_dump(exclude={"command", "folder"})
         words = shlex.split(self.command)
         command = tuple(word.replace("{port}", port) for word in words)
-        return Launch(command, folder=str((folder / self.folder).absolute()), **plain)
+        return Launch(command, folder=str((folder / self.folder).absolute()), **fields)
 
 
 class ExpertConfig(Section):
     """A model that may be asked."""
 
-    name: Text = Field(description="What clients and outcome tables call it; unique.")
+    name: Text = Field(description="The unique name, used by clients and outcome tables.")
     provider: Text = Field(
         default="openai",
-        description="Who speaks to it: `openai` for every OpenAI-compatible endpoint.",
+        description="The code that calls it: `openai` for every OpenAI-compatible endpoint.",
     )
     base_url: Text | None = Field(
         default=None,
-        description="Where it lives; provider `openai` without one means api.openai.com.",
+        description="The address of the endpoint; default with provider `openai`: api.openai.com.",
     )
     model: Text | None = Field(
-        default=None, description="The upstream's own name for it; default: `name`."
+        default=None, description="The model's name at the endpoint; default: `name`."
     )
     api_key: Secret | None = Field(
         default=None,
-        description="${NAME} or os.environ/NAME; at api.openai.com default ${OPENAI_API_KEY}.",
+        description="${NAME} or os.environ/NAME; default at api.openai.com: ${OPENAI_API_KEY}.",
     )
     input_per_mtok: Price = Field(default=0.0, description="US$ per million input tokens.")
     cached_input_per_mtok: Price | None = Field(
@@ -130,73 +134,78 @@ class ExpertConfig(Section):
     )
     output_per_mtok: Price = Field(default=0.0, description="US$ per million output tokens.")
     context_window: PositiveCount | None = Field(
-        default=None, description="Tokens it can read; absent: unknown, never a reason to reject."
+        default=None, description="Tokens that it can read; without it, no query is too long."
     )
     capabilities: frozenset[Capability] = Field(
-        default=frozenset(), description="What it can do beyond text."
+        default=frozenset(), description="Capabilities beyond text."
     )
     data_classes: frozenset[DataClass] = Field(
-        default=frozenset({"public"}), description="Every class of text that may reach it."
+        default=frozenset({"public"}), description="The data classes that it may receive."
     )
     region: Text | None = Field(
-        default=None, description="Where it runs; a query that names a region goes nowhere else."
+        default=None,
+        description="Where it runs; a query with a region goes only to experts of that region.",
     )
     latency: Positive | None = Field(
         default=None, description="Seconds that a typical answer takes."
     )
-    timeout: Positive = Field(default=60.0, description="Seconds until an answer must be complete.")
+    timeout: Positive = Field(default=60.0, description="Seconds that a complete answer may take.")
     retries: Count = Field(
-        default=2, description="Further tries after a failure before the first byte."
+        default=2, description="Further attempts after a failure before the first byte."
     )
     verify_prompt: Text | None = Field(
         default=None,
-        description="How it is asked to check an answer; holds {question} and {answer}.",
+        description="The prompt for verifications; it must hold {question} and {answer}.",
     )
-    options: dict[str, Any] = Field(default={}, description="Sent with every request.", repr=False)
+    options: dict[str, Any] = Field(
+        default={}, description="Fields that are sent with every request.", repr=False
+    )
     launch: LaunchConfig | None = Field(
-        default=None, description="How its server is started, if we run it."
+        default=None, description="How Routewright starts the server of the expert."
     )
 
     def expert(self, folder: Path = Path()) -> Expert:
-        """The noun that strategies and the two loops know; `folder` is the file's."""
-        plain = self.model_dump(exclude={"api_key", "model", "base_url", "launch"})
-        home = OPENAI_URL if self.provider == "openai" else None
+        """The `Expert` that strategies and clients use; `folder` is that of the file."""
+        fields = self.model_dump(exclude={"api_key", "model", "base_url", "launch"})
+        default_url = OPENAI_URL if self.provider == "openai" else None
         return Expert(
-            **plain,
+            **fields,
             model=self.model or self.name,
-            base_url=self.base_url or home,
+            base_url=self.base_url or default_url,
             api_key=self.api_key.get_secret_value() if self.api_key else None,
             launch=self.launch.launch(self.base_url or "", folder) if self.launch else None,
         )
 
 
 class PolicyConfig(Section):
-    """A way to choose; clients ask for it as `routewright/POLICY`."""
+    """A strategy with its settings; clients request it as the model `routewright/POLICY`."""
 
-    strategy: Text = Field(description="Who decides: the name of a strategy.")
+    strategy: Text = Field(description="The name of the strategy.")
     router: Path | None = Field(
-        default=None, description="A trained router's folder, counted from this file's folder."
+        default=None, description="The folder of a fitted router, relative to this file's folder."
     )
     price: Price | None = Field(
-        default=None, description="λ: quality (0 to 1) that one US$ must buy; 0 asks for the best."
+        default=None,
+        description="λ: quality (0 to 1) that one US$ must buy; 0 requests the best answer.",
     )
     latency_price: Price | None = Field(
         default=None, description="μ: quality (0 to 1) that one second less must be worth."
     )
     max_cost: Positive | None = Field(
-        default=None, description="US$ per query, on average: a point of the router's frontier."
+        default=None, description="Mean US$ per query; chooses a point of the router's frontier."
     )
     max_cost_fraction: Fraction | None = Field(
-        default=None, description="The same, relative to always asking the dearest expert."
+        default=None, description="The same, relative to always asking the most expensive expert."
     )
     min_quality: Fraction | None = Field(
-        default=None, description="Expected quality (0 to 1): the cheapest point that reaches it."
+        default=None,
+        description="Expected quality (0 to 1); chooses the cheapest point that reaches it.",
     )
     fallback: list[Text] = Field(
-        default=[], description="Experts asked in this order if the chosen one fails."
+        default=[], description="Experts that are asked in this order if the chosen one fails."
     )
     options: dict[str, Any] = Field(
-        default={}, description="The strategy's own settings.", repr=False
+        default={}, description="The settings of the strategy.", repr=False
     )
 
     def spec(self) -> dict[str, Any]:
@@ -207,42 +216,46 @@ class PolicyConfig(Section):
 
 
 class ServerConfig(Section):
-    """The gateway's own address and limits."""
+    """The address and limits of the gateway."""
 
-    host: Text = Field(default="127.0.0.1", description="The address it listens on.")
-    port: Port = Field(default=4100, description="The port it listens on; 0 takes a free one.")
+    host: Text = Field(default="127.0.0.1", description="The address that the gateway listens on.")
+    port: Port = Field(
+        default=4100, description="The port that the gateway listens on; 0 takes a free one."
+    )
     api_keys: list[Secret] = Field(
-        default=[], description="Bearer keys, one of which clients must send; empty: none asked."
+        default=[],
+        description="Bearer keys, of which clients must send one; empty: no key is required.",
     )
     default_data_class: DataClass = Field(
-        default="public", description="The data class of a query that names none."
+        default="public", description="The data class of a query without one."
     )
     max_body_bytes: PositiveCount = Field(
-        default=10 * 2**20, description="Larger requests are refused, in bytes."
+        default=10 * 2**20, description="The largest accepted request, in bytes."
     )
     feedback: Path | None = Field(
         default=None,
-        description="Where scored decisions go, with the texts of their queries: a file for `fit`.",
+        description="The file for scored decisions and their query texts, readable by `fit`.",
     )
     feedback_answers: bool = Field(
         default=False,
-        description="Whether the answers' texts go there, too: lessons for `dedicate grow`.",
+        description="Whether the file also gets the answer texts, which `dedicate grow` needs.",
     )
 
 
 class Config(Section):
-    """A whole routewright.yaml."""
+    """The contents of a routewright.yaml."""
 
-    version: Literal[1] = Field(description="The version of this format.")
+    version: Literal[1] = Field(description="The version of the file format.")
     experts: list[ExpertConfig] = Field(description="The models that may be asked.")
     policies: dict[str, PolicyConfig] = Field(
-        default={}, description="Ways to choose, by name; at least one."
+        default={}, description="The policies by name; at least one."
     )
     default_policy: Text | None = Field(
-        default=None, description="What `auto` means; default: the first policy."
+        default=None,
+        description="The policy behind the model name `auto`; default: the first policy.",
     )
     server: ServerConfig = Field(
-        default=ServerConfig(), description="The gateway's own address and limits."
+        default=ServerConfig(), description="The address and limits of the gateway."
     )
     _folder: Path = PrivateAttr(default=Path())
 
@@ -253,16 +266,17 @@ class Config(Section):
 
     @property
     def folder(self) -> Path:
-        """Where the file lies: relative paths count from here."""
+        """The folder of the file; relative paths in the file start here."""
         return self._folder
 
     def experts_by_name(self) -> dict[str, Expert]:
+        """The experts of the file, by name."""
         return {entry.name: entry.expert(self.folder) for entry in self.experts}
 
 
 @dataclass(frozen=True)
 class Examination:
-    """What `examine` found: the config if there are no mistakes, and every problem by line."""
+    """The result of `examine`: the config if there are no mistakes, and all problems by line."""
 
     config: Config | None
     problems: tuple[Problem, ...]
@@ -275,43 +289,45 @@ class Examination:
 
 def load(path: Path) -> Config:
     """The config in a file. Raises BadConfig, whose message lists every mistake."""
-    found = examine(path)
-    if found.config is None:
-        raise BadConfig("\n".join(problem.text(path) for problem in found.mistakes))
-    return found.config
+    result = examine(path)
+    if result.config is None:
+        raise BadConfig("\n".join(problem.text(path) for problem in result.mistakes))
+    return result.config
 
 
 def experts(path: Path) -> dict[str, Expert]:
-    """The experts of a config whose policies may still want a router that does not exist.
+    """The experts of a config, by name, even if its policies need a router that does not exist yet.
 
-    Raises BadConfig for every mistake that is not in the policies.
+    Raises BadConfig with every mistake that is not in the policies.
     """
-    found = examine(path)
-    mistakes = [p for p in found.mistakes if p.loc[:1] not in (("policies",), ("default_policy",))]
-    if mistakes:
+    result = examine(path)
+    policies = (("policies",), ("default_policy",))
+    if mistakes := [p for p in result.mistakes if p.loc[:1] not in policies]:
         raise BadConfig("\n".join(problem.text(path) for problem in mistakes))
-    entries = (ExpertConfig.model_validate(entry) for entry in found.document.data["experts"])
+    entries = (ExpertConfig.model_validate(entry) for entry in result.document.data["experts"])
     return {entry.name: entry.expert(path.parent) for entry in entries}
 
 
 def examine(path: Path) -> Examination:
-    """Every mistake in a file, and every warning, sorted by line. Raises nothing."""
+    """All mistakes and warnings in a file, sorted by line. Raises nothing."""
     document = read(path)
     config, problems = None, list(document.problems)
     if isinstance(document.data, dict):
         _default_keys(document)
-        config, misshapen = _validated(document)
-        told = (problem for rule in RULES for problem in rule(document))
-        # An unset variable is told already; what its value would be is anybody's guess.
+        config, shape_problems = _validate(document)
+        rule_problems = (problem for rule in RULES for problem in rule(document))
+        # An unset variable is already reported; rules cannot judge its value.
         problems += [
-            p for p in (*misshapen, *told) if p.loc not in document.unset or p.value is None
+            problem
+            for problem in (*shape_problems, *rule_problems)
+            if problem.loc not in document.unset or problem.value is None
         ]
     problems.sort(key=lambda problem: (problem.line or 0, problem.column or 0))
-    mistaken = any(problem.level == "error" for problem in problems)
-    return Examination(None if mistaken else config, tuple(problems), document)
+    has_mistakes = any(problem.level == "error" for problem in problems)
+    return Examination(None if has_mistakes else config, tuple(problems), document)
 
 
-def _validated(document: Document) -> tuple[Config | None, list[Problem]]:
+def _validate(document: Document) -> tuple[Config | None, list[Problem]]:
     try:
         config = Config.model_validate(document.data)
     except ValidationError as error:
@@ -321,14 +337,14 @@ def _validated(document: Document) -> tuple[Config | None, list[Problem]]:
 
 
 def _default_keys(document: Document) -> None:
-    """Experts at api.openai.com that name no key take OPENAI_API_KEY."""
+    """Gives OPENAI_API_KEY to experts at api.openai.com without a key."""
     for _, expert in document.items("experts"):
-        if wants_openai_key(expert) and os.environ.get(OPENAI_KEY):
+        if needs_openai_key(expert) and os.environ.get(OPENAI_KEY):
             expert["api_key"] = os.environ[OPENAI_KEY]
 
 
 def _keys_at(loc: Loc) -> dict[str, str]:
-    """The keys that the file knows beside the last one of `loc`, and what they mean."""
+    """The valid keys in the section that holds `loc`, with their descriptions."""
     sections: dict[str | int, type[Section]] = {
         "experts": ExpertConfig,
         "policies": PolicyConfig,

@@ -1,8 +1,8 @@
-"""A YAML file as plain data that remembers where every value stands and how it was written.
+"""Reads a YAML file as plain data, with the place and the original text of every value.
 
-Line numbers come from PyYAML's nodes. `${NAME}` in any text is filled in from the environment,
-and so is `os.environ/NAME` where a key is expected. What a message shows of a value is always
-what the file says, never what the environment held: a secret cannot reach a log this way.
+Line numbers come from PyYAML's nodes. The environment variable NAME replaces `${NAME}` in any text,
+and `os.environ/NAME` if it is a whole key. Messages always show the text of the file, never the
+content of a variable, so that no secret can reach a log.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from typing import Any, Literal, TypeAlias
 
 import yaml
 
-Loc: TypeAlias = tuple[str | int, ...]  # the way to a value: ("experts", 0, "name")
+Loc: TypeAlias = tuple[str | int, ...]  # the path to a value: ("experts", 0, "name")
 Place: TypeAlias = tuple[int, int]  # line and column, both counted from 1
 
 SECRETS = frozenset({"api_key", "api_keys"})
 MASK = "********"
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 KEY_REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
-NAME = re.compile(r"[!-=?-~]+")  # visible ASCII but `>`: names travel in HTTP headers
-LONGEST_SHOWN = 60  # characters of a value in a message
+NAME = re.compile(r"[!-=?-~]+")  # visible ASCII except `>`: HTTP headers carry names
+MAX_SHOWN = 60  # characters of a value in a message
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake, or one thing worth a warning: where it is, what it is, how to mend it."""
+    """A mistake or a warning: its place, what is wrong, and how to fix it."""
 
     loc: Loc
     problem: str
-    mend: str
+    fix: str
     value: str | None = None  # as written in the file, secrets masked
     line: int | None = None
     column: int | None = None
@@ -41,7 +41,8 @@ class Problem:
 
     @property
     def where(self) -> str:
-        """
+        """The path to the value, as text.
+
         >>> Problem(("experts", 0, "name"), "is missing", "add `name:`").where
         'experts[0].name'
         """
@@ -49,20 +50,20 @@ class Problem:
         return "".join(steps).removeprefix(".")
 
     def text(self, path: Path) -> str:
-        """The line that a terminal shows; editors jump to its `file:line:column`."""
+        """The lines for a terminal; editors can jump to their `file:line:column`."""
         place = [str(part) for part in (path, self.line, self.column) if part is not None]
         value = "" if self.value is None else f" ({self.value})"
         where = f"{self.where}{value}: " if self.loc else ""
-        return f"{':'.join(place)}: {self.level}: {where}{self.problem}\n    {self.mend}"
+        return f"{':'.join(place)}: {self.level}: {where}{self.problem}\n    {self.fix}"
 
 
 @dataclass
 class Document:
-    """What a file says, with its mistakes so far; `read` makes one."""
+    """The contents of a file, with the problems so far; `read` creates it."""
 
     path: Path
-    raw: Any = None  # as written
-    data: Any = None  # with references to the environment filled in
+    raw: Any = None  # as in the file
+    data: Any = None  # with references to the environment replaced
     problems: list[Problem] = field(default_factory=list)
     unset: set[Loc] = field(default_factory=set)  # values that refer to an unset variable
     keys: dict[Loc, Place] = field(default_factory=dict)
@@ -70,7 +71,7 @@ class Document:
     scalars: dict[Loc, str] = field(default_factory=dict)
 
     def get(self, *loc: str | int) -> Any:
-        """The value there; None if there is none, or if it waits for an unset variable."""
+        """The value at `loc`; None if there is none, or if it refers to an unset variable."""
         value = self.data
         for step in loc:
             try:
@@ -80,7 +81,7 @@ class Document:
         return None if loc in self.unset else value
 
     def items(self, *loc: str | int) -> Iterator[tuple[Loc, Any]]:
-        """The members of the list or mapping there, each with its way."""
+        """The path and the value of each member of the list or mapping at `loc`."""
         value = self.get(*loc)
         steps: list[Any] = []
         if isinstance(value, dict):
@@ -90,7 +91,7 @@ class Document:
         yield from (((*loc, step), self.get(*loc, step)) for step in steps)
 
     def place(self, loc: Loc, *, key: bool = False) -> Place | tuple[None, None]:
-        """Where the value (or its key) stands; where its parent stands if it is missing."""
+        """The place of the value, or of its key; the place of its parent if it is missing."""
         if key and loc in self.keys:
             return self.keys[loc]
         while loc not in self.values and loc:
@@ -98,7 +99,7 @@ class Document:
         return self.values.get(loc, (None, None))
 
     def written(self, loc: Loc) -> str | None:
-        """A single value as the file has it, safe to print; None for lists and mappings."""
+        """The text of a single value in the file, safe to print; None for lists and mappings."""
         text = self.scalars.get(loc)
         if text is None:
             return None
@@ -107,34 +108,34 @@ class Document:
         if loc[-1:] == ("base_url",):
             text = re.sub(r"[?#].*", f"?{MASK}", re.sub(r"[^/]*@", f"{MASK}@", text))
         text = " ".join(text.split()) or "empty"
-        return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"
+        return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
 
     def problem(
         self,
         loc: Loc,
         problem: str,
-        mend: str,
+        fix: str,
         *,
         key: bool = False,
         level: Literal["error", "warning"] = "error",
     ) -> Problem:
-        """A mistake at `loc`; with `key` it is about the key there, and its value stays hidden."""
+        """A problem at `loc`. With `key`, it concerns the key, and the value is not shown."""
         line, column = self.place(loc, key=key)
         value = None if key else self.written(loc)
-        return Problem(loc, problem, mend, value, line, column, level)
+        return Problem(loc, problem, fix, value, line, column, level)
 
-    def warning(self, loc: Loc, problem: str, mend: str) -> Problem:
-        return self.problem(loc, problem, mend, level="warning")
+    def warning(self, loc: Loc, problem: str, fix: str) -> Problem:
+        return self.problem(loc, problem, fix, level="warning")
 
 
 def read(path: Path) -> Document:
-    """The file as a document. Never raises for what the file says: see `problems`."""
+    """The file as a document. Faults in the file do not raise: see `problems`."""
     document = Document(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        why = (error.strerror or "cannot be read").lower()
-        document.problems.append(Problem((), f"cannot be read: {why}", "check the path"))
+        reason = (error.strerror or "cannot be read").lower()
+        document.problems.append(Problem((), f"cannot be read: {reason}", "check the path"))
         return document
     except UnicodeDecodeError:
         document.problems.append(Problem((), "is not UTF-8 text", "save it as UTF-8"))
@@ -144,28 +145,28 @@ def read(path: Path) -> Document:
     except yaml.YAMLError as error:
         document.problems.append(_syntax_problem(error, text))
     except RecursionError:
-        mend = "flatten it, and let no *alias contain itself"
-        document.problems.append(Problem((), "is nested too deeply", mend))
-    document.data = _filled(document, document.raw, ())
+        fix = "flatten it, and remove every *alias that contains itself"
+        document.problems.append(Problem((), "is nested too deeply", fix))
+    document.data = _fill(document, document.raw, ())
     return document
 
 
 class _Builder:
-    """Turns PyYAML's nodes into data, noting the place of everything on the way."""
+    """Turns PyYAML's nodes into data and records the place of every key and value."""
 
     def __init__(self, document: Document, text: str) -> None:
         self.document = document
         self.loader = yaml.SafeLoader(text)
-        self.merged: set[int] = set()  # nodes whose `<<` is resolved and duplicates are told
+        self.flattened: set[int] = set()  # ids of nodes whose `<<` is resolved
 
     def build(self) -> None:
         root = self.loader.get_single_node()
         if isinstance(root, yaml.MappingNode):
             self.document.raw = self._value(root, ())
             return
-        mend = "begin with `version: 1`, then `experts:` and `policies:`"
+        fix = "begin with `version: 1`, then `experts:` and `policies:`"
         what = "is empty" if root is None else "is not a mapping of keys to values"
-        self.document.problems.append(Problem((), what, mend, line=1, column=1))
+        self.document.problems.append(Problem((), what, fix, line=1, column=1))
 
     def _value(self, node: yaml.Node, loc: Loc) -> Any:
         self.document.values[loc] = _place(node)
@@ -177,14 +178,14 @@ class _Builder:
         return self._scalar(node, loc)
 
     def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:
-        if id(node) not in self.merged:
-            self.merged.add(id(node))
-            self._tell_duplicates(node, loc)
+        if id(node) not in self.flattened:
+            self.flattened.add(id(node))
+            self._report_duplicates(node, loc)
             self.loader.flatten_mapping(node)
         data = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                self._tell(key, loc, "a key is a list or a mapping", "write plain text as key")
+                self._report(key, loc, "a key is a list or a mapping", "write plain text as key")
                 continue
             self.document.keys[*loc, key.value] = _place(key)
             data[key.value] = self._value(value, (*loc, key.value))
@@ -194,24 +195,24 @@ class _Builder:
         try:
             return self.loader.construct_object(node)
         except (yaml.YAMLError, ValueError):
-            self._tell(node, loc, "is not a value that YAML can read", "put it in quotes")
+            self._report(node, loc, "is not a value that YAML can read", "put it in quotes")
             self.document.unset.add(loc)
             return None
 
-    def _tell_duplicates(self, node: yaml.MappingNode, loc: Loc) -> None:
+    def _report_duplicates(self, node: yaml.MappingNode, loc: Loc) -> None:
         first: dict[str, int] = {}
         for key, _ in node.value:
             name = key.value
             if not isinstance(name, str):
                 continue
             if name in first:
-                was = f"the key '{name}' is already on line {first[name]}"
-                self._tell(key, (*loc, name), was, "keep one of the two")
+                duplicate = f"the key '{name}' is already on line {first[name]}"
+                self._report(key, (*loc, name), duplicate, "keep one of the two")
             first.setdefault(name, _place(key)[0])
 
-    def _tell(self, node: yaml.Node, loc: Loc, problem: str, mend: str) -> None:
+    def _report(self, node: yaml.Node, loc: Loc, problem: str, fix: str) -> None:
         line, column = _place(node)
-        self.document.problems.append(Problem(loc, problem, mend, None, line, column))
+        self.document.problems.append(Problem(loc, problem, fix, None, line, column))
 
 
 def _place(node: yaml.Node) -> Place:
@@ -219,7 +220,7 @@ def _place(node: yaml.Node) -> Place:
 
 
 def _syntax_problem(error: yaml.YAMLError, text: str) -> Problem:
-    """What the parser stumbled over, without quoting the line: it may hold a secret."""
+    """The parser's error, without a quote from the line, which may hold a secret."""
     if isinstance(error, yaml.reader.ReaderError):
         before = text[: error.position]
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
@@ -232,16 +233,16 @@ def _syntax_problem(error: yaml.YAMLError, text: str) -> Problem:
     elif isinstance(error, yaml.composer.ComposerError) and "anchor" in problem:
         problem = "an &anchor that exists already"
     elif "tag" in problem:
-        problem = "a !tag that nobody knows"
-    mend = "mend the line or the one above it; text with : # * & { [ ! @ goes in quotes"
-    return Problem((), f"not YAML: {problem}", mend, None, *place)
+        problem = "an unknown !tag"
+    fix = "correct this line or the one above it; put text with : # * & { [ ! @ in quotes"
+    return Problem((), f"not YAML: {problem}", fix, None, *place)
 
 
 # -- the environment ---------------------------------------------------------------------------
 
 
 def is_reference(text: str) -> bool:
-    """Whether a key is only pointed to, so that the text itself is no secret.
+    """Whether a text is only a reference to a key, and so no secret itself.
 
     >>> is_reference("${OPENAI_API_KEY}"), is_reference("sk-abc")
     (True, False)
@@ -249,25 +250,25 @@ def is_reference(text: str) -> bool:
     return bool(REFERENCE.fullmatch(text) or KEY_REFERENCE.fullmatch(text))
 
 
-def _filled(document: Document, value: Any, loc: Loc) -> Any:
+def _fill(document: Document, value: Any, loc: Loc) -> Any:
     if isinstance(value, dict):
-        return {key: _filled(document, child, (*loc, key)) for key, child in value.items()}
+        return {key: _fill(document, child, (*loc, key)) for key, child in value.items()}
     if isinstance(value, list):
-        return [_filled(document, child, (*loc, i)) for i, child in enumerate(value)]
-    return _filled_text(document, value, loc) if isinstance(value, str) else value
+        return [_fill(document, child, (*loc, i)) for i, child in enumerate(value)]
+    return _fill_text(document, value, loc) if isinstance(value, str) else value
 
 
-def _filled_text(document: Document, text: str, loc: Loc) -> str:
+def _fill_text(document: Document, text: str, loc: Loc) -> str:
     secret = bool(SECRETS & set(loc))
-    pointed = KEY_REFERENCE.fullmatch(text) if secret else None
-    names = [pointed[1]] if pointed else REFERENCE.findall(text)
+    match = KEY_REFERENCE.fullmatch(text) if secret else None
+    names = [match[1]] if match else REFERENCE.findall(text)
     missing = [name for name in names if not os.environ.get(name)]
     if missing:
         document.unset.add(loc)
         document.problems.append(_unset_problem(document, loc, missing))
         return text
-    if pointed:
-        return os.environ[pointed[1]]
+    if match:
+        return os.environ[match[1]]
     return REFERENCE.sub(lambda match: os.environ[match[1]], text)
 
 
@@ -278,9 +279,9 @@ def _unset_problem(document: Document, loc: Loc, names: list[str]) -> Problem:
 
 
 def no_key(document: Document, loc: Loc, name: str) -> Problem:
-    """An expert's key is nowhere to be found; `loc` is where `api_key:` stands or would stand."""
-    _, place, _ = loc
-    expert = document.raw["experts"][place].get("name", f"number {int(place) + 1}")
+    """The problem of an expert without a key; `loc` is the path of its `api_key:`, set or not."""
+    _, position, _ = loc
+    expert = document.raw["experts"][position].get("name", f"number {int(position) + 1}")
     line, _ = document.place(loc)
-    mend = f"set {name}, or `api_key:` in {document.path.name} line {line}"
-    return document.problem(loc, f"no key for expert '{expert}'", mend)
+    fix = f"set {name}, or `api_key:` in {document.path.name} line {line}"
+    return document.problem(loc, f"no key for expert '{expert}'", fix)

@@ -1,8 +1,8 @@
-"""What can be wrong with routewright.yaml beyond the shape of its values.
+"""Checks routewright.yaml beyond the types and ranges of its values.
 
-Each rule is a generator that reads the document and yields problems; `RULES`, at the end, is
-the list. A rule passes over values of the wrong type: `shape.py` tells those, so that
-one mistake is told once and every other one is told as well.
+Each rule is a generator that reads the document and yields problems. `RULES`, at the end, lists
+them. Rules skip values of the wrong type, which `shape.py` reports, so that every mistake is
+reported exactly once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OPENAI_KEY = "OPENAI_API_KEY"  # used if an expert at api.openai.com has no `api
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether only this machine can reach that host."""
+    """Whether only this machine can reach a host."""
     if host == "localhost":
         return True
     try:
@@ -41,12 +41,12 @@ def is_loopback(host: str | None) -> bool:
 
 def version(document: Document) -> Iterator[Problem]:
     if "version" not in document.data:
-        mend = f"write `version: {VERSION}` on the first line"
-        yield document.problem(("version",), "is missing", mend)
+        fix = f"write `version: {VERSION}` on the first line"
+        yield document.problem(("version",), "is missing", fix)
     elif type(document.get("version")) is not int or document.get("version") != VERSION:
         yield document.problem(
             ("version",),
-            "is not a version of this file that can be read",
+            "is not a version that this release can read",
             f"write `version: {VERSION}`: routewright {__version__} reads no other",
         )
 
@@ -56,11 +56,11 @@ def plain_keys(document: Document) -> Iterator[Problem]:
         if not SECRETS & set(loc) or not text:
             continue
         if not is_reference(text):
-            mend = "write ${NAME} and set NAME in the environment"
-            yield document.warning(loc, "is a key in plain text", mend)
+            fix = "write ${NAME} and set NAME in the environment"
+            yield document.warning(loc, "is a key in plain text", fix)
         if re.search(r"\s", str(document.get(*loc))):
-            mend = "remove it: no server accepts such a key"
-            yield document.problem(loc, "holds white space", mend)
+            fix = "remove the white space: no server accepts such a key"
+            yield document.problem(loc, "holds white space", fix)
 
 
 # -- experts -----------------------------------------------------------------------------------
@@ -68,8 +68,8 @@ def plain_keys(document: Document) -> Iterator[Problem]:
 
 def some_experts(document: Document) -> Iterator[Problem]:
     if document.get("experts") == []:
-        mend = "add an entry with `name:`, `base_url:` and prices"
-        yield document.problem(("experts",), "names no expert", mend)
+        fix = "add an entry with `name:`, `base_url:` and prices"
+        yield document.problem(("experts",), "names no expert", fix)
 
 
 def unique_names(document: Document) -> Iterator[Problem]:
@@ -80,37 +80,38 @@ def unique_names(document: Document) -> Iterator[Problem]:
             continue
         at = (*loc, "name")
         if name in first:
-            taken = f"is already the name of the expert on line {first[name]}"
-            yield document.problem(at, taken, "give each expert its own name")
+            duplicate = f"is already the name of the expert on line {first[name]}"
+            yield document.problem(at, duplicate, "give each expert its own name")
         first.setdefault(name, document.place(at)[0])
 
 
-def speakable_names(document: Document) -> Iterator[Problem]:
+def usable_names(document: Document) -> Iterator[Problem]:
     for loc, _ in document.items("experts"):
         name = document.get(*loc, "name")
         if not isinstance(name, str) or not name:
             continue
         if not NAME.fullmatch(name) or "::" in name:
-            mend = "use visible ASCII characters, without space, `>` and `::`"
-            yield document.problem((*loc, "name"), "cannot travel in an HTTP header", mend)
+            fix = "use visible ASCII characters, without space, `>` and `::`"
+            yield document.problem((*loc, "name"), "cannot be sent in an HTTP header", fix)
         elif name == "auto" or name.startswith(("routewright/", "router-")):
-            mend = "choose another: clients ask the gateway for `auto`, `routewright/POLICY` and "
-            yield document.problem((*loc, "name"), "is reserved", mend + "`router-NAME-THRESHOLD`")
+            models = "`auto`, `routewright/POLICY` and `router-NAME-THRESHOLD`"
+            fix = f"choose another name: clients request policies as {models}"
+            yield document.problem((*loc, "name"), "is reserved", fix)
 
 
 def providers(document: Document) -> Iterator[Problem]:
     for loc, _ in document.items("experts"):
         name = document.get(*loc, "provider")
         if isinstance(name, str) and name not in names("providers"):
-            mend = choose(name, names("providers"))
-            yield document.problem((*loc, "provider"), "is no known provider", mend)
+            fix = choose(name, names("providers"))
+            yield document.problem((*loc, "provider"), "is not a provider", fix)
 
 
 def base_urls(document: Document) -> Iterator[Problem]:
     for loc, _ in document.items("experts"):
         url = document.get(*loc, "base_url")
-        if isinstance(url, str) and (wrong := _url_mistake(url)):
-            yield document.problem((*loc, "base_url"), *wrong)
+        if isinstance(url, str) and (mistake := _url_mistake(url)):
+            yield document.problem((*loc, "base_url"), *mistake)
 
 
 def _url_mistake(url: str) -> tuple[str, str] | None:
@@ -127,15 +128,15 @@ def _url_mistake(url: str) -> tuple[str, str] | None:
     if parts.username is not None or parts.password is not None:
         return "holds a user name or password", "put the key in `api_key`"
     if parts.query or parts.fragment:
-        return "holds a query or fragment", "end it with the path: paths are added to it"
+        return "holds a query or fragment", "remove it: paths are added at the end of the URL"
     if parts.path.rstrip("/").endswith("/chat/completions"):
-        return "names one endpoint", "leave out /chat/completions: paths are added to it"
+        return "names one endpoint", "leave out /chat/completions: it is added to the URL"
     return None
 
 
 def launches(document: Document) -> Iterator[Problem]:
-    """What we start must be findable again: on this machine, at a port of its own."""
-    taken: dict[int, Any] = {}
+    """A launched expert needs an address on this machine with a port of its own."""
+    names: dict[int, Any] = {}
     for loc, expert in document.items("experts"):
         at, command = (*loc, "launch"), document.get(*loc, "launch", "command")
         if not isinstance(command, str) or not isinstance(expert, dict):
@@ -143,40 +144,40 @@ def launches(document: Document) -> Iterator[Problem]:
         try:
             shlex.split(command)
         except ValueError as error:
-            what = f"cannot be split into words: {error}"
-            yield document.problem((*at, "command"), what.lower(), "close the quotes")
+            problem = f"cannot be split into words: {error}"
+            yield document.problem((*at, "command"), problem.lower(), "close the quotes")
         url = document.get(*loc, "base_url")
         if (*loc, "base_url") in document.unset:
             continue
         if not isinstance(url, str) or _url_mistake(url):
             if url is None:
-                mend = "add `base_url: http://127.0.0.1:PORT/v1`, where it is going to listen"
-                yield document.problem(at, "says nothing about where it will be", mend)
+                fix = "add `base_url: http://127.0.0.1:PORT/v1` with the port that it listens on"
+                yield document.problem(at, "needs a `base_url` for the expert", fix)
             continue
         port = urlsplit(url).port
         if port is None or not _is_local(expert):
-            mend = "write http://127.0.0.1:PORT/v1, or leave `launch` out if others run it"
-            what = "is no port of this machine, where `launch` starts it"
-            yield document.problem((*loc, "base_url"), what, mend)
+            fix = "write http://127.0.0.1:PORT/v1, or remove `launch` if the server runs elsewhere"
+            problem = "is not a port of this machine, where `launch` starts the server"
+            yield document.problem((*loc, "base_url"), problem, fix)
             continue
-        if port in taken:
-            mend = "give each launched expert a port of its own"
-            what = f"has the port of expert '{taken[port]}', which is launched too"
-            yield document.problem((*loc, "base_url"), what, mend)
-        taken.setdefault(port, expert.get("name"))
+        if port in names:
+            fix = "give each launched expert a port of its own"
+            problem = f"has the port of expert '{names[port]}', which is also launched"
+            yield document.problem((*loc, "base_url"), problem, fix)
+        names.setdefault(port, expert.get("name"))
         if "{port}" not in command and str(port) not in command:
-            mend = "write {port} where its command wants the port"
-            yield document.warning((*at, "command"), f"does not mention port {port}", mend)
+            fix = "write {port} where the command needs the port"
+            yield document.warning((*at, "command"), f"does not mention port {port}", fix)
 
 
 def openai_keys(document: Document) -> Iterator[Problem]:
     for loc, expert in document.items("experts"):
-        if wants_openai_key(expert):
+        if needs_openai_key(expert):
             yield no_key(document, (*loc, "api_key"), OPENAI_KEY)
 
 
-def wants_openai_key(expert: Any) -> bool:
-    """Whether an expert lives at api.openai.com and says nothing about its key."""
+def needs_openai_key(expert: Any) -> bool:
+    """Whether an expert is at api.openai.com and has no `api_key`."""
     if not isinstance(expert, dict) or expert.get("provider", "openai") != "openai":
         return False
     return expert.get("base_url") is None and expert.get("api_key") is None
@@ -186,12 +187,12 @@ def prices(document: Document) -> Iterator[Problem]:
     for loc, expert in document.items("experts"):
         if not isinstance(expert, dict) or _is_local(expert):
             continue
-        if (*loc, "base_url") in document.unset:  # it may turn out to be local
+        if (*loc, "base_url") in document.unset:  # its value may be local
             continue
         if not expert.get("input_per_mtok", 0) and not expert.get("output_per_mtok", 0):
-            mend = "set `input_per_mtok` and `output_per_mtok` (US$ per million tokens)"
-            free = "costs nothing, so routers will prefer it"
-            yield document.warning(loc, free, mend)
+            fix = "set `input_per_mtok` and `output_per_mtok` (US$ per million tokens)"
+            problem = "costs nothing, so routers will prefer it"
+            yield document.warning(loc, problem, fix)
 
 
 def _is_local(expert: Mapping[str, Any]) -> bool:
@@ -209,17 +210,17 @@ def verify_prompts(document: Document) -> Iterator[Problem]:
         prompt = document.get(*loc, "verify_prompt")
         if not isinstance(prompt, str):
             continue
-        if lacks := [part for part in ("{question}", "{answer}") if part not in prompt]:
-            what = f"has no {' and no '.join(lacks)}"
-            mend = "say where question and answer go: {question} and {answer}"
-            yield document.problem((*loc, "verify_prompt"), what, mend)
+        if missing := [part for part in ("{question}", "{answer}") if part not in prompt]:
+            problem = f"has no {' and no '.join(missing)}"
+            fix = "write {question} and {answer} where question and answer go"
+            yield document.problem((*loc, "verify_prompt"), problem, fix)
 
 
 def useful_data_classes(document: Document) -> Iterator[Problem]:
     for loc, _ in document.items("experts"):
         if document.get(*loc, "data_classes") == []:
-            mend = "name what may reach it, or remove the expert"
-            yield document.warning((*loc, "data_classes"), "lets nothing reach this expert", mend)
+            fix = "name the classes that it may receive, or remove the expert"
+            yield document.warning((*loc, "data_classes"), "lets nothing reach this expert", fix)
 
 
 # -- the server --------------------------------------------------------------------------------
@@ -228,33 +229,33 @@ def useful_data_classes(document: Document) -> Iterator[Problem]:
 def exposure(document: Document) -> Iterator[Problem]:
     host = document.get("server", "host")
     if isinstance(host, str) and not is_loopback(host) and not document.get("server", "api_keys"):
-        mend = "add `api_keys: [${ROUTEWRIGHT_KEY}]`, or keep to host 127.0.0.1"
-        open_door = "lets every machine that reaches it spend your money: there are no api_keys"
-        yield document.warning(("server", "host"), open_door, mend)
+        fix = "add `api_keys: [${ROUTEWRIGHT_KEY}]`, or use host 127.0.0.1"
+        risk = "lets anyone who can reach it spend your money: there are no api_keys"
+        yield document.warning(("server", "host"), risk, fix)
 
 
-def kept_answers(document: Document) -> Iterator[Problem]:
+def feedback_answers(document: Document) -> Iterator[Problem]:
     if document.get("server", "feedback_answers") and not document.get("server", "feedback"):
-        mend = "add `feedback: feedback.jsonl`, or remove this"
-        nowhere = "keeps nothing without `feedback`"
-        yield document.warning(("server", "feedback_answers"), nowhere, mend)
+        fix = "add `feedback: feedback.jsonl`, or remove this key"
+        problem = "has no effect without `feedback`"
+        yield document.warning(("server", "feedback_answers"), problem, fix)
 
 
-def served_default(document: Document) -> Iterator[Problem]:
-    wanted = document.get("server", "default_data_class") or "public"
-    served = [
+def servable_default(document: Document) -> Iterator[Problem]:
+    data_class = document.get("server", "default_data_class") or "public"
+    accepted = [
         expert.get("data_classes", ["public"])
         for _, expert in document.items("experts")
         if isinstance(expert, dict)
     ]
     if (
-        wanted in DATA_CLASSES
-        and served
-        and not any(isinstance(classes, list) and wanted in classes for classes in served)
+        data_class in DATA_CLASSES
+        and accepted
+        and not any(isinstance(classes, list) and data_class in classes for classes in accepted)
     ):
-        nobody = f"no expert may see {wanted} text, so queries that name no class are refused"
-        mend = f"add {wanted} to the `data_classes` of an expert, or change this"
-        yield document.warning(("server", "default_data_class"), nobody, mend)
+        problem = f"no expert may see {data_class} text, so queries without a class are refused"
+        fix = f"add {data_class} to the `data_classes` of an expert, or change this value"
+        yield document.warning(("server", "default_data_class"), problem, fix)
 
 
 RULES: tuple[Rule, ...] = (
@@ -262,7 +263,7 @@ RULES: tuple[Rule, ...] = (
     plain_keys,
     some_experts,
     unique_names,
-    speakable_names,
+    usable_names,
     providers,
     base_urls,
     launches,
@@ -277,6 +278,6 @@ RULES: tuple[Rule, ...] = (
     config_policies.one_operating_point,
     config_policies.strategies,
     exposure,
-    kept_answers,
-    served_default,
+    feedback_answers,
+    servable_default,
 )

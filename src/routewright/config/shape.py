@@ -1,6 +1,6 @@
-"""Mistakes in the shape of the file: wrong types, unknown keys, values out of range.
+"""Reports wrong types, unknown keys and values out of range in the file.
 
-Pydantic finds them; here they get words for the person who wrote the file.
+Pydantic finds these mistakes; this module writes the messages for them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from routewright.config.document import Document, Loc, Problem
 from routewright.registry import choose, mistake
 
-KeysAt: TypeAlias = Callable[[Loc], Mapping[str, str]]  # key ▶ what it means
+KeysAt: TypeAlias = Callable[[Loc], Mapping[str, str]]  # key ▶ description
 
 REMOVED_CLOUD = (
     "was removed: Routewright starts servers on this machine only",
@@ -29,22 +29,22 @@ NOUNS = {
 
 
 def mistakes(document: Document, error: ValidationError, keys: KeysAt) -> Iterator[Problem]:
-    """Everything pydantic objects to; `keys` gives the keys that the file knows at a place."""
+    """The problems behind a validation error; `keys` gives the valid keys at a place."""
     for detail in error.errors(include_input=False, include_url=False):
         loc = tuple(step for step in detail["loc"] if step != "[key]")
-        if loc == ("version",):  # has a rule of its own, with better advice
+        if loc == ("version",):  # has a rule with a better message
             continue
         if detail["type"] == "extra_forbidden":
-            what, mend = "is no key here", choose(loc[-1], keys(loc))
+            problem, fix = "is not a key here", choose(loc[-1], keys(loc))
             if loc[2:] == ("launch", "cloud"):
-                what, mend = REMOVED_CLOUD
-            yield document.problem(loc, what, mend, key=True)
+                problem, fix = REMOVED_CLOUD
+            yield document.problem(loc, problem, fix, key=True)
         elif detail["type"] == "literal_error":
-            known = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
-            what = f"is no known {NOUNS.get(str(loc[2 if len(loc) > 2 else 1]), 'value')}"
-            yield document.problem(loc, what, choose(document.get(*loc), known))
+            choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
+            problem = f"is not a {NOUNS.get(str(loc[2 if len(loc) > 2 else 1]), 'valid value')}"
+            yield document.problem(loc, problem, choose(document.get(*loc), choices))
         elif detail["type"] == "missing":
-            mend = f"add `{loc[-1]}:` {keys(loc)[str(loc[-1])]}"
-            yield document.problem(loc, "is missing", mend)
+            fix = f"add `{loc[-1]}:` {keys(loc)[str(loc[-1])]}"
+            yield document.problem(loc, "is missing", fix)
         else:
             yield document.problem(loc, *mistake(detail, keys(loc).get(str(loc[-1]), "")))

@@ -1,4 +1,4 @@
-"""The demo: three tiny language models, interviewed, routed and served on this machine."""
+"""Runs the demo: interviews, routes and serves three tiny language models on this machine."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from routewright.router.router import Router
 from routewright.sandbox.skills import Question, questions
 from routewright.types import Query
 
-LEARN, CHECK = 400, 300  # questions to learn from, and to be judged by
-ENCODER = "lexical+surface"  # the gateway's queries will not name their domain
+LEARN, CHECK = 400, 300  # questions for `train` and for `dev`
+ENCODER = "lexical+surface"  # because the gateway's queries have no domain
 HALF = "0.5"
 
 CONFIG = """\
@@ -67,7 +67,7 @@ default_policy: thrifty
 
 @dataclass(frozen=True)
 class Folder:
-    """Where the demo keeps what it makes."""
+    """The files of the demo."""
 
     path: Path
 
@@ -84,7 +84,7 @@ class Folder:
         return self.path / "router"
 
     def prepare(self) -> None:
-        """Writes the config; `check` wants the router too, which comes later."""
+        """Writes the config. It is not valid yet, because the router is fitted later."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.config.write_text(CONFIG, encoding="utf-8")
 
@@ -113,9 +113,9 @@ def ask_everybody(
     learn: int = LEARN,
     check: int = CHECK,
 ) -> outcomes.Outcomes:
-    """Interviews the three models on fresh questions and writes the outcome table."""
-    asked = questions(learn + check, seed=seed)
-    items = [_item(q, "train" if n < learn else "dev") for n, q in enumerate(asked)]
+    """Interviews the three models on new questions and writes the outcome table."""
+    sample = questions(learn + check, seed=seed)
+    items = [_item(q, "train" if n < learn else "dev") for n, q in enumerate(sample)]
     experts = sandbox_experts()
 
     async def run() -> dict[tuple[str, str], interview.Cell]:
@@ -134,7 +134,7 @@ def _item(question: Question, split: str) -> Item:
 
 
 def sandbox_experts() -> list[Any]:
-    """The experts of the demo's config, before there is a router for its policies."""
+    """The experts of the demo's config; they are needed before the router exists."""
     import yaml
 
     from routewright.config import ExpertConfig
@@ -144,21 +144,21 @@ def sandbox_experts() -> list[Any]:
 
 
 def learn(folder: Folder, seed: int, progress: Callable[[str, float], None]) -> Evaluation:
-    """Fits a router on the training questions, saves it and measures it on the others."""
+    """Fits a router on the training questions, saves it and evaluates it on the others."""
     rows = outcomes.read(folder.table, split="train")
     fit(rows, encoder=ENCODER, seed=seed, progress=progress).save(folder.router)
     return evaluate(Router.load(folder.router), outcomes.read(folder.table, split="dev"))
 
 
 def pays(figures: dict[str, Any]) -> bool:
-    """Is the router, at half of the generalist's cost, better than every single expert?"""
+    """Whether the router at half of the generalist's cost is better than every single expert."""
     best = max(expert["quality"] for expert in figures["experts"].values())
     return bool(figures["at_cost_fraction"][HALF]["quality"] > best)
 
 
 @contextmanager
 def gateway(folder: Folder, port: int) -> Iterator[tuple[str, Config]]:
-    """The gateway over real HTTP, in a thread of this process; gives its URL."""
+    """Serves the gateway over HTTP in a thread of this process; yields its URL and config."""
     import uvicorn
 
     from routewright.gateway.app import build
@@ -179,8 +179,8 @@ def gateway(folder: Folder, port: int) -> Iterator[tuple[str, Config]]:
 
 
 def show_questions(seed: int) -> list[Question]:
-    """A few questions that nobody has seen, one of each kind."""
-    seen: dict[str, Question] = {}
+    """New questions, one of each domain."""
+    by_domain: dict[str, Question] = {}
     for question in questions(200, seed=seed + 1):
-        seen.setdefault(question.domain, question)
-    return list(seen.values())
+        by_domain.setdefault(question.domain, question)
+    return list(by_domain.values())

@@ -397,7 +397,7 @@ def test_one_command_fits_and_the_others_work_with_its_router(path, tmp_path: Pa
     assert figures["at_cost_fraction"]["0.5"]["gain_over_zero_router"] > 0
     calibrated = run("calibrate", out, "--max-cost-fraction", "0.4")
     assert "ask small; ask large if large's expected gain is" in calibrated.output
-    assert "large " in calibrated.output.split("Who is asked")[1].split("\n")[0]
+    assert "large " in calibrated.output.split("Experts asked")[1].split("\n")[0]
     assert run("route", out, "what?").output.strip() == "small"
 
 

@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from routewright.cli.calibrate import calibrate, dearest, find_point, in_words
+from routewright.cli.calibrate import calibrate, find_point, in_words, most_expensive
 from routewright.errors import BadInput
 from routewright.router import targets
 from routewright.router.frontier import OperatingPoint
@@ -145,19 +145,19 @@ def test_a_share_of_an_experts_quality_is_reached_at_the_least_cost(router):
     assert all(p.cost >= found.cost for p in router.frontier if p.quality >= goal)
 
 
-def test_percentages_of_the_dearest_are_taken(router, router_folder):
+def test_percentages_of_the_most_expensive_are_taken(router, router_folder):
     half = run(router_folder, "--max-cost-fraction", "50%", "--json")
     assert json.loads(half.stdout)["cost"] == router.at(max_cost_fraction=0.5).cost
 
 
-def test_at_most_a_share_to_the_dearest_expert(router):
+def test_at_most_a_share_to_the_most_expensive_expert(router):
     shares = {"sage": 0.4, "adder": 0.6}
     points = [point(0.7, **shares), point(0.9, sage=0.9, adder=0.1)]
     shared = replace(router, frontier=tuple(points))
-    assert dearest(shared) == "sage"
+    assert most_expensive(shared) == "sage"
     found = find_point(shared, "--max-share", "50%")
     assert found is points[0]
-    assert "Who is asked: adder 60%, sage 40%." in in_words(shared, found)
+    assert "Experts asked: adder 60%, sage 40%." in in_words(shared, found)
 
 
 def test_the_answer_is_in_words_with_its_interval(router, router_folder):
@@ -166,16 +166,16 @@ def test_the_answer_is_in_words_with_its_interval(router, router_folder):
     low, high = found.quality_ci
     assert f"{found.quality:.4f} (95 % interval {low:.4f} to {high:.4f})" in said
     assert f"${1000 * found.cost:.3g} per 1,000" in said
-    assert "of what" in said
+    assert "of the quality of" in said
     assert found.plan in said
 
 
 def test_a_point_where_learning_did_not_pay_says_so(router):
     fixed = point(0.7, sage=1.0)
-    assert "Learning has not been shown to pay here" in in_words(router, fixed)
+    assert "A learned choice was not shown to pay here" in in_words(router, fixed)
 
 
-def test_exactly_one_target_is_wanted(router_folder):
+def test_exactly_one_target_is_required(router_folder):
     both = run(router_folder, "--max-cost", "1", "--max-share", "20%")
     assert isinstance(both.exception, BadInput)
     assert "give exactly one of --max-cost" in str(both.exception)

@@ -160,7 +160,7 @@ def test_options_set_the_fields_of_a_predictor(routewright, outcome_table, tmp_p
         (("route", "ROUTER", "x", "--lambda", "-1"), "greater than or equal to 0"),
         (("route", "ROUTER", "x", "--lambda", "inf"), "--lambda must be a finite number, not inf"),
         (("route", "ROUTER", "x", "--max-cost-fraction", "half"), "'half' is not understood"),
-        (("route", "ROUTER", "x", "--out", "d.parquet"), "--out goes with --queries"),
+        (("route", "ROUTER", "x", "--out", "d.parquet"), "--out needs --queries"),
         (("calibrate", "ROUTER"), "exactly one"),
         (("route", "ROUTER", "x", "--lambda", "1", "--max-cost-fraction", ".5"), "not both"),
         (("route", "ROUTER", "x", "--latency-price", "0.1"), "the router knows none"),

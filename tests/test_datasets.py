@@ -372,7 +372,7 @@ def test_the_expert_of_a_log_can_be_named(tmp_path: Path):
     out = tmp_path / "o.parquet"
     summary = run("lm_eval", lm_eval(tmp_path), "--out", out, "--model", "llama")
     assert summary["experts"] == {"llama": {"scored": 4, "quality": 0.75, "cost": None}}
-    with pytest.raises(BadInput, match="knows small, large: leave it out"):
+    with pytest.raises(BadInput, match="has small, large: leave it out"):
         run("llmrouter", llmrouter(tmp_path), "--out", out, "--model", "llama")
 
 

@@ -287,7 +287,7 @@ def test_where_nobody_answers_there_is_no_table_and_the_exit_code_says_so(place)
         configure(place, dead=dead)
         summary, said = interview(place, code=2)
     assert "bad key" in summary["left_out"]["dead"]
-    assert "nobody has answered" in said
+    assert "no expert answered any query" in said
     assert not (place / "t.parquet").exists()
 
 

@@ -1,1 +1,1 @@
-"""The command line: one file per verb, put together in `main`."""
+"""The command line: one file per command; `main` assembles them."""

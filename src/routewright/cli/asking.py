@@ -1,4 +1,4 @@
-"""What commands that ask about many rows show: a bar with dollars, and what went wrong."""
+"""Shows the progress and the failures of commands that send many asks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def journalled(
-    doing: str, journal: Path | None, out: Path
+def open_journal(
+    description: str, journal: Path | None, out: Path
 ) -> Iterator[tuple[Journal, Callable[[int, int, float], None]]]:
-    """The journal, by default beside `out`, and what shows how many are done, of how many, and
-    the US$ spent."""
+    """Opens the journal, by default beside `out`, and shows a progress bar.
+
+    Yields the journal and a function to call with the number of rows done, the number of rows in
+    total and the US$ spent.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -30,7 +33,7 @@ def journalled(
     from routewright.data.journal import Journal
 
     columns = (
-        TextColumn(doing),
+        TextColumn(description),
         BarColumn(),
         TextColumn("{task.completed:.0f} of {task.total:.0f}, ${task.fields[cost]:.4f}"),
         TimeElapsedColumn(),
@@ -42,17 +45,19 @@ def journalled(
     ):
         task = bar.add_task("", total=1.0, cost=0.0)
 
-        def show(done: int, of: int, cost: float) -> None:
-            bar.update(task, completed=done, total=of, cost=cost)
+        def show(done: int, total: int, cost: float) -> None:
+            bar.update(task, completed=done, total=total, cost=cost)
 
         yield paid, show
 
 
 def trouble(tally: Tally) -> list[str]:
-    """What was not asked or not answered, and the way out, a line each."""
-    lines = []
+    """Messages about asks that failed or were not sent, with the way out."""
+    messages = []
     if tally.failed:
-        lines.append(f"{tally.failed} asks failed ({tally.trouble}): run this again to retry them")
+        messages.append(
+            f"{tally.failed} asks failed ({tally.trouble}): run this again to retry them"
+        )
     if tally.stopped:
-        lines.append(f"stopped early: {tally.stopped}; run this again with a larger --budget")
-    return lines
+        messages.append(f"stopped early: {tally.stopped}; run this again with a larger --budget")
+    return messages

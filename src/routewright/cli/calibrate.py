@@ -1,4 +1,4 @@
-"""`routewright calibrate`: from a target in the user's units to an operating point."""
+"""`routewright calibrate`: finds the operating point for a target in the user's units."""
 
 from __future__ import annotations
 
@@ -20,70 +20,77 @@ if TYPE_CHECKING:
 def calibrate(
     router: Annotated[Path, typer.Argument(help="Folder of a router.")],
     max_cost: Annotated[
-        str | None, typer.Option(help="US$ per query, on average: 0.0003, or 0.30/1000.")
+        str | None, typer.Option(help="Mean US$ per query: 0.0003, or 0.30/1000.")
     ] = None,
     max_cost_fraction: Annotated[
-        str | None, typer.Option(help="Of always asking the dearest expert: 0.5, or 50%.")
+        str | None,
+        typer.Option(
+            help="Share of the cost of always asking the most expensive expert: 0.5, or 50%."
+        ),
     ] = None,
     min_quality: Annotated[
         str | None, typer.Option(help="Mean score to reach: 0.8, or '95% of EXPERT'.")
     ] = None,
     max_share: Annotated[
-        str | None, typer.Option(help="Of the queries that ask the dearest expert: 0.2, or 20%.")
+        str | None,
+        typer.Option(help="Share of queries that go to the most expensive expert: 0.2, or 20%."),
     ] = None,
     json: Annotated[bool, typer.Option(help="Print the point as JSON.")] = False,
 ) -> None:
     """Find the operating point for a budget, a quality or a share."""
     from routewright.router.router import Router, finite
 
-    goals = {
+    options = {
         "--max-cost": max_cost,
         "--max-cost-fraction": max_cost_fraction,
         "--min-quality": min_quality,
         "--max-share": max_share,
     }
-    given = {name: text for name, text in goals.items() if text is not None}
-    if len(given) != 1:
-        raise BadInput(f"give exactly one of {', '.join(goals)}")
+    chosen = {name: text for name, text in options.items() if text is not None}
+    if len(chosen) != 1:
+        raise BadInput(f"give exactly one of {', '.join(options)}")
     loaded = Router.load(router)
-    point = find_point(loaded, *next(iter(given.items())))
+    point = find_point(loaded, *next(iter(chosen.items())))
     if json:
-        named = {"lambda": point.price, "strategy": point.strategy}
-        typer.echo(json_module.dumps(finite({**named, **point.to_json()}), allow_nan=False))
+        fields = {"lambda": point.price, "strategy": point.strategy}
+        typer.echo(json_module.dumps(finite({**fields, **point.to_json()}), allow_nan=False))
     else:
         Console(soft_wrap=True, highlight=False).print(in_words(loaded, point), markup=False)
 
 
-def find_point(router: Router, goal: str, text: str) -> OperatingPoint:
-    """The operating point that a target asks for; raises BadInput saying what can be reached."""
+def find_point(router: Router, target: str, text: str) -> OperatingPoint:
+    """The operating point for a target. Raises BadInput, with the reachable range, if none fits."""
     from routewright.router import targets
 
-    if goal == "--max-cost":
+    if target == "--max-cost":
         return router.at(max_cost=targets.dollars(text))
-    if goal == "--max-cost-fraction":
+    if target == "--max-cost-fraction":
         return router.at(max_cost_fraction=targets.share(text, "cost fraction", math.inf))
-    if goal == "--min-quality":
-        return router.at(min_quality=targets.quality(text, known(router, "quality")))
-    return targets.within_share(router.frontier, dearest(router), targets.share(text))
+    if target == "--min-quality":
+        return router.at(min_quality=targets.quality(text, expert_facts(router, "quality")))
+    return targets.within_share(router.frontier, most_expensive(router), targets.share(text))
 
 
-def known(router: Router, fact: str) -> dict[str, float]:
-    """Quality or cost of every expert, from the router's card; NaN where it is silent."""
+def expert_facts(router: Router, fact: str) -> dict[str, float]:
+    """Quality or cost (US$ per query) of every expert, from the router's card; NaN if unknown."""
     facts = router.card.get("experts", {})
     numbers = {name: facts.get(name, {}).get(fact) for name in router.experts}
     return {name: math.nan if n is None else float(n) for name, n in numbers.items()}
 
 
-def dearest(router: Router) -> str:
-    """The expert with the highest mean cost; raises BadInput where no costs are known."""
-    costs = {name: cost for name, cost in known(router, "cost").items() if math.isfinite(cost)}
+def most_expensive(router: Router) -> str:
+    """The expert with the highest mean cost. Raises BadInput if the router has no costs."""
+    costs = {n: cost for n, cost in expert_facts(router, "cost").items() if math.isfinite(cost)}
     if not costs:
-        raise BadInput("the router knows no costs, so no expert is its dearest")
+        raise BadInput(
+            "the router has no costs, so no expert is the most expensive one: fit it on a table"
+            " with costs"
+        )
     return max(costs, key=lambda name: costs[name])
 
 
 def in_words(router: Router, point: OperatingPoint) -> str:
-    """The operating point as sentences, interval and comparison included."""
+    """The operating point in sentences, with interval and comparison."""
     lines = [
         _cost(point),
         f"Its expected quality is {point.quality:.4f} {_between(point.quality_ci)}.",
@@ -102,34 +109,34 @@ def in_words(router: Router, point: OperatingPoint) -> str:
 
 def _cost(point: OperatingPoint) -> str:
     if not math.isfinite(point.cost_fraction):
-        return "The router knows no costs, so this point is judged by quality alone."
+        return "The router has no costs, so only the quality of this point is known."
     return (
         f"This point has an expected cost of ${point.cost:.3g} per query,"
         f" ${1000 * point.cost:.3g} per 1,000,"
-        f" {point.cost_fraction:.0%} of always asking the dearest expert."
+        f" {point.cost_fraction:.0%} of always asking the most expensive expert."
     )
 
 
 def _against_best(router: Router, point: OperatingPoint) -> str:
-    qualities = {n: q for n, q in known(router, "quality").items() if q > 0}
+    qualities = {n: q for n, q in expert_facts(router, "quality").items() if q > 0}
     if not qualities:
         return ""
     best = max(qualities, key=lambda name: qualities[name])
     low, high = (end / qualities[best] for end in point.quality_ci)
     return (
         f"That is {point.quality / qualities[best]:.1%} (95 % interval {low:.1%} to {high:.1%})"
-        f" of what {best} reaches, the best single expert ({qualities[best]:.4f})."
+        f" of the quality of {best}, the best single expert ({qualities[best]:.4f})."
     )
 
 
 def _shares(point: OperatingPoint) -> str:
     shares = sorted(point.shares.items(), key=lambda pair: -pair[1])
-    asked = ", ".join(f"{name} {share:.0%}" for name, share in shares if share >= 0.005)
-    return f"Who is asked: {asked}." if asked else ""
+    experts = ", ".join(f"{name} {share:.0%}" for name, share in shares if share >= 0.005)
+    return f"Experts asked: {experts}." if experts else ""
 
 
 def _seconds(router: Router, point: OperatingPoint) -> float:
-    """Mean seconds per query, by whom the point asks; NaN where somebody's are not known."""
+    """Mean seconds per query of the experts that the point asks; NaN if any is unknown."""
     latency = dict(zip(router.experts, router.latency.tolist(), strict=False))
     asked = [share * latency.get(name, math.nan) for name, share in point.shares.items()]
     return sum(asked) if asked else math.nan
@@ -137,9 +144,9 @@ def _seconds(router: Router, point: OperatingPoint) -> float:
 
 def _gain(point: OperatingPoint) -> str:
     if point.gain == 0 and point.gain_ci == (0.0, 0.0):
-        return "Learning has not been shown to pay here, so fixed experts serve it."
+        return "A learned choice was not shown to pay here, so fixed experts serve this point."
     return (
-        f"Over mixing fixed experts at the same cost: {point.gain:+.4f}"
+        f"Its gain over a fixed mix at the same cost is {point.gain:+.4f}"
         f" {_between(point.gain_ci, '+.4f')}."
     )
 

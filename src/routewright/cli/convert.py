@@ -1,4 +1,4 @@
-"""`routewright convert`: public routing and evaluation data as an outcome table."""
+"""`routewright convert`: turns public routing and evaluation data into an outcome table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from routewright.data.outcomes import Outcomes
 
-PRICE_NAMES = (  # US$ per million input and output tokens, as these projects call them
+PRICE_NAMES = (  # US$ per million input and output tokens, by the names of these projects
     ("input_per_mtok", "output_per_mtok"),  # routewright.yaml
     ("input_token_price_per_million", "output_token_price_per_million"),  # RouterArena
     ("input_price", "output_price"),  # LLMRouter
@@ -34,16 +34,18 @@ def convert(
             help="embedllm, inspect_ai, llmrouter, lm_eval, routellm, routerarena or routerbench."
         ),
     ],
-    files: Annotated[list[Path], typer.Argument(help="Your own copies, joined on the query.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Your copies of the files; rows of one query are joined.")
+    ],
     out: Annotated[Path, typer.Option(help="Outcome table to write (.parquet).")],
     model: Annotated[
-        str | None, typer.Option(help="Name of the expert, for files that know only one.")
+        str | None, typer.Option(help="Name of the expert, for files with one expert.")
     ] = None,
     prices: Annotated[
         Path | None,
         typer.Option(
-            help="YAML or JSON: for each expert US$ per million tokens, `input_per_mtok` and"
-            " `output_per_mtok`; tells the costs where only tokens are known."
+            help="YAML or JSON file with US$ per million tokens for each expert, `input_per_mtok`"
+            " and `output_per_mtok`; gives costs to rows that have only tokens."
         ),
     ] = None,
     json: Annotated[bool, typer.Option(help="Print the summary as JSON.")] = False,
@@ -54,15 +56,15 @@ def convert(
     if out.suffix != ".parquet":
         raise BadInput(f"'{out}' must end in .parquet: an outcome table is a Parquet file")
     reader = formats.find(format)
-    listed = None if prices is None else _prices(prices)
+    price_list = None if prices is None else _prices(prices)
     with Console(stderr=True).status(f"reading {len(files)} files") as status:
         frames = []
         for file in files:
             status.update(f"reading {file}")
-            frames.append(_named(reader(file), model, file))
+            frames.append(_rename(reader(file), model, file))
         frame = reduce(outcomes.join, frames)
-        if listed is not None:
-            frame = priced(frame, listed)
+        if price_list is not None:
+            frame = priced(frame, price_list)
         rows = _write(frame, out, files)
     summary = _summary(rows)
     if json:
@@ -72,10 +74,10 @@ def convert(
 
 
 def priced(frame: pl.DataFrame, prices: Mapping[str, Any]) -> pl.DataFrame:
-    """Costs in US$ from token counts, where no cost was recorded; unknown stays null.
+    """Adds costs in US$ from token counts where no cost was recorded; unknown costs stay null.
 
     `prices` gives each expert's US$ per million tokens under one of PRICE_NAMES. Raises BadInput
-    if it names no expert of the table, or not the price of one that it names.
+    if it has no expert of the table, or an expert without a valid price.
     """
     import polars as pl
 
@@ -83,7 +85,7 @@ def priced(frame: pl.DataFrame, prices: Mapping[str, Any]) -> pl.DataFrame:
     if not set(experts) & set(prices):
         raise BadInput(
             f"the prices are of {', '.join(list(prices)[:8])}, the table's experts are"
-            f" {', '.join(experts[:8])}: give them the same names"
+            f" {', '.join(experts[:8])}: use the same names in both"
         )
     for expert in experts:
         tokens = (f"in_tokens::{expert}", f"out_tokens::{expert}")
@@ -91,30 +93,32 @@ def priced(frame: pl.DataFrame, prices: Mapping[str, Any]) -> pl.DataFrame:
             pair = _pair(expert, prices[expert])
             dollars = sum(pl.col(t) * p for t, p in zip(tokens, pair, strict=True)) / 1e6
             name = f"cost::{expert}"
-            known = [pl.col(name)] if name in frame.columns else []
-            frame = frame.with_columns(pl.coalesce(*known, dollars).alias(name))
+            recorded = [pl.col(name)] if name in frame.columns else []
+            frame = frame.with_columns(pl.coalesce(*recorded, dollars).alias(name))
     return frame
 
 
 def _prices(path: Path) -> dict[str, Any]:
-    """Each expert's entry, as it stands in the file."""
+    """The entry of each expert in a price file."""
     import yaml
 
     try:
         text = path.read_text(encoding="utf-8")
-        listed = json_module.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        entries = json_module.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise BadInput(f"'{path}' is not a readable list of prices: {error}") from error
-    if not isinstance(listed, dict) or not listed:
+        raise BadInput(f"'{path}' is not a readable price file: {error}") from error
+    if not isinstance(entries, dict) or not entries:
         raise BadInput(f"'{path}' must map experts to prices, as in `gpt-4o: {_example()}`")
-    return {str(expert): entry for expert, entry in listed.items()}
+    return {str(expert): entry for expert, entry in entries.items()}
 
 
 def _pair(expert: str, entry: Any) -> tuple[float, float]:
     for names in PRICE_NAMES:
         match [entry.get(name) for name in names] if isinstance(entry, dict) else ():
-            case [int() | float() as read, int() | float() as written] if min(read, written) >= 0:
-                return read, written
+            case [int() | float() as input_price, int() | float() as output_price] if (
+                min(input_price, output_price) >= 0
+            ):
+                return input_price, output_price
     raise BadInput(f"the price of '{expert}' must be {_example()}, in US$ per million tokens")
 
 
@@ -126,19 +130,19 @@ def _experts(frame: pl.DataFrame) -> list[str]:
     return [c.removeprefix("score::") for c in frame.columns if c.startswith("score::")]
 
 
-def _named(frame: pl.DataFrame, model: str | None, file: Path) -> pl.DataFrame:
+def _rename(frame: pl.DataFrame, model: str | None, file: Path) -> pl.DataFrame:
     if model is None:
         return frame
     if len(experts := _experts(frame)) != 1:
         raise BadInput(
-            f"--model names one expert, but '{file}' knows {', '.join(experts[:8])}: leave it out"
+            f"--model names one expert, but '{file}' has {', '.join(experts[:8])}: leave it out"
         )
-    ends = (f"::{experts[0]}", f"::{model}")
-    return frame.rename({c: c.replace(*ends) for c in frame.columns if c.endswith(ends[0])})
+    suffixes = (f"::{experts[0]}", f"::{model}")
+    return frame.rename({c: c.replace(*suffixes) for c in frame.columns if c.endswith(suffixes[0])})
 
 
 def _write(frame: pl.DataFrame, out: Path, files: Sequence[Path]) -> Outcomes:
-    """Writes the table only if it can be read as one."""
+    """Writes the table, but only if it is a valid outcome table."""
     from routewright.data import outcomes
 
     partial = out.with_name(f".{out.name}.partial")
@@ -158,24 +162,26 @@ def _write(frame: pl.DataFrame, out: Path, files: Sequence[Path]) -> Outcomes:
 
 
 def _summary(rows: Outcomes) -> dict[str, Any]:
+    import numpy as np
+
     from routewright.metrics import mean
 
     qualities, costs = mean(rows.score), mean(rows.cost)
-    scored = (rows.score == rows.score).sum(axis=0)  # NaN is not itself
+    scored = np.isfinite(rows.score).sum(axis=0)
     return {
         "rows": len(rows),
         "experts": {
             expert: {
                 "scored": int(scored[m]),
-                "quality": _known(float(qualities[m])),
-                "cost": _known(float(costs[m])),
+                "quality": _finite(float(qualities[m])),
+                "cost": _finite(float(costs[m])),
             }
             for m, expert in enumerate(rows.experts)
         },
     }
 
 
-def _known(number: float) -> float | None:
+def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
 

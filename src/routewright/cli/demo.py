@@ -1,4 +1,4 @@
-"""`routewright demo`: a working gateway in a minute, with no key and no network."""
+"""`routewright demo`: starts a working gateway in a minute, without a key and without a network."""
 
 from __future__ import annotations
 
@@ -17,48 +17,48 @@ from rich.table import Table
 
 def demo(
     once: Annotated[bool, typer.Option(help="Exit after the questions; also with ONCE=1.")] = False,
-    folder: Annotated[Path, typer.Option(help="Where to keep what it makes.")] = Path(
-        "routewright-demo"
-    ),
+    folder: Annotated[
+        Path, typer.Option(help="Folder for the config, the table and the router.")
+    ] = Path("routewright-demo"),
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Of the gateway; 0 takes a free one.")
+        int, typer.Option(min=0, max=65535, help="Port of the gateway; 0 takes a free one.")
     ] = 4100,
-    seed: Annotated[int, typer.Option(min=0, help="Other questions, other router.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other questions.")] = 0,
 ) -> None:
-    """Three tiny language models, interviewed, routed and served on this machine."""
-    from routewright import demo as story
+    """Interview, route and serve three tiny language models on this machine."""
+    from routewright import demo as steps
     from routewright.cli.evaluate import show
 
     console = Console(soft_wrap=True)
-    place = story.Folder(folder)
-    place.prepare()
+    files = steps.Folder(folder)
+    files.prepare()
 
     console.rule("1. Ask three tiny language models the same questions")
-    _interview(place, seed, console)
+    _interview(files, seed, console)
 
-    console.rule("2. Learn who is good at what; judge on questions not learnt from")
+    console.rule("2. Fit a router on these answers, and evaluate it on other questions")
     with console.status("fitting"):
-        figures = story.learn(place, seed, lambda doing, share: None).to_json()
+        figures = steps.learn(files, seed, lambda doing, share: None).to_json()
     show(figures, console)
     console.print(_verdict(figures))
 
     console.rule("3. Serve the router to any OpenAI client")
-    with story.gateway(place, 0 if once or os.environ.get("ONCE") else port) as (url, config):
-        _ask_over_http(url, story.show_questions(seed), console)
+    with steps.gateway(files, 0 if once or os.environ.get("ONCE") else port) as (url, config):
+        _ask_over_http(url, steps.show_questions(seed), console)
         if once or os.environ.get("ONCE"):
             return
         from routewright.cli.serve import welcome
 
         console.print(welcome(config, url), markup=False, highlight=False)
         console.print(
-            f"The config, table and router are in {folder}/. Next, models of your own:"
-            " docs/tutorials/from-zero.md. Ctrl-C stops."
+            f"The config, the table and the router are in {folder}/. To use models of your own,"
+            " read docs/tutorials/from-zero.md. Ctrl-C stops the gateway."
         )
         _wait()
 
 
-def _interview(place: Any, seed: int, console: Console) -> None:
-    from routewright import demo as story
+def _interview(files: Any, seed: int, console: Console) -> None:
+    from routewright import demo as steps
 
     columns = (
         TextColumn("{task.description}"),
@@ -67,28 +67,28 @@ def _interview(place: Any, seed: int, console: Console) -> None:
         TimeRemainingColumn(),
         TextColumn("${task.fields[dollars]:.6f}"),
     )
-    total = (story.LEARN + story.CHECK) * len(story.sandbox_experts())
+    total = (steps.LEARN + steps.CHECK) * len(steps.sandbox_experts())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("answers", total=total, dollars=0.0)
         spent: list[float] = []
 
         def count(cell: Any) -> None:
-            spent.extend(said.cost for said in cell.spent)
+            spent.extend(answer.cost for answer in cell.spent)
             bar.update(task, advance=1, dollars=math.fsum(spent))
 
-        story.ask_everybody(place, seed, count)
+        steps.ask_everybody(files, seed, count)
 
 
 def _verdict(figures: dict[str, Any]) -> str:
-    from routewright import demo as story
+    from routewright import demo as steps
 
-    half = figures["at_cost_fraction"][story.HALF]
+    half = figures["at_cost_fraction"][steps.HALF]
     best = figures["references"]["best_single"]
-    yes = story.pays(figures)
+    pays = steps.pays(figures)
     return (
-        f"At half of the dearest model's cost the router scores [bold]{half['quality']:.3f}[/]; the"
-        f" best single model, {best['name']}, {best['quality']:.3f}:"
-        f" {'routing pays' if yes else 'routing does NOT pay here'}."
+        f"At half of the most expensive model's cost, the router scores"
+        f" [bold]{half['quality']:.3f}[/]; the best single model, {best['name']}, scores"
+        f" {best['quality']:.3f}: {'routing pays' if pays else 'routing does NOT pay here'}."
     )
 
 
@@ -109,9 +109,9 @@ def _ask_over_http(url: str, questions: list[Any], console: Console) -> None:
 
 
 def _because(url: str, text: str) -> str:
-    """Each expert's forecast, as the gateway's `/v1/route` tells it."""
-    explained, _ = _post(f"{url}/v1/route", text)
-    forecasts = sorted(explained["experts"], key=lambda row: -(row.get("quality") or 0))
+    """Each expert's predicted quality, from the gateway's `/v1/route`."""
+    explanation, _ = _post(f"{url}/v1/route", text)
+    forecasts = sorted(explanation["experts"], key=lambda row: -(row.get("quality") or 0))
     return ", ".join(f"{row['name']} {row['quality']:.2f}" for row in forecasts)
 
 

@@ -1,4 +1,4 @@
-"""`routewright diversify`: a varied training set that does not give the test away."""
+"""`routewright diversify`: selects a varied training set without overlaps with a test set."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ def diversify(
     out: Annotated[Path, typer.Option(help="File to write: .parquet or .jsonl.")],
     against: Annotated[
         list[Path] | None,
-        typer.Option(help="Test set whose runs of words no kept query may share; may be repeated."),
+        typer.Option(help="Test set that no kept query may overlap with; may be repeated."),
     ] = None,
     against_split: Annotated[
         str | None, typer.Option(help="Split of the table itself to hold out, e.g. dev.")
     ] = None,
-    per_tag: Annotated[int, typer.Option(min=1, help="Queries of each tag, at most.")] = 10,
+    per_tag: Annotated[int, typer.Option(min=1, help="Most queries to keep of each tag.")] = 10,
     tags: Annotated[
-        str, typer.Option(help="`table`: its tags, where it has none its `domain`.")
+        str, typer.Option(help="`table`: the column `tags`, or `domain` in rows without tags.")
     ] = "table",
-    words: Annotated[int, typer.Option(min=1, help="How many in a row count as shared.")] = 6,
+    words: Annotated[
+        int, typer.Option(min=1, help="Words in a row that count as overlap when shared.")
+    ] = 6,
     cosine: Annotated[
         float,
-        typer.Option(min=0, help="Of two queries' letters, from which one of them goes."),
+        typer.Option(min=0, help="Similarity of two queries' letters that makes them duplicates."),
     ] = 0.95,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same choice.")] = 0,
-    json: Annotated[bool, typer.Option(help="Print what was dropped as JSON.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same choice.")] = 0,
+    json: Annotated[bool, typer.Option(help="Print the counts as JSON.")] = False,
 ) -> None:
-    """Keep at most so many queries per tag, without near-duplicates or overlaps with test sets.
+    """Limit the queries per tag; drop near-duplicates and overlaps with test sets.
 
-    Rows of the split that is held out stay in the table, untouched.
+    Rows of the held-out split stay in the table unchanged.
     """
     import polars as pl
 
@@ -48,17 +50,19 @@ def diversify(
     rest = frame.clear()
     if against_split is not None:
         if "split" not in frame.columns:
-            raise BadInput(f"'{table}' has no column split, so --against-split names nothing")
+            raise BadInput(f"'{table}' has no column `split`: leave --against-split out")
         rest = frame.filter(pl.col("split") == against_split)
         frame = frame.filter(pl.col("split").ne_missing(against_split))
         if not len(rest) or not len(frame):
-            few = "no" if not len(rest) else "every"
-            raise BadInput(f"'{table}': {few} row has split '{against_split}'")
+            number = "no" if not len(rest) else "every"
+            raise BadInput(
+                f"'{table}': {number} row has split '{against_split}': name another --against-split"
+            )
     held_out = outcomes.queries_of(rest)
     for path in against or []:
         held_out += outcomes.queries_of(outcomes.table(path))
     queries = outcomes.queries_of(frame)
-    kept = diversity.diversify(
+    picks = diversity.diversify(
         queries,
         outcomes.tags_of(queries, tags),
         held_out,
@@ -67,14 +71,14 @@ def diversify(
         cosine=cosine,
         seed=seed,
     )
-    outcomes.save(pl.concat([frame[list(kept.rows)], rest]), out)
+    outcomes.save(pl.concat([frame[list(picks.rows)], rest]), out)
     if json:
-        typer.echo(json_module.dumps(kept.told()))
+        typer.echo(json_module.dumps(picks.told()))
         return
     typer.echo(
-        f"'{out}': {len(kept.rows)} of {len(frame)} queries kept; {kept.overlapping} share"
-        f" {words} words in a row with a test query, {kept.duplicates} are duplicates,"
-        f" {kept.crowded} had no place left in a tag"
-        + (f"; {kept.untagged} have no tag, so none was limited" if kept.untagged else "")
-        + (f"; {len(rest)} rows of split '{against_split}' as they were" if len(rest) else "")
+        f"'{out}': {len(picks.rows)} of {len(frame)} queries kept; {picks.overlapping} share"
+        f" {words} words in a row with a test query, {picks.duplicates} are duplicates,"
+        f" {picks.crowded} exceed the limit of a tag"
+        + (f"; {picks.untagged} have no tag and no limit" if picks.untagged else "")
+        + (f"; {len(rest)} rows of split '{against_split}' are unchanged" if len(rest) else "")
     )

@@ -1,4 +1,4 @@
-"""`routewright experts`: the servers of the experts that we run ourselves."""
+"""`routewright experts`: controls the servers of experts that Routewright runs itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Action(StrEnum):
-    """What to do with them."""
+    """What the command does with the servers."""
 
     status = "status"
     start = "start"
@@ -37,72 +37,71 @@ def experts(
     names: Annotated[
         list[str] | None, typer.Argument(help="Experts with `launch:`; default: all of them.")
     ] = None,
-    wait: Annotated[bool, typer.Option(help="Start: come back once they can answer.")] = True,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+    wait: Annotated[bool, typer.Option(help="For start: wait until they can answer.")] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Start, stop and look at the servers of experts that have `launch:` in the config.
+    """Start, stop and list the servers of experts that have `launch:` in the config.
 
-    Starting one that runs changes nothing. What is started here goes on when this command ends;
-    `stop` without names also ends what experts left behind that are no longer in the config.
-    Exit code 2 if one cannot start.
+    To start a server that runs already changes nothing. Servers keep running after this command
+    ends. `stop` without names also stops servers of experts that are no longer in the config. The
+    exit code is 2 if a server cannot start.
     """
     from routewright.config import experts as read_experts
     from routewright.experts.launch import Server
 
-    known = {name: e for name, e in read_experts(config).items() if e.launch is not None}
-    if unknown := [name for name in names or () if name not in known]:
-        there = ", ".join(known) or "none: give an expert `launch:`"
-        raise BadInput(f"no expert '{unknown[0]}' that is launched here: there are {there}")
-    chosen = [known[name] for name in names or known]
-    servers = [Server(expert) for expert in chosen]
+    launched = {name: e for name, e in read_experts(config).items() if e.launch is not None}
+    if unknown := [name for name in names or () if name not in launched]:
+        others = ", ".join(launched) or "none: give an expert `launch:`"
+        raise BadInput(f"no expert '{unknown[0]}' with `launch:` in the config: it has {others}")
+    servers = [Server(launched[name]) for name in names or launched]
     if not servers and action is Action.start:
-        raise BadInput("nothing to start here: give an expert `launch:`")
+        raise BadInput("no server to start: give an expert `launch:`")
     console = Console(stderr=True)
-    troubles: list[str] = []
+    failures: list[str] = []
     if action is Action.start:
-        troubles = _start(servers, wait, console)
+        failures = _start(servers, wait, console)
     elif action is Action.stop:
         _stop(servers, console)
         if not names:
-            _sweep(config.parent, set(known), console)
-    found = asyncio.run(_statuses(servers))
+            _sweep(config.parent, set(launched), console)
+    statuses = asyncio.run(_statuses(servers))
     if json:
-        typer.echo(dumps({"experts": [_row(status) for status in found]}, indent=2))
+        typer.echo(dumps({"experts": [_row(status) for status in statuses]}, indent=2))
     else:
-        Console().print(_table(found))
-    if troubles:
-        raise BadInput("\n".join(troubles))
+        Console().print(_table(statuses))
+    if failures:
+        raise BadInput("\n".join(failures))
 
 
 def _start(servers: list[Server], wait: bool, console: Console) -> list[str]:
-    """Starts all of them side by side; what went wrong with any."""
+    """Starts all servers concurrently and returns the messages of those that failed."""
 
-    async def one(server: Server) -> None:
+    async def start(server: Server) -> None:
         await asyncio.to_thread(server.start, "user")
         if wait:
             await server.until_ready()
 
-    async def everybody() -> list[Any]:
-        return await asyncio.gather(*map(one, servers), return_exceptions=True)
+    async def start_all() -> list[Any]:
+        return await asyncio.gather(*map(start, servers), return_exceptions=True)
 
     with console.status(f"starting {', '.join(server.name for server in servers)}"):
-        ended = asyncio.run(everybody())
-    for error in ended:
+        results = asyncio.run(start_all())
+    for error in results:
         if isinstance(error, BaseException) and not isinstance(error, BadInput):
             raise error
-    return [str(error) for error in ended if error is not None]
+    return [str(error) for error in results if error is not None]
 
 
 def _stop(servers: list[Server], console: Console) -> None:
-    async def everybody() -> None:
+    async def stop_all() -> None:
         await asyncio.gather(*(asyncio.to_thread(server.stop) for server in servers))
 
     with console.status(f"stopping {', '.join(server.name for server in servers)}"):
-        asyncio.run(everybody())
+        asyncio.run(stop_all())
 
 
 def _sweep(folder: Path, names: set[str], console: Console) -> None:
-    """Ends the servers of experts that the config no longer has."""
+    """Stops the servers of experts that are no longer in the config."""
     from routewright.experts.launch import end, left_behind
 
     for _, record in left_behind(folder, names):
@@ -116,21 +115,21 @@ async def _statuses(servers: list[Server]) -> list[Status]:
 
 def _row(status: Status) -> dict[str, Any]:
     record = status.record
-    up = record is not None and record.ended is None
+    running = record is not None and record.ended is None
     return {
         "name": status.name,
         "state": status.state,
-        "pid": record.pid if record and up else None,
-        "seconds": round(time.time() - record.began, 1) if record and up else None,
-        "started_by": record.owner if record and up else None,
+        "pid": record.pid if record and running else None,
+        "seconds": round(time.time() - record.began, 1) if record and running else None,
+        "started_by": record.owner if record and running else None,
         "why": record.why if record else "",
     }
 
 
-def _table(found: list[Status]) -> Table:
+def _table(statuses: list[Status]) -> Table:
     table = Table("expert", "state", "pid", "up for", "started by")
     table.add_column("why", overflow="fold")
-    for row in map(_row, found):
+    for row in map(_row, statuses):
         up = "" if row["seconds"] is None else f"{row['seconds']:g} s"
         cells = [row["pid"] or "", up, row["started_by"] or "", row["why"]]
         table.add_row(Text(row["name"]), row["state"], *(Text(str(cell)) for cell in cells))

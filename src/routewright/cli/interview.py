@@ -32,15 +32,15 @@ def interview(
     queries: Annotated[
         str,
         typer.Argument(
-            help="Query set: .jsonl, .parquet or .csv; or lm_eval=TASK, inspect_ai=MODULE:TASK."
+            help="Query set (.jsonl, .parquet or .csv), lm_eval=TASK or inspect_ai=MODULE:TASK."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Outcome table to write (.parquet).")],
     grader: Annotated[
         list[str] | None,
         typer.Option(
-            help="How to grade, e.g. exact, numeric, f1, code, judge=EXPERT; may be repeated: the"
-            " first is for every query that names none. Default: normalised."
+            help="Grader, e.g. exact, numeric, f1, code, judge=EXPERT; may be repeated: the first"
+            " one grades every query that names none. Default: normalised."
         ),
     ] = None,
     only: Annotated[
@@ -48,7 +48,7 @@ def interview(
     ] = None,
     budget: Annotated[
         float | None,
-        typer.Option(min=0, help="US$ that all runs with this journal together may cost at most."),
+        typer.Option(min=0, help="US$ that all runs with this journal together may cost."),
     ] = None,
     verify: Annotated[
         int, typer.Option(min=0, help="Verifications of each answer, for verify::EXPERT.")
@@ -60,34 +60,34 @@ def interview(
         bool, typer.Option(help="Ask for the answers' log-probabilities, for logprob::EXPERT.")
     ] = False,
     max_tokens: Annotated[
-        int, typer.Option(min=1, help="Of an answer, where neither query nor config says.")
+        int, typer.Option(min=1, help="Limit of an answer, unless the query or the config sets it.")
     ] = 1024,
-    concurrency: Annotated[
-        int, typer.Option(min=1, help="Queries under way at once, per expert.")
-    ] = 4,
-    split: Annotated[str, typer.Option(help="Split of queries that name none.")] = "train",
+    concurrency: Annotated[int, typer.Option(min=1, help="Concurrent queries per expert.")] = 4,
+    split: Annotated[str, typer.Option(help="Split of queries without one.")] = "train",
     hold_out: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Of those, the share for split dev, which judges routers."),
+        typer.Option(
+            min=0, max=1, help="Share of those queries for split dev, to evaluate routers."
+        ),
     ] = 0.0,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Ask only so many queries, the first ones.")
+        int | None, typer.Option(min=1, help="Ask only this many queries, from the first one on.")
     ] = None,
     journal: Annotated[
-        Path | None, typer.Option(help="What was paid for; default: OUT.journal.jsonl.")
+        Path | None, typer.Option(help="File of paid asks; default: OUT.journal.jsonl.")
     ] = None,
     engine: Annotated[
         str, typer.Option(help="`local`, or `ray`: on the cluster that RAY_ADDRESS names.")
     ] = "local",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Ask nobody; tell what it would cost and take.")
+        bool, typer.Option("--dry-run", help="Ask no expert; estimate the cost and the time.")
     ] = False,
     json: Annotated[bool, typer.Option(help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Ask every expert every query; resumes where it was stopped, pays nothing twice.
+    """Ask every expert every query; resume after an interruption, and pay nothing twice.
 
-    Run the same command again after Ctrl-C, a crash or a spent budget: it goes on from the
-    journal. Exit code 130 after Ctrl-C, 2 if nobody answered anything.
+    After Ctrl-C, a crash or a spent budget, run the same command again: it continues from the
+    journal. The exit code is 130 after Ctrl-C, and 2 if no expert answered any query.
     """
     from routewright.config import experts as read_experts
     from routewright.data import tasks
@@ -99,16 +99,16 @@ def interview(
     journal = journal or out.with_suffix(".journal.jsonl")
     if out.exists() and not journal.exists() and not dry_run:
         raise BadInput(
-            f"'{out}' is there already, and not its journal '{journal}': name another --out, or the"
-            " --journal that it came from"
+            f"'{out}' exists already, but its journal '{journal}' does not: name another --out, or"
+            " the --journal of that table"
         )
-    known = read_experts(config)
-    asked = _chosen(known, only)
+    experts = read_experts(config)
+    chosen = _select(experts, only)
     items = held_out(tasks.read(queries, split="")[:limit], hold_out, rest=split)
     settings: dict[str, Any] = {
-        "experts": asked,
-        "recalled": [expert for expert in known.values() if expert not in asked],
-        "judges": list(known.values()),
+        "experts": chosen,
+        "recalled": [expert for expert in experts.values() if expert not in chosen],
+        "judges": list(experts.values()),
         "graders": Graders(grader or [DEFAULT_GRADER]),
         "verifications": verify,
         "samples": samples,
@@ -118,46 +118,46 @@ def interview(
     }
     console = Console(stderr=json, soft_wrap=True, highlight=False)
     if dry_run:
-        told = asyncio.run(_rehearse(items, known, journal, settings))
-        _tell(told, json, console, budget)
+        estimate = asyncio.run(_rehearse(items, experts, journal, settings))
+        _show_estimate(estimate, json, console, budget)
         return
     if engine == "local":
-        run = _run(items, known, journal, budget, settings, console)
-        done, account = asyncio.run(run)
+        run = _interview(items, experts, journal, budget, settings, console)
+        result, account = asyncio.run(run)
     else:
-        done, account = _spread(items, known, journal, budget, grader, settings, engine)
-    from routewright.interview import interview as study
+        result, account = _spread(items, experts, journal, budget, grader, settings, engine)
+    from routewright.interview.interview import write
 
-    answered = any(cell.answers for cell in done.cells.values())
+    answered = any(cell.answers for cell in result.cells.values())
     if answered:
-        study.write(items, done.cells, out, order=list(known))
-    summary = summarise(done, account)
+        write(items, result.cells, out, order=list(experts))
+    summary = summarise(result, account)
     if json:
         typer.echo(json_module.dumps(summary))
     else:
         _show(summary, out, console)
-    _what_next(summary, journal, Console(stderr=True, soft_wrap=True, highlight=False))
-    if done.stopped:
+    _show_notes(summary, journal, Console(stderr=True, soft_wrap=True, highlight=False))
+    if result.stopped:
         raise typer.Exit(EXIT_INTERRUPTED)
     if not answered:
-        raise BadInput(f"nobody has answered anything, so there is no '{out}': see above")
+        raise BadInput(f"no expert answered any query, so '{out}' was not written: see above")
 
 
-def _chosen(known: Mapping[str, Expert], only: str | None) -> list[Expert]:
+def _select(experts: Mapping[str, Expert], only: str | None) -> list[Expert]:
     from routewright.cli.fit import names
 
-    wanted = names(only) or list(known)
-    if unknown := [name for name in wanted if name not in known]:
-        raise BadInput(f"no expert '{unknown[0]}': the config has {', '.join(known)}")
-    return [known[name] for name in dict.fromkeys(wanted)]
+    requested = names(only) or list(experts)
+    if unknown := [name for name in requested if name not in experts]:
+        raise BadInput(f"no expert '{unknown[0]}': the config has {', '.join(experts)}")
+    return [experts[name] for name in dict.fromkeys(requested)]
 
 
 # --- running -------------------------------------------------------------------------------
 
 
-async def _run(
+async def _interview(
     items: Sequence[Item],
-    known: Mapping[str, Expert],
+    experts: Mapping[str, Expert],
     path: Path,
     budget: float | None,
     settings: Mapping[str, Any],
@@ -168,50 +168,50 @@ async def _run(
     from routewright.interview.interview import Interview
 
     with Journal(path) as journal:
-        async with Ledger(known.values(), journal, budget=budget) as ledger:
+        async with Ledger(experts.values(), journal, budget=budget) as ledger:
             total = len(items) * len(settings["experts"])
             with progress(total, budget, ledger) as show:
-                under_way = Interview(
+                study = Interview(
                     items, asker=ledger, recall=Recall(ledger), on_cell=show, **settings
                 )
-                with stopping([under_way], console):
-                    await under_way.run()
-            return under_way, ledger.account
+                with stopping([study], console):
+                    await study.run()
+            return study, ledger.account
 
 
 def _spread(
     items: Sequence[Item],
-    known: Mapping[str, Expert],
+    experts: Mapping[str, Expert],
     path: Path,
     budget: float | None,
     graders: list[str] | None,
     settings: Mapping[str, Any],
     engine: str,
 ) -> tuple[Interview, Account]:
-    """The same on a cluster."""
+    """Runs the interview on a Ray cluster."""
     from routewright import parallel
     from routewright.interview import ray as interview_on_ray
 
     parallel.cluster(engine)
-    wishes = {key: value for key, value in settings.items() if key != "graders"}
+    options = {key: value for key, value in settings.items() if key != "graders"}
     with _bar(len(items) * len(settings["experts"]), budget, 0.0) as show:
         return interview_on_ray.interview(
-            items, known.values(), path, budget, graders or [DEFAULT_GRADER], wishes, show
+            items, experts.values(), path, budget, graders or [DEFAULT_GRADER], options, show
         )
 
 
 @contextmanager
-def stopping(under_way: Sequence[Interview], console: Console) -> Iterator[None]:
-    """Ctrl-C lets the answers under way come in; a second one does not wait for them."""
+def stopping(interviews: Sequence[Interview], console: Console) -> Iterator[None]:
+    """On Ctrl-C, waits for the pending answers; on a second Ctrl-C, stops at once."""
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
 
     def stop() -> None:
-        if task is not None and (not under_way or under_way[-1].stopped):
+        if task is not None and (not interviews or interviews[-1].stopped):
             task.cancel()
             return
-        under_way[-1].stop()
-        console.print("Stopping: waiting for the answers under way; Ctrl-C again stops at once.")
+        interviews[-1].stop()
+        console.print("Stopping after the pending answers; Ctrl-C again stops at once.")
 
     try:
         for sign in (signal.SIGINT, signal.SIGTERM):
@@ -228,13 +228,14 @@ def stopping(under_way: Sequence[Interview], console: Console) -> Iterator[None]
 
 @contextmanager
 def progress(total: int, budget: float | None, ledger: Ledger) -> Iterator[Any]:
+    """Shows a progress bar and yields a function to call with every finished cell."""
     with _bar(total, budget, ledger.account.spent) as show:
         yield lambda cell: show(1, ledger.account.spent)
 
 
 @contextmanager
 def _bar(total: int, budget: float | None, spent: float) -> Iterator[Any]:
-    """Gives a function to call with how many answers came in, and what has been spent."""
+    """Yields a function to call with the number of new answers and the US$ spent so far."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     limit = "" if budget is None else f" of ${budget:g}"
@@ -250,48 +251,46 @@ def _bar(total: int, budget: float | None, spent: float) -> Iterator[Any]:
         yield lambda cells, dollars: bar.update(task, advance=cells, dollars=dollars)
 
 
-# --- telling -------------------------------------------------------------------------------
+# --- the summary ---------------------------------------------------------------------------
 
 
-def summarise(done: Interview, account: Account) -> dict[str, Any]:
-    """What was asked, said, graded and paid, as JSON knows it."""
+def summarise(result: Interview, account: Account) -> dict[str, Any]:
+    """The summary of an interview, as `--json` prints it."""
     return {
-        "queries": len(done.items),
-        "experts": {expert.name: _about(done, expert.name) for expert in done.experts},
+        "queries": len(result.items),
+        "experts": {expert.name: _expert_summary(result, expert.name) for expert in result.experts},
         "asked": account.asked,
         "from_journal": account.recalled,
         "cost": account.spent,
         "cost_unsure": account.unsure,
         "complete": all(
-            (item.query.id, expert.name) in done.cells
-            for item in done.items
-            for expert in done.experts
+            (item.query.id, expert.name) in result.cells
+            for item in result.items
+            for expert in result.experts
         ),
-        "stopped": done.stopped,
-        "left_out": done.left_out,
-        "out_of_money": done.out_of_money,
+        "stopped": result.stopped,
+        "left_out": result.left_out,
+        "out_of_money": result.out_of_money,
     }
 
 
-def _about(done: Interview, expert: str) -> dict[str, Any]:
-    cells = [cell for (_, name), cell in done.cells.items() if name == expert]
-    said = [cell for cell in cells if cell.answers]
-    graded = [cell.grade.score for cell in said if cell.grade.score == cell.grade.score]
+def _expert_summary(result: Interview, expert: str) -> dict[str, Any]:
+    cells = [cell for (_, name), cell in result.cells.items() if name == expert]
+    answered = [cell for cell in cells if cell.answers]
+    scores = [score for cell in answered if not math.isnan(score := cell.grade.score)]
     return {
-        "answers": len(said),
-        "failed": _counted(cell.failed for cell in cells if cell.failed),
-        "graded": len(graded),
-        "ungraded": _counted(
-            cell.grade.why for cell in said if cell.grade.score != cell.grade.score
-        ),
-        "cut_off": sum(cell.answers[0].finish_reason == "length" for cell in said),
-        "quality": _mean(graded),
-        "cost": _mean([cell.answers[0].cost for cell in said]),
-        "latency": _mean([s for cell in said if (s := cell.answers[0].latency) == s]),
+        "answers": len(answered),
+        "failed": _count(cell.failed for cell in cells if cell.failed),
+        "graded": len(scores),
+        "ungraded": _count(cell.grade.why for cell in answered if math.isnan(cell.grade.score)),
+        "cut_off": sum(cell.answers[0].finish_reason == "length" for cell in answered),
+        "quality": _mean(scores),
+        "cost": _mean([cell.answers[0].cost for cell in answered]),
+        "latency": _mean([s for cell in answered if not math.isnan(s := cell.answers[0].latency)]),
     }
 
 
-def _counted(reasons: Iterator[str]) -> dict[str, int]:
+def _count(reasons: Iterator[str]) -> dict[str, int]:
     from collections import Counter
 
     return dict(Counter(reasons).most_common())
@@ -311,11 +310,11 @@ def _show(summary: Mapping[str, Any], out: Path, console: Console) -> None:
             str(facts["answers"]),
             str(sum(facts["failed"].values())),
             str(sum(facts["ungraded"].values())),
-            *(_known(facts[key], form) for key, form in FORMS.items()),
+            *(_format(facts[key], form) for key, form in FORMS.items()),
         )
     console.print(table)
     console.print(
-        f"${summary['cost']:.6f} spent so far; {summary['asked']} answers asked for now,"
+        f"${summary['cost']:.6f} spent so far; {summary['asked']} answers from experts,"
         f" {summary['from_journal']} from the journal."
     )
 
@@ -323,16 +322,16 @@ def _show(summary: Mapping[str, Any], out: Path, console: Console) -> None:
 FORMS = {"quality": ".3f", "cost": ".3g", "latency": ".2f"}
 
 
-def _known(value: float | None, form: str) -> str:
+def _format(value: float | None, form: str) -> str:
     return "unknown" if value is None else format(value, form)
 
 
-def _what_next(summary: Mapping[str, Any], journal: Path, console: Console) -> None:
-    """Everything that a reader should not miss."""
+def _show_notes(summary: Mapping[str, Any], journal: Path, console: Console) -> None:
+    """Prints what went wrong and how to continue."""
     if summary["cost_unsure"]:
         console.print(
-            f"Answers that never came may have cost up to ${summary['cost_unsure']:.6f} more; the"
-            " budget counts that."
+            f"Answers that never arrived may have cost up to ${summary['cost_unsure']:.6f} more;"
+            " the budget includes that."
         )
     for name, facts in summary["experts"].items():
         for why, count in facts["failed"].items():
@@ -340,14 +339,14 @@ def _what_next(summary: Mapping[str, Any], journal: Path, console: Console) -> N
         for why, count in facts["ungraded"].items():
             console.print(f"{name}: {count} not graded: {why}", markup=False)
         if facts["cut_off"]:
-            console.print(f"{name}: {facts['cut_off']} cut off at their length: see --max-tokens")
+            console.print(f"{name}: {facts['cut_off']} cut off at the limit: raise --max-tokens")
     for name, why in summary["left_out"].items():
         console.print(f"{name}: left out: {why}", markup=False)
     failed = any(facts["failed"] for facts in summary["experts"].values())
     if summary["stopped"] or not summary["complete"] or failed:
-        more = " with a larger --budget" if summary["out_of_money"] else ""
+        advice = " with a larger --budget" if summary["out_of_money"] else ""
         console.print(
-            f"To go on, run the same command again{more}: what is in '{journal}' is not paid for"
+            f"To continue, run the same command again{advice}: nothing in '{journal}' is paid for"
             " twice.",
             markup=False,
         )
@@ -357,49 +356,51 @@ def _what_next(summary: Mapping[str, Any], journal: Path, console: Console) -> N
 
 
 async def _rehearse(
-    items: Sequence[Item], known: Mapping[str, Expert], path: Path, settings: Mapping[str, Any]
+    items: Sequence[Item], experts: Mapping[str, Expert], path: Path, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     from routewright.data.journal import read
     from routewright.experts.ledger import Recall, Rehearsal
     from routewright.interview.interview import Interview
 
-    rehearsal = Rehearsal(known.values(), read(path))
+    rehearsal = Rehearsal(experts.values(), read(path))
     recall = Recall(rehearsal)
     await Interview(items, asker=rehearsal, recall=recall, rehearsal=True, **settings).run()
-    side_by_side = settings["concurrency"]
-    experts = {
-        name: _forecast(forecast, side_by_side)
+    concurrency = settings["concurrency"]
+    estimates = {
+        name: _forecast(forecast, concurrency)
         for name, forecast in rehearsal.forecasts.items()
         if forecast.asks
     }
     return {
         "queries": len(items),
-        "experts": experts,
+        "experts": estimates,
         "spent": rehearsal.account.spent,
-        "cost": math.fsum(facts["cost"] for facts in experts.values()),
-        "cost_at_most": math.fsum(facts["cost_at_most"] for facts in experts.values()),
-        "seconds": max((facts["seconds"] for facts in experts.values()), default=0.0),
+        "cost": math.fsum(facts["cost"] for facts in estimates.values()),
+        "cost_at_most": math.fsum(facts["cost_at_most"] for facts in estimates.values()),
+        "seconds": max((facts["seconds"] for facts in estimates.values()), default=0.0),
     }
 
 
-def _forecast(forecast: Forecast, side_by_side: int) -> dict[str, Any]:
+def _forecast(forecast: Forecast, concurrency: int) -> dict[str, Any]:
     return {
         "asks": forecast.asks,
         "in_journal": forecast.known,
         "cost": forecast.cost,
         "cost_at_most": forecast.bound,
-        "seconds": forecast.seconds / side_by_side,
+        "seconds": forecast.seconds / concurrency,
     }
 
 
-def _tell(told: Mapping[str, Any], json: bool, console: Console, budget: float | None) -> None:
+def _show_estimate(
+    estimate: Mapping[str, Any], json: bool, console: Console, budget: float | None
+) -> None:
     if json:
-        typer.echo(json_module.dumps(told))
+        typer.echo(json_module.dumps(estimate))
         return
-    table = Table(title=f"{told['queries']} queries, nobody asked yet", title_justify="left")
+    table = Table(title=f"{estimate['queries']} queries, no expert asked yet", title_justify="left")
     for heading in ("expert", "asks", "in the journal", "about US$", "at most US$", "minutes"):
         table.add_column(heading, justify="left" if heading == "expert" else "right")
-    for name, facts in told["experts"].items():
+    for name, facts in estimate["experts"].items():
         table.add_row(
             name,
             str(facts["asks"]),
@@ -410,9 +411,9 @@ def _tell(told: Mapping[str, Any], json: bool, console: Console, budget: float |
         )
     console.print(table)
     console.print(
-        f"About ${told['cost']:.4g} and {told['seconds'] / 60:.0f} minutes, at most"
-        f" ${told['cost_at_most']:.4g}; ${told['spent']:.4g} spent before. Lengths and speeds are"
-        " those of the journal; of experts that it does not know, 250 tokens at 50 a second."
+        f"About ${estimate['cost']:.4g} and {estimate['seconds'] / 60:.0f} minutes, at most"
+        f" ${estimate['cost_at_most']:.4g}; ${estimate['spent']:.4g} spent before. Lengths and"
+        " speeds are those of the journal; for experts without entries, 250 tokens at 50 a second."
     )
-    if budget is not None and told["spent"] + told["cost"] > budget:
-        console.print(f"A budget of ${budget:g} will not be enough for all of it.")
+    if budget is not None and estimate["spent"] + estimate["cost"] > budget:
+        console.print(f"A budget of ${budget:g} is too small for all of it.")

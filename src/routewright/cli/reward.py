@@ -1,4 +1,4 @@
-"""`routewright reward`: rates the answers of an outcome table."""
+"""`routewright reward`: rates the answers of an outcome table with a reward model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from routewright.cli.asking import journalled, trouble
+from routewright.cli.asking import open_journal, trouble
 from routewright.cli.fit import names
 
 if TYPE_CHECKING:
@@ -29,26 +29,27 @@ def reward(
     ],
     out: Annotated[Path, typer.Option(help="Outcome table to write (.parquet).")],
     config: Annotated[
-        Path | None, typer.Option(help="Where a judge's expert is defined: routewright.yaml.")
+        Path | None, typer.Option(help="The config with the judge's expert: routewright.yaml.")
     ] = None,
     experts: Annotated[
-        str | None, typer.Option(help="Comma-separated: rate only their answers; default: all.")
+        str | None,
+        typer.Option(help="Comma-separated experts whose answers to rate; default: all."),
     ] = None,
     answers: Annotated[
-        str, typer.Option(help="Columns that hold whole answers, the first that knows one counts.")
+        str, typer.Option(help="Columns with whole answers; the first one with a text counts.")
     ] = "text,answer",
     budget: Annotated[
         float | None, typer.Option(help="US$ that a judge may cost, over all runs together.")
     ] = None,
     journal: Annotated[
-        Path | None, typer.Option(help="What was paid for; default: OUT with .journal.jsonl.")
+        Path | None, typer.Option(help="File of paid asks; default: OUT with .journal.jsonl.")
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="Where a model runs: `local`, or `ray`: on a cluster.")
+        str, typer.Option(help="Where a model runs: `local`, or `ray` (on a cluster).")
     ] = "local",
     json: Annotated[bool, typer.Option(help="Print the tally as JSON.")] = False,
 ) -> None:
-    """Fill the reward:: columns of an outcome table; run it again to take up where it stopped."""
+    """Fill the reward:: columns of an outcome table; run it again to continue after a stop."""
     from routewright.config import load
     from routewright.data import outcomes
     from routewright.errors import BadInput
@@ -57,28 +58,28 @@ def reward(
     if out.suffix != ".parquet":
         raise BadInput(f"'{out}' must end in .parquet: an outcome table is a Parquet file")
     frame = outcomes.table(table)
-    known = [] if config is None else [entry.expert() for entry in load(config).experts]
-    with journalled("rating answers", journal, out) as (paid, show):
-        rated, tally = rewarding.rate(
+    pool = [] if config is None else [entry.expert() for entry in load(config).experts]
+    with open_journal("rating answers", journal, out) as (paid, show):
+        result, tally = rewarding.rate(
             frame,
             model,
             paid,
             answers=answers,
             names=names(experts),
-            experts=known,
+            experts=pool,
             budget=budget,
             engine=engine,
             progress=show,
         )
-    outcomes.save(rated, out)
-    typer.echo(json_module.dumps(asdict(tally)) if json else _told(tally, out))
+    outcomes.save(result, out)
+    typer.echo(json_module.dumps(asdict(tally)) if json else _summary(tally, out))
 
 
-def _told(tally: Tally, out: Path) -> str:
-    lines = [
+def _summary(tally: Tally, out: Path) -> str:
+    messages = [
         f"'{out}': {tally.rated} of {tally.answers} answers rated for ${tally.cost:.4g},"
         f" {tally.recalled} of the asks or ratings from the journal"
     ]
     if tally.unread:
-        lines.append(f"{tally.unread} verdicts could not be read; their rewards are unknown")
-    return "\n".join([*lines, *trouble(tally)])
+        messages.append(f"{tally.unread} verdicts could not be read; their rewards are unknown")
+    return "\n".join([*messages, *trouble(tally)])

@@ -1,4 +1,4 @@
-"""`routewright route`: whom would the router ask, and why?"""
+"""`routewright route`: shows which expert the router would ask, and why."""
 
 from __future__ import annotations
 
@@ -20,30 +20,33 @@ def route(
     router: Annotated[Path, typer.Argument(help="Folder of a router.")],
     text: Annotated[str | None, typer.Argument(help="The query; `-` reads standard input.")] = None,
     queries: Annotated[
-        str | None, typer.Option(help="Instead: a query set, all of it; needs --out.")
+        str | None, typer.Option(help="A query set in place of the query; needs --out.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Table of the decisions about --queries (.parquet).")
+        Path | None, typer.Option(help="Table to write with a decision for each of --queries.")
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="Where that is worked out: `local`, or `ray`: on a cluster.")
+        str, typer.Option(help="Where --queries are routed: `local`, or `ray` (on a cluster).")
     ] = "local",
-    explain: Annotated[bool, typer.Option(help="Show every expert's forecast.")] = False,
+    explain: Annotated[bool, typer.Option(help="Show the prediction for every expert.")] = False,
     price: Annotated[
         float | None,
-        typer.Option("--lambda", min=0.0, help="Price of quality, per US$; default 0."),
+        typer.Option("--lambda", min=0.0, help="Quality that one US$ must buy; default 0."),
     ] = None,
     latency_price: Annotated[
         float, typer.Option(help="Quality that one second less must be worth.", min=0.0)
     ] = 0.0,
     max_cost_fraction: Annotated[
         str | None,
-        typer.Option(help="Instead of λ: of always asking the dearest expert, 0.5 or 50%."),
+        typer.Option(
+            help="In place of λ: share of the cost of always asking the most expensive expert,"
+            " 0.5 or 50%."
+        ),
     ] = None,
     domain: Annotated[str | None, typer.Option(help="The query's domain, if known.")] = None,
     json: Annotated[bool, typer.Option(help="Print everything as JSON.")] = False,
 ) -> None:
-    """Decide about a query, or about many, without asking anybody."""
+    """Route one query, or a query set, without asking any expert."""
     from routewright.errors import BadInput
     from routewright.router import explanation, targets
     from routewright.router.router import Router
@@ -60,23 +63,23 @@ def route(
     else:
         point = loaded.nearest(price or 0.0)
     if queries is not None:
-        _all(router, point, queries, out, engine, latency_price, text, json)
+        _write_decisions(router, point, queries, out, engine, latency_price, text, json)
         return
     if out is not None:
-        raise BadInput("--out goes with --queries")
+        raise BadInput("--out needs --queries")
     if text is None:
         raise BadInput("give the query's text, or a query set with --queries and --out")
     query = Query.of(sys.stdin.read() if text == "-" else text, domain=domain)
-    explained = explanation.explain(loaded, point, query, latency_price)
+    facts = explanation.explain(loaded, point, query, latency_price)
     if json:
-        typer.echo(json_module.dumps(explained))
+        typer.echo(json_module.dumps(facts))
     elif explain:
-        _show(explained)
+        _show(facts)
     else:
-        typer.echo(explained["expert"])
+        typer.echo(facts["expert"])
 
 
-def _all(
+def _write_decisions(
     router: Path,
     point: OperatingPoint,
     queries: str,
@@ -86,7 +89,7 @@ def _all(
     text: str | None,
     json: bool,
 ) -> None:
-    """Writes a table: a row per query, whom to ask, and what is believed of everybody."""
+    """Writes a table with one row per query: the expert to ask and all predictions."""
     from collections import Counter
 
     import polars as pl
@@ -96,39 +99,47 @@ def _all(
     from routewright.router import explanation
 
     if out is None or out.suffix != ".parquet" or text is not None:
-        raise BadInput("--queries goes with --out FILE.parquet, and without a text")
-    asked = [item.query for item in tasks.read(queries)]
-    rows = explanation.explain_all(router, point, asked, latency_price, engine)
+        raise BadInput("--queries needs --out FILE.parquet and no text")
+    batch = [item.query for item in tasks.read(queries)]
+    rows = explanation.explain_all(router, point, batch, latency_price, engine)
     outcomes.save(pl.DataFrame(rows, infer_schema_length=None), out)
     shares = dict(Counter(row["expert"] for row in rows).most_common())
     if json:
         typer.echo(json_module.dumps({"queries": len(rows), "asked_first": shares}))
         return
-    told = ", ".join(f"{name} {count}" for name, count in shares.items())
-    typer.echo(f"'{out}': {len(rows)} queries; asked first: {told}")
+    summary = ", ".join(f"{name} {count}" for name, count in shares.items())
+    typer.echo(f"'{out}': {len(rows)} queries; asked first: {summary}")
 
 
-def _show(explained: dict[str, Any]) -> None:
-    timed = any(row["latency"] is not None for row in explained["experts"])
+def _show(facts: dict[str, Any]) -> None:
+    has_latency = any(row["latency"] is not None for row in facts["experts"])
     table = Table()
-    for heading in ("expert", "quality", "±", "US$", *(["seconds"] if timed else []), "value"):
+    for heading in (
+        "expert",
+        "quality",
+        "±",
+        "US$",
+        *(["seconds"] if has_latency else []),
+        "value",
+    ):
         table.add_column(heading, justify="left" if heading == "expert" else "right")
-    for row in explained["experts"]:
-        mark = "[bold]" if row["expert"] == explained["expert"] else ""
+    for row in facts["experts"]:
+        mark = "[bold]" if row["expert"] == facts["expert"] else ""
         numbers = [f"{row['quality']:.3f}", _form(row["spread"], ".3f"), f"{row['cost']:.3g}"]
-        seconds = [_form(row["latency"], ".2f")] if timed else []
+        seconds = [_form(row["latency"], ".2f")] if has_latency else []
         table.add_row(f"{mark}{row['expert']}", *numbers, *seconds, f"{row['value']:.3f}")
     console = Console(soft_wrap=True)
     console.print(table)
-    console.print(f"asks  [bold]{explained['expert']}[/]")
-    hurry = explained["latency_price"]
-    also = f" − {hurry:g} × seconds" if hurry else ""
-    console.print(f"λ     {explained['lambda']:.6g} per US$ (value = quality − λ × cost{also})")
-    console.print(f"plan  {explained['plan']}")
-    if explained["familiarity"] < 1:
+    console.print(f"asks  [bold]{facts['expert']}[/]")
+    latency_price = facts["latency_price"]
+    term = f" − {latency_price:g} × seconds" if latency_price else ""
+    console.print(f"λ     {facts['lambda']:.6g} per US$ (value = quality − λ × cost{term})")
+    console.print(f"plan  {facts['plan']}")
+    if facts["familiarity"] < 1:
         console.print(
-            "note  unlike the queries that were learnt from:"
-            f" {explained['familiarity']:.0%} of each forecast is kept, the rest is the mean"
+            "note  The query differs from the training queries:"
+            f" {facts['familiarity']:.0%} of each prediction counts, the rest is the"
+            " expert's mean."
         )
 
 

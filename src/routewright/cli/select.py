@@ -1,4 +1,4 @@
-"""`routewright select`: which experts are worth keeping, and which can go."""
+"""`routewright select`: shows which experts are worth keeping, and which can go."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 def select(
     tables: Tables,
     size: Annotated[
-        int | None, typer.Option(help="How many to keep; default: all that add something.")
+        int | None, typer.Option(help="Experts to keep; default: all that add something.")
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="US$ per query for asking every one of them: 0.0003, or 0.30/1000."),
+        typer.Option(help="US$ per query for asking all of them: 0.0003, or 0.30/1000."),
     ] = None,
     experts: Experts = None,
     split: Annotated[str, typer.Option(help="Rows to choose by; `all` takes every row.")] = "train",
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap and the folds.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap and the folds.")] = 0,
     json: Annotated[bool, typer.Option(help="Print everything as JSON.")] = False,
 ) -> None:
     """Choose which experts to keep."""
@@ -39,45 +39,45 @@ def select(
     rows = outcomes.read(tables, experts=names(experts), split=split)
     dollars = None if budget is None else targets.dollars(budget)
     with Console(stderr=True).status("choosing"):
-        chosen = selection.select(rows, size, budget=dollars, seed=seed)
+        choice = selection.select(rows, size, budget=dollars, seed=seed)
     if json:
-        typer.echo(json_module.dumps(chosen.to_json(), allow_nan=False))
+        typer.echo(json_module.dumps(choice.to_json(), allow_nan=False))
     else:
-        show(chosen, Console())
+        show(choice, Console())
 
 
-def show(chosen: Selection, console: Console) -> None:
-    """Prints the gain of each expert, then the loss of leaving each out."""
-    console.print(_steps(chosen))
-    console.print(_together(chosen))
+def show(choice: Selection, console: Console) -> None:
+    """Prints the gain from adding each expert, then the loss from leaving it out."""
+    console.print(_steps(choice))
+    console.print(_oracle_line(choice))
     console.print(
-        "The oracle knows the right expert beforehand and profits from every lucky guess, the"
-        " more so the more experts there are. Trust the columns of routers that can be had: the"
-        " best single expert and a table of means per domain (cross-fitted)."
+        "The oracle knows the right expert in advance and profits from every lucky guess, more so"
+        " with more experts. Trust the columns of achievable routers: the best single expert and a"
+        " table of means per domain (cross-fitted)."
     )
-    if chosen.removals:
-        console.print(_removals(chosen))
-        console.print(_verdict(chosen))
-    for note in chosen.notes:
+    if choice.removals:
+        console.print(_removals(choice))
+        console.print(_verdict(choice))
+    for note in choice.notes:
         console.print(f"Note: {note}.", markup=False)
 
 
-def _together(chosen: Selection) -> str:
+def _oracle_line(choice: Selection) -> str:
     text = (
-        f"Together an oracle reaches {chosen.coverage:.4f}; with every expert of the table it"
-        f" would be {chosen.coverage_of_all:.4f}."
+        f"An oracle with these experts reaches {choice.coverage:.4f}; with all experts of the"
+        f" table, {choice.coverage_of_all:.4f}."
     )
-    if math.isnan(chosen.cost):
+    if math.isnan(choice.cost):
         return text
-    return f"{text} Asking all of the chosen costs ${chosen.cost:.3g} per query."
+    return f"{text} Asking all of these experts costs ${choice.cost:.3g} per query."
 
 
-def _steps(chosen: Selection) -> Table:
-    title = f"Which experts to keep, by {chosen.rows} rows"
-    heads = ("US$/query", "quality", "oracle", "gain", "best\nsingle", "domain\ntable", "gain")
-    table = _table(title, heads)
+def _steps(choice: Selection) -> Table:
+    title = f"Experts to keep, by {choice.rows} rows"
+    headings = ("US$/query", "quality", "oracle", "gain", "best\nsingle", "domain\ntable", "gain")
+    table = _table(title, headings)
     before = 0.0
-    for step in chosen.steps:
+    for step in choice.steps:
         table.add_row(
             step.expert,
             _dollars(step.cost),
@@ -92,12 +92,12 @@ def _steps(chosen: Selection) -> Table:
     return table
 
 
-def _removals(chosen: Selection) -> Table:
-    title = "What is lost without it (95 % interval)"
-    area = "quality" if math.isnan(chosen.cost) else "AIQ"
-    heads = ("oracle quality", f"fixed mix, {area}", f"domain table, {area}", "missed?")
-    table = _table(title, heads)
-    for removal in chosen.removals:
+def _removals(choice: Selection) -> Table:
+    title = "Loss without the expert (95 % interval)"
+    area = "quality" if math.isnan(choice.cost) else "AIQ"
+    headings = ("oracle quality", f"fixed mix, {area}", f"domain table, {area}", "missed?")
+    table = _table(title, headings)
+    for removal in choice.removals:
         table.add_row(
             removal.expert,
             _loss(removal.coverage),
@@ -108,29 +108,29 @@ def _removals(chosen: Selection) -> Table:
     return table
 
 
-def _verdict(chosen: Selection) -> str:
-    spare = [removal for removal in chosen.removals if not removal.missed]
-    if not spare:
-        return "Every one of them is missed by a router that can be had."
-    if chosen.domains < 2:
+def _verdict(choice: Selection) -> str:
+    removable = [removal for removal in choice.removals if not removal.missed]
+    if not removable:
+        return "Each of these experts is missed by an achievable router."
+    if choice.domains < 2:
         return (
-            f"Whether a router would miss {', '.join(removal.expert for removal in spare)} cannot"
-            " be told without domains: give the rows a `domain`, or `fit` with --experts, with"
-            " and without it, and compare on rows held out."
+            "Without a `domain` column, `select` cannot tell whether a router would miss"
+            f" {', '.join(removal.expert for removal in removable)}: give the rows a `domain`, or"
+            " `fit` with --experts, with and without it, and compare on held-out rows."
         )
-    first = min(spare, key=lambda removal: removal.zero_router.value + removal.table.value)
+    first = min(removable, key=lambda removal: removal.zero_router.value + removal.table.value)
     return (
-        f"{first.expert} can go first: leaving it out costs the oracle"
-        f" {first.coverage.value:.4f}, and no router that can be had is shown to be worse."
-        " Ask again without it: experts stand in for one another."
+        f"{first.expert} can go first: without it the oracle loses {first.coverage.value:.4f},"
+        " and no achievable router is shown to be worse. Run `select` again without it, because"
+        " experts replace one another."
     )
 
 
-def _table(title: str, heads: tuple[str, ...]) -> Table:
+def _table(title: str, headings: tuple[str, ...]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("expert", overflow="fold")
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 

@@ -1,4 +1,4 @@
-"""`routewright selfplay`: new queries where the router is unsure, asked, graded and learnt from."""
+"""`routewright selfplay`: grows a table with new queries where the router is unsure, and refits."""
 
 from __future__ import annotations
 
@@ -24,33 +24,38 @@ if TYPE_CHECKING:
 def selfplay(
     config: Annotated[Path, typer.Argument(help="The config, e.g. routewright.yaml.")],
     router: Annotated[Path, typer.Argument(help="Folder of the router to begin with.")],
-    out: Annotated[Path, typer.Option(help="Folder for the rounds; an earlier run goes on.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the rounds; an earlier run in it continues.")
+    ],
     generator: Annotated[
         str | None, typer.Option(help="The expert that writes the queries.")
     ] = None,
     templates: Annotated[
         str | None,
-        typer.Option(help="Instead: `sandbox`, or MODULE:FUNCTION, called with (n, seed)."),
+        typer.Option(
+            help="In place of --generator: `sandbox`, or MODULE:FUNCTION, called with (n, seed)."
+        ),
     ] = None,
     grader: Annotated[
         list[str] | None,
         typer.Option(
-            help="How to grade, e.g. judge=EXPERT or majority. Default: normalised, by reference."
+            help="Grader, e.g. judge=EXPERT or majority. Default: normalised, which needs"
+            " references."
         ),
     ] = None,
     table: Annotated[
         list[Path] | None,
-        typer.Option(help="What the router was fitted on; default: as router.json says."),
+        typer.Option(help="Table that the router was fitted on; default: as router.json says."),
     ] = None,
     held_out: Annotated[
         list[Path] | None,
-        typer.Option(help="Tables to measure by; no query that overlaps with them is asked."),
+        typer.Option(help="Table to evaluate on; queries that overlap with it are not asked."),
     ] = None,
     split: Annotated[str, typer.Option(help="Rows of the held-out tables.")] = "dev",
-    rounds: Annotated[int, typer.Option(min=1, help="At most so many rounds.")] = 4,
-    queries: Annotated[int, typer.Option(min=1, help="Queries asked in a round.")] = 100,
+    rounds: Annotated[int, typer.Option(min=1, help="Largest number of rounds.")] = 4,
+    queries: Annotated[int, typer.Option(min=1, help="Queries asked per round.")] = 100,
     explore: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of them that is drawn at random.")
+        float, typer.Option(min=0, max=1, help="Share of them that are drawn at random.")
     ] = 0.2,
     candidates: Annotated[
         int, typer.Option(min=1, help="Queries proposed for each one that is asked.")
@@ -59,30 +64,34 @@ def selfplay(
         float | None, typer.Option(min=0, help="US$ that all runs in this folder may cost.")
     ] = None,
     plateau: Annotated[
-        float, typer.Option(help="Stop when two rounds bring less quality than this.")
+        float, typer.Option(help="Stop when two rounds gain less quality than this.")
     ] = 0.001,
     at: Annotated[
         float,
-        typer.Option(help="Cost where quality is told: 0.1, 0.25, 0.5 or 0.75 of the dearest."),
+        typer.Option(
+            help="Cost at which quality is measured: 0.1, 0.25, 0.5 or 0.75 of the most expensive"
+            " expert's."
+        ),
     ] = 0.5,
     overlap_words: Annotated[
-        int, typer.Option(min=1, help="A shared run of so many words is overlap.")
+        int, typer.Option(min=1, help="Words in a row that count as overlap when shared.")
     ] = 8,
     overlap_cosine: Annotated[
-        float, typer.Option(help="So is this cosine of character runs; 2 does not look at it.")
+        float,
+        typer.Option(help="Cosine of character runs that counts as overlap; 2 turns this off."),
     ] = 0.95,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 1024,
-    concurrency: Annotated[
-        int, typer.Option(min=1, help="Queries under way at once, per expert.")
-    ] = 4,
-    strategy: Annotated[str, typer.Option(help="As of `fit`, for the routers made.")] = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same choices.")] = 0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Limit of an answer, in tokens.")] = 1024,
+    concurrency: Annotated[int, typer.Option(min=1, help="Concurrent queries per expert.")] = 4,
+    strategy: Annotated[
+        str, typer.Option(help="Strategy of the new routers, as for `fit`.")
+    ] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same choices.")] = 0,
     json: Annotated[bool, typer.Option(help="Print the rounds as JSON.")] = False,
 ) -> None:
-    """Grow a router's table by itself: write queries, ask, grade, refit, round after round.
+    """Grow a router's table in rounds: write queries, ask, grade and refit.
 
-    Every round leaves a folder with its queries, table, router and report, and a line in
-    `rounds.md`. Run the same command again to go on; nothing is paid twice.
+    Every round writes a folder with its queries, table, router and report, and a line in
+    `rounds.md`. Run the same command again to continue; nothing is paid twice.
     """
     from routewright.evaluation.figures import FRACTIONS
     from routewright.interview.selfplay import Settings
@@ -90,10 +99,10 @@ def selfplay(
 
     if (generator is None) == (templates is None):
         raise BadInput(
-            "say where queries come from: --generator EXPERT or --templates NAME, not both"
+            "give --generator EXPERT or --templates NAME as the source of queries, not both"
         )
     if at not in FRACTIONS:
-        raise BadInput(f"--at {at:g} is none of {', '.join(f'{f:g}' for f in FRACTIONS)}")
+        raise BadInput(f"--at {at:g} must be one of {', '.join(f'{f:g}' for f in FRACTIONS)}")
     loaded = Router.load(router)
     settings = Settings(
         queries=queries,
@@ -104,7 +113,7 @@ def selfplay(
         at=at,
         seed=seed,
     )
-    wishes = {
+    options = {
         "source": templates or f"expert {generator}",
         "graders": grader or ["normalised"],
         "max_tokens": max_tokens,
@@ -116,7 +125,7 @@ def selfplay(
             loaded,
             out,
             settings,
-            wishes,
+            options,
             generator=generator,
             templates=templates,
             tables=table or [Path(source) for source in loaded.card["data"]["sources"]],
@@ -128,7 +137,7 @@ def selfplay(
         )
     )
     if json:
-        typer.echo(json_module.dumps([asdict(done) for done in play.rounds]))
+        typer.echo(json_module.dumps([asdict(entry) for entry in play.rounds]))
     else:
         typer.echo((out / "rounds.md").read_text(encoding="utf-8"))
         if play.rounds and (last := play.rounds[-1].number):
@@ -146,7 +155,7 @@ async def _play(
     router: Any,
     out: Path,
     settings: Any,
-    wishes: dict[str, Any],
+    options: dict[str, Any],
     *,
     generator: str | None,
     templates: str | None,
@@ -165,38 +174,38 @@ async def _play(
     from routewright.interview import selfplay as study
     from routewright.interview.interview import Interview, Stopped
 
-    known = read_experts(config)
-    if unknown := [name for name in (*router.experts, generator) if name and name not in known]:
-        raise BadInput(f"no expert '{unknown[0]}' in the config: it has {', '.join(known)}")
+    experts = read_experts(config)
+    if unknown := [name for name in (*router.experts, generator) if name and name not in experts]:
+        raise BadInput(f"no expert '{unknown[0]}' in the config: it has {', '.join(experts)}")
     for path in tables:
         if not path.exists():
-            raise BadInput(f"the router was fitted on '{path}', which is not here: name --table")
-    graders = Graders(wishes["graders"])
+            raise BadInput(f"the router was fitted on '{path}', which does not exist: name --table")
+    graders = Graders(options["graders"])
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     with Journal(out / "journal.jsonl") as journal:
-        async with Ledger(known.values(), journal, budget=budget) as ledger:
+        async with Ledger(experts.values(), journal, budget=budget) as ledger:
             source = (
                 study.templates(templates)
                 if templates
-                else study.Generator(known[str(generator)], ledger, concurrency)
+                else study.Generator(experts[str(generator)], ledger, concurrency)
             )
 
             def ask(items: Sequence[Item]) -> Interview:
-                under_way.append(
+                interviews.append(
                     Interview(
                         items,
-                        [known[name] for name in router.experts],
+                        [experts[name] for name in router.experts],
                         ledger,
                         graders,
-                        judges=known.values(),
-                        max_tokens=wishes["max_tokens"],
+                        judges=experts.values(),
+                        max_tokens=options["max_tokens"],
                         concurrency=concurrency,
                         on_cell=show,
                     )
                 )
-                return under_way[-1]
+                return interviews[-1]
 
-            under_way: list[Interview] = []
+            interviews: list[Interview] = []
             play = study.Play(
                 out,
                 router,
@@ -206,31 +215,31 @@ async def _play(
                 ask=ask,
                 spent=lambda: ledger.account.spent,
                 held_out=held_out,
-                strategy=wishes["strategy"],
-                described=wishes,
+                strategy=options["strategy"],
+                described=options,
             )
             cells = rounds * settings.queries * len(router.experts)
-            with progress(cells, budget, ledger) as show, stopping(under_way, console):
+            with progress(cells, budget, ledger) as show, stopping(interviews, console):
                 try:
-                    while _goes_on(play, rounds, plateau, console):
+                    while _continues(play, rounds, plateau, console):
                         await play.next()
                 except (BudgetSpent, Stopped) as error:
-                    console.print(f"{error}. What is in '{out}' is not paid twice.", markup=False)
+                    console.print(f"{error}. Nothing in '{out}' is paid for twice.", markup=False)
             return play
 
 
-def _goes_on(play: Play, rounds: int, gain: float, console: Console) -> bool:
+def _continues(play: Play, rounds: int, gain: float, console: Console) -> bool:
     from routewright.interview.selfplay import plateau
 
     if not play.rounds:
         return True
     last = play.rounds[-1]
-    told = f"{last.gain:+.4f} cross-validated" if last.quality is None else f"{last.quality:.4f}"
-    console.print(f"round {last.number}: {last.rows} rows, quality {told}, ${last.spent:.6f}")
+    summary = f"{last.gain:+.4f} cross-validated" if last.quality is None else f"{last.quality:.4f}"
+    console.print(f"round {last.number}: {last.rows} rows, quality {summary}, ${last.spent:.6f}")
     if last.stopped:
         console.print(f"Stopped: {last.stopped}.")
         return False
     if plateau(play.rounds, gain, patience=2):
-        console.print(f"Stopped: two rounds brought less than {gain:g}.")
+        console.print(f"Stopped: two rounds gained less than {gain:g}.")
         return False
     return last.number < rounds

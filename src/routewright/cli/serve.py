@@ -1,4 +1,4 @@
-"""`routewright serve`: the OpenAI-compatible gateway."""
+"""`routewright serve`: runs the OpenAI-compatible gateway."""
 
 from __future__ import annotations
 
@@ -15,33 +15,35 @@ def serve(
     config: Annotated[Path, typer.Argument(help="The config, e.g. routewright.yaml.")],
     host: Annotated[
         str | None,
-        typer.Option(help="Address to listen on; default: the config's, else 127.0.0.1."),
+        typer.Option(help="Address to listen on; default: that of the config, else 127.0.0.1."),
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option(min=0, max=65535, help="Port; 0 takes a free one; default: the config's."),
+        typer.Option(
+            min=0, max=65535, help="Port; 0 takes a free one; default: that of the config."
+        ),
     ] = None,
 ) -> None:
-    """Serve a config to any OpenAI client, until Ctrl-C.
+    """Serve a config to any OpenAI client until Ctrl-C.
 
-    Exit code 2 if the config is wrong or the port is taken.
+    The exit code is 2 if the config has mistakes or the port is in use.
     """
     from routewright.config import load
     from routewright.gateway.server import run
 
-    checked = load(config)
-    host = checked.server.host if host is None else host
-    port = checked.server.port if port is None else port
-    run(checked, host, port, lambda url: typer.echo(welcome(checked, url)))
+    settings = load(config)
+    host = settings.server.host if host is None else host
+    port = settings.server.port if port is None else port
+    run(settings, host, port, lambda url: typer.echo(welcome(settings, url)))
 
 
 def welcome(config: Config, url: str) -> str:
-    """Where the gateway is, what it offers, and a command that tries it."""
+    """The gateway's address, policies and experts, and a command to try it."""
     policies = ", ".join(f"routewright/{name}" for name in config.policies)
     experts = ", ".join(entry.name for entry in config.experts)
-    asks_for_key = bool(config.server.api_keys)
-    key = "one of server.api_keys" if asks_for_key else "none asked"
-    header = " \\\n    -H 'Authorization: Bearer KEY'" if asks_for_key else ""
+    needs_key = bool(config.server.api_keys)
+    key = "one of server.api_keys" if needs_key else "none required"
+    header = " \\\n    -H 'Authorization: Bearer KEY'" if needs_key else ""
     return f"""\
 Routewright serves OpenAI clients at {url}/v1
 

@@ -455,8 +455,9 @@ def test_labels_are_the_bases_own_failures_on_what_it_has_not_seen():
             "text::m": ["I say one", "I say two", "I say three", None],
         }
     )
-    found = dedicated.lessons(frame, "m", taught=outcomes.fingerprints([Query.of("Three")]))
-    assert [(i.query.id, i.facts["failure"], i.reference) for i in found] == [
+    exclude = outcomes.fingerprints([Query.of("Three")])
+    items = dedicated.lessons(frame, "m", exclude=exclude)
+    assert [(i.query.id, i.facts["failure"], i.reference) for i in items] == [
         ("a", 0.25, "I say one"),
         ("b", 1.0, None),
     ]
@@ -520,14 +521,14 @@ def test_mistakes_name_the_value_and_the_way_out(base, table, lessons, tmp_path,
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "mine.txt").write_text("mine")
-    assert "there already" in error("train", tmp_path / "l.jsonl", "--base", base, "--out", taken)
+    assert "already exists" in error("train", tmp_path / "l.jsonl", "--base", base, "--out", taken)
     with pytest.raises(BadInput, match=r"base '.*nobody' cannot be loaded"):
         dedicated.train(lessons[:8], str(tmp_path / "nobody"), tmp_path / "x")
     with pytest.raises(BadInput, match="tune 'frozen' cannot learn to answer"):
         dedicated.train([Item(Query.of("hi"), "ho")], str(base), tmp_path / "x", FROZEN)
     with pytest.raises(BadInput, match="tune 'half' is unknown: choose lora, full or frozen"):
         dedicated.Recipe(tune="half")
-    with pytest.raises(BadInput, match="no dedicated model"):
+    with pytest.raises(BadInput, match="is not a dedicated model"):
         run(capsys, "calibrate", base, table, "--share", 0.5)
     with pytest.raises(BadInput, match="exactly one of --share and --quality"):
         run(capsys, "calibrate", base, table)

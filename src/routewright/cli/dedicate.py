@@ -1,4 +1,4 @@
-"""`routewright dedicate`: a model of one's own that answers or defers, from data to server."""
+"""`routewright dedicate`: a model of your own that answers or defers, from data to server."""
 
 from __future__ import annotations
 
@@ -24,95 +24,119 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="dedicate",
-    help="Make a model of one's own that answers what it can and defers the rest.",
+    help="Make a model of your own that answers what it can and defers the rest.",
     no_args_is_help=True,
 )
 
 Table = Annotated[Path, typer.Argument(help="Outcome table (Parquet, JSONL or CSV).")]
-Base = Annotated[str, typer.Option(help="Causal model: a Hugging Face name or a folder.")]
+Base = Annotated[str, typer.Option(help="Causal model to train: a Hugging Face name or a folder.")]
 Out = Annotated[Path, typer.Option(help="Folder to write the model to.")]
 Json = Annotated[bool, typer.Option(help="Print the figures as JSON.")]
+Split = Annotated[
+    str, typer.Option(help="Use the rows of this split of the table (all: every row).")
+]
 Tune = Annotated[
-    str, typer.Option(help="What is trained of the base: lora, full or frozen (only what defers).")
+    str,
+    typer.Option(
+        help="Part of the base to train: lora (adapters), full, or frozen (only the tag or gate)."
+    ),
 ]
-Epochs = Annotated[int, typer.Option(min=1, help="Times that every lesson is seen.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Number of passes over the lessons.")]
 Rate = Annotated[
-    float | None, typer.Option(help="Of the base; default: 2e-4 for lora, 2e-5 for full.")
+    float | None,
+    typer.Option(help="Learning rate of the base (default: 2e-4 for lora, 2e-5 for full)."),
 ]
-Batch = Annotated[int, typer.Option(min=1, help="Lessons at once.")]
-Accumulate = Annotated[int, typer.Option(min=1, help="Batches per step.")]
-Length = Annotated[int, typer.Option(min=2, help="Tokens of a prompt, and of an answer.")]
-Rank = Annotated[int, typer.Option(min=1, help="Of the lora adapters.")]
-Precision = Annotated[str, typer.Option(help="Of the weights: float32 or bfloat16.")]
+Batch = Annotated[int, typer.Option(min=1, help="Lessons per batch.")]
+Accumulate = Annotated[int, typer.Option(min=1, help="Batches per optimiser step.")]
+Length = Annotated[int, typer.Option(min=2, help="Maximum tokens of a prompt, and of an answer.")]
+Rank = Annotated[int, typer.Option(min=1, help="Rank of the LoRA adapters.")]
+Precision = Annotated[str, typer.Option(help="Number format of the weights: float32 or bfloat16.")]
 Checkpointing = Annotated[
-    bool, typer.Option("--checkpointing", help="Compute activations twice to save memory.")
+    bool, typer.Option("--checkpointing", help="Save memory by computing activations twice.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Same seed, same model.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same model.")]
 
 
 @app.command()
 def build(
     table: Table,
-    expert: Annotated[str, typer.Option(help="The base, as the table calls it.")],
-    out: Annotated[Path, typer.Option(help="Lessons to write (.jsonl).")],
+    expert: Annotated[str, typer.Option(help="Name of the base in the table.")],
+    out: Annotated[Path, typer.Option(help="File to write the lessons to (.jsonl).")],
     base: Annotated[
-        str | None, typer.Option(help="Its folder: queries that it was trained on are left out.")
+        str | None,
+        typer.Option(help="Folder of the base; queries that it was trained on are left out."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Rows of the table.")] = "train",
+    split: Split = "train",
     json: Json = False,
 ) -> None:
-    """Make lessons in deferring from outcomes: where the base itself fails, on queries that it was
-    not trained on. `interview --samples K` gives shares of K answers in place of single ones."""
+    """Make lessons from an outcome table: they show on which queries the base fails.
+
+    The queries must be ones that the base was not trained on. With `interview --samples K`, the
+    label of a query is the share of K answers that were wrong, instead of a single answer.
+    """
     from routewright import dedicated
     from routewright.data import queries
 
     frame = _frame(table, split)
-    found = dedicated.lessons(frame, expert, taught=dedicated.taught(base) if base else ())
-    if not found:
-        raise BadInput(f"'{table}' holds no query with a score of '{expert}' that it has not seen")
-    queries.write(found, out)
-    failing = sum(float(item.facts["failure"]) for item in found) / len(found)
-    _tell(
+    exclude = dedicated.training_queries(base) if base else ()
+    items = dedicated.lessons(frame, expert, exclude=exclude)
+    if not items:
+        raise BadInput(
+            f"'{table}' holds no query with a score of '{expert}' that it was not trained on:"
+            " interview it on other queries"
+        )
+    queries.write(items, out)
+    failing = sum(float(item.facts["failure"]) for item in items) / len(items)
+    _report(
         json,
-        f"'{out}': {len(found)} lessons, '{expert}' fails {failing:.1%}",
-        lessons=len(found),
+        f"'{out}': {len(items)} lessons, '{expert}' fails {failing:.1%} of them",
+        lessons=len(items),
         failing=failing,
-        left_out=len(frame) - len(found),
+        left_out=len(frame) - len(items),
     )
 
 
 @app.command()
 def train(
-    lessons: Annotated[Path, typer.Argument(help="What `dedicate build` wrote.")],
+    lessons: Annotated[Path, typer.Argument(help="File that `dedicate build` wrote.")],
     base: Base,
     out: Out,
     gate: Annotated[
         bool,
         typer.Option(
-            "--gate", help="A head on the base decides, not a tag; the base answers as before."
+            "--gate",
+            help="Train a gate instead of a tag: a head on the base decides, and the base's answers"
+            " do not change.",
         ),
     ] = False,
-    tag: Annotated[str, typer.Option(help="The token that defers.")] = "<DEFER>",
+    tag: Annotated[str, typer.Option(help="Text of the token that defers.")] = "<DEFER>",
     tune: Tune = "lora",
     epochs: Epochs = 3,
     learning_rate: Rate = None,
-    head_rate: Annotated[float, typer.Option(help="Of the tag's row, or of the gate.")] = 1e-3,
+    head_rate: Annotated[
+        float, typer.Option(help="Learning rate of the tag's row, or of the gate.")
+    ] = 1e-3,
     batch: Batch = 16,
     accumulate: Accumulate = 1,
     max_tokens: Length = 1024,
     rank: Rank = 8,
     defer_weight: Annotated[
-        float | None, typer.Option(help="Of a failure in the decision; 0 balances the two sides.")
+        float | None,
+        typer.Option(
+            help="Weight of a failure in the decision; 0 gives failures and successes the same"
+            " total weight."
+        ),
     ] = 1.0,
     answer_weight: Annotated[
-        float, typer.Option(min=0, help="Of the base's own answer, against the decision.")
+        float,
+        typer.Option(min=0, help="Weight of the base's own answer, relative to the decision."),
     ] = 5.0,
     precision: Precision = "float32",
     checkpointing: Checkpointing = False,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Train a base to answer or to defer. Killed, the same command goes on where it was."""
+    """Train a base to answer or to defer. If the command is killed, run it again to continue."""
     from routewright.data import queries
     from routewright.dedicated import Recipe
 
@@ -139,15 +163,17 @@ def train(
 @app.command()
 def grow(
     table: Table,
-    teacher: Annotated[str, typer.Option(help="The fallback whose right answers are learnt.")],
+    teacher: Annotated[str, typer.Option(help="Expert of the table whose right answers to learn.")],
     base: Base,
     out: Out,
     pupil: Annotated[
         str | None,
-        typer.Option(help="The base, as the table calls it: what it says right it keeps saying."),
+        typer.Option(help="Name of the base in the table; it keeps its own right answers."),
     ] = None,
-    at_least: Annotated[float, typer.Option(help="Score of an answer worth learning.")] = 1.0,
-    split: Annotated[str, typer.Option(help="Rows of the table.")] = "train",
+    at_least: Annotated[
+        float, typer.Option(help="Minimum score of an answer to learn (0 to 1).")
+    ] = 1.0,
+    split: Split = "train",
     tune: Tune = "lora",
     epochs: Epochs = 3,
     learning_rate: Rate = None,
@@ -160,9 +186,9 @@ def grow(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Train the base on what the fallback answered: the next base, which needs it less.
+    """Train the base on the fallback's answers, to get a next base that needs the fallback less.
 
-    Its folder notes these queries, so that `build` and `calibrate` do not take them for held out.
+    The new folder records these queries, so that `build` and `calibrate` leave them out.
     """
     from routewright import dedicated
 
@@ -178,28 +204,32 @@ def grow(
         checkpointing=checkpointing,
         seed=seed,
     )
-    found = dedicated.answers(_frame(table, split), teacher, pupil=pupil, at_least=at_least)
-    _train(found, base, out, recipe, json)
+    items = dedicated.answers(_frame(table, split), teacher, pupil=pupil, at_least=at_least)
+    _train(items, base, out, recipe, json)
 
 
 @app.command()
 def calibrate(
-    folder: Annotated[Path, typer.Argument(help="What `dedicate train` wrote.")],
+    folder: Annotated[Path, typer.Argument(help="Folder that `dedicate train` wrote.")],
     table: Table,
     share: Annotated[
-        float | None, typer.Option(min=0, max=1, help="ρ: the share of queries to defer.")
+        float | None, typer.Option(min=0, max=1, help="Share ρ of queries to defer, from 0 to 1.")
     ] = None,
     quality: Annotated[
-        float | None, typer.Option(help="Instead: the mean score to reach with the smallest ρ.")
+        float | None,
+        typer.Option(help="Instead of --share: the mean score to reach with the smallest ρ."),
     ] = None,
     expert: Annotated[
-        str | None, typer.Option(help="The model, as the table calls it, for the quality.")
+        str | None, typer.Option(help="Name in the table of the model whose scores to use.")
     ] = None,
-    then: Annotated[str | None, typer.Option(help="The fallback, as the table calls it.")] = None,
-    split: Annotated[str, typer.Option(help="Rows of the table: not those of training.")] = "dev",
+    then: Annotated[str | None, typer.Option(help="Name of the fallback in the table.")] = None,
+    split: Split = "dev",
     json: Json = False,
 ) -> None:
-    """Choose from what doubt on the model defers: a quantile of its doubts on held-out queries."""
+    """Set the doubt above which the model defers, as a quantile of its doubts on held-out queries.
+
+    Use rows that the model was not trained on; those that it was trained on are left out.
+    """
     from routewright import dedicated
     from routewright.data import outcomes
     from routewright.dedicated.recipe import WITHIN
@@ -208,59 +238,66 @@ def calibrate(
     if (share is None) == (quality is None):
         raise BadInput("give exactly one of --share and --quality")
     if (expert is None) != (then is None) or (quality is not None and expert is None):
-        raise BadInput("name both --expert and --then, by which quality is measured")
+        raise BadInput("give both --expert and --then: their scores measure the quality")
     dedicated.read_card(folder)
-    known = dedicated.held_out(outcomes.read(table, split=split), folder)
-    with _bar(f"'{folder}' reads {len(known)} queries"):
-        doubts = dedicated.load(str(folder)).doubts([query.messages for query in known.queries])
-    found: dict[str, Any] = {}
+    rows = dedicated.held_out(outcomes.read(table, split=split), folder)
+    with _bar(f"'{folder}' reads {len(rows)} queries"):
+        doubts = dedicated.load(str(folder)).doubts([query.messages for query in rows.queries])
+    mixture: dict[str, Any] = {}
     if expert is not None and then is not None:
-        curve = deferred(doubts, *_scores(known, (expert, then)))
+        curve = deferred(doubts, *_scores(rows, (expert, then)))
         share = _share(curve, quality) if share is None else share
-        found = {"quality": float(curve[round(share * len(doubts))]), "then": then}
-    assert share is not None, "one of the two was given"
-    dedicated.calibrate(folder, doubts, share, **found)
-    told = {"share": share, "ownership": 1 - share, "rows": len(doubts), **found}
-    words = f"'{folder}' defers {share:.1%}, owns {1 - share:.1%} of {len(doubts)} queries"
-    words += f"; quality {found['quality']:.4f}" if found else ""
+        mixture = {"quality": float(curve[round(share * len(doubts))]), "then": then}
+    assert share is not None, "either --share or --quality is given"
+    dedicated.calibrate(folder, doubts, share, **mixture)
+    facts = {"share": share, "ownership": 1 - share, "rows": len(doubts), **mixture}
+    summary = f"'{folder}' defers {share:.1%}, owns {1 - share:.1%} of {len(doubts)} queries"
+    summary += f"; quality {mixture['quality']:.4f}" if mixture else ""
     card = dedicated.read_card(folder)
     if card["kind"] == "tag":
         bias = {str(card["tag_id"]): round(card["calibration"]["offset"], 4)}
-        told["logit_bias"] = bias
-        words += f"\nAt a server such as vLLM, in the expert's `options`: logit_bias: {bias}"
+        facts["logit_bias"] = bias
+        summary += f"\nFor a server such as vLLM, in the expert's `options`: logit_bias: {bias}"
         if card["calibration"]["offset"] > WITHIN:
-            words += (
-                "\nThere, so large a bias may put the tag into answers, too: serve with provider"
+            summary += (
+                "\nSo large a bias may put the tag inside answers there: serve with provider"
                 " local, or defer less"
             )
-    _tell(json, words, **told)
+    _report(json, summary, **facts)
 
 
 @app.command()
 def serve(
-    folder: Annotated[Path, typer.Argument(help="What `dedicate train` wrote.")],
+    folder: Annotated[Path, typer.Argument(help="Folder that `dedicate train` wrote.")],
     config: Annotated[
-        Path | None, typer.Argument(help="Where the fallback is defined: routewright.yaml.")
+        Path | None, typer.Argument(help="Config that defines the fallback (routewright.yaml).")
     ] = None,
     then: Annotated[
-        list[str] | None, typer.Option(help="An expert of the config to defer to; in order.")
+        list[str] | None,
+        typer.Option(help="Expert of the config to defer to; repeat it for further fallbacks."),
     ] = None,
-    name: Annotated[str, typer.Option(help="What clients call the model.")] = "dedicated",
+    name: Annotated[str, typer.Option(help="Name of the model for clients.")] = "dedicated",
     vllm: Annotated[
-        bool, typer.Option("--vllm", help="Serve the model alone, by the command `vllm serve`.")
+        bool, typer.Option("--vllm", help="Serve only the model, with the command `vllm serve`.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only print what a config needs to serve it so.")
+        bool, typer.Option("--dry-run", help="Only print the entries that a config needs for it.")
     ] = False,
     best_effort: Annotated[
-        bool, typer.Option(help="If no fallback can be asked, answer all the same.")
+        bool, typer.Option(help="If no fallback can be asked, let the model answer anyway.")
     ] = True,
-    host: Annotated[str | None, typer.Option(help="Address; default: the config's.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; likewise.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address (default: the config's; 127.0.0.1 with --vllm).")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port (default: the config's; 8000 with --vllm)."),
+    ] = None,
 ) -> None:
-    """Serve the model: in this process behind the gateway, or by vLLM.
+    """Serve the model, either in this process behind the gateway or with vLLM.
 
-    With --dry-run it prints entries for `routewright.yaml`; there, the gateway starts vLLM itself.
+    With --dry-run, print the entries for `routewright.yaml` instead. With them, the gateway starts
+    vLLM itself.
     """
     from routewright import dedicated
 
@@ -268,63 +305,64 @@ def serve(
     options = {"expert": name, "then": then, "tags": [card["tag"]], "best_effort": best_effort}
     policies = {name: {"strategy": "dedicated", "options": options}} if then else {}
     if vllm:
-        place = f"{host or '127.0.0.1'}:{port or 8000}"
-        entry = _at_vllm(folder, card, name, place)
+        address = f"{host or '127.0.0.1'}:{port or 8000}"
+        entry = _vllm_entry(folder, card, name, address)
     else:
-        entry = {"name": name, "provider": "local", "model": str(folder.absolute()), **OWN}
+        entry = {"name": name, "provider": "local", "model": str(folder.absolute()), **LOCAL}
     if dry_run:
         return _print_config(entry, policies)
     if vllm:
-        _become_vllm(entry, policies)
+        _exec_vllm(entry, policies)
     if config is None or not then:
-        raise BadInput("name a config and, with --then, the expert of it to defer to")
-    _behind_the_gateway(config, entry, policies, host, port)
+        raise BadInput("give a config and, with --then, an expert of it to defer to")
+    _run_gateway(config, entry, policies, host, port)
 
 
-OWN: dict[str, Any] = {"data_classes": ["public", "internal", "restricted"]}  # it runs here
+# The model runs on this machine, so it may read every data class.
+LOCAL: dict[str, Any] = {"data_classes": ["public", "internal", "restricted"]}
 
 
-def _at_vllm(folder: Path, card: dict[str, Any], name: str, place: str) -> dict[str, Any]:
-    """A config entry of an expert that vLLM serves; the tag's bias is what ρ comes to there."""
+def _vllm_entry(folder: Path, card: dict[str, Any], name: str, address: str) -> dict[str, Any]:
+    """The config entry of the model as an expert that vLLM serves; `logit_bias` calibrates it."""
     if card["kind"] == "gate":
-        raise BadInput("vLLM knows no gates: serve this model without --vllm, or train a tag")
+        raise BadInput("vLLM cannot serve a gate: serve the model without --vllm, or train a tag")
     bias = {str(card["tag_id"]): round(card.get("calibration", {}).get("offset", 0.0), 4)}
-    words = ["vllm", "serve", str(folder.absolute()), "--served-model-name", name]
-    words += ["--host", place.partition(":")[0], "--port", "{port}"]
+    command = ["vllm", "serve", str(folder.absolute()), "--served-model-name", name]
+    command += ["--host", address.partition(":")[0], "--port", "{port}"]
     return {
         "name": name,
-        "base_url": f"http://{place}/v1",
+        "base_url": f"http://{address}/v1",
         "options": {"logit_bias": bias},
-        **OWN,
-        "launch": {"command": shlex.join(words)},
+        **LOCAL,
+        "launch": {"command": shlex.join(command)},
     }
 
 
 def _print_config(entry: dict[str, Any], policies: dict[str, Any]) -> None:
     import yaml
 
-    whole = {"experts": [entry], **({"policies": policies} if policies else {})}
+    entries = {"experts": [entry], **({"policies": policies} if policies else {})}
     typer.echo(
-        yaml.safe_dump(whole, sort_keys=False, default_flow_style=None, width=1000), nl=False
+        yaml.safe_dump(entries, sort_keys=False, default_flow_style=None, width=1000), nl=False
     )
 
 
-def _become_vllm(entry: dict[str, Any], policies: dict[str, Any]) -> None:
-    """This process becomes vLLM's; what the config needs is said before."""
-    launched = entry.pop("launch")["command"]
+def _exec_vllm(entry: dict[str, Any], policies: dict[str, Any]) -> None:
+    """Prints the config entries, then replaces this process with vLLM's."""
+    template = entry.pop("launch")["command"]
     port = entry["base_url"].removesuffix("/v1").rpartition(":")[2]
     command = shutil.which("vllm")
     if command is None:
         raise BadInput(
-            "no command 'vllm': pip install vllm, add --dry-run to see what it would run, or serve"
-            " without --vllm"
+            "the command 'vllm' was not found: pip install vllm, add --dry-run to see the command,"
+            " or serve without --vllm"
         )
     _print_config(entry, policies)
     sys.stdout.flush()
-    os.execv(command, shlex.split(launched.replace("{port}", port)))
+    os.execv(command, shlex.split(template.replace("{port}", port)))
 
 
-def _behind_the_gateway(
+def _run_gateway(
     config: Path,
     entry: dict[str, Any],
     policies: dict[str, Any],
@@ -335,30 +373,32 @@ def _behind_the_gateway(
     from routewright.config import ExpertConfig, PolicyConfig, load
     from routewright.gateway.server import run
 
-    checked, name = load(config), entry["name"]
-    known = [expert.name for expert in checked.experts]
+    original, name = load(config), entry["name"]
+    experts = [expert.name for expert in original.experts]
     (policy,) = policies.values()
-    if unknown := [expert for expert in policy["options"]["then"] if expert not in known]:
-        raise BadInput(f"no expert '{unknown[0]}' in the config: it has {', '.join(known)}")
-    if name in known:
-        raise BadInput(f"the config has an expert '{name}' already: name the model with --name")
-    whole = checked.model_copy(
+    if unknown := [expert for expert in policy["options"]["then"] if expert not in experts]:
+        raise BadInput(f"no expert '{unknown[0]}' in the config: it has {', '.join(experts)}")
+    if name in experts:
+        raise BadInput(
+            f"the config already has an expert '{name}': choose another name with --name"
+        )
+    extended = original.model_copy(
         update={
-            "experts": [*checked.experts, ExpertConfig(**entry)],
-            "policies": {name: PolicyConfig(**policy), **checked.policies},
+            "experts": [*original.experts, ExpertConfig(**entry)],
+            "policies": {name: PolicyConfig(**policy), **original.policies},
             "default_policy": name,
         }
     )
-    host = checked.server.host if host is None else host
-    port = checked.server.port if port is None else port
-    run(whole, host, port, lambda url: typer.echo(welcome(whole, url)))
+    host = original.server.host if host is None else host
+    port = original.server.port if port is None else port
+    run(extended, host, port, lambda url: typer.echo(welcome(extended, url)))
 
 
-# --- what they share -----------------------------------------------------------------------
+# --- shared by the commands -----------------------------------------------------------------------
 
 
 def _frame(table: Path, split: str) -> Any:
-    """The rows of one split; a table without the column is used whole."""
+    """The rows of one split; all rows if the table has no column `split`."""
     import polars as pl
 
     from routewright.data import outcomes
@@ -366,23 +406,24 @@ def _frame(table: Path, split: str) -> Any:
     frame = outcomes.table(table)
     if split == outcomes.ALL or "split" not in frame.columns:
         return frame
-    kept = frame.filter(pl.col("split") == split)
-    if not len(kept):
-        there = ", ".join(sorted(str(name) for name in frame["split"].unique().to_list()))
-        raise BadInput(f"'{table}': no row has split '{split}'; there are {there} (or all)")
-    return kept
+    rows = frame.filter(pl.col("split") == split)
+    if not len(rows):
+        splits = ", ".join(sorted(str(name) for name in frame["split"].unique().to_list()))
+        raise BadInput(f"'{table}' has no row with split '{split}': choose {splits} or all")
+    return rows
 
 
-def _train(found: Sequence[Any], base: str, out: Path, recipe: Recipe, json: bool) -> None:
+def _train(items: Sequence[Any], base: str, out: Path, recipe: Recipe, json: bool) -> None:
     from routewright import dedicated
 
-    with _bar("training") as show:
-        dedicated.train(found, base, out, recipe, progress=show)
-    _tell(json, f"'{out}': trained on {len(found)} lessons", lessons=len(found), folder=str(out))
+    with _bar("training") as progress:
+        dedicated.train(items, base, out, recipe, progress=progress)
+    _report(json, f"'{out}': trained on {len(items)} lessons", lessons=len(items), folder=str(out))
 
 
 @contextmanager
-def _bar(doing: str) -> Iterator[Any]:
+def _bar(description: str) -> Iterator[Any]:
+    """A progress bar; yields a function that takes a description and the finished share."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -390,29 +431,31 @@ def _bar(doing: str) -> Iterator[Any]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(doing, total=None)
-        yield lambda words, share: bar.update(task, description=words, completed=share, total=1.0)
+        task = bar.add_task(description, total=None)
+        yield lambda text, share: bar.update(task, description=text, completed=share, total=1.0)
 
 
-def _scores(known: Outcomes, experts: Sequence[str]) -> Any:
+def _scores(rows: Outcomes, experts: Sequence[str]) -> Any:
+    """The experts' scores, (experts, n). Raises BadInput if one is unknown."""
     import numpy as np
 
-    scores = known.pool(experts).score.T
+    scores = rows.pool(experts).score.T
     if np.isnan(scores).any():
         missing = experts[int(np.isnan(scores).any(axis=1).argmax())]
-        raise BadInput(f"'{missing}' has no score in some of the rows: ask and grade it first")
+        raise BadInput(f"'{missing}' has no score in some of the rows: interview it on them first")
     return scores
 
 
 def _share(curve: Any, quality: float | None) -> float:
-    """The smallest ρ that reaches a quality."""
+    """The smallest share ρ that reaches `quality`. Raises BadInput if none does."""
     import numpy as np
 
     reached = np.flatnonzero(curve >= quality)
     if not len(reached):
-        raise BadInput(f"quality {quality:g} is out of reach: the best is {curve.max():.4f}")
+        best = np.floor(1e4 * curve.max()) / 1e4
+        raise BadInput(f"no share reaches quality {quality:g}: choose {best:.4f} or less")
     return float(reached[0] / (len(curve) - 1))
 
 
-def _tell(json: bool, words: str, **facts: Any) -> None:
-    typer.echo(json_module.dumps(facts) if json else words)
+def _report(json: bool, summary: str, **facts: Any) -> None:
+    typer.echo(json_module.dumps(facts) if json else summary)

@@ -1,4 +1,4 @@
-"""A trained model: how much it would rather defer, and what it writes."""
+"""A trained dedicated model: its doubts about queries, and the base that writes its answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from routewright.types import Array, Message
 
 @dataclass
 class Model:
-    """A causal model that can write and, if its folder says so, defer; `load` opens one."""
+    """A causal model that answers and, if its folder has a card, defers; `load` opens one."""
 
     base: language_models.Base
     card: Mapping[str, Any] = field(default_factory=dict)
@@ -39,39 +39,40 @@ class Model:
 
     @property
     def offset(self) -> float:
-        """What is added to a doubt: above zero, together, the model defers."""
+        """The calibration in logits: the model defers if a doubt plus `offset` is above zero."""
         return float(self.card.get("calibration", {}).get("offset", 0.0))
 
     def doubts(self, conversations: Sequence[Sequence[Message]], *, batch: int = 16) -> Array:
-        """How much the model would rather defer, (n,), in logits; nothing is generated."""
+        """The log-odds (n,) that the model should defer, without generating any text."""
         texts = [language_models.prompt(self.base, messages) for messages in conversations]
         if self.kind == "gate":
-            chance = np.clip(self._gate.predict(texts).mean[:, 0], 1e-9, 1 - 1e-9)
-            return np.asarray(np.log(1 - chance) - np.log(chance))
+            quality = np.clip(self._gate.predict(texts).mean[:, 0], 1e-9, 1 - 1e-9)
+            return np.asarray(np.log(1 - quality) - np.log(quality))
         assert self.kind == "tag", "this model never defers"
-        return self._leads(texts, batch)
+        return self._tag_leads(texts, batch)
 
-    def _leads(self, texts: Sequence[str], batch: int) -> Array:
+    def _tag_leads(self, texts: Sequence[str], batch: int) -> Array:
+        """The `lead` of the tag as the first token after each text, (n,)."""
         import torch
 
-        collate, number = language_models.collator(self.base), int(self.card["tag_id"])
+        collate, tag_id = language_models.collator(self.base), int(self.card["tag_id"])
         ids = language_models.tokens(self.base, texts, int(self.card["recipe"]["max_tokens"]))
         order = np.argsort([len(row) for row in ids], kind="stable")
-        found = np.empty(len(ids))
+        leads = np.empty(len(ids))
         with torch.inference_mode():
             for i in range(0, len(ids), batch):
                 part = order[i : i + batch]
                 tensors = collate([{"ids": ids[j]} for j in part])
-                inside = {name: t.to(language_models.device()) for name, t in tensors.items()}
-                logits = self.base.model(**inside).logits
-                ends = inside["attention_mask"].sum(dim=1) - 1
+                inputs = {name: t.to(language_models.device()) for name, t in tensors.items()}
+                logits = self.base.model(**inputs).logits
+                ends = inputs["attention_mask"].sum(dim=1) - 1
                 last = logits[torch.arange(len(part)), ends].float()
-                found[part] = lead(last, number).double().cpu().numpy()
-        return found
+                leads[part] = lead(last, tag_id).double().cpu().numpy()
+        return leads
 
     @cached_property
     def _gate(self) -> Transformer:
-        """Reads with the base that answers, unless it was trained in full."""
+        """The gate on the base that answers; on a base of its own if it was trained in full."""
         from safetensors.numpy import load_file
 
         options = {**self.card["gate"], "base": str(self.folder), "checkpointing": False}
@@ -80,13 +81,17 @@ class Model:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Inside, a gate's adapters are off: the base writes as it always did."""
+        """Switches a gate's adapters off inside the context, so that the base writes unchanged."""
         with self._gate.adapters_off() if self.kind == "gate" else nullcontext():
             yield
 
 
 def load(name: str, *, precision: str | None = None) -> Model:
-    """A folder that `train` wrote, or any causal model by name. Raises BadInput."""
+    """Opens a folder that `train` wrote, or any causal model by its Hugging Face name or folder.
+
+    `precision` defaults to bfloat16 on a GPU and float32 on a CPU. Raises BadInput if the model
+    cannot be loaded.
+    """
     language_models.require("a local model")
     card = read_card(Path(name)) if (Path(name) / CARD).exists() else {}
     precision = precision or ("bfloat16" if language_models.device() == "cuda" else "float32")
@@ -96,14 +101,17 @@ def load(name: str, *, precision: str | None = None) -> Model:
 
 
 def lead(logits: Any, tag: int) -> Any:
-    """How far the tag is ahead of the likeliest other token, (n, vocabulary) ▶ (n,): above zero
-    a greedy decoder takes it."""
+    """The tag's logit minus the highest other logit, (n, vocabulary) ▶ (n,).
+
+    A greedy decoder writes the tag if it is above zero.
+    """
     return logits[:, tag] - others(logits, tag).amax(dim=1)
 
 
 def others(logits: Any, tag: int) -> Any:
+    """A copy of the logits in which the tag is impossible."""
     import torch
 
-    others = logits.clone()
-    others[:, tag] = -torch.inf
-    return others
+    masked = logits.clone()
+    masked[:, tag] = -torch.inf
+    return masked

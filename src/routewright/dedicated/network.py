@@ -1,4 +1,4 @@
-"""The network that learns to open with a tag: a base with adapters, and the tag's own row."""
+"""The network that learns to write a tag first: a base with adapters, and the tag's own row."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.functional import binary_cross_entropy_with_logits as decision
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from routewright.dedicated.model import others
 from routewright.dedicated.recipe import WITHIN, Recipe
 from routewright.prediction import language_models
 
-NEVER = -1e9
+NEVER = -1e9  # a logit that makes a token impossible
 
 cross_entropy = partial(functional.cross_entropy, reduction="none")
 
 
 def build(base: language_models.Base, tag: int | None, rows: Sequence[Any], recipe: Recipe) -> Any:
-    """The network on the device where it is trained; without a `tag` it learns to answer only."""
+    """Builds the network on its device; without a `tag` it learns to answer only."""
     adapted = language_models.adapt(
         base, recipe.tune, rank=recipe.rank, checkpointing=recipe.checkpointing
     )
@@ -35,8 +35,11 @@ def build(base: language_models.Base, tag: int | None, rows: Sequence[Any], reci
 
 
 class Network(language_models.module()):  # type: ignore[misc]
-    """Learns to answer: the loss of a row is the cross-entropy of its answer, the mean over its
-    tokens."""
+    """Learns to answer: the loss of a row is the mean cross-entropy over its answer's tokens.
+
+    `labels` (n, length) hold the tokens to learn and -100 elsewhere; `start` (n,) is the position
+    of the last token of the prompt; `own` (n,) marks rows whose answer is the base's own.
+    """
 
     def __init__(self, adapted: Any) -> None:
         super().__init__()
@@ -52,29 +55,35 @@ class Network(language_models.module()):  # type: ignore[misc]
         failure: Any,
         own: Any,
     ) -> dict[str, Any]:
-        read = {"input_ids": input_ids, "attention_mask": attention_mask}
-        logits, wanted = self.base(**read).logits, labels[:, 1:] >= 0
-        said, target = logits[:, :-1][wanted].float(), labels[:, 1:][wanted]  # (k, vocabulary)
-        terms = self._answer(read, wanted, said, target, start, own)
-        length = torch.where(own, 1, wanted.sum(dim=1).clamp(min=1))
-        each = (weight / length)[:, None].expand(wanted.shape)[wanted]
-        opening = logits[torch.arange(len(logits)), start]
-        loss = (terms * each).sum() + self._decision(opening, failure)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        logits, mask = self.base(**inputs).logits, labels[:, 1:] >= 0
+        predicted, target = logits[:, :-1][mask].float(), labels[:, 1:][mask]  # (k, vocabulary)
+        terms = self._answer(inputs, mask, predicted, target, start, own)
+        length = torch.where(own, 1, mask.sum(dim=1).clamp(min=1))
+        token_weight = (weight / length)[:, None].expand(mask.shape)[mask]
+        first = logits[torch.arange(len(logits)), start]
+        loss = (terms * token_weight).sum() + self._decision(first, failure)
         return {"loss": loss / len(labels)}
 
     def _answer(
-        self, read: Mapping[str, Any], wanted: Any, said: Any, target: Any, start: Any, own: Any
+        self,
+        inputs: Mapping[str, Any],
+        mask: Any,
+        predicted: Any,
+        target: Any,
+        start: Any,
+        own: Any,
     ) -> Any:
-        """The loss of every token that is to be written, (k,)."""
-        return cross_entropy(said, target)
+        """The loss of each of the k tokens to learn, (k,)."""
+        return cross_entropy(predicted, target)
 
-    def _decision(self, opening: Any, failure: Any) -> Any:
-        """The loss of deferring or not, all rows together."""
+    def _decision(self, first: Any, failure: Any) -> Any:
+        """The summed loss of the decisions, from the logits (n, vocabulary) of the first token."""
         return 0.0
 
 
 class TagRow(nn.Module):
-    """The tag's row of the output layer, trained by itself."""
+    """The tag's row of the output layer as a parameter of its own."""
 
     def __init__(self, weight: Any) -> None:
         super().__init__()
@@ -82,62 +91,73 @@ class TagRow(nn.Module):
 
 
 class Deferring(Network):
-    """Learns to defer as well.
+    """Also learns to defer.
 
-    To the loss comes the cross-entropy of the tag against anything else at the prompt's end, and
-    the answer is weighed given that it answers: the base's own answer against what it would say
-    without adapters, so that learning to defer changes little else. Within an answer the tag is a
-    mistake that is made to look likely: a server that biases it everywhere must not write it there.
+    The loss has one more term: the cross-entropy of the tag against all other tokens at the end of
+    the prompt. The answer's term is conditional on answering; the target of the base's own answer
+    is the base's distribution without adapters, so that learning to defer changes little else.
+    Inside an answer, the tag's logit is raised by `WITHIN` during training, so that the network
+    learns not to write the tag there even if a server adds a bias to it at every position.
     """
 
-    def __init__(self, adapted: Any, base: language_models.Base, tag: int, heavier: float) -> None:
+    def __init__(
+        self, adapted: Any, base: language_models.Base, tag: int, failure_weight: float
+    ) -> None:
         super().__init__(adapted)
-        self.number, self.heavier = tag, heavier
+        self.tag_id, self.failure_weight = tag, failure_weight
         output, embeddings = base.model.get_output_embeddings(), base.model.get_input_embeddings()
         self.head = TagRow(output.weight[tag])
-        output.register_forward_hook(self._with_tag)
+        output.register_forward_hook(self._replace_tag_logit)
         if output.weight is embeddings.weight:  # tied
-            embeddings.register_forward_hook(self._embedded)
+            embeddings.register_forward_hook(self._replace_tag_embedding)
 
-    def _with_tag(self, module: Any, args: Any, logits: Any) -> Any:
-        own = (args[0].to(self.head.tag.dtype) @ self.head.tag)[..., None].to(logits.dtype)
-        before, after = logits[..., : self.number], logits[..., self.number + 1 :]
-        return torch.cat([before, own, after], dim=-1)
+    def _replace_tag_logit(self, module: Any, args: Any, logits: Any) -> Any:
+        tag = (args[0].to(self.head.tag.dtype) @ self.head.tag)[..., None].to(logits.dtype)
+        before, after = logits[..., : self.tag_id], logits[..., self.tag_id + 1 :]
+        return torch.cat([before, tag, after], dim=-1)
 
-    def _embedded(self, module: Any, args: Any, states: Any) -> Any:
+    def _replace_tag_embedding(self, module: Any, args: Any, states: Any) -> Any:
         row = self.head.tag.to(states.dtype)
-        return torch.where((args[0] == self.number)[..., None], row, states)
+        return torch.where((args[0] == self.tag_id)[..., None], row, states)
 
     def _answer(
-        self, read: Mapping[str, Any], wanted: Any, said: Any, target: Any, start: Any, own: Any
+        self,
+        inputs: Mapping[str, Any],
+        mask: Any,
+        predicted: Any,
+        target: Any,
+        start: Any,
+        own: Any,
     ) -> Any:
-        place = torch.arange(wanted.shape[1], device=wanted.device)
-        first = (place == start[:, None])[wanted]
-        said[:, self.number] += torch.where(first, NEVER, WITHIN)
-        terms = cross_entropy(said, target)
+        position = torch.arange(mask.shape[1], device=mask.device)
+        first = (position == start[:, None])[mask]
+        predicted[:, self.tag_id] += torch.where(first, NEVER, WITHIN)
+        terms = cross_entropy(predicted, target)
         if not hasattr(self.base, "disable_adapter"):
             return terms
-        kept = own[:, None].expand(wanted.shape)[wanted]
-        return torch.where(kept, cross_entropy(said, self._before(read, wanted)), terms)
+        own_tokens = own[:, None].expand(mask.shape)[mask]
+        targets = self._base_distribution(inputs, mask)
+        return torch.where(own_tokens, cross_entropy(predicted, targets), terms)
 
-    def _before(self, read: Mapping[str, Any], wanted: Any) -> Any:
-        """The chances of tokens as the base saw them, (k, vocabulary)."""
+    def _base_distribution(self, inputs: Mapping[str, Any], mask: Any) -> Any:
+        """The token probabilities (k, vocabulary) of the base without adapters."""
         with torch.no_grad(), self.base.disable_adapter():
-            logits = self.base(**read).logits[:, :-1][wanted].float()
-        logits[:, self.number] = NEVER
+            logits = self.base(**inputs).logits[:, :-1][mask].float()
+        logits[:, self.tag_id] = NEVER
         return logits.softmax(dim=1)
 
-    def _decision(self, opening: Any, failure: Any) -> Any:
-        known = ~failure.isnan()
-        if not known.any():
+    def _decision(self, first: Any, failure: Any) -> Any:
+        labelled = ~failure.isnan()
+        if not labelled.any():
             return 0.0
-        fails = failure[known]
-        terms = decision(log_odds(opening[known].float(), self.number), fails, reduction="none")
-        return (terms * (self.heavier * fails + 1 - fails)).sum()
+        target = failure[labelled]
+        odds = log_odds(first[labelled].float(), self.tag_id)
+        terms = binary_cross_entropy_with_logits(odds, target, reduction="none")
+        return (terms * (self.failure_weight * target + 1 - target)).sum()
 
 
 def log_odds(logits: Any, tag: int) -> Any:
-    """Of the tag against every other token, (n, vocabulary) ▶ (n,)."""
+    """The log-odds of the tag against all other tokens, (n, vocabulary) ▶ (n,)."""
     return logits[:, tag] - others(logits, tag).logsumexp(dim=1)
 
 
@@ -145,5 +165,5 @@ def _defer_weight(rows: Sequence[Any], recipe: Recipe) -> float:
     if recipe.defer_weight is not None:
         return recipe.defer_weight
     failure = np.array([row["failure"] for row in rows])
-    fails = float(np.nansum(failure))
-    return float(np.nansum(1 - failure)) / fails if fails else 1.0
+    failures = float(np.nansum(failure))
+    return float(np.nansum(1 - failure)) / failures if failures else 1.0

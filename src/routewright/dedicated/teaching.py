@@ -1,6 +1,7 @@
-"""What a dedicated model learns from: where its base fails, and what a larger model answered.
+"""The lessons of a dedicated model: the base's failures, and the answers of a larger model.
 
-Its folder remembers the queries, so that it is neither taught nor judged by them again.
+A model's folder records the queries that it was trained on, so that later lessons and calibrations
+leave them out.
 """
 
 from __future__ import annotations
@@ -18,82 +19,91 @@ from routewright.data.queries import Item
 from routewright.errors import BadInput, BadTable
 from routewright.types import Array
 
-TAUGHT = "taught.safetensors"  # fingerprints of the queries, in a model's folder
+TRAINING_QUERIES = "taught.safetensors"  # fingerprints, in a model's folder
 
 
-def lessons(frame: pl.DataFrame, expert: str, *, taught: Any = ()) -> list[Item]:
-    """What an outcome table says about where `expert` fails, as a query set.
+def lessons(frame: pl.DataFrame, expert: str, *, exclude: Any = ()) -> list[Item]:
+    """Turns an outcome table into a query set that teaches when `expert` fails.
 
     The fact `failure` is the share of its answers that were wrong (1 − `soft::`, else 1 −
-    `score::`); `reference` is its own answer, where that was right. Queries whose fingerprints are
-    among `taught` are left out: on what it has learnt from, a model does not fail as elsewhere.
+    `score::`); `reference` is its own answer if that was right. Queries without a score are left
+    out, and so are those whose fingerprints are in `exclude`: a model fails less often on queries
+    that it was trained on. Raises BadInput if the table has no such expert.
     """
     failure = 1 - _score(frame, expert, soft=True)
     right = _score(frame, expert) >= 1
-    said = _texts(frame, expert)
+    texts = _texts(frame, expert)
     items = []
-    for query, split, share, good, text in zip(
-        tables.queries_of(frame), _splits(frame), failure, right, said, strict=True
+    for query, split, share, is_right, text in zip(
+        tables.queries_of(frame), _splits(frame), failure, right, texts, strict=True
     ):
         if np.isnan(share):
             continue
-        answer = text if good and share < 1 else None
+        answer = text if is_right and share < 1 else None
         items.append(Item(query, answer, split, facts={"failure": round(float(share), 6)}))
-    return _unseen(items, taught)
+    return _without(items, exclude)
 
 
 def answers(
     frame: pl.DataFrame, teacher: str, *, pupil: str | None = None, at_least: float = 1.0
 ) -> list[Item]:
-    """The teacher's answers that scored `at_least` so much, as lessons in answering.
+    """Turns the teacher's answers with a score of `at_least` (0..1) into lessons in answering.
 
-    With `pupil`, what it already says right is kept in its own words, so that it forgets nothing.
-    Raises BadTable where the table holds no such answer.
+    Where the `pupil` was right, its own answer is the lesson, so that it forgets nothing. Raises
+    BadTable if the table has no such answer, and BadInput if it has no such expert.
     """
     good = _score(frame, teacher) >= at_least
-    said = _texts(frame, teacher)
+    teacher_texts = _texts(frame, teacher)
     own = _score(frame, pupil) >= 1 if pupil else np.zeros(len(frame), bool)
-    told = _texts(frame, pupil) if pupil else said
+    pupil_texts = _texts(frame, pupil) if pupil else teacher_texts
     items = []
     for i, (query, split) in enumerate(zip(tables.queries_of(frame), _splits(frame), strict=True)):
-        text = told[i] if own[i] else said[i] if good[i] else None
+        text = pupil_texts[i] if own[i] else teacher_texts[i] if good[i] else None
         if text:
             items.append(Item(query, text, split))
     if not items:
-        raise BadTable(f"no answer of '{teacher}' scored {at_least:g} or more: nothing to learn")
+        raise BadTable(
+            f"no answer of '{teacher}' scored {at_least:g} or more, so there is nothing to learn:"
+            " lower at_least, or interview more queries"
+        )
     return items
 
 
 def _score(frame: pl.DataFrame, expert: str, *, soft: bool = False) -> Array:
-    """Scores (n,), NaN where unknown; with `soft` the mean of samples goes before."""
+    """Scores (n,), NaN if unknown; with `soft`, the mean score of samples if there is one."""
     experts = [c.removeprefix("score::") for c in frame.columns if c.startswith("score::")]
     tables.check_names([expert], experts)
     names = [f"soft::{expert}"] * soft + [f"score::{expert}"]
-    known = [pl.col(name) for name in names if name in frame.columns]
+    columns = [pl.col(name) for name in names if name in frame.columns]
     return (
-        frame.select(pl.coalesce(known).fill_nan(None).alias("x"))["x"].cast(pl.Float64).to_numpy()
+        frame.select(pl.coalesce(columns).fill_nan(None).alias("x"))["x"]
+        .cast(pl.Float64)
+        .to_numpy()
     )
 
 
 def _texts(frame: pl.DataFrame, expert: str) -> list[str | None]:
-    known = [pl.col(f"{c}::{expert}") for c in ("text", "answer") if f"{c}::{expert}" in frame]
-    if not known:
+    columns = [pl.col(f"{c}::{expert}") for c in ("text", "answer") if f"{c}::{expert}" in frame]
+    if not columns:
         return [None] * len(frame)
-    return frame.select(pl.coalesce(known).cast(pl.String).alias("x"))["x"].to_list()
+    return frame.select(pl.coalesce(columns).cast(pl.String).alias("x"))["x"].to_list()
 
 
 def _splits(frame: pl.DataFrame) -> list[str]:
     return frame["split"].to_list() if "split" in frame.columns else ["train"] * len(frame)
 
 
-def _unseen(items: Sequence[Item], taught: Any) -> list[Item]:
-    known = set(np.asarray(taught, dtype=np.uint64).tolist())
-    return [item for item in items if int(fingerprints([item.query])[0]) not in known]
+def _without(items: Sequence[Item], exclude: Any) -> list[Item]:
+    excluded = set(np.asarray(exclude, dtype=np.uint64).tolist())
+    return [item for item in items if int(fingerprints([item.query])[0]) not in excluded]
 
 
-def taught(folder: str | Path) -> Any:
-    """Fingerprints of every query that a model was trained on, as far as its folder says."""
-    path = Path(folder) / TAUGHT
+def training_queries(folder: str | Path) -> Any:
+    """The fingerprints (n,) of the queries that the model in `folder` was trained on.
+
+    There are none if the folder does not record them, or if `folder` is a Hugging Face name.
+    """
+    path = Path(folder) / TRAINING_QUERIES
     if not path.exists():
         return np.empty(0, np.uint64)
     from safetensors.numpy import load_file
@@ -102,18 +112,21 @@ def taught(folder: str | Path) -> Any:
 
 
 def held_out(outcomes: Outcomes, folder: Path) -> Outcomes:
-    """The rows that the model in a folder has not learnt from; raises BadInput if none is left."""
-    known = set(taught(folder).tolist())
+    """The rows that the model in `folder` was not trained on. Raises BadInput if there are none."""
+    excluded = set(training_queries(folder).tolist())
     marks = [int(fingerprints([query])[0]) for query in outcomes.queries]
-    kept = outcomes.rows([i for i, mark in enumerate(marks) if mark not in known])
-    if not len(kept):
-        raise BadInput(f"'{folder}' has learnt from every row of this table: name held-out ones")
-    return kept
+    rows = outcomes.rows([i for i, mark in enumerate(marks) if mark not in excluded])
+    if not len(rows):
+        raise BadInput(
+            f"'{folder}' was trained on every one of these rows: choose a table or a split with"
+            " other queries"
+        )
+    return rows
 
 
-def sign(out: Path, base: str, items: Sequence[Item]) -> None:
-    """Notes what was learnt from, here and by the base."""
+def record_queries(out: Path, base: str, items: Sequence[Item]) -> None:
+    """Records in `out` the queries of `items` and those that the base was trained on."""
     from safetensors.numpy import save_file
 
     own = fingerprints([item.query for item in items])
-    save_file({"queries": np.union1d(own, taught(base))}, out / TAUGHT)
+    save_file({"queries": np.union1d(own, training_queries(base))}, out / TRAINING_QUERIES)

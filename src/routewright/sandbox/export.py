@@ -1,8 +1,8 @@
 """Write a sandbox model as a Hugging Face folder.
 
-``python -m routewright.sandbox.export lexis FOLDER``. The same network as a GPT-NeoX, to the last
-weight, so that what trains and serves billions of parameters can be tried on a third of a million.
-Needs the extra ``lm``.
+``python -m routewright.sandbox.export lexis FOLDER`` writes the same network as a GPT-NeoX with
+exactly the same weights. The commands that train and serve models with billions of parameters can
+then be tried on one with a third of a million. Needs the extra ``lm``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from routewright.sandbox.model import ANSWER, END, MODELS, PAD, SPECIAL, UNKNOWN, WEIGHTS, TinyLM
 
-# Digits are read from the last one; a chat template is where a tokenizer can be told so.
+# The model reads every number from its last digit; of a tokenizer, the chat template can do that.
 CHAT_TEMPLATE = (
     "{%- set ns = namespace(out='', run='') -%}"
     "{%- for c in (messages | selectattr('role', 'equalto', 'user') | list | last)['content'] -%}"
@@ -29,10 +29,10 @@ CHAT_TEMPLATE = (
 
 
 def export(name: str, folder: Path) -> Path:
-    """Config, weights and tokenizer of the named model of ``MODELS``; gives the folder.
+    """Writes config, weights and tokenizer of the named model of ``MODELS``; returns the folder.
 
-    The text of an answer is what ``TinyLM`` says, but for numbers: the tokenizer cannot turn
-    their digits round again on the way out.
+    The exported model writes the same answers as ``TinyLM``, except that the digits of numbers
+    stay reversed, because a Hugging Face tokenizer cannot reverse them when it decodes.
     """
     import torch
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
@@ -61,53 +61,58 @@ def export(name: str, folder: Path) -> Path:
     )
     model = GPTNeoXForCausalLM(config)
     with torch.no_grad():
-        for parameter, own in _renamed(model, _stored(name), shape.heads):
-            parameter.copy_(torch.from_numpy(np.ascontiguousarray(own)))
+        for parameter, matrix in _pairs(model, _weights(name), shape.heads):
+            parameter.copy_(torch.from_numpy(np.ascontiguousarray(matrix)))
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     _tokenizer(vocabulary, shape.words, shape.context).save_pretrained(folder)
     return folder
 
 
-def _stored(name: str) -> dict[str, Any]:
+def _weights(name: str) -> dict[str, Any]:
     from safetensors.numpy import load_file
 
-    stored = load_file(WEIGHTS / f"{name}.safetensors")
-    return {key: array.astype(np.float32) for key, array in stored.items()}
+    arrays = load_file(WEIGHTS / f"{name}.safetensors")
+    return {key: array.astype(np.float32) for key, array in arrays.items()}
 
 
-def _renamed(model: Any, stored: dict[str, Any], heads: int) -> list[tuple[Any, Any]]:
-    """Every parameter of the network with its weights; norms have a gain of one, no bias."""
-    own = {"query_key_value": "qkv", "dense": "out", "dense_h_to_4h": "up", "dense_4h_to_h": "down"}
-    ends = {"gpt_neox.embed_in.weight": stored["embed"], "lm_head.weight": stored["head"].T}
+def _pairs(model: Any, weights: dict[str, Any], heads: int) -> list[tuple[Any, Any]]:
+    """Each parameter of the GPT-NeoX with its value."""
+    names = {
+        "query_key_value": "qkv",
+        "dense": "out",
+        "dense_h_to_4h": "up",
+        "dense_4h_to_h": "down",
+    }
+    ends = {"gpt_neox.embed_in.weight": weights["embed"], "lm_head.weight": weights["head"].T}
     pairs = []
     for name, parameter in model.named_parameters():
         *path, part, kind = name.split(".")
         if name in ends:
             matrix = ends[name]
-        elif part in own and kind == "weight":
-            matrix = stored[f"layers.{path[2]}.{own[part]}"]
+        elif part in names and kind == "weight":
+            matrix = weights[f"layers.{path[2]}.{names[part]}"]
             matrix = _by_head(matrix, heads) if part == "query_key_value" else matrix.T
         else:
-            gain = float(kind == "weight")  # norms that do nothing more, and no biases
+            gain = float(kind == "weight")  # TinyLM has no gains and no biases: ones and zeros
             matrix = np.full(tuple(parameter.shape), gain, np.float32)
         pairs.append((parameter, matrix))
     return pairs
 
 
 def _by_head(qkv: Any, heads: int) -> Any:
-    """(dim, 3 · heads · size), all queries first ▶ (heads · 3 · size, dim), head by head."""
+    """Matrix (dim, 3 · heads · size), all queries first ▶ (heads · 3 · size, dim), head by head."""
     dim = len(qkv)
     return qkv.T.reshape(3, heads, -1, dim).swapaxes(0, 1).reshape(-1, dim)
 
 
 def _tokenizer(vocabulary: Sequence[str], words: Sequence[str], context: int) -> Any:
-    """A Hugging Face tokenizer that reads what ``Tokenizer`` reads, digits turned round before."""
+    """A Hugging Face tokenizer with the tokens of ``Tokenizer``, for text with reversed numbers."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     longest_first = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
-    known = Regex(f" ?(?<![a-z])(?:{longest_first})(?![a-z])|.")
+    pattern = Regex(f" ?(?<![a-z])(?:{longest_first})(?![a-z])|.")
     ids = {token: i for i, token in enumerate(vocabulary)}
     fast = Tokenizer(models.WordLevel(ids, unk_token=SPECIAL[UNKNOWN]))
     fast.normalizer = normalizers.Sequence(
@@ -119,8 +124,8 @@ def _tokenizer(vocabulary: Sequence[str], words: Sequence[str], context: int) ->
     )
     fast.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(known, "isolated"),
-            pre_tokenizers.Split(Regex("^ (?=[a-z])"), "removed"),  # goes without saying
+            pre_tokenizers.Split(pattern, "isolated"),
+            pre_tokenizers.Split(Regex("^ (?=[a-z])"), "removed"),  # a word implies it
         ]
     )
     fast.decoder = decoders.Fuse()

@@ -25,17 +25,17 @@ PAD, UNKNOWN, ANSWER, END = range(4)
 SPECIAL = ("<pad>", "<unknown>", "<answer>", "<end>")
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789 .,?!:;+-*/=<>()'\"%"
 
-# OpenBLAS splits larger products between threads, and on a busy machine waiting for the second
-# thread takes thirty times as long as the product: it stays alone below these two sizes.
+# OpenBLAS uses one thread for products below these two sizes and several above them. On a busy
+# machine, waiting for the second thread takes thirty times as long as the product.
 CELLS = 2304 * 4  # numbers in a matrix that multiplies one vector
-ROWS = 65536 * 4 // CELLS  # vectors that such a matrix multiplies at once
+ROWS = 65536 * 4 // CELLS  # vectors that such a matrix multiplies at a time
 
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The shape of a model; ``context`` is the most tokens it can hold, prompt and answer."""
+    """The shape of a model; ``context`` is its maximum number of tokens, prompt plus answer."""
 
     name: str
     dim: int
@@ -52,23 +52,23 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """An answer; log-probabilities are natural, at temperature 1, one for each token."""
+    """An answer, with the log-probability of each token at temperature 1, in nats."""
 
     text: str
     prompt_tokens: int
     completion_tokens: int
     logprobs: list[float]
     finish_reason: str
-    """``"stop"`` where the model ended its answer, ``"length"`` where it was cut off."""
+    """``"stop"`` if the model ended its answer, ``"length"`` if the answer was cut off."""
     top_logprobs: list[dict[str, float]] = field(default_factory=list)
-    """For each token, the likeliest tokens there, best first, when they were asked for."""
+    """For each position, the most likely tokens, best first; empty if not requested."""
 
 
 class Tokenizer:
-    """Text to tokens: known words whole, other words by letter, numbers from their last digit.
+    """Text to tokens: words of the vocabulary whole, other words by letter, numbers reversed.
 
-    A sum is easiest written from its last digit, where the carry starts, so every run of digits
-    is reversed on the way in and again on the way out. Case and runs of blanks are ignored.
+    A sum is easiest to write from its last digit, where the carry starts, so ``encode`` and
+    ``decode`` reverse every number. Case and repeated blanks are ignored.
 
     >>> t = Tokenizer(["add", "and"])
     >>> t.decode(t.encode("Add 482 and 39"))
@@ -79,20 +79,20 @@ class Tokenizer:
         self.tokens = (*SPECIAL, *CHARACTERS, *words)
         self._ids = {token: i for i, token in enumerate(self.tokens)}
         longest_first = "|".join(sorted(words, key=len, reverse=True))
-        # The blank before a known word goes without saying: decode puts it back.
+        # The blank before a word of the vocabulary gets no token, because decode puts it back.
         self._pattern = re.compile(rf" ?(?<![a-z])({longest_first})(?![a-z])|([0-9]+)|(.)")
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of a text; a character that is not in the vocabulary becomes UNKNOWN."""
-        found = self._pattern.finditer(" ".join(text.lower().split()))
-        parts = ((m[1] and [m[1]]) or (m[2] or m[3])[::-1] for m in found)
+        """The tokens of a text; a character outside the vocabulary becomes UNKNOWN."""
+        matches = self._pattern.finditer(" ".join(text.lower().split()))
+        parts = ((m[1] and [m[1]]) or (m[2] or m[3])[::-1] for m in matches)
         return [self._ids.get(token, UNKNOWN) for part in parts for token in part]
 
     def decode(self, tokens: Iterable[int]) -> str:
         return "".join(self.pieces(tokens))
 
     def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
-        """The text of tokens as they come; a number comes whole, once its first digit is known."""
+        """The text of tokens as they arrive; a number is yielded once all its digits are there."""
         number, first = "", True
         for token in tokens:
             text = self.tokens[token]
@@ -121,19 +121,19 @@ class TinyLM:
             [_blocks(w[f"layers.{i}.{part}"]) for part in parts] for i in range(config.layers)
         ]
         self._cos, self._sin = rotations(config.context, config.dim // config.heads)
-        # Queries are turned and keys with them, so both get the factors of their heads at once.
+        # Queries and keys are rotated together, so the tables are repeated for all heads of both.
         self._cos, self._sin = (np.tile(a, (1, 2 * config.heads)) for a in (self._cos, self._sin))
 
     @classmethod
     def load(cls, name: str) -> TinyLM:
-        """The named model of ``MODELS``, read from disk once."""
+        """The named model of ``MODELS``, read from disk once. Raises ValueError for other names."""
         if name not in MODELS:
             raise ValueError(f"no sandbox model {name!r}: choose from {', '.join(MODELS)}")
         return _load(WEIGHTS / f"{name}.safetensors")
 
     @classmethod
     def read(cls, path: Path) -> TinyLM:
-        """A model from a weights file, such as training writes."""
+        """Reads a weights file that training wrote."""
         from safetensors import safe_open
 
         with safe_open(path, framework="numpy") as file:
@@ -142,7 +142,7 @@ class TinyLM:
 
     @property
     def parameters(self) -> int:
-        """How many numbers the model was trained to."""
+        """The number of trained weights."""
         layers = [a for layer in self._layers for a in layer]
         return sum(a.size for a in (self._embed, self._head, *layers))
 
@@ -155,9 +155,9 @@ class TinyLM:
         seed: int | None = None,
         top_logprobs: int = 0,
     ) -> Completion:
-        """Answer a prompt: greedily at temperature 0, else by sampling, repeatable with a seed.
+        """Answers a prompt: greedily at temperature 0, otherwise by sampling with the seed.
 
-        Raises ValueError when the prompt does not fit the model's context.
+        Raises ValueError if the prompt does not fit into the model's context.
         """
         tokens = self._prompt(prompt)
         steps = list(self._steps(tokens, max_tokens, temperature, seed))
@@ -179,12 +179,12 @@ class TinyLM:
         temperature: float = 0.0,
         seed: int | None = None,
     ) -> Iterator[str]:
-        """The text of ``generate`` piece by piece, as it is produced."""
+        """Yields the text of ``generate`` in pieces while it is produced."""
         steps = self._steps(self._prompt(prompt), max_tokens, temperature, seed)
         return self.tokenizer.pieces(token for token, _ in steps if token != END)
 
     def verify(self, question: str, answer: str) -> float:
-        """The probability, as the model sees it, that an answer to a question is right."""
+        """The model's probability (0..1) that an answer to a question is right."""
         prompt = self._prompt(VERIFY_TEMPLATE.format(question=question, answer=answer))
         ((_, logprobs),) = self._steps(prompt, 1, 0.0, None)
         yes, no = (float(np.exp(logprobs[self.tokenizer.encode(t)[0]])) for t in ("yes", "no"))
@@ -194,15 +194,16 @@ class TinyLM:
         tokens = [*self.tokenizer.encode(prompt), ANSWER]
         if len(tokens) >= self.config.context:
             raise ValueError(
-                f"the prompt has {len(tokens)} tokens: {self.config.name} has a context length "
-                f"of {self.config.context} tokens for prompt and answer together"
+                f"the prompt has {len(tokens)} tokens, but {self.config.name} has a context length "
+                f"of {self.config.context} tokens for prompt and answer: shorten the prompt"
             )
         return tokens
 
     def _steps(
         self, prompt: list[int], max_tokens: int, temperature: float, seed: int | None
     ) -> Iterator[tuple[int, Array]]:
-        """Each token of the answer, the END among them, with the log-probabilities it had."""
+        """Yields each token of the answer, including END, with the log-probabilities (vocabulary,)
+        from which it was picked."""
         rng = np.random.default_rng(seed)
         room = min(max_tokens, self.config.context - len(prompt))
         cache = self._empty_cache(len(prompt) + room)
@@ -217,7 +218,7 @@ class TinyLM:
             new = [token]
 
     def _read(self, tokens: list[int], start: int, cache: list[Array]) -> Array:
-        """What ``_forward`` gives, for any number of tokens."""
+        """Runs ``_forward`` on any number of tokens, at most ``ROWS`` at a time."""
         for i in range(0, len(tokens), ROWS):
             logprobs = self._forward(np.array(tokens[i : i + ROWS]), start + i, cache)
         return logprobs
@@ -227,7 +228,8 @@ class TinyLM:
         return [np.empty((2, heads, length, size), np.float32) for _ in self._layers]
 
     def _forward(self, tokens: NDArray[np.int64], start: int, cache: list[Array]) -> Array:
-        """Log-probabilities of the token after ``tokens``, which begin at position ``start``."""
+        """Log-probabilities (vocabulary,) of the token after ``tokens``, whose first position is
+        ``start``; writes their keys and values to the cache."""
         n, end, heads = len(tokens), start + len(tokens), self.config.heads
         cos, sin = self._cos[start:end], self._sin[start:end]
         dim, size = self.config.dim, self.config.dim // heads
@@ -235,10 +237,10 @@ class TinyLM:
         x = self._embed[tokens]  # (n, dim)
         for (qkv, out, up, down), (keys, values) in zip(self._layers, cache, strict=True):
             h = _times(_normalise(x), qkv)  # (n, 3 dim)
-            turned = _rotate(h[:, : 2 * dim], cos, sin, size).reshape(n, 2, heads, size)
-            keys[:, start:end] = turned[:, 1].swapaxes(0, 1)
+            rotated = _rotate(h[:, : 2 * dim], cos, sin, size).reshape(n, 2, heads, size)
+            keys[:, start:end] = rotated[:, 1].swapaxes(0, 1)
             values[:, start:end] = h[:, 2 * dim :].reshape(n, heads, size).swapaxes(0, 1)
-            scores = turned[:, 0].swapaxes(0, 1) @ keys[:, :end].swapaxes(1, 2)  # (heads, n, end)
+            scores = rotated[:, 0].swapaxes(0, 1) @ keys[:, :end].swapaxes(1, 2)  # (heads, n, end)
             scores *= size**-0.5
             if future is not None:
                 scores += future
@@ -256,10 +258,11 @@ class TinyLM:
 
 
 def rotations(context: int, size: int) -> tuple[Array, Array]:
-    """Cosines and sines that turn a head's vector by its position, both (context, size).
+    """Cosines and sines that rotate a head's vector by its position, both (context, size).
 
-    Rotary position embedding, Su et al. 2021, equation 34, the halves of a vector as its pairs.
-    The base is 1,000 because contexts are short.
+    Rotary position embedding (Su et al. 2021, equation 34); a pair is a number of the first half
+    of the vector and the corresponding number of the second half. The base is 1,000 because
+    contexts are short.
     """
     angles = np.outer(np.arange(context), 1000.0 ** (-np.arange(0, size, 2) / size))
     cos, sin = np.cos(angles), np.sin(angles)
@@ -272,7 +275,7 @@ def _load(path: Path) -> TinyLM:
 
 
 def _blocks(matrix: Array) -> Array:
-    """A (rows, columns) matrix as (blocks, rows, width), each of fewer than ``CELLS`` numbers."""
+    """Matrix (rows, columns) ▶ (blocks, rows, width); a block has fewer than ``CELLS`` numbers."""
     rows, columns = matrix.shape
     width = max(w for w in range(1, columns + 1) if columns % w == 0 and w * rows < CELLS)
     return np.ascontiguousarray(matrix.reshape(rows, -1, width).swapaxes(0, 1))
@@ -313,5 +316,5 @@ def _softmax(x: Array) -> Array:
 def _pick(logprobs: Array, temperature: float, rng: np.random.Generator) -> int:
     if temperature <= 0:
         return int(logprobs.argmax())
-    # The Gumbel-max trick: the best of the noisy scores is a draw from the softmax.
+    # The Gumbel-max trick: the highest of the noisy scores is a draw from the softmax.
     return int((logprobs / temperature + rng.gumbel(size=len(logprobs))).argmax())

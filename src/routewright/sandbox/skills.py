@@ -14,7 +14,7 @@ from hashlib import blake2b
 from random import Random
 
 VERIFY_TEMPLATE = "check: {question} -> {answer}"
-"""The prompt on which every sandbox model replies ``yes`` or ``no``."""
+"""The prompt to which every sandbox model replies ``yes`` or ``no``."""
 
 HELD_OUT_SHARE = 0.1
 
@@ -54,7 +54,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Skill:
-    """A family of questions: ``draw`` gives the fields of a phrasing and the right answer."""
+    """A family of questions; ``draw`` returns the fields of a phrasing and the right answer."""
 
     name: str
     domain: str
@@ -62,7 +62,7 @@ class Skill:
     draw: Callable[[Random], tuple[dict[str, object], str]]
 
     def sample(self, rng: Random) -> Question:
-        """One random question, held out or not."""
+        """Draws one question, which may be a held-out one."""
         fields, answer = self.draw(rng)
         text = rng.choice(self.phrasings).format(**fields)
         return Question(f"{self.name}-{_digest(text)[:10]}", self.name, self.domain, text, answer)
@@ -76,9 +76,10 @@ def is_held_out(text: str) -> bool:
 def questions(
     n: int, seed: int, skills: Sequence[str] | None = None, held_out: bool = True
 ) -> list[Question]:
-    """``n`` distinct questions, the skills in turn; held out from training unless told otherwise.
+    """Draws ``n`` distinct questions, from each skill in turn.
 
-    Raises ValueError for an unknown skill, or when the skills have fewer than ``n`` questions.
+    They are held out from training, or with ``held_out=False`` drawn from the training questions.
+    Raises ValueError for an unknown skill, or if the skills have fewer than ``n`` questions.
     """
     rng = Random(f"questions {seed}")
     names = list(SKILLS if skills is None else skills)
@@ -86,7 +87,7 @@ def questions(
         raise ValueError(f"no skill {unknown[0]!r}: choose from {', '.join(SKILLS)}")
     drawn: dict[str, Question] = {}
     while len(drawn) < n and names:
-        # A copy, because a skill with nothing new to ask leaves the round.
+        # Iterate over a copy, because a skill without further questions is removed.
         for name in names[:]:
             question = _fresh(SKILLS[name], rng, drawn, held_out)
             if question is None:
@@ -94,12 +95,14 @@ def questions(
             elif len(drawn) < n:
                 drawn[question.text] = question
     if len(drawn) < n:
-        raise ValueError(f"only {len(drawn)} distinct questions here, {n} asked for")
+        raise ValueError(
+            f"{n} questions are too many: these skills have only {len(drawn)} distinct questions"
+        )
     return list(drawn.values())
 
 
 def grade(question: Question | str, reply: str) -> float:
-    """1.0 where the reply is the right answer (a Question's, or the string given), else 0.0."""
+    """1.0 if the reply equals the right answer (of a Question, or a string), otherwise 0.0."""
     answer = question.answer if isinstance(question, Question) else question
     return float(answer.strip().casefold() == reply.strip().casefold())
 
@@ -140,7 +143,7 @@ def _multiplication(rng: Random) -> tuple[dict[str, object], str]:
     return {"a": a, "b": b}, str(a * b)
 
 
-# Units: a factor of ten is easy, a factor of 7, 12, 24 or 60 is not.
+# Units: a factor of ten is easy; a factor of 7, 12, 24 or 60 is hard.
 
 
 def _converted(
@@ -159,7 +162,7 @@ def _duration(rng: Random) -> tuple[dict[str, object], str]:
     return _converted(rng, _DURATIONS, most=40)
 
 
-# Strings: invented words, harder when longer or when letters repeat.
+# Strings: invented words, which are harder if they are longer or repeat letters.
 
 
 def _word(rng: Random, longest: int) -> str:
@@ -169,7 +172,7 @@ def _word(rng: Random, longest: int) -> str:
     while len(word) < length:
         word += rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS)
     word = word[:length]
-    # A word the models read as one token has no letters to work on.
+    # The models read a word of their vocabulary as one token and do not see its letters.
     return _word(rng, longest) if word in WORDS else word
 
 
@@ -188,14 +191,14 @@ def _consonants(rng: Random) -> tuple[dict[str, object], str]:
     return {"word": word}, "".join(c for c in word if c not in _VOWELS)
 
 
-# Calendar: counting round a cycle of seven or twelve, forwards or back, harder when further.
+# Calendar: counting forwards or backwards in a cycle of seven or twelve; more steps are harder.
 
 
 def _cycled(rng: Random, cycle: Sequence[str], most: int) -> tuple[dict[str, object], str]:
     start, n = rng.randrange(len(cycle)), rng.randint(2, rng.choice((7, most)))
-    way, sign = rng.choice((("after", 1), ("before", -1)))
+    direction, sign = rng.choice((("after", 1), ("before", -1)))
     answer = cycle[(start + sign * n) % len(cycle)]
-    return {"start": cycle[start].title(), "n": n, "way": way}, answer
+    return {"start": cycle[start].title(), "n": n, "direction": direction}, answer
 
 
 def _weekday(rng: Random) -> tuple[dict[str, object], str]:
@@ -210,7 +213,7 @@ def _month(rng: Random) -> tuple[dict[str, object], str]:
 
 
 def _term(rng: Random) -> tuple[str, bool]:
-    """A literal or a comparison, perhaps negated, with its value."""
+    """A literal or a comparison, sometimes negated, and its value."""
     if rng.random() < 0.4:
         value = rng.random() < 0.5
         text = str(value).lower()
@@ -228,7 +231,7 @@ def _boolean(rng: Random) -> tuple[dict[str, object], str]:
         more, operand = _term(rng)
         both = rng.random() < 0.5
         value = (value and operand) if both else (value or operand)
-        # Brackets, so that no rule of precedence is needed to read it.
+        # Brackets make the expression readable without rules of precedence.
         text = f"({text}) {'and' if both else 'or'} {more}"
     return {"expression": text}, str(value).lower()
 
@@ -331,12 +334,12 @@ SKILLS: dict[str, Skill] = {
             "weekday",
             "calendar",
             (
-                "What day is {n} days {way} {start}?",
-                "Which day of the week comes {n} days {way} a {start}?",
-                "Name the day {n} days {way} {start}.",
-                "Start on {start}. What day is it {n} days {way} that?",
-                "Count {n} days: which day of the week is that {way} {start}?",
-                "If the first day is {start}, what day is {n} days {way}?",
+                "What day is {n} days {direction} {start}?",
+                "Which day of the week comes {n} days {direction} a {start}?",
+                "Name the day {n} days {direction} {start}.",
+                "Start on {start}. What day is it {n} days {direction} that?",
+                "Count {n} days: which day of the week is that {direction} {start}?",
+                "If the first day is {start}, what day is {n} days {direction}?",
             ),
             _weekday,
         ),
@@ -344,12 +347,12 @@ SKILLS: dict[str, Skill] = {
             "month",
             "calendar",
             (
-                "What month is {n} months {way} {start}?",
-                "Which month comes {n} months {way} {start}?",
-                "Name the month {n} months {way} {start}.",
-                "Start in {start}. What month is it {n} months {way} that?",
-                "Count {n} months: which month is that {way} {start}?",
-                "If the first month is {start}, what month is {n} months {way}?",
+                "What month is {n} months {direction} {start}?",
+                "Which month comes {n} months {direction} {start}?",
+                "Name the month {n} months {direction} {start}.",
+                "Start in {start}. What month is it {n} months {direction} that?",
+                "Count {n} months: which month is that {direction} {start}?",
+                "If the first month is {start}, what month is {n} months {direction}?",
             ),
             _month,
         ),
@@ -378,7 +381,7 @@ SKILLS: dict[str, Skill] = {
 
 
 def _words() -> frozenset[str]:
-    """The words that questions and answers are made of, for the models' vocabulary."""
+    """The words of the questions and the fixed answers: the models' vocabulary."""
     units = [name for big, small, _ in _LENGTHS + _DURATIONS for name in (big, small)]
     fillers = ["after", "before", "largest", "smallest", "not", "and", "or", "true", "false"]
     frames = " ".join(p for s in SKILLS.values() for p in s.phrasings) + VERIFY_TEMPLATE
@@ -388,4 +391,4 @@ def _words() -> frozenset[str]:
 
 
 WORDS = _words()
-"""Whole words of the sandbox vocabulary; every other word is spelled letter by letter."""
+"""The words with a token of their own; every other word is spelled letter by letter."""

@@ -1,7 +1,7 @@
 """Train the sandbox models from scratch: ``python -m routewright.sandbox.train``.
 
-The only module here that needs torch (``pip install torch``). The same seed on the same machine
-gives the same weights. ``--scale 0.1`` is a quick trial with a tenth of the steps.
+This module needs torch (``pip install torch``). The same seed on the same machine gives the same
+weights. ``--scale 0.1`` is a quick trial with a tenth of the steps.
 """
 
 from __future__ import annotations
@@ -56,20 +56,20 @@ from routewright.sandbox.skills import (
 )
 
 CONTEXT = 160
-THREADS = 1  # a second one waits more than it works on sequences this short
+THREADS = 1  # on sequences this short, a second thread only waits
 Example = tuple[list[int], list[int]]  # prompt and answer tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one model is trained: its size, its length of training and its mix of skills."""
+    """How to train one model: its size, the number of steps and the mix of skills."""
 
     dim: int
     heads: int
     layers: int
     steps: int
     mix: dict[str, float]
-    """Relative share of each skill among the training questions."""
+    """The relative share of each skill in the training questions."""
     batch: int = 128
     rate: float = 0.02
 
@@ -93,7 +93,7 @@ RECIPES = {
         steps=1500,
         mix=_mix(0.06, reverse=0.5, sort=0.6, consonants=0.4, weekday=1.6, month=1.6),
     ),
-    # The generalist sees less of what the specialists live on, or nothing would be left to route.
+    # The generalist sees less of the specialists' skills, so that routing can gain something.
     "sage": Recipe(
         dim=128,
         heads=4,
@@ -109,16 +109,16 @@ class Network:
 
     def __init__(self, config: Config, vocabulary: int, seed: int) -> None:
         self.config = config
-        # Its own source of chance, because models train side by side.
-        chance = torch.Generator().manual_seed(seed)
+        # Each network has its own generator, because models train concurrently.
+        generator = torch.Generator().manual_seed(seed)
         dim = config.dim
 
         def random(rows: int, columns: int, scale: float = 1.0) -> Tensor:
-            return scale * torch.randn(rows, columns, generator=chance)
+            return scale * torch.randn(rows, columns, generator=generator)
 
         self.weights = {"embed": random(vocabulary, dim), "head": torch.zeros(dim, vocabulary)}
         for i in range(config.layers):
-            # Layers start as the identity, which lets the first steps be large.
+            # Layers start as the identity, so that the first steps can be large.
             self.weights |= {
                 f"layers.{i}.qkv": random(dim, 3 * dim, dim**-0.5),
                 f"layers.{i}.out": torch.zeros(dim, dim),
@@ -130,9 +130,9 @@ class Network:
         tables = rotations(config.context, dim // config.heads)
         self.cos, self.sin = (torch.from_numpy(a) for a in tables)
 
-    def logits(self, tokens: Tensor, wanted: Tensor) -> Tensor:
-        """Scores of the next token, (k, vocabulary), at the k places that the mask wants."""
-        logits: Tensor = self._hidden(tokens)[wanted] @ self.weights["head"]
+    def logits(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Logits (k, vocabulary) of the next token at the k positions where the mask is true."""
+        logits: Tensor = self._hidden(tokens)[mask] @ self.weights["head"]
         return logits
 
     def _hidden(self, tokens: Tensor) -> Tensor:
@@ -159,11 +159,11 @@ def _normalise(x: Tensor) -> Tensor:
 
 
 class Lessons:
-    """An endless supply of training batches for one model; held-out questions never occur."""
+    """Draws training batches for one model, without the held-out questions."""
 
     def __init__(self, recipe: Recipe, tokenizer: Tokenizer, rng: Random) -> None:
         self.recipe, self.tokenizer, self.rng = recipe, tokenizer, rng
-        self.mistakes: list[tuple[Question, str]] = []
+        self.replies: list[tuple[Question, str]] = []  # of the model in training, right and wrong
 
     def question(self) -> Question:
         name = self.rng.choices(list(self.recipe.mix), list(self.recipe.mix.values()))[0]
@@ -173,7 +173,7 @@ class Lessons:
                 return question
 
     def batch(self, verifying: float) -> list[Example]:
-        """Examples, the given share of them verifications, sorted by length."""
+        """Examples sorted by length; a share ``verifying`` (0..1) of them are verifications."""
         examples = [
             self._verification() if self.rng.random() < verifying else self._answering()
             for _ in range(self.recipe.batch)
@@ -185,11 +185,11 @@ class Lessons:
         return self._example(question.text, question.answer)
 
     def _verification(self) -> Example:
-        """A right answer, a corrupted one, or a reply that the model itself once gave."""
+        """Asks about a right answer, a corrupted one, or an earlier reply of the model itself."""
         question = self.question()
         kind = self.rng.random()
-        if self.mistakes and kind < 0.5:
-            question, reply = self.rng.choice(self.mistakes)
+        if self.replies and kind < 0.5:
+            question, reply = self.rng.choice(self.replies)
         elif kind < 0.75:
             reply = question.answer
         else:
@@ -223,43 +223,43 @@ def corrupted(question: Question, rng: Random) -> str:
 
 
 def _padded(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """Tokens and targets, both (batch, length); targets are -100 outside the answers."""
+    """Tokens and targets, both (batch, length), where targets are -100 outside the answers."""
     length = max(len(prompt) + len(answer) for prompt, answer in examples) - 1
     tokens = np.full((len(examples), length), PAD)
     targets = np.full((len(examples), length), -100)
     for row, (prompt, answer) in enumerate(examples):
-        whole = prompt + answer
-        tokens[row, : len(whole) - 1] = whole[:-1]
-        targets[row, len(prompt) - 1 : len(whole) - 1] = answer
+        sequence = prompt + answer
+        tokens[row, : len(sequence) - 1] = sequence[:-1]
+        targets[row, len(prompt) - 1 : len(sequence) - 1] = answer
     return torch.from_numpy(tokens), torch.from_numpy(targets)
 
 
 def _loss(network: Network, examples: Sequence[Example]) -> Tensor:
-    """Summed cross-entropy of the answers' tokens, in nats."""
+    """The sum of the cross-entropies of the answers' tokens, in nats."""
     tokens, targets = _padded(examples)
-    wanted = targets >= 0
-    logits = network.logits(tokens, wanted)
-    return F.cross_entropy(logits, targets[wanted], reduction="sum")
+    mask = targets >= 0
+    logits = network.logits(tokens, mask)
+    return F.cross_entropy(logits, targets[mask], reduction="sum")
 
 
 def replies(network: Network, tokenizer: Tokenizer, prompts: Sequence[list[int]]) -> list[str]:
-    """Greedy replies of a network in training, to prompts of any lengths."""
+    """The greedy replies of a network in training to prompts of any length."""
     by_length: dict[int, list[int]] = defaultdict(list)
     for i, prompt in enumerate(prompts):
         by_length[len(prompt)].append(i)
     texts = [""] * len(prompts)
     for rows in by_length.values():
-        answers = _continued(network, torch.tensor([prompts[i] for i in rows]))
+        answers = _generate(network, torch.tensor([prompts[i] for i in rows]))
         for i, row in zip(rows, answers.tolist(), strict=True):
             texts[i] = tokenizer.decode(row[: row.index(END)] if END in row else row)
     return texts
 
 
-def _continued(network: Network, tokens: Tensor, longest: int = 12) -> Tensor:
-    """The likeliest next tokens, (batch, at most ``longest``), until every row has its END."""
+def _generate(network: Network, tokens: Tensor, limit: int = 12) -> Tensor:
+    """The most likely next tokens, (batch, at most ``limit``), until every row has an END."""
     start = tokens.shape[1]
     with torch.no_grad():
-        for _ in range(longest):
+        for _ in range(limit):
             last = torch.zeros_like(tokens, dtype=torch.bool)
             last[:, -1] = True
             best = network.logits(tokens, last).argmax(-1)
@@ -270,29 +270,29 @@ def _continued(network: Network, tokens: Tensor, longest: int = 12) -> Tensor:
 
 
 def attempts(network: Network, lessons: Lessons, n: int) -> list[tuple[Question, str]]:
-    """Training questions with what the network now replies to them."""
-    asked = [lessons.question() for _ in range(n)]
-    prompts = [[*lessons.tokenizer.encode(q.text), ANSWER] for q in asked]
-    return list(zip(asked, replies(network, lessons.tokenizer, prompts), strict=True))
+    """``n`` training questions with the network's current replies."""
+    drawn = [lessons.question() for _ in range(n)]
+    prompts = [[*lessons.tokenizer.encode(q.text), ANSWER] for q in drawn]
+    return list(zip(drawn, replies(network, lessons.tokenizer, prompts), strict=True))
 
 
 def _optimizers(network: Network, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the matrices inside, AdamW for the embedding and the head."""
+    """Muon (Jordan et al. 2024) for the layers' matrices, AdamW for the embedding and the head."""
     w = network.weights
-    ends, inside = [w["embed"], w["head"]], [w[name] for name in w if name.startswith("layers")]
+    ends, layers = [w["embed"], w["head"]], [w[name] for name in w if name.startswith("layers")]
     return [
-        torch.optim.Muon(inside, lr=rate, weight_decay=0.01, adjust_lr_fn="original"),
+        torch.optim.Muon(layers, lr=rate, weight_decay=0.01, adjust_lr_fn="original"),
         torch.optim.AdamW(ends, lr=0.3 * rate, weight_decay=0.0),
     ]
 
 
 def _schedule(progress: float) -> float:
-    """The learning rate's factor: a short warm-up, a plateau, a linear decay in the last half."""
+    """The factor of the learning rate: a short warm-up, a plateau, then a linear decay."""
     return min(1.0, progress / 0.02 + 0.05, (1 - progress) / 0.5)
 
 
 def fit(name: str, recipe: Recipe, seed: int, progress: Progress) -> Network:
-    """Train one model, with a bar that shows the loss and the share of right replies."""
+    """Trains one model; a bar shows the loss and the share of right replies."""
     torch.set_num_threads(THREADS)
     config = Config(name, recipe.dim, recipe.heads, recipe.layers, CONTEXT, tuple(sorted(WORDS)))
     tokenizer = Tokenizer(config.words)
@@ -301,28 +301,28 @@ def fit(name: str, recipe: Recipe, seed: int, progress: Progress) -> Network:
     optimizers = _optimizers(network, recipe.rate)
     rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     task = progress.add_task(name, total=recipe.steps, note="")
-    right = 0.0
+    accuracy = 0.0
     for step in range(recipe.steps):
-        done = step / recipe.steps
-        # Verifying needs the skills first, and mistakes to learn from.
+        share = step / recipe.steps
+        # Verification starts late: it needs the skills first, and replies to learn from.
         if step in {recipe.steps * k // 10 for k in (4, 6, 8)}:
-            tried = attempts(network, lessons, 2000)
-            lessons.mistakes += tried
-            right = sum(grade(q, reply) for q, reply in tried) / len(tried)
-        examples = lessons.batch(verifying=0.25 if done >= 0.4 else 0.0)
+            new = attempts(network, lessons, 2000)
+            lessons.replies += new
+            accuracy = sum(grade(q, reply) for q, reply in new) / len(new)
+        examples = lessons.batch(verifying=0.25 if share >= 0.4 else 0.0)
         answer_tokens = sum(len(answer) for _, answer in examples)
         total = 0.0
-        # In parts of like length, because padding is paid for, and that fit the cache.
+        # Parts of similar length need little padding, and small parts fit into the CPU cache.
         for part in _parts(examples):
             loss = _loss(network, part) / answer_tokens
             torch.autograd.backward(loss)
             total += loss.item()
         for optimizer, rate in zip(optimizers, rates, strict=True):
-            optimizer.param_groups[0]["lr"] = rate * _schedule(done)
+            optimizer.param_groups[0]["lr"] = rate * _schedule(share)
             optimizer.step()
             optimizer.zero_grad()
         if step % 20 == 0:
-            progress.update(task, completed=step, note=f"loss {total:.3f}  right {right:.2f}")
+            progress.update(task, completed=step, note=f"loss {total:.3f}  right {accuracy:.2f}")
     progress.update(task, completed=recipe.steps)
     return network
 
@@ -332,52 +332,53 @@ def _parts(examples: Sequence[Example], size: int = 32) -> Iterator[Sequence[Exa
 
 
 def save(network: Network, path: Path) -> None:
-    """Write the weights in half precision, with the model's shape in the metadata."""
+    """Writes the weights in half precision, with the model's shape in the metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: w.detach().half() for name, w in network.weights.items()}
     save_file(tensors, path, {"config": json.dumps(asdict(network.config))})
-    path.chmod(0o644)  # safetensors writes for its owner alone
+    path.chmod(0o644)  # safetensors makes a file that only its owner can read
 
 
 def accuracies(lm: TinyLM, per_skill: int = 100, seed: int = 0) -> dict[str, float]:
-    """Share of held-out questions answered right, for each skill, with the numpy inference."""
+    """The share of held-out questions answered right, per skill, with the numpy inference."""
     shares = {}
     for name in SKILLS:
-        asked = questions(per_skill, seed, [name])
-        shares[name] = sum(grade(q, lm.generate(q.text).text) for q in asked) / per_skill
+        drawn = questions(per_skill, seed, [name])
+        shares[name] = sum(grade(q, lm.generate(q.text).text) for q in drawn) / per_skill
     return shares
 
 
 def verify_aucs(lm: TinyLM, per_domain: int = 240, seed: int = 0) -> dict[str, float]:
-    """How well the model's yes separates right answers from wrong ones, as areas under the ROC.
+    """How well ``verify`` separates right from wrong answers: areas under the ROC curve.
 
-    Over its own replies to held-out questions, in each domain and in all; ``planted`` sets the
-    right answers against as many plausible wrong ones. NaN where all answers are alike.
+    They are computed on the model's own replies to held-out questions, for each domain and for
+    ``all``. ``planted`` compares the right answers with as many plausible wrong ones. An area is
+    NaN if all answers are right or all are wrong.
     """
     rng, aucs = Random(seed), {}
-    replied: list[tuple[Question, str]] = []
+    answered: list[tuple[Question, str]] = []
     for domain in dict.fromkeys(skill.domain for skill in SKILLS.values()):
-        inside = [name for name, skill in SKILLS.items() if skill.domain == domain]
-        asked = questions(per_domain, seed, inside)
-        own = [(q, lm.generate(q.text).text) for q in asked]
-        aucs[domain] = _auc(lm, own)
-        replied += own
-    planted = [pair for q, _ in replied for pair in ((q, q.answer), (q, corrupted(q, rng)))]
-    return {**aucs, "all": _auc(lm, replied), "planted": _auc(lm, planted)}
+        names = [name for name, skill in SKILLS.items() if skill.domain == domain]
+        drawn = questions(per_domain, seed, names)
+        pairs = [(q, lm.generate(q.text).text) for q in drawn]
+        aucs[domain] = _auc(lm, pairs)
+        answered += pairs
+    planted = [pair for q, _ in answered for pair in ((q, q.answer), (q, corrupted(q, rng)))]
+    return {**aucs, "all": _auc(lm, answered), "planted": _auc(lm, planted)}
 
 
-def _auc(lm: TinyLM, answered: Sequence[tuple[Question, str]]) -> float:
-    right = np.array([grade(q, reply) == 1 for q, reply in answered])
+def _auc(lm: TinyLM, pairs: Sequence[tuple[Question, str]]) -> float:
+    right = np.array([grade(q, reply) == 1 for q, reply in pairs])
     if right.all() or not right.any():
         return float("nan")
-    trust = np.array([lm.verify(q.text, reply) for q, reply in answered])
-    # By counting the pairs of a right and a wrong answer (Hanley and McNeil 1982).
-    pairs = trust[right][:, None] - trust[~right]
-    return float((pairs > 0).mean() + (pairs == 0).mean() / 2)
+    confidence = np.array([lm.verify(q.text, reply) for q, reply in pairs])
+    # The share of pairs of a right and a wrong answer in the right order (Hanley and McNeil 1982).
+    gaps = confidence[right][:, None] - confidence[~right]
+    return float((gaps > 0).mean() + (gaps == 0).mean() / 2)
 
 
 def scoreboard(card: dict[str, Any]) -> Table:
-    """The accuracies and the verification of each model in a card, a column for each model."""
+    """A table of the accuracies and verification AUCs in a card, with a column for each model."""
     table = Table("domain", "skill", *card, title="accuracy on held-out questions")
     scores = [entry["accuracy"] for entry in card.values()]
     for skill in SKILLS.values():
@@ -391,15 +392,15 @@ def scoreboard(card: dict[str, Any]) -> Table:
 
 
 def train(name: str, recipe: Recipe, seed: int, out: Path, progress: Progress) -> None:
-    """Train one model and write its weights, and its entry in the card, to the folder."""
-    began = time.perf_counter()
+    """Trains one model and writes its weights and its entry in the card to the folder."""
+    start = time.perf_counter()
     save(fit(name, recipe, seed, progress), out / f"{name}.safetensors")
-    seconds = round(time.perf_counter() - began)
+    seconds = round(time.perf_counter() - start)
     measure(name, out, {"seed": seed, "steps": recipe.steps, "seconds": seconds})
 
 
 def measure(name: str, out: Path, facts: dict[str, int]) -> None:
-    """Measure the weights in a folder, and write the numbers to its card with the facts given."""
+    """Measures the weights in a folder and writes the figures and ``facts`` to its card."""
     lm = TinyLM.read(out / f"{name}.safetensors")
     entry = {
         **facts,
@@ -407,17 +408,17 @@ def measure(name: str, out: Path, facts: dict[str, int]) -> None:
         "accuracy": {skill: round(share, 3) for skill, share in accuracies(lm).items()},
         "verify_auc": {kind: round(auc, 3) for kind, auc in verify_aucs(lm).items()},
     }
-    with _WRITING:
+    with _CARD_LOCK:
         card = {**read_card(out), name: entry}
         ordered = {name: card[name] for name in MODELS if name in card}
         (out / "card.json").write_text(json.dumps(ordered, indent=2) + "\n")
 
 
-_WRITING = Lock()
+_CARD_LOCK = Lock()
 
 
 def read_card(out: Path) -> dict[str, Any]:
-    """What training wrote about each model in a folder."""
+    """Returns the entries that training wrote to a folder's card, by model."""
     path = out / "card.json"
     card: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return card
@@ -429,16 +430,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder for the weights")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=MODELS, help="train this one alone")
+    parser.add_argument("--only", choices=MODELS, help="train only this model")
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the number of steps")
-    parser.add_argument("--measure", action="store_true", help="measure again, without training")
+    parser.add_argument(
+        "--measure", action="store_true", help="measure the weights again without training"
+    )
     options = parser.parse_args(arguments)
     names = [options.only] if options.only else list(MODELS)
     console = Console()
     if options.measure:
         for name in names:
-            kept = {k: read_card(options.out)[name][k] for k in ("seed", "steps", "seconds")}
-            measure(name, options.out, kept)
+            facts = {k: read_card(options.out)[name][k] for k in ("seed", "steps", "seconds")}
+            measure(name, options.out, facts)
     else:
         recipes = {n: replace(r, steps=round(r.steps * options.scale)) for n, r in RECIPES.items()}
         train_all({name: recipes[name] for name in names}, options.seed, options.out, console)
@@ -446,7 +449,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def train_all(recipes: dict[str, Recipe], seed: int, out: Path, console: Console) -> None:
-    """Train models two at a time, a core each, the longest first."""
+    """Trains models two at a time, one per core, starting with the largest."""
     columns = (
         TextColumn("{task.description:7}"),
         BarColumn(),
@@ -455,9 +458,9 @@ def train_all(recipes: dict[str, Recipe], seed: int, out: Path, console: Console
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    longest_first = sorted(recipes, key=lambda name: -recipes[name].dim)
+    largest_first = sorted(recipes, key=lambda name: -recipes[name].dim)
     with Progress(*columns, console=console) as progress, ThreadPoolExecutor(2) as pool:
-        jobs = [pool.submit(train, n, recipes[n], seed, out, progress) for n in longest_first]
+        jobs = [pool.submit(train, n, recipes[n], seed, out, progress) for n in largest_first]
         for job in jobs:
             job.result()
 

@@ -173,8 +173,8 @@ def test_the_text_counts_for_less_where_the_domain_says_all():
         return Zooter(**options).fit(x, scores, blocks=blocks).view.weights[0]
 
     by_domain, by_text = 2 * domain, text[:, :4]
-    assert weights(by_domain) == min(zooter.TEXTS)
-    assert weights(by_text, penalty=100.0) == max(zooter.TEXTS)
+    assert weights(by_domain) == min(zooter.TEXT_WEIGHTS)
+    assert weights(by_text, penalty=100.0) == max(zooter.TEXT_WEIGHTS)
     assert weights(by_domain, text_weight=2.5) == 2.5
 
 

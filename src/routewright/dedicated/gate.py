@@ -26,7 +26,7 @@ def train_gate(
     from safetensors.numpy import save_file
 
     progress(f"loading {base}", 0.0)
-    loaded = language_models.open_base(base, precision=recipe.precision, writes=True)
+    loaded = language_models.open_base(base, precision=recipe.precision, causal_head=True)
     if not (out / "config.json").exists():  # the base writes the answers, so `out` needs a copy
         language_models.save(loaded, out)
     labelled = [item for item in items if "failure" in item.facts]

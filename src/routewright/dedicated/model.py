@@ -43,7 +43,10 @@ class Model:
         return float(self.card.get("calibration", {}).get("offset", 0.0))
 
     def doubts(self, conversations: Sequence[Sequence[Message]], *, batch: int = 16) -> Array:
-        """The log-odds (n,) that the model should defer, without generating any text."""
+        """The doubt (n,) of the model about each conversation, in logits; it generates no text.
+
+        It is the tag's lead over every other first token, or the log-odds of failure by the gate.
+        """
         texts = [language_models.prompt(self.base, messages) for messages in conversations]
         if self.kind == "gate":
             quality = np.clip(self._gate.predict(texts).mean[:, 0], 1e-9, 1 - 1e-9)
@@ -77,7 +80,7 @@ class Model:
 
         options = {**self.card["gate"], "base": str(self.folder), "checkpointing": False}
         gate = Transformer.load(options, load_file(self.folder / GATE))
-        return gate if gate.tune == "full" else gate.stand_on(language_models.body(self.base))
+        return gate if gate.tune == "full" else gate.attach(language_models.body(self.base))
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -96,7 +99,7 @@ def load(name: str, *, precision: str | None = None) -> Model:
     card = read_card(Path(name)) if (Path(name) / CARD).exists() else {}
     precision = precision or ("bfloat16" if language_models.device() == "cuda" else "float32")
     return Model(
-        language_models.open_base(name, precision=precision, writes=True), card, Path(name)
+        language_models.open_base(name, precision=precision, causal_head=True), card, Path(name)
     )
 
 

@@ -31,7 +31,7 @@ def train_tag(
     from routewright.dedicated.network import build
 
     progress(f"loading {base}", 0.0)
-    loaded = language_models.open_base(base, precision=recipe.precision, writes=True)
+    loaded = language_models.open_base(base, precision=recipe.precision, causal_head=True)
     tag = _add_token(loaded, recipe.tag) if defers else None
     rows = [row for item in items if (row := _row(loaded, item, tag, recipe))]
     with language_models.seeded(recipe.seed):
@@ -48,7 +48,7 @@ def train_tag(
         plan,
         folder=out / "checkpoints",
         job=_job(rows, recipe, loaded),
-        done=lambda share: progress(f"training {base}", share),
+        on_progress=lambda share: progress(f"training {base}", share),
     )
     _merge(network, loaded, tag)
     language_models.save(loaded, out)

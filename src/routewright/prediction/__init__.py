@@ -1,1 +1,1 @@
-"""What a prompt tells before anybody is asked: encoders, predictors, costs, novelty."""
+"""Predicts quality and cost from the prompt, before any expert is asked."""

@@ -1,8 +1,10 @@
-"""From a forecast to a chance that holds: of the answers forecast at 0.7, seven in ten are right.
+"""Turns predicted quality into probabilities that hold: of the answers predicted at 0.7, 70 % are
+right.
 
-Platt scaling per expert, in the logit, drawn towards one map that all experts share. It is for
-what is reported and for limits on quality; choices are made before it. A map per expert adds its
-own noise to the differences that decide, and that cost decision value on every table (dev/LOG.md).
+The method is Platt scaling per expert, on the logit, with the shared map of all experts as prior.
+The probabilities are for reports and for limits on quality; choices are made with the predictions
+before calibration, because a map per expert adds noise to the differences between experts, which
+cost decision value on every table (dev/LOG.md).
 """
 
 from __future__ import annotations
@@ -13,79 +15,85 @@ import numpy as np
 
 from routewright.types import Array, Indices
 
-PULLS = (1e3, 1e9)  # of the shared map on an expert's own; the second leaves the shared one
-FIRMNESS = 20.0  # of the identity on the shared map
-EDGE = 1e-3  # forecasts are kept this far from 0 and 1, where a logit has no end
+STRENGTHS = (1e3, 1e9)  # of the shared map as prior; the second gives every expert the shared map
+SHARED_STRENGTH = 20.0  # of the identity as prior of the shared map
+EDGE = 1e-3  # predictions are clipped to this distance from 0 and 1, where the logit is infinite
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """chance = σ(slope · logit(forecast) + offset), per expert; experts beyond the arrays, who
-    joined later, and experts that were never scored (a forecast below 0) stay as they are."""
+    """probability = σ(slope · logit(prediction) + offset), for each expert.
+
+    Two kinds of experts keep their predictions: those beyond the arrays, which were added later,
+    and those that were never scored, whose prediction is below 0.
+    """
 
     slope: Array = field(default_factory=lambda: np.empty(0))  # (e,)
     offset: Array = field(default_factory=lambda: np.empty(0))  # (e,)
 
-    def __call__(self, forecast: Array) -> Array:
-        """Forecasts (..., experts) ▶ chances."""
-        chance = forecast.copy()
-        mapped = forecast[..., : len(self.slope)]
-        moved = _sigmoid(self.slope * _logit(mapped) + self.offset)
-        chance[..., : len(self.slope)] = np.where(mapped >= 0, moved, mapped)
-        return chance
+    def __call__(self, predictions: Array) -> Array:
+        """Predictions (..., experts) ▶ probabilities of the same shape."""
+        probabilities = predictions.copy()
+        inputs = predictions[..., : len(self.slope)]
+        outputs = _sigmoid(self.slope * _logit(inputs) + self.offset)
+        probabilities[..., : len(self.slope)] = np.where(inputs >= 0, outputs, inputs)
+        return probabilities
 
 
-def fit(forecast: Array, scores: Array, fold: Indices) -> tuple[Calibration, Array]:
-    """Maps from held-out forecasts (n, e) to scores, NaN where unknown; also each row's chances
-    by maps that did not see its fold.
+def fit(predictions: Array, scores: Array, fold: Indices) -> tuple[Calibration, Array]:
+    """Fits maps from held-out predictions (n, e) to scores (n, e), NaN where unknown.
 
-    Of the PULLS the one with the least log loss of those chances; the identity, if the forecasts
-    themselves have less.
+    Also returns the probabilities (n, e) of each row by maps that were fitted without its fold.
+    Among the STRENGTHS and the identity, the choice is the one whose held-out probabilities have
+    the least log loss.
     """
-    trials = [(log_loss(forecast, scores), Calibration(), forecast)]
-    for pull in PULLS:
-        chance = forecast.copy()
+    trials = [(log_loss(predictions, scores), Calibration(), predictions)]
+    for strength in STRENGTHS:
+        held_out = predictions.copy()
         for k in np.unique(fold):
-            inside, outside = fold != k, fold == k
-            chance[outside] = _maps(forecast[inside], scores[inside], pull)(forecast[outside])
-        trials.append((log_loss(chance, scores), _maps(forecast, scores, pull), chance))
-    _, maps, chance = min(trials, key=lambda trial: trial[0])
-    return maps, chance
+            train, test = fold != k, fold == k
+            maps = _maps(predictions[train], scores[train], strength)
+            held_out[test] = maps(predictions[test])
+        maps = _maps(predictions, scores, strength)
+        trials.append((log_loss(held_out, scores), maps, held_out))
+    _, maps, probabilities = min(trials, key=lambda trial: trial[0])
+    return maps, probabilities
 
 
-def log_loss(chance: Array, scores: Array) -> float:
-    """Mean cross-entropy of known scores (0..1) with their forecasts, in nats."""
-    known = np.isfinite(scores) & (chance >= 0)
-    p, s = chance[known].clip(EDGE, 1 - EDGE), scores[known]
+def log_loss(probabilities: Array, scores: Array) -> float:
+    """The mean cross-entropy of the known scores (0..1) with their probabilities, in nats."""
+    mask = np.isfinite(scores) & (probabilities >= 0)
+    p, s = probabilities[mask].clip(EDGE, 1 - EDGE), scores[mask]
     return float(-(s * np.log(p) + (1 - s) * np.log(1 - p)).mean())
 
 
-def _maps(forecast: Array, scores: Array, pull: float) -> Calibration:
-    shared = _platt(forecast, scores, np.array([1.0, 0.0]), FIRMNESS)
-    own = [_platt(f, s, shared, pull) for f, s in zip(forecast.T, scores.T, strict=True)]
-    slope, offset = np.array(own).T
+def _maps(predictions: Array, scores: Array, strength: float) -> Calibration:
+    shared = _platt(predictions, scores, np.array([1.0, 0.0]), SHARED_STRENGTH)
+    columns = zip(predictions.T, scores.T, strict=True)
+    slope, offset = np.array([_platt(p, s, shared, strength) for p, s in columns]).T
     return Calibration(slope, offset)
 
 
-def _platt(forecast: Array, scores: Array, around: Array, pull: float) -> Array:
-    """Slope and offset of the least log loss, with a Gaussian prior `around` them."""
+def _platt(predictions: Array, scores: Array, prior: Array, strength: float) -> Array:
+    """Slope and offset with the least log loss under a Gaussian prior with mean `prior` (2,)."""
     from scipy.optimize import minimize
 
-    known = np.isfinite(scores) & (forecast >= 0)
-    z, s = _logit(forecast[known]), scores[known]
+    mask = np.isfinite(scores) & (predictions >= 0)
+    z, s = _logit(predictions[mask]), scores[mask]
 
-    def loss(at: Array) -> tuple[float, Array]:
-        logit = at[0] * z + at[1]
-        error, away = _sigmoid(logit) - s, at - around
-        value = float((np.logaddexp(0, logit) - s * logit).sum() + pull / 2 * away @ away)
-        return value, np.array([error @ z, error.sum()]) + pull * away
+    def loss(parameters: Array) -> tuple[float, Array]:
+        logit = parameters[0] * z + parameters[1]
+        error, distance = _sigmoid(logit) - s, parameters - prior
+        penalty = strength / 2 * distance @ distance
+        value = float((np.logaddexp(0, logit) - s * logit).sum() + penalty)
+        return value, np.array([error @ z, error.sum()]) + strength * distance
 
-    return np.asarray(minimize(loss, around, jac=True, method="L-BFGS-B").x)
+    return np.asarray(minimize(loss, prior, jac=True, method="L-BFGS-B").x)
 
 
-def _logit(chance: Array) -> Array:
-    inside = chance.clip(EDGE, 1 - EDGE)
-    return np.asarray(np.log(inside / (1 - inside)))
+def _logit(probabilities: Array) -> Array:
+    p = probabilities.clip(EDGE, 1 - EDGE)
+    return np.asarray(np.log(p / (1 - p)))
 
 
 def _sigmoid(logit: Array) -> Array:

@@ -1,7 +1,8 @@
-"""What an answer will cost, per expert and query: the length of the input is known beforehand.
+"""Predicts the cost of an answer for each expert and query, in US$.
 
-Cost is fitted by ridge regression on the query's length and vector, per expert, in US$. It is
-worth as much as a better forecast of quality: a dear expert is best asked where it is cheap.
+Cost is fitted by ridge regression on the query's length and vector, for each expert. A good
+prediction of cost is worth as much as a better prediction of quality, because an expensive expert
+pays most on the queries that it answers cheaply.
 """
 
 from __future__ import annotations
@@ -21,33 +22,35 @@ PENALTY = 10.0
 
 @dataclass
 class CostModel:
-    """Expected US$ per answer; zero where no cost was ever recorded.
+    """Expected US$ per answer: cost ≈ mean + w · (x − x̄).
 
-    cost ≈ mean + w · (x − x̄), never below the least cost that was seen.
+    A prediction is never below the lowest recorded cost of the expert. It is zero for an expert
+    without any recorded cost.
     """
 
     view: View = NOTHING
-    unit: float = 1.0  # input tokens that weigh as much as one column
+    unit: float = 1.0  # the number of input tokens that counts as 1 in the regression
     centre: Array = field(default_factory=lambda: np.empty(0))
     weights: Array = field(default_factory=lambda: np.empty((0, 0)))  # (width, e)
     mean: Array = field(default_factory=lambda: np.empty(0))
     floor: Array = field(default_factory=lambda: np.empty(0))
-    joined: Array = field(default_factory=lambda: np.empty((0, 0)))  # (newcomers, width)
+    joined: Array = field(default_factory=lambda: np.empty((0, 0)))  # (added experts, width)
 
     def fit(
         self, x: Array, blocks: Mapping[str, slice], queries: Sequence[Query], costs: Array
     ) -> Self:
+        """Fits to vectors (n, width), n queries and costs (n, e) in US$, NaN where unknown."""
         self.view = view(blocks, text=10**0.5, domain=2.0, surface=0.3, width=64)
         self.unit = float(_tokens(queries).std()) / 10 + 1e-9
         columns = self._columns(x, queries)
         self.centre = columns.mean(axis=0)
         self.mean = metrics.mean(costs)
         self.weights = np.zeros((columns.shape[1], costs.shape[1]))
-        known = np.isfinite(costs)
-        self.floor = np.where(known, costs, np.inf).min(axis=0, initial=np.inf)
+        mask = np.isfinite(costs)
+        self.floor = np.where(mask, costs, np.inf).min(axis=0, initial=np.inf)
         self.floor[~np.isfinite(self.floor)] = 0.0
-        for pattern in np.unique(known, axis=1).T:
-            experts = np.flatnonzero((known == pattern[:, None]).all(axis=0))
+        for pattern in np.unique(mask, axis=1).T:  # experts with the same known rows
+            experts = np.flatnonzero((mask == pattern[:, None]).all(axis=0))
             if pattern.sum() >= 10:
                 rows = columns[pattern] - self.centre
                 gram = rows.T @ rows + PENALTY * np.eye(rows.shape[1])
@@ -56,36 +59,37 @@ class CostModel:
         return self
 
     def predict(self, x: Array, queries: Sequence[Query]) -> Array:
-        """US$ per query and expert, (n, e); newcomers come last."""
+        """Expected US$ (n, e) per query and expert; added experts come last."""
         columns = self._columns(x, queries) - self.centre
-        # One product each: a wider one would round the old experts' costs differently.
-        moved = columns @ self.weights
+        # One product for each added expert: a wider one would round the others' costs differently.
+        deviation = columns @ self.weights
         if len(self.joined):
-            moved = np.column_stack([moved, *(columns @ w for w in self.joined)])
+            deviation = np.column_stack([deviation, *(columns @ w for w in self.joined)])
         mean = np.where(np.isfinite(self.mean), self.mean, 0.0)
-        return np.asarray(np.maximum(mean + moved, self.floor))
+        return np.asarray(np.maximum(mean + deviation, self.floor))
 
     def join(self, x: Array, queries: Sequence[Query], costs: Array) -> CostModel:
-        """One more expert, from a few of its costs (US$, NaN unknown).
+        """Returns a model with one more expert, from a few of its costs (n,) in US$ (or NaN).
 
-        Its costs follow the mean relative cost of the others, α + β g in shares of its own
-        mean, with a prior of α = β = 1 worth one answer that is off by all of g.
+        With g the mean relative cost of the other experts on a query, the new expert's cost is
+        α + β g in units of its own mean. The fit is a ridge regression whose penalty (β − 1)²
+        draws β to 1.
         """
         priced = np.nan_to_num(self.mean) > 0
         weights = np.column_stack([self.weights, self.joined.reshape(-1, len(self.weights)).T])
         common = (weights[:, priced] / self.mean[priced]).sum(axis=1) / max(priced.sum(), 1)
-        known = np.isfinite(costs)
-        relative = ((self._columns(x, queries) - self.centre) @ common)[known]
+        mask = np.isfinite(costs)
+        relative = ((self._columns(x, queries) - self.centre) @ common)[mask]
         share, slope, unit = 1.0, 1.0, float(metrics.mean(costs[:, None])[0])
         if unit > 0:
             a = np.column_stack([np.ones_like(relative), relative])
             gram = a.T @ a + np.diag([0.0, 1.0])
-            share, slope = np.linalg.solve(gram, a.T @ costs[known] / unit + [0.0, 1.0])
+            share, slope = np.linalg.solve(gram, a.T @ costs[mask] / unit + [0.0, 1.0])
         joined = np.nan_to_num(unit * slope) * common
         return replace(
             self,
             mean=np.append(self.mean, share * unit),
-            floor=np.append(self.floor, costs[known].min(initial=np.inf) if known.any() else 0.0),
+            floor=np.append(self.floor, costs[mask].min(initial=np.inf) if mask.any() else 0.0),
             joined=np.vstack([self.joined.reshape(-1, len(common)), joined]),
         )
 

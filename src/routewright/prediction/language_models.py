@@ -1,7 +1,8 @@
-"""Trains small and large language models as readers of queries; extra: `lm`.
+"""Loads and trains language models that read queries. Extra: `lm`.
 
-transformers' Trainer does the steps, peft the low-rank adapters. What is kept of a training are
-NumPy arrays. A killed training goes on from its last checkpoint if it was given a folder.
+transformers' Trainer runs the steps, and peft provides the low-rank adapters. The result of a
+training is a set of NumPy arrays. A training with a folder for checkpoints continues from the last
+one if it is killed.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 CHECKPOINTS = 10  # per training
 WARM_UP = 0.06  # share of the steps
 DECAY = 0.01
-SMALL = 2_000_000  # parameters
+SMALL = 2_000_000  # parameters of a network that trains on one thread
 
 Weights = dict[str, NDArray[np.float32]]
 Item = Mapping[str, Any]  # one row: `ids` (tokens,) or `pooled` (width,), and `labels`
-Share = Callable[[float], None]  # is told the share of the training that is done
+OnProgress = Callable[[float], None]  # called with the finished share of the training
 
 
 class Base(NamedTuple):
-    """A pretrained network that reads tokens, and what tells it from others."""
+    """A pretrained network that reads tokens, with the facts that identify it."""
 
     model: Any
     tokenizer: Any
-    causal: bool  # reads from left to right: its last state has seen everything
+    causal: bool  # reads from left to right, so that the last state covers the whole text
     facts: dict[str, Any]  # architecture, size, SHA-256 of the weights and the vocabulary
 
     @property
@@ -54,7 +55,7 @@ class Base(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train: rates are per step of the optimiser, one step sees batch · accumulate rows."""
+    """How to train: a step of the optimiser uses batch · accumulate rows; rates are per step."""
 
     epochs: int
     batch: int
@@ -67,29 +68,29 @@ class Plan:
 # --- the pretrained network ----------------------------------------------------------------
 
 
-def require(who: str) -> None:
-    """Raises BadInput unless everything of the extra `lm` can be imported."""
+def require(feature: str) -> None:
+    """Raises BadInput, in the name of a `feature`, if a package of the extra `lm` is missing."""
     try:
         import accelerate  # type: ignore[import-untyped,unused-ignore]  # noqa: F401
         import peft  # noqa: F401
         import torch  # noqa: F401
         import transformers  # noqa: F401
     except ImportError as error:
-        raise BadInput(f"{who} needs: pip install 'routewright[lm]' ({error})") from error
+        raise BadInput(f"{feature} needs: pip install 'routewright[lm]' ({error})") from error
 
 
-def open_base(name: str, *, precision: str = "float32", writes: bool = False) -> Base:
-    """An encoder or a causal model by Hugging Face name or local folder.
+def open_base(name: str, *, precision: str = "float32", causal_head: bool = False) -> Base:
+    """Opens an encoder or a causal model by its Hugging Face name or local folder.
 
-    One that `writes` is a causal model with its language-modelling head. No code of the model's
-    author is run. Raises BadInput if it cannot be loaded, if it is an encoder-decoder, or if some
-    of its weights are missing (they would be drawn at random).
+    With `causal_head` it is a causal model that can write text. Code that comes with a model is
+    never run. Raises BadInput if the model cannot be loaded, if it is an encoder-decoder, or if
+    some of its weights are missing (the library would draw them at random).
     """
     import torch
 
     try:
-        model, tokenizer, missing = _load(name, writes)
-    except Exception as error:  # the library raises whatever its downloader raises
+        model, tokenizer, missing = _load(name, causal_head)
+    except Exception as error:  # the library passes on all errors of its downloader
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadInput(
             f"base '{name}' cannot be loaded: {reason} Name a local folder with a config, a"
@@ -99,9 +100,10 @@ def open_base(name: str, *, precision: str = "float32", writes: bool = False) ->
         raise BadInput(f"base '{name}' is an encoder-decoder: name an encoder or a causal model")
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # unused here, and often missing from the weights
-    if lost := sorted(key for key in missing if not key.startswith("pooler.")):
+    if absent := sorted(key for key in missing if not key.startswith("pooler.")):
         raise BadInput(
-            f"base '{name}' lacks {len(lost)} of its weights, {lost[0]} for one: name a whole model"
+            f"base '{name}' lacks {len(absent)} of its weights, such as {absent[0]}: name a"
+            " complete model"
         )
     model = model.to(getattr(torch, precision)).to(device()).eval()
     facts = {
@@ -112,12 +114,12 @@ def open_base(name: str, *, precision: str = "float32", writes: bool = False) ->
     return Base(model, tokenizer, _is_causal(model.config), facts)
 
 
-def _load(name: str, writes: bool) -> tuple[Any, Any, Sequence[str]]:
+def _load(name: str, causal_head: bool) -> tuple[Any, Any, Sequence[str]]:
     from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-    kind: Any = AutoModelForCausalLM if writes else AutoModel
+    kind: Any = AutoModelForCausalLM if causal_head else AutoModel
     with quiet(bars=not Path(name).is_dir()):
-        # Without the explicit word a model that brings code would ask on the terminal.
+        # If trust_remote_code is unset, a model that brings code prompts on the terminal.
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         model, info = kind.from_pretrained(name, trust_remote_code=False, output_loading_info=True)
     return model, tokenizer, info["missing_keys"]
@@ -125,15 +127,14 @@ def _load(name: str, writes: bool) -> tuple[Any, Any, Sequence[str]]:
 
 @contextmanager
 def quiet(*, bars: bool = False) -> Iterator[None]:
-    """transformers keeps its remarks, and without `bars` its progress bars, to itself inside;
-    so do its notes to programmers about names that will change, and what its downloader says of
-    every try to reach a hub that cannot be reached."""
-    from transformers.utils import logging as remarks
+    """Silences transformers inside the context: its log, its deprecation warnings, the errors of
+    its downloader when the hub cannot be reached, and (without `bars`) its progress bars."""
+    from transformers.utils import logging as transformers_logging
 
-    library, downloader = cast(Any, remarks), logging.getLogger("huggingface_hub")
-    heard = downloader.level
+    library, downloader = cast(Any, transformers_logging), logging.getLogger("huggingface_hub")
+    downloader_level = downloader.level
     downloader.setLevel(logging.ERROR)
-    level, shown = library.get_verbosity(), library.is_progress_bar_enabled()
+    level, had_bars = library.get_verbosity(), library.is_progress_bar_enabled()
     library.set_verbosity_error()
     if not bars:
         library.disable_progress_bar()
@@ -142,14 +143,14 @@ def quiet(*, bars: bool = False) -> Iterator[None]:
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
-        downloader.setLevel(heard)
+        downloader.setLevel(downloader_level)
         library.set_verbosity(level)
-        if shown:
+        if had_bars:
             library.enable_progress_bar()
 
 
 def _is_causal(config: Any) -> bool:
-    """Decoders have a causal head and no masked one; BERT has both and reads both ways."""
+    """True for decoders, which have a causal head and no masked one; BERT has both."""
     from transformers.models.auto import modeling_auto as auto
 
     kind = config.model_type
@@ -168,6 +169,7 @@ def _digest(model: Any, tokenizer: Any) -> str:
 
 
 def tensor_bytes(tensor: Any) -> memoryview:
+    """The raw bytes of a tensor of any type, for digests."""
     import torch
 
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
@@ -175,9 +177,10 @@ def tensor_bytes(tensor: Any) -> memoryview:
 
 
 def adapt(base: Base, tune: str, *, rank: int, checkpointing: bool = False) -> Any:
-    """The base's network with only those weights trainable that `tune` trains.
+    """The base's network, in which only the weights that `tune` trains are trainable.
 
-    With `checkpointing` a step computes activations twice rather than keep them.
+    `tune` is `lora` (adapters of that `rank`), `full` or `frozen`. `checkpointing` saves memory:
+    a step computes activations twice instead of storing them.
     """
     if checkpointing:
         with quiet():
@@ -190,37 +193,40 @@ def adapt(base: Base, tune: str, *, rank: int, checkpointing: bool = False) -> A
         return base.model
     from peft import LoraConfig, get_peft_model
 
-    wanted = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     with quiet():
-        return get_peft_model(base.model, wanted)
+        return get_peft_model(base.model, lora)
 
 
 def module() -> Any:
-    """A torch module whose stored state is what is trained: checkpoints need not repeat a base."""
+    """A torch module class whose state dict holds only trained weights, to keep checkpoints small.
+
+    It is built by a function because torch is imported only when it is needed.
+    """
     from torch import nn
 
     class Network(nn.Module):
         def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-            whole = super().state_dict(*args, **kwargs)
-            return {name: tensor for name, tensor in whole.items() if name in self.trained}
+            state = super().state_dict(*args, **kwargs)
+            return {name: tensor for name, tensor in state.items() if name in self.trainable}
 
         @property
-        def trained(self) -> set[str]:
+        def trainable(self) -> set[str]:
             return {name for name, p in self.named_parameters() if p.requires_grad}
 
         @property
         def _keys_to_ignore_on_save(self) -> set[str]:
-            """Trainer asks for it when a checkpoint lacks something."""
-            return set(super().state_dict()) - self.trained
+            """Trainer reads this name if a checkpoint lacks weights."""
+            return set(super().state_dict()) - self.trainable
 
         def tie_weights(self) -> None:
-            pass  # Trainer again
+            pass  # Trainer calls it
 
     return Network
 
 
 def save(base: Base, out: Path) -> None:
-    """Writes model and tokenizer as a Hugging Face folder."""
+    """Writes the model and the tokenizer to a Hugging Face folder."""
     out.mkdir(parents=True, exist_ok=True)
     with quiet():
         base.model.save_pretrained(out)
@@ -228,11 +234,12 @@ def save(base: Base, out: Path) -> None:
 
 
 def body(base: Base) -> Base:
-    """A model that writes, without what turns its states into tokens; its weights are shared."""
+    """A causal model without its language-modelling head; both share their weights."""
     return base._replace(model=base.model.base_model)
 
 
 def device() -> str:
+    """`cuda` if there is a GPU, otherwise `cpu`."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -240,8 +247,11 @@ def device() -> str:
 
 @contextmanager
 def threads_for(network: Any) -> Iterator[None]:
-    """A small network stays on one thread inside: on matrices of its size, and where somebody else
-    works too, threads wait for one another several times longer than they work."""
+    """Limits torch to one thread inside the context if the network is small.
+
+    On such small matrices, and beside other work, threads wait for each other several times longer
+    than they work.
+    """
     import torch
 
     threads = torch.get_num_threads()
@@ -257,45 +267,48 @@ def threads_for(network: Any) -> Iterator[None]:
 
 
 def prompt(base: Base, messages: Sequence[Mapping[str, Any]]) -> str:
-    """A conversation up to where the answer begins, by the tokenizer's chat template.
+    """The text of a conversation up to the start of the answer, by the tokenizer's chat template.
 
-    Without a template it is the texts themselves, one below the other.
+    Without a template it is the texts of the messages, one per line.
     """
     if not getattr(base.tokenizer, "chat_template", None):
         return "\n".join(content_text(message) for message in messages)
     plain = [{**message, "content": content_text(message)} for message in messages]
     text = base.tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
-    return str(text).removeprefix(base.tokenizer.bos_token or "")  # `tokens` puts it there again
+    return str(text).removeprefix(base.tokenizer.bos_token or "")  # `tokens` adds it
 
 
 def tokens(base: Base, texts: Sequence[str], limit: int) -> list[list[int]]:
-    """Token numbers per text, at least one. Longer texts lose their middle: instructions stand
-    at the start, questions at the end."""
+    """The token ids of each text, at least one and at most `limit`.
+
+    A longer text loses its middle, because instructions are at the start and questions at the end.
+    """
     limit = max(2, min(limit, longest(base)))
-    found = []
+    rows = []
     for text in texts:
-        whole = str(text).encode("utf-8", "replace").decode("utf-8")  # lone surrogates
-        ids = base.tokenizer(whole, verbose=False)["input_ids"] or [padding(base)]
+        clean = str(text).encode("utf-8", "replace").decode("utf-8")  # without lone surrogates
+        ids = base.tokenizer(clean, verbose=False)["input_ids"] or [padding(base)]
         if len(ids) > limit:
             ids = ids[: limit // 2] + ids[len(ids) - (limit - limit // 2) :]
-        found.append([int(i) for i in ids])
-    return found
+        rows.append([int(i) for i in ids])
+    return rows
 
 
 def longest(base: Base) -> int:
-    """Tokens that the base can hold, prompt and answer together."""
+    """The context length of the base in tokens, prompt plus answer."""
     config = base.model.config.get_text_config()
     positions = getattr(config, "max_position_embeddings", None) or 1 << 30
     return min(int(positions), int(base.tokenizer.model_max_length))
 
 
 def padding(base: Base) -> int:
+    """The token id that fills up short rows."""
     choices = (base.tokenizer.pad_token_id, base.tokenizer.eos_token_id, 0)
     return int(next(i for i in choices if i is not None))
 
 
 def collator(base: Base) -> Callable[[Sequence[Item]], dict[str, Any]]:
-    """From items to the tensors of one batch; texts are padded on the right."""
+    """Returns the function that turns items into the tensors of a batch, padded on the right."""
     import torch
 
     pad = padding(base)
@@ -307,17 +320,17 @@ def collator(base: Base) -> Callable[[Sequence[Item]], dict[str, Any]]:
             batch["labels"] = torch.tensor(labels, dtype=torch.float32)
         if "pooled" in items[0]:
             return {**batch, "pooled": torch.tensor(np.stack([i["pooled"] for i in items]))}
-        longest = max(len(item["ids"]) for item in items)
-        filled = [item["ids"] + [pad] * (longest - len(item["ids"])) for item in items]
+        width = max(len(item["ids"]) for item in items)
+        rows = [item["ids"] + [pad] * (width - len(item["ids"])) for item in items]
         lengths = torch.tensor([len(item["ids"]) for item in items])
-        mask = torch.arange(longest)[None] < lengths[:, None]
-        return {**batch, "input_ids": torch.tensor(filled), "attention_mask": mask.long()}
+        mask = torch.arange(width)[None] < lengths[:, None]
+        return {**batch, "input_ids": torch.tensor(rows), "attention_mask": mask.long()}
 
     return collate
 
 
 def pool(states: Any, mask: Any, *, causal: bool) -> Any:
-    """States (n, tokens, width) ▶ (n, width): the mean, or of causal models the last one."""
+    """States (n, tokens, width) ▶ (n, width): the mean, or the last state of a causal model."""
     import torch
 
     states = states.float()
@@ -338,24 +351,24 @@ def train(
     *,
     folder: Path | None = None,
     job: str = "",
-    done: Share = lambda share: None,
+    on_progress: OnProgress = lambda share: None,
 ) -> None:
-    """Trains the network's trainable weights in place; parameters under `head.` have their own
-    rate.
+    """Trains the network's trainable weights in place; those under `head.` use `plan.head_rate`.
 
-    With a `folder`, goes on from the last checkpoint there, and takes a finished training as it
-    is. `job` says what is being trained: checkpoints of another job are refused (BadInput).
+    With a `folder`, the training continues from the last checkpoint there, or loads the weights if
+    it is finished. `job` is a digest of everything that the weights depend on: raises BadInput if
+    the folder holds checkpoints of another job.
     """
     if folder is None:
         with TemporaryDirectory(prefix="routewright-") as scratch:
-            return _run(network, items, collate, plan, Path(scratch), done, keep=False)
-    _claim(folder, job)
+            return _run(network, items, collate, plan, Path(scratch), on_progress, keep=False)
+    _check_job(folder, job)
     if (finished := folder / "trained.safetensors").exists():
         from safetensors.numpy import load_file
 
         return put(network, load_file(finished))
-    _run(network, items, collate, plan, folder, done, keep=True)
-    _finish(finished, weights(network))
+    _run(network, items, collate, plan, folder, on_progress, keep=True)
+    _write(finished, weights(network))
 
 
 def _run(
@@ -364,7 +377,7 @@ def _run(
     collate: Callable[[Sequence[Item]], dict[str, Any]],
     plan: Plan,
     folder: Path,
-    done: Share,
+    on_progress: OnProgress,
     *,
     keep: bool,
 ) -> None:
@@ -403,7 +416,7 @@ def _run(
         train_dataset=items,
         data_collator=collate,
         optimizers=(_optimiser(network, plan), None),
-        callbacks=[_telling(done)],
+        callbacks=[_callback(on_progress)],
     )
     trainer.remove_callback(PrinterCallback)
     with seeded(plan.seed), quiet(), threads_for(network):
@@ -414,49 +427,50 @@ def _run(
 def _optimiser(network: Any, plan: Plan) -> Any:
     import torch
 
-    trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-    head = [p for name, p in trained if name.startswith("head.")]
-    base = [p for name, p in trained if not name.startswith("head.")]
+    trainable = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    head = [p for name, p in trainable if name.startswith("head.")]
+    base = [p for name, p in trainable if not name.startswith("head.")]
     groups = [{"params": head, "lr": plan.head_rate}, {"params": base, "lr": plan.base_rate}]
     return torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=DECAY)
 
 
-def _telling(done: Share) -> Any:
+def _callback(on_progress: OnProgress) -> Any:
     from transformers import TrainerCallback
 
-    class Telling(TrainerCallback):
+    class Callback(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            done(state.global_step / max(state.max_steps, 1))
+            on_progress(state.global_step / max(state.max_steps, 1))
 
-    return Telling()
+    return Callback()
 
 
 def _last_checkpoint(folder: Path) -> str | None:
-    """The trainer's state is written last: without it a checkpoint is not whole."""
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+    """The newest complete checkpoint: one with the trainer's state, which is written last."""
+    complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(complete, key=lambda path: int(path.name.split("-")[1]))) if complete else None
 
 
-def _claim(folder: Path, job: str) -> None:
+def _check_job(folder: Path, job: str) -> None:
+    """Records the job in its folder. Raises BadInput if the folder belongs to another job."""
     path = folder / "job.txt"
     if path.exists() and path.read_text(encoding="utf-8") != job:
         raise BadInput(
             f"'{folder}' holds checkpoints of another training (other rows, options, base or"
-            " seed): name another folder, or delete it to start anew"
+            " seed): choose another folder, or delete this one to start again"
         )
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(job, encoding="utf-8")
 
 
-def _finish(path: Path, trained: Weights) -> None:
+def _write(path: Path, arrays: Weights) -> None:
     from safetensors.numpy import save_file
 
-    save_file(trained, fresh := path.with_suffix(".part"))
-    os.replace(fresh, path)
+    save_file(arrays, partial := path.with_suffix(".part"))
+    os.replace(partial, path)
 
 
 def weights(network: Any) -> Weights:
-    """The trained parameters by name, as they are stored."""
+    """The trainable parameters by name, as arrays to store."""
     return {
         name: np.ascontiguousarray(p.detach().float().cpu().numpy())
         for name, p in network.named_parameters()
@@ -464,23 +478,26 @@ def weights(network: Any) -> Weights:
     }
 
 
-def put(network: Any, trained: Mapping[str, Any]) -> None:
-    """Stored parameters into a network that has the same ones."""
+def put(network: Any, arrays: Mapping[str, Any]) -> None:
+    """Copies stored parameters into a network. Raises BadInput unless their names are the same."""
     import torch
 
-    own = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    if own.keys() != trained.keys():
-        odd = sorted(own.keys() ^ trained.keys())
-        raise BadInput(f"trained weights and the network differ in {len(odd)} names: {odd[0]}")
+    parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    if parameters.keys() != arrays.keys():
+        odd = sorted(parameters.keys() ^ arrays.keys())
+        raise BadInput(
+            f"the stored weights and the network differ in {len(odd)} names, such as {odd[0]}:"
+            " train again"
+        )
     with torch.no_grad():
-        for name, p in own.items():
-            p.copy_(torch.tensor(np.asarray(trained[name])))
+        for name, p in parameters.items():
+            p.copy_(torch.tensor(np.asarray(arrays[name])))
     network.eval()
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Random numbers of all libraries start at `seed` inside, and go on as before outside."""
+    """Seeds the generators of all libraries inside the context and restores them afterwards."""
     import torch
 
     # Trainer seeds the global generators, and layers draw from them.

@@ -1,7 +1,7 @@
-"""How far is a query from everything the router was fitted on? Far away it believes the means.
+"""How similar is a query to the training queries? Far away from them, a router uses the means.
 
-A forecast about a text unlike any training query is an extrapolation. Its likeness to the
-nearest of a sample of training queries decides how much of the forecast is kept.
+A prediction for a text unlike every training query is an extrapolation. The similarity of the text
+to the nearest of a sample of training queries decides how much of the prediction is used.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from routewright.prediction.predictors import NOTHING, View, view
 from routewright.types import Array
 
 LANDMARKS = 1000
-UNUSUAL = 0.5  # per cent of the training queries that count as unusual
+UNUSUAL = 0.5  # percentage of the training queries that count as unusual
 
 
 @dataclass
 class Novelty:
-    """Trust in forecasts, 1 for the familiar, falling to 0 for texts like none that was seen.
+    """The familiarity of queries: 1 near the training queries, falling to 0 far away from them.
 
-    Likeness is the largest product with the direction of a training query, over the text
-    blocks. A text whose n-grams are unknown has a short vector, and so is like nothing. `usual`
-    is the likeness that all but 0.5 % of the training queries have to another one.
+    The similarity of a query is the largest product of its vector, in the text blocks, with the
+    direction of a training query. A text of unknown n-grams has a short vector and therefore a low
+    similarity. `usual` is the similarity that all but 0.5 % of the training queries exceed.
     """
 
     view: View = NOTHING
@@ -36,30 +36,31 @@ class Novelty:
     )
 
     def fit(self, x: Array, blocks: Mapping[str, slice], *, seed: int = 0) -> Self:
+        """Takes a sample of the vectors (n, width) as landmarks."""
         text = {name: block for name, block in blocks.items() if name not in ("domain", "surface")}
         self.view = view(text, width=128)
         rows = self.view(x)
         rng = np.random.default_rng(seed)
-        picked = rng.choice(len(rows), min(LANDMARKS, len(rows)), replace=False)
-        length = np.linalg.norm(rows[picked], axis=1, keepdims=True)
-        directions = rows[picked] / np.maximum(length, 1e-9)
+        sample = rng.choice(len(rows), min(LANDMARKS, len(rows)), replace=False)
+        length = np.linalg.norm(rows[sample], axis=1, keepdims=True)
+        directions = rows[sample] / np.maximum(length, 1e-9)
         self.landmarks = directions.astype(np.float32)
-        likeness = rows @ self.landmarks.T.astype(np.float64)
-        likeness[picked, np.arange(len(picked))] = -1.0  # no query is its own neighbour
-        self.usual = max(float(np.percentile(likeness.max(axis=1), UNUSUAL)), 0.0)
+        similarity = rows @ self.landmarks.T.astype(np.float64)
+        similarity[sample, np.arange(len(sample))] = -1.0  # no query is its own neighbour
+        self.usual = max(float(np.percentile(similarity.max(axis=1), UNUSUAL)), 0.0)
         return self
 
     def trust(self, x: Array) -> Array:
-        """How much of each forecast to keep, (n,), 0..1."""
+        """The familiarity (n,) of each query, 0..1: the share of its prediction to use."""
         if not self.landmarks.size or self.usual <= 0:
             return np.ones(len(x))
         rows = self.view(x)
-        likeness = (rows.astype(np.float32) @ self.landmarks.T).max(axis=1).astype(np.float64)
-        # Single precision is enough to see that a query is familiar, as most are.
-        near = likeness < self.usual + 1e-4
-        if near.any():
-            likeness[near] = (rows[near] @ self.landmarks.T.astype(np.float64)).max(axis=1)
-        return np.asarray((likeness / self.usual).clip(0.0, 1.0))
+        similarity = (rows.astype(np.float32) @ self.landmarks.T).max(axis=1).astype(np.float64)
+        # Single precision suffices for most queries, which are clearly familiar.
+        unclear = similarity < self.usual + 1e-4
+        if unclear.any():
+            similarity[unclear] = (rows[unclear] @ self.landmarks.T.astype(np.float64)).max(axis=1)
+        return np.asarray((similarity / self.usual).clip(0.0, 1.0))
 
     def options(self) -> dict[str, Any]:
         return {"view": self.view.to_json(), "usual": self.usual}

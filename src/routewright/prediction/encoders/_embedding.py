@@ -1,4 +1,4 @@
-"""What encoders share that leave the reading to a pretrained model."""
+"""The common part of encoders that use a pretrained embedding model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Embed = Callable[[str], Array]  # a text ▶ its vector
 
 @dataclass
 class Embedding:
-    """Vectors of unit length from the model at `source`, which is loaded when it is needed."""
+    """Vectors of unit length from the model at `source`, which is loaded at its first use."""
 
     source: str
     width: int = field(default=0, repr=False)
@@ -27,7 +27,7 @@ class Embedding:
     @staticmethod
     @abstractmethod
     def open(source: str) -> Embed:
-        """Loads the model; raises BadInput if it cannot be had."""
+        """Loads the model. Raises BadInput if it cannot be loaded."""
 
     @property
     def blocks(self) -> Mapping[str, slice]:
@@ -39,7 +39,7 @@ class Embedding:
 
     def encode(self, queries: Sequence[Query]) -> Array:
         embed = self._loaded()
-        # One text at a time: padding would make a vector depend on its neighbours.
+        # One text at a time, because padding would make a vector depend on its neighbours.
         table = np.array([embed(query.text) for query in queries], dtype=np.float64)
         table = table.reshape(len(queries), self.width)
         length = np.linalg.norm(table, axis=1, keepdims=True)
@@ -56,7 +56,7 @@ class Embedding:
         return cls(**options)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Whoever is sent a copy loads the model itself."""
+        """Leaves the loaded model out of copies for other processes, which load it themselves."""
         return {**self.__dict__, "_embed": None}
 
     def _loaded(self) -> Embed:

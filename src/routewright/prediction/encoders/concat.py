@@ -1,4 +1,4 @@
-"""Several encoders side by side."""
+"""Joins the vectors of several encoders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from routewright.types import Array, Query
 
 @dataclass
 class Concat:
-    """The vectors of `parts`, one after the other; blocks keep their names."""
+    """The vectors of the encoders in `parts`, one after another; blocks keep their names."""
 
     parts: Sequence[Encoder] = ()
 
@@ -58,8 +58,6 @@ class Concat:
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
         parts = []
         for i, part in enumerate(options["parts"]):
-            mine = {
-                k.split(".", 1)[1]: v for k, v in arrays.items() if k.split(".", 1)[0] == str(i)
-            }
-            parts.append(find("encoders", part["name"]).load(part["options"], mine))
+            own = {k.split(".", 1)[1]: v for k, v in arrays.items() if k.split(".", 1)[0] == str(i)}
+            parts.append(find("encoders", part["name"]).load(part["options"], own))
         return cls(parts)

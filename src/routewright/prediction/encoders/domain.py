@@ -1,4 +1,4 @@
-"""One column per domain and tag that the training queries carry."""
+"""One column for each domain and tag of the training queries."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ MIN_COUNT = 5  # queries that carry a label with a column
 
 @dataclass
 class Domain:
-    """1 where a query carries the label; a query without known labels is all zeros.
+    """1 in the columns of the query's domain and tags; a query without known labels is all zeros.
 
-    A query of the gateway seldom names its domain: predictors must do without.
+    A label needs `min_count` training queries to get a column. Queries at the gateway seldom have a
+    domain, so predictors must work without it.
     """
 
     labels: tuple[str, ...] = field(default=(), repr=False)

@@ -1,7 +1,7 @@
 """Word and character n-grams, weighted by tf-idf and reduced by SVD. Needs no download.
 
-N-grams are hashed with arithmetic on byte arrays, so there is no vocabulary to store and the
-code that fits is the code that serves.
+N-grams are hashed with arithmetic on byte arrays, so that there is no vocabulary to store, and the
+same code fits and serves.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ MIXER = np.uint32(2654435761)  # Knuth's multiplicative hash
 
 @dataclass
 class Lexical:
-    """tf-idf of hashed n-grams ▶ truncated SVD; a row is as long as what it knows of the text.
+    """tf-idf of hashed n-grams ▶ truncated SVD; a vector is short if it covers little of the text.
 
-    `width` bounds the length of a row (`lexical=128`). The 20,000 hash buckets that occur in most
-    texts are kept, if they occur in two or more. Texts longer than 6,000 characters are read from
-    both ends.
+    `width` is the maximum length of a vector (`lexical=128`). The features are the 20,000 hash
+    buckets that occur in the most texts, and in at least two. Of a text longer than 6,000
+    characters, only the start and the end are read.
     """
 
     width: PositiveInt = 256
-    seen: int = field(default=0, repr=False)  # texts it was fitted on
+    seen: int = field(default=0, repr=False)  # number of training texts
     slots: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32), repr=False)
     idf: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32), repr=False)
     basis: NDArray[np.float32] = field(
@@ -63,10 +63,10 @@ class Lexical:
         if width < 1:
             self.basis = np.zeros((len(self.idf), 1), np.float32)
         else:
-            with np.errstate(divide="ignore", invalid="ignore"):  # of texts that are all alike
+            with np.errstate(divide="ignore", invalid="ignore"):  # if all texts are equal
                 svd = TruncatedSVD(width, n_iter=2, random_state=seed).fit(table)
             self.basis = np.ascontiguousarray(svd.components_.T, dtype=np.float32)
-        # Stored as float16; rounding now keeps what is evaluated equal to what is loaded.
+        # Round to the stored precision, so that a loaded encoder equals the evaluated one.
         self.basis = self.basis.astype(np.float16).astype(np.float32)
         return self
 
@@ -81,9 +81,9 @@ class Lexical:
         return {"width": self.width, "seen": self.seen}
 
     def arrays(self) -> dict[str, Any]:
-        kept = np.flatnonzero(self.slots >= 0).astype(np.int32)
-        order = np.argsort(self.slots[kept])
-        return {"kept": kept[order], "idf": self.idf, "basis": self.basis.astype(np.float16)}
+        buckets = np.flatnonzero(self.slots >= 0).astype(np.int32)
+        order = np.argsort(self.slots[buckets])
+        return {"kept": buckets[order], "idf": self.idf, "basis": self.basis.astype(np.float16)}
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
@@ -96,43 +96,44 @@ class Lexical:
         return encoder
 
     def _choose_features(self, grams: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> None:
-        found = np.bincount(np.concatenate([gram for gram, _ in grams]), minlength=2 << BITS)
-        kept = np.flatnonzero(found >= min(MIN_DF, len(grams)))
-        if not len(kept):
-            kept = np.flatnonzero(found)
-        kept = kept[np.argsort(-found[kept], kind="stable")[:FEATURES]].astype(np.int32)
+        texts = np.bincount(np.concatenate([gram for gram, _ in grams]), minlength=2 << BITS)
+        features = np.flatnonzero(texts >= min(MIN_DF, len(grams)))
+        if not len(features):
+            features = np.flatnonzero(texts)
+        order = np.argsort(-texts[features], kind="stable")[:FEATURES]
+        features = features[order].astype(np.int32)
         self.seen = len(grams)
-        self.slots = _slots(kept, 2 << BITS)
-        self.idf = (np.log((1 + self.seen) / (1 + found[kept])) + 1).astype(np.float32)
+        self.slots = _slots(features, 2 << BITS)
+        self.idf = (np.log((1 + self.seen) / (1 + texts[features])) + 1).astype(np.float32)
 
     def _weigh(
         self, buckets: NDArray[np.int64], counts: NDArray[np.int64]
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Feature slots and tf-idf weights; words and characters each have unit length."""
+        """Feature slots and their tf-idf weights; words and characters each have unit length."""
         slots = self.slots.take(buckets)
-        known = np.flatnonzero(slots >= 0)
-        slots, counts, buckets = slots.take(known), counts.take(known), buckets.take(known)
+        used = np.flatnonzero(slots >= 0)
+        slots, counts, buckets = slots.take(used), counts.take(used), buckets.take(used)
         weights = (1 + np.log(counts, dtype=np.float32)) * self.idf.take(slots)
-        chars = int(buckets.searchsorted(1 << BITS))  # buckets are in order
+        chars = int(buckets.searchsorted(1 << BITS))  # buckets are sorted
         for part in (weights[:chars], weights[chars:]):
             part /= max(float(np.sqrt(part @ part)), 1e-9)
         return slots, weights
 
     def _grams(self, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Buckets and how often each occurs; characters live in the upper half."""
+        """The sorted buckets of a text and their counts; characters are in the upper half."""
         if len(text) > MAX_CHARS:
             text = text[: MAX_CHARS // 2] + " " + text[-(MAX_CHARS // 2) :]
         text = text.lower()
         words = np.concatenate(list(_word_grams(text)))
-        found = np.concatenate([words, *_char_grams(text)])
-        found = (found * MIXER) >> np.uint32(32 - BITS)
-        found[len(words) :] += np.uint32(1 << BITS)
-        found.sort()
-        return _counted(found)
+        buckets = np.concatenate([words, *_char_grams(text)])
+        buckets = (buckets * MIXER) >> np.uint32(32 - BITS)
+        buckets[len(words) :] += np.uint32(1 << BITS)
+        buckets.sort()
+        return _counted(buckets)
 
 
 def _counted(ordered: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """What np.unique counts, of numbers that are in order already."""
+    """np.unique with counts, for numbers that are already sorted."""
     new = np.ones(len(ordered), dtype=bool)
     np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
     starts = np.flatnonzero(new)
@@ -140,9 +141,10 @@ def _counted(ordered: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np
     return ordered.take(starts).astype(np.int64), ends - starts
 
 
-def _slots(kept: NDArray[np.signedinteger[Any]], buckets: int) -> NDArray[np.int32]:
+def _slots(features: NDArray[np.signedinteger[Any]], buckets: int) -> NDArray[np.int32]:
+    """The slot of each bucket's feature, -1 for a bucket without one."""
     slots = np.full(buckets, -1, np.int32)
-    slots[kept] = np.arange(len(kept), dtype=np.int32)
+    slots[features] = np.arange(len(features), dtype=np.int32)
     return slots
 
 

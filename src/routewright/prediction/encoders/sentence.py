@@ -1,6 +1,6 @@
-"""Sentence embeddings by a small transformer, through ONNX Runtime where a model.onnx exists.
+"""Sentence embeddings by a small transformer, with ONNX Runtime if there is a model.onnx.
 
-Extras: `sentence` for ONNX Runtime, `torch` for everything that sentence-transformers loads.
+Extras: `sentence` for ONNX Runtime, `torch` for all models of sentence-transformers.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ MAX_TOKENS = 256
 
 @dataclass
 class Sentence(Embedding):
-    """Mean-pooled embeddings, rows of unit length.
+    """Mean-pooled embeddings of unit length.
 
-    `source` is a local folder, an ONNX file in one, or a sentence-transformers name. A folder that
-    holds model.onnx and tokenizer.json needs no torch. A router refers to the model, and does not
-    copy it.
+    `source` is a local folder, an ONNX file in one, or a sentence-transformers name. A folder with
+    model.onnx and tokenizer.json needs no torch. A router refers to the model and does not copy it.
     """
 
     @staticmethod
@@ -39,7 +38,7 @@ class Sentence(Embedding):
 
 
 def _tokenizer_near(model: Path) -> Path:
-    """The folder of an ONNX file, or the one above it as in sentence-transformers' `onnx/`."""
+    """The folder of the tokenizer: that of the ONNX file, or its parent, which has `onnx/`."""
     above = model.parent.parent
     return above if (above / "tokenizer.json").exists() else model.parent
 
@@ -55,11 +54,11 @@ def _onnx(folder: Path, model: Path) -> Embed:
         options = SessionOptions()
         options.intra_op_num_threads = 1
         session = InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # both libraries raise bare exceptions of their own
-        raise BadInput(f"'{folder}' is not a whole ONNX model: {error}") from error
+    except Exception as error:  # both libraries raise plain exceptions
+        raise BadInput(f"'{folder}' is not a complete ONNX model: {error}") from error
     tokenizer.no_padding()
     tokenizer.enable_truncation(_max_tokens(folder))
-    wanted = {node.name for node in session.get_inputs()}
+    inputs = {node.name for node in session.get_inputs()}
 
     def embed(text: str) -> Array:
         tokens = tokenizer.encode(text)
@@ -68,7 +67,7 @@ def _onnx(folder: Path, model: Path) -> Embed:
             "attention_mask": tokens.attention_mask or [1],
             "token_type_ids": tokens.type_ids or [0],
         }
-        batch = {k: np.array([v], np.int64) for k, v in feed.items() if k in wanted}
+        batch = {k: np.array([v], np.int64) for k, v in feed.items() if k in inputs}
         states = session.run(None, batch)[0][0]  # (tokens, width)
         return np.asarray(states.mean(axis=0), np.float64)
 
@@ -92,7 +91,7 @@ def _sentence_transformers(source: str) -> Embed:
         ) from error
     try:
         model = SentenceTransformer(source, device="cpu")
-    except Exception as error:  # the library raises whatever its downloader raises
+    except Exception as error:  # the library passes on all errors of its downloader
         raise BadInput(f"no sentence model could be loaded from '{source}': {error}") from error
 
     def embed(text: str) -> Array:

@@ -1,4 +1,4 @@
-"""Static token embeddings (model2vec): fast, no transformer at run time. Extra: `static`."""
+"""Static token embeddings (model2vec), which are fast and need no transformer. Extra: `static`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from routewright.types import Array
 
 @dataclass
 class Static(Embedding):
-    """Mean token embeddings of a model2vec model, rows of unit length.
+    """Mean token embeddings of a model2vec model, of unit length.
 
-    `source` is a local folder or a hub name. A router refers to it, and does not copy it.
+    `source` is a local folder or a Hugging Face name. A router refers to the model and does not
+    copy it.
     """
 
     @staticmethod
@@ -26,7 +27,7 @@ class Static(Embedding):
             raise BadInput("encoder 'static' needs: pip install 'routewright[static]'") from error
         try:
             model = StaticModel.from_pretrained(source)
-        except Exception as error:  # the library raises whatever its downloader raises
+        except Exception as error:  # the library passes on all errors of its downloader
             reason = str(error).partition("\n")[0]
             raise BadInput(
                 f"no model2vec model could be loaded from '{source}': {reason}"

@@ -1,4 +1,4 @@
-"""A table of mean scores per domain, drawn towards each expert's overall mean."""
+"""Predicts the mean score of each expert in the query's domain, shrunk to its overall mean."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from routewright.types import Array
 
 @dataclass
 class Domain:
-    """What each expert scored in the query's domain; the plain mean where it is unknown.
+    """The mean score of each expert in a domain; the overall mean for an unknown domain.
 
-    `pull` counts as that many more queries with the expert's overall mean. A hard baseline:
-    the domain is often worth as much as an embedding.
+    `pull` is the strength of the shrinkage: a domain counts as if it had that many more queries
+    with the expert's overall mean. It is a strong baseline, because the domain often predicts as
+    much as an embedding.
     """
 
     pull: NonNegativeFloat = 20.0

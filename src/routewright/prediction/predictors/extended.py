@@ -1,4 +1,4 @@
-"""Another predictor and one expert that joined later, seen through what the others expect."""
+"""Adds an expert to another predictor, by a regression on the predictions of the others."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from routewright.types import Array
 
 @dataclass
 class Extended:
-    """The base's beliefs, untouched, and beside them the newcomer's.
+    """The base's beliefs, unchanged, and the belief about one added expert.
 
-    newcomer's score ≈ w₀ + w · (forecasts of the base − centre). It cannot be right about what
-    the newcomer alone is good at: that takes a new fit. A further newcomer wraps this one. To
-    fit is to learn every expert anew, after which nobody is a newcomer. The spread is the
-    standard deviation of that sum under the weights' covariance.
+    The added expert's score ≈ w₀ + w · (predictions of the base − centre). This cannot show what
+    only the added expert is good at; a new fit can. A further expert is added by wrapping this
+    predictor. `fit` learns all experts anew; none of them is an added expert afterwards.
+    The spread is the standard deviation of the sum under the weights' covariance.
     """
 
     base: Predictor = field(default_factory=Linear, repr=False)
     centre: Array = field(default_factory=lambda: np.empty(0))  # (e,)
-    weights: Array = field(default_factory=lambda: np.empty(0))  # (1 + e,); empty: no newcomer
+    weights: Array = field(
+        default_factory=lambda: np.empty(0)
+    )  # (1 + e,); empty if no expert was added
     covariance: Array = field(default_factory=lambda: np.empty((0, 0)), repr=False)
 
     @property
@@ -42,11 +44,11 @@ class Extended:
         return self.extend(self.base.predict(x))
 
     def extend(self, belief: Belief) -> Belief:
-        """Beliefs about the base's experts (n, e) ▶ the same, and the newcomer's (n, e + 1)."""
+        """Beliefs about the base's experts (n, e) ▶ the same with the added expert's (n, e + 1)."""
         if not len(self.weights):
             return belief
-        moved = np.nan_to_num(belief.mean - self.centre)
-        columns = np.column_stack([np.ones(len(moved)), moved])
+        deviation = np.nan_to_num(belief.mean - self.centre)
+        columns = np.column_stack([np.ones(len(deviation)), deviation])
         mean = np.clip(columns @ self.weights, 0.0, 1.0)
         spread = np.sqrt(np.einsum("ni,ij,nj->n", columns, self.covariance, columns))
         return Belief(

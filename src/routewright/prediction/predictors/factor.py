@@ -1,4 +1,4 @@
-"""Multidimensional item response theory: queries and experts are vectors that meet in a logit."""
+"""Item response theory: the logit of a score is a product of a query and an expert vector."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from routewright.prediction.predictors import Belief, view
 from routewright.types import Array
 
 PENALTIES = (3.0, 10.0, 30.0, 100.0)
-HELD_OUT = 5  # one row in so many judges the penalty
-STEPS = 60
+HELD_OUT = 5  # one row in five is held out to choose the penalty
+STEPS = 60  # of the optimiser, at most
 
 
 @dataclass
@@ -24,9 +24,9 @@ class Factor:
 
     Multidimensional two-parameter IRT (Reckase 2009) over encoded queries. `rank` is the length
     of z and v; 0 is the Rasch model, which ranks the experts alike for every query, as the head
-    of arXiv 2401.13979 does. The penalty on z, d and v is chosen on held-out rows. Soft scores
-    are soft targets of the cross-entropy. The spread is the signal that those rows did not
-    confirm.
+    of arXiv 2401.13979 does. The `penalty` on z, d and v is chosen on held-out rows if it is None.
+    Soft scores are soft targets of the cross-entropy. The spread is the part of the signal that
+    held-out scores do not confirm.
     """
 
     rank: NonNegativeInt = 4
@@ -38,25 +38,23 @@ class Factor:
     noise: Array = field(default_factory=lambda: np.empty(0), repr=False)  # (e,)
 
     def fit(self, x: Array, scores: Array, *, blocks: Mapping[str, slice], seed: int = 0) -> Self:
-        seen = view(blocks, text=10**0.5, domain=2.0, surface=0.3, width=128)
-        columns = seen(x)
+        weighted = view(blocks, text=10**0.5, domain=2.0, surface=0.3, width=128)
+        columns = weighted(x)
         centre = columns.mean(axis=0)
         columns = columns - centre
         held_out = np.random.default_rng(seed).permutation(len(x)) % HELD_OUT == 0
-        inside, outside = (
-            (columns[~held_out], scores[~held_out]),
-            (columns[held_out], scores[held_out]),
-        )
+        train = columns[~held_out], scores[~held_out]
+        test = columns[held_out], scores[held_out]
         candidates = PENALTIES if self.penalty is None else (self.penalty,)
-        trials = [self._solve(*inside, penalty, seed) for penalty in candidates]
-        forecasts = [_chance(trial, outside[0]) for trial in trials]
-        losses = [_entropy(forecast, outside[1]) for forecast in forecasts]
+        trials = [self._solve(*train, penalty, seed) for penalty in candidates]
+        predictions = [_probability(trial, test[0]) for trial in trials]
+        losses = [_entropy(prediction, test[1]) for prediction in predictions]
         best = int(np.argmin(losses))
         self.penalty = candidates[best]
-        self.noise = unconfirmed(forecasts[best], outside[1])
+        self.noise = unconfirmed_signal(predictions[best], test[1])
         parts = self._solve(columns, scores, self.penalty, seed)
-        # In the encoder's own columns, so that nothing is left to do but products.
-        self.queries, self.experts, self.ability = (seen.unfold(parts.queries), *parts[1:])
+        # The weights refer to the encoder's own columns, so that a prediction is only products.
+        self.queries, self.experts, self.ability = (weighted.unfold(parts.queries), *parts[1:])
         self.origin = -centre @ parts.queries
         return self
 
@@ -77,11 +75,11 @@ class Factor:
         return cls(**options, **arrays)
 
     def _solve(self, columns: Array, scores: Array, penalty: float, seed: int) -> Parts:
-        """Penalised maximum likelihood by L-BFGS; experts never scored keep ability NaN."""
+        """Penalised maximum likelihood by L-BFGS; the ability of experts never scored is NaN."""
         from scipy.optimize import minimize
 
-        known = np.isfinite(scores)
-        target = np.where(known, scores, 0.0)
+        mask = np.isfinite(scores)
+        target = np.where(mask, scores, 0.0)
         mean = metrics.mean(scores)
         width, count = columns.shape[1], scores.shape[1]
         rng = np.random.default_rng(seed)
@@ -94,23 +92,23 @@ class Factor:
         def loss(flat: Array) -> tuple[float, Array]:
             parts = _unpack(flat, start)
             hidden = columns @ parts.queries
-            chance = _sigmoid(parts.ability + hidden @ parts.experts)
-            error = np.where(known, chance - target, 0.0)
-            value = _entropy_sum(chance, target, known)
+            probability = _sigmoid(parts.ability + hidden @ parts.experts)
+            error = np.where(mask, probability - target, 0.0)
+            value = _entropy_sum(probability, target, mask)
             value += penalty / 2 * float((parts.queries**2).sum())
             value += penalty / 2 * float((parts.experts[1:] ** 2).sum())
-            slope_experts = hidden.T @ error + penalty * parts.experts
-            slope_experts[0] = 0.0  # every expert feels difficulty alike
-            slope = Parts(
+            gradient_experts = hidden.T @ error + penalty * parts.experts
+            gradient_experts[0] = 0.0  # difficulty has the weight 1 for every expert
+            gradient = Parts(
                 columns.T @ (error @ parts.experts.T) + penalty * parts.queries,
-                slope_experts,
+                gradient_experts,
                 error.sum(axis=0),
             )
-            return value, np.concatenate([part.ravel() for part in slope])
+            return value, np.concatenate([part.ravel() for part in gradient])
 
         flat = np.concatenate([part.ravel() for part in start])
-        found = minimize(loss, flat, jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
-        parts = _unpack(found.x, start)
+        result = minimize(loss, flat, jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
+        parts = _unpack(result.x, start)
         return parts._replace(ability=np.where(np.isfinite(mean), parts.ability, np.nan))
 
 
@@ -128,7 +126,7 @@ def _unpack(flat: Array, like: Parts) -> Parts:
     return Parts(*(piece.reshape(part.shape) for piece, part in zip(pieces, like, strict=True)))
 
 
-def _chance(parts: Parts, columns: Array) -> Array:
+def _probability(parts: Parts, columns: Array) -> Array:
     return _sigmoid(parts.ability + columns @ parts.queries @ parts.experts)
 
 
@@ -136,30 +134,29 @@ def _sigmoid(logit: Array) -> Array:
     return np.asarray(1 / (1 + np.exp(-logit.clip(-30, 30))))
 
 
-def _logit(chance: Array) -> Array:
-    inside = np.clip(chance, 1e-3, 1 - 1e-3)
-    return np.asarray(np.log(inside / (1 - inside)))
+def _logit(probability: Array) -> Array:
+    p = np.clip(probability, 1e-3, 1 - 1e-3)
+    return np.asarray(np.log(p / (1 - p)))
 
 
-def _entropy_sum(chance: Array, target: Array, known: Any) -> float:
-    inside = np.clip(chance, 1e-12, 1 - 1e-12)
-    terms = target * np.log(inside) + (1 - target) * np.log(1 - inside)
-    return -float(np.where(known, terms, 0.0).sum())
+def _entropy_sum(probability: Array, target: Array, mask: Any) -> float:
+    """The sum of the cross-entropies where `mask` is true, in nats."""
+    p = np.clip(probability, 1e-12, 1 - 1e-12)
+    terms = target * np.log(p) + (1 - target) * np.log(1 - p)
+    return -float(np.where(mask, terms, 0.0).sum())
 
 
-def _entropy(chance: Array, scores: Array) -> float:
-    known = np.isfinite(scores) & np.isfinite(chance)
-    return _entropy_sum(np.nan_to_num(chance), np.where(known, scores, 0.0), known)
+def _entropy(probability: Array, scores: Array) -> float:
+    mask = np.isfinite(scores) & np.isfinite(probability)
+    return _entropy_sum(np.nan_to_num(probability), np.where(mask, scores, 0.0), mask)
 
 
-def unconfirmed(forecast: Array, scores: Array) -> Array:
-    """Standard deviation of the part of a forecast that held-out scores do not bear out, (e,).
+def unconfirmed_signal(predictions: Array, scores: Array) -> Array:
+    """Standard deviation (e,) of the part of the predictions that held-out scores do not confirm.
 
-    Scores regressed on forecasts have slope b; what shrinking by b would remove is noise.
+    With b the slope of scores (n, e) regressed on predictions (n, e), the part (1 − b) is noise.
     """
-    mean = metrics.mean(forecast)
-    moved = forecast - mean
-    slope = metrics.mean(moved * (scores - metrics.mean(scores))) / np.maximum(
-        metrics.mean(moved**2), 1e-12
-    )
-    return np.asarray(np.sqrt(metrics.mean(moved**2)) * np.clip(1 - slope, 0.05, 1.0))
+    deviation = predictions - metrics.mean(predictions)
+    variance = metrics.mean(deviation**2)
+    slope = metrics.mean(deviation * (scores - metrics.mean(scores))) / np.maximum(variance, 1e-12)
+    return np.asarray(np.sqrt(variance) * np.clip(1 - slope, 0.05, 1.0))

@@ -1,4 +1,4 @@
-"""Ridge regression of the experts' level and differences on the query's vector."""
+"""Ridge regression of the experts' common level and their differences on the query's vector."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PENALTIES = np.geomspace(3, 3e4, 17)
 class Linear:
     """score ≈ mean + (x − x̄) W, one penalty per component of expert space.
 
-    The components are the experts' common level and the principal differences between them;
-    each penalty is chosen by exact leave-one-out error. `width` bounds the columns taken from
-    a text block, `domain` and `surface` weigh those blocks. The spread is the standard
-    deviation of the signal that leave-one-out could not confirm.
+    The components are the experts' common level and the principal differences between them. Each
+    penalty is chosen by the exact leave-one-out error. `width` is the maximum number of columns of
+    a text block; `domain` and `surface` are the weights of those blocks. The spread is the standard
+    deviation of the signal that leave-one-out does not confirm.
     """
 
     width: PositiveInt = 128
@@ -31,14 +31,14 @@ class Linear:
     affine: Affine | None = field(default=None, repr=False)
 
     def fit(self, x: Array, scores: Array, *, blocks: Mapping[str, slice], seed: int = 0) -> Self:
-        seen = view(
+        weighted = view(
             blocks,
             text=10**0.5,
             domain=self.domain,
             surface=self.surface,
             width=self.width,
         )
-        self.affine = fit_ridge(seen(x), scores).through(seen)
+        self.affine = fit_ridge(weighted(x), scores).through(weighted)
         return self
 
     def predict(self, x: Array) -> Belief:
@@ -58,13 +58,14 @@ class Linear:
 
 
 class Affine(NamedTuple):
-    """Scores of e experts as a straight line in the encoder's vector: one product per query."""
+    """The scores of e experts as a linear function of the encoder's vector."""
 
-    weights: Array  # (columns, e) of the encoder's first columns
-    offset: Array  # (e,) NaN where no score is known
+    weights: Array  # (columns, e), for the encoder's first columns
+    offset: Array  # (e,), NaN if no score is known
     noise: Array  # (e,)
 
     def raw(self, x: Array) -> Array:
+        """Predicted scores (n, e), which may lie outside 0..1."""
         return np.asarray(x[:, : len(self.weights)] @ self.weights + self.offset)
 
     def predict(self, x: Array) -> Belief:
@@ -85,22 +86,23 @@ class Ridge(NamedTuple):
         return Belief(mean, np.zeros_like(mean) + self.noise)
 
     def through(self, view: View) -> Affine:
-        """The same in the encoder's columns, for ones that `view` showed to the regression."""
+        """The same function of the encoder's columns, if the regression's columns are `view`(x)."""
         return Affine(view.unfold(self.weights), self.mean - self.centre @ self.weights, self.noise)
 
 
 def fit_ridge(columns: Array, scores: Array) -> Ridge:
-    """Ridge in component space, (n, width) and (n, e); one eigendecomposition for everything.
+    """Ridge regression of scores (n, e), NaN if unknown, on columns (n, width), by component.
 
-    Leave-one-out residuals are exact: r / (1 − h) with the leverage h (Allen's PRESS).
+    One eigendecomposition serves all penalties. Leave-one-out residuals are exact: r / (1 − h) with
+    the leverage h (Allen's PRESS).
     """
     mean, deviation = deviations(scores)
     basis = components(deviation)
     centre = columns.mean(axis=0)
     a, targets = columns - centre, deviation @ basis
     values, vectors = np.linalg.eigh(a.T @ a)
-    kept = values > 1e-8 * max(float(values[-1]) if len(values) else 0.0, 1e-12)
-    values, vectors = values[kept], vectors[:, kept]
+    positive = values > 1e-8 * max(float(values[-1]) if len(values) else 0.0, 1e-12)
+    values, vectors = values[positive], vectors[:, positive]
     rotated = a @ vectors
     projected = rotated.T @ targets
     errors = np.array([_press(rotated, projected, targets, values, p) for p in PENALTIES])
@@ -114,7 +116,8 @@ def fit_ridge(columns: Array, scores: Array) -> Ridge:
 def _press(
     rotated: Array, projected: Array, targets: Array, values: Array, penalty: float
 ) -> Array:
+    """The mean squared leave-one-out residual of each component, (e,)."""
     leverage = rotated**2 @ (1 / (values + penalty)) + 1 / len(rotated)
-    fitted = rotated @ (projected / (values[:, None] + penalty))
-    residual = (targets - fitted) / (1 - np.minimum(leverage, 0.99))[:, None]
+    predictions = rotated @ (projected / (values[:, None] + penalty))
+    residual = (targets - predictions) / (1 - np.minimum(leverage, 0.99))[:, None]
     return np.asarray((residual**2).mean(axis=0))

@@ -1,4 +1,4 @@
-"""The experts of a pool, foretold by a predictor that learnt from others' scores too."""
+"""Predicts the experts of a pool with a base that also learns from other experts' scores."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from routewright.types import Array
 
 @dataclass
 class Pool:
-    """The base's beliefs about its first experts; what others find hard has taught it.
+    """The base's beliefs about its first experts, which are the pool.
 
-    `size` is how many experts the pool has (0: all that the base knows). `assumed` is the
-    quality taken for granted of those that were never scored, NaN for the others; a spread of 0
-    goes with it. `fit` takes the pool's scores and then those of the others, column by column.
+    The scores of the auxiliary experts help the base to learn which queries are hard. `size` is the
+    number of experts in the pool (0: all experts of the base). `assumed` is the quality that is
+    assumed of experts without any score, with a spread of 0; it is NaN for the others. `fit` takes
+    scores (n, e) with the pool's columns first.
     """
 
     base: Predictor = field(default_factory=Linear, repr=False)
@@ -36,7 +37,7 @@ class Pool:
     def fit_held_out(
         self, x: Array, scores: Array, *, blocks: Mapping[str, slice], fold: Folds, seed: int = 0
     ) -> Belief:
-        """Fits; also gives beliefs about each row's pool, (n, size), without its own fold."""
+        """Fits; also returns beliefs (n, size) about each row from a fit without its fold."""
         make = partial(deepcopy, self.base)
         self.base, belief = fit_held_out(make, x, scores, blocks=blocks, fold=fold, seed=seed)
         return self._narrow(belief)
@@ -62,5 +63,5 @@ class Pool:
         mean, spread = (table[:, : self.size or None] for table in belief)
         if not self.assumed.size:
             return Belief(mean, spread)
-        learnt = np.isnan(self.assumed)
-        return Belief(np.where(learnt, mean, self.assumed), np.where(learnt, spread, 0.0))
+        scored = np.isnan(self.assumed)
+        return Belief(np.where(scored, mean, self.assumed), np.where(scored, spread, 0.0))

@@ -1,4 +1,4 @@
-"""Every query looks the same: each expert's mean score."""
+"""Predicts each expert's mean score for every query."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from routewright.types import Array
 
 @dataclass
 class Prior:
-    """The mean per expert. Under any price of quality it is a point of the zero router."""
+    """The mean score per expert; a router that uses it is a point of the zero router."""
 
     mean: Array = field(default_factory=lambda: np.empty(0))
     error: Array = field(default_factory=lambda: np.empty(0))  # standard error of the mean

@@ -1,4 +1,4 @@
-"""The others together, weighed by what each foresaw of rows that it did not see."""
+"""A weighted sum of the other predictors, with weights fitted on held-out predictions."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ FOLDS = 5
 
 @dataclass
 class Stack:
-    """A weighted sum of the bases' forecasts per component of expert space.
+    """A weighted sum of the bases' predictions, for each component of expert space.
 
-    Components are the experts' common level and the principal differences between them. The
-    weights are the mean of three stacks: non-negative ridge regression per component, one
-    weight vector shared by all differences and shrunk per component, and equal weights. The
-    first is best on large tables, the others on small ones, and their mean is near the best on
-    each. The spread is the bases' disagreement.
+    The components are the experts' common level and the principal differences between them. The
+    weights are the mean of three stacks: non-negative ridge regression per component; one weight
+    vector for all differences, shrunk per component; and equal weights. The first is best on large
+    tables and the others on small ones; their mean is near the best on each. The spread is the
+    standard deviation between the bases.
     """
 
     bases: Sequence[tuple[str, dict[str, Any]]] = field(default=BASES, repr=False)
@@ -57,8 +57,8 @@ class Stack:
     def fit_held_out(
         self, x: Array, scores: Array, *, blocks: Mapping[str, slice], fold: Folds, seed: int = 0
     ) -> Belief:
-        """Fits; also gives beliefs about each row from bases and weights that did not see it."""
-        self.models, forecasts = [], []
+        """Fits; also returns beliefs about each row from a fit without its fold."""
+        self.models, predictions = [], []
         for name, options in self.bases:
             model, belief = fit_held_out(
                 partial(find("predictors", name), **options),
@@ -69,14 +69,14 @@ class Stack:
                 seed=seed,
             )
             self.models.append(model)
-            forecasts.append(belief.mean)
-        table = np.stack(forecasts)  # (bases, n, e)
+            predictions.append(belief.mean)
+        table = np.stack(predictions)  # (bases, n, e)
         mean, spread = np.empty_like(scores), np.empty_like(scores)
         for k in np.unique(fold):
-            inside, outside = fold != k, fold == k
-            self._weigh(table[:, inside], scores[inside])
-            mean[outside], spread[outside] = self._combine(table[:, outside])
-        self._weigh(table, scores)
+            train, test = fold != k, fold == k
+            self._fit_weights(table[:, train], scores[train])
+            mean[test], spread[test] = self._combine(table[:, test])
+        self._fit_weights(table, scores)
         return Belief(mean, spread)
 
     def predict(self, x: Array) -> Belief:
@@ -102,50 +102,51 @@ class Stack:
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
         models = []
         for i, base in enumerate(options["bases"]):
-            mine = {k.removeprefix(f"{i}."): v for k, v in arrays.items() if k.startswith(f"{i}.")}
-            models.append(find("predictors", base["name"]).load(base["options"], mine))
+            part = {k.removeprefix(f"{i}."): v for k, v in arrays.items() if k.startswith(f"{i}.")}
+            models.append(find("predictors", base["name"]).load(base["options"], part))
         bases = [(base["name"], base["options"]) for base in options["bases"]]
         return cls(bases, models, arrays["mean"], arrays["mixing"])
 
     def _combine(self, table: Array) -> Belief:
-        """Forecasts (bases, n, e) ▶ one."""
-        moved = table - self.mean
-        moved[np.isnan(moved)] = 0.0
-        side_by_side = moved.transpose(1, 0, 2).reshape(table.shape[1], -1)
-        mean = self.mean + side_by_side @ self.mixing.reshape(side_by_side.shape[1], -1)
-        centre = moved.mean(axis=0)
-        spread = np.sqrt(((moved - centre) ** 2).mean(axis=0))
+        """The bases' predictions (bases, n, e) ▶ one belief (n, e)."""
+        deviation = table - self.mean
+        deviation[np.isnan(deviation)] = 0.0
+        rows = deviation.transpose(1, 0, 2).reshape(table.shape[1], -1)
+        mean = self.mean + rows @ self.mixing.reshape(rows.shape[1], -1)
+        centre = deviation.mean(axis=0)
+        spread = np.sqrt(((deviation - centre) ** 2).mean(axis=0))
         return Belief(mean.clip(0.0, 1.0), np.where(np.isfinite(self.mean), spread, np.nan))
 
-    def _weigh(self, table: Array, scores: Array) -> None:
+    def _fit_weights(self, table: Array, scores: Array) -> None:
         self.mean, deviation = deviations(scores)
         basis = components(deviation)
-        moved = np.nan_to_num(table - self.mean)
-        weights = blend(np.einsum("bne,ec->bnc", moved, basis), deviation @ basis)
-        # Folded into one matrix per base: into the components, weighed, and back.
+        predictions = np.nan_to_num(table - self.mean)
+        weights = blend(np.einsum("bne,ec->bnc", predictions, basis), deviation @ basis)
+        # One matrix per base: into the components, times the weights, and back.
         self.mixing = np.einsum("ec,bc,fc->bef", basis, weights, basis)
 
 
-def blend(forecasts: Array, targets: Array) -> Array:
-    """Weights (bases, components) for forecasts (bases, n, components) of targets (n, components).
+def blend(predictions: Array, targets: Array) -> Array:
+    """Weights (bases, components) for predictions (bases, n, components) of targets (n,
+    components): the mean of three stacks (see `Stack`).
 
-    The mean of three stacks (see `Stack`). Ridge pulls towards equal weights of sum 0.9.
+    The prior of the ridge regressions is equal weights with a sum of 0.9.
     """
-    bases, _, count = forecasts.shape
+    bases, _, count = predictions.shape
     scale = targets.std(axis=0) + 1e-9
-    f, t = forecasts / scale, targets / scale
-    own = np.column_stack([_solve(f[:, :, c].T, t[:, c], 0.2) for c in range(count)])
-    tied = np.zeros_like(own)
+    p, t = predictions / scale, targets / scale
+    own = np.column_stack([_solve(p[:, :, c].T, t[:, c], 0.2) for c in range(count)])
+    shared = np.zeros_like(own)
     for part in (slice(0, 1), slice(1, count)):
         if count <= part.start:
             continue
-        rows = forecasts[:, :, part].reshape(bases, -1).T / scale.mean()
-        shared = _solve(rows, targets[:, part].ravel() / scale.mean(), 0.1)
+        rows = predictions[:, :, part].reshape(bases, -1).T / scale.mean()
+        weights = _solve(rows, targets[:, part].ravel() / scale.mean(), 0.1)
         for c in range(*part.indices(count)):
-            guess = f[:, :, c].T @ shared
-            trust = (guess @ t[:, c] + 30.0) / (guess @ guess + 30.0)
-            tied[:, c] = shared * np.clip(trust, 0.0, 1.0)
-    return np.asarray((own + tied + 1 / bases) / 3)
+            sums = p[:, :, c].T @ weights
+            shrinkage = (sums @ t[:, c] + 30.0) / (sums @ sums + 30.0)
+            shared[:, c] = weights * np.clip(shrinkage, 0.0, 1.0)
+    return np.asarray((own + shared + 1 / bases) / 3)
 
 
 def _solve(columns: Array, target: Array, width: float) -> Array:

@@ -1,4 +1,4 @@
-"""A language model reads the query, and a head tells what each expert would score; extra: `lm`."""
+"""A language model reads the query, and a head predicts the score of each expert. Extra: `lm`."""
 
 from __future__ import annotations
 
@@ -18,46 +18,47 @@ from routewright.errors import BadInput
 from routewright.prediction import language_models
 from routewright.prediction.language_models import Precision, Tune
 from routewright.prediction.predictors import Belief, Folds
-from routewright.prediction.predictors.factor import unconfirmed
+from routewright.prediction.predictors.factor import unconfirmed_signal
 from routewright.types import Array
 
 Head: TypeAlias = Literal["bilinear", "rasch", "mlp"]
 Loss: TypeAlias = Literal["bce", "kl", "reverse_kl"]
-RATES = {"lora": 2e-4, "full": 2e-5, "frozen": 0.0}  # of the base, unless told
+RATES = {"lora": 2e-4, "full": 2e-5, "frozen": 0.0}  # default learning rates of the base
 SETTINGS = (
     "base head tune loss epochs learning_rate head_rate batch accumulate max_tokens rank width"
     " temperature precision checkpointing"
 ).split()
 
-Progress = Callable[[str, float], None]  # what is being done, share of the whole done before it
+Progress = Callable[[str, float], None]  # a description of the work, and the finished share of it
 
 
-def _quiet(doing: str, share: float) -> None:
+def _quiet(description: str, share: float) -> None:
     pass
 
 
 @dataclass
 class Transformer:
-    """Routoo's performance predictor (arXiv 2401.13979): one pass per query, for all experts.
+    """Routoo's performance predictor (arXiv 2401.13979): one pass per query for all experts.
 
     `base` is an encoder (mean pooling) or a causal model (last token), a Hugging Face name or a
-    local folder; a router refers to it, and does not copy it. `tune` trains `lora` adapters of
-    that `rank`, the `full` model, or leaves it `frozen`. `head` is `bilinear` (multidimensional
-    item response theory), `rasch` (as published; ranks the experts alike for every query) or
+    local folder; a router refers to it and does not copy it. `tune` trains adapters of that `rank`
+    (`lora`), the `full` model, or nothing of it (`frozen`). `head` is `bilinear` (multidimensional
+    item response theory), `rasch` (as published; it ranks the experts alike for every query) or
     `mlp`. `loss` is `bce` on soft scores, or `kl` or `reverse_kl` against softmax(scores /
-    `temperature`). `checkpointing` computes activations twice rather than keep them. A killed
-    training goes on if `folder` is given. Held-out rows are those of a training on the other
-    half. The spread is the signal that they did not confirm.
+    `temperature`). `checkpointing` saves memory by computing activations twice. With a `folder`, a
+    killed training continues from its last checkpoint. Held-out predictions come from a training
+    on the other half of the rows. The spread is the part of the signal that held-out scores do not
+    confirm.
 
-    With q the pooled state (width,), z = W q and v_e an expert's embedding:
+    With q the pooled state (width,), z = W q and v_e an expert's embedding, the logit of the
+    expert's score is:
 
         bilinear  z · v_e + b_e + c · q        rasch  b_e + c · q
         mlp       g([z, v_e, z ∘ v_e]) + b_e
 
-    is the logit of the expert's score. A training starts at each expert's mean: v, c and the
-    last layer of g are zero. Under `kl` only differences between experts are learned, in units
-    of the temperature; their level is the mean score. `spread` without held-out rows (`fit`) is
-    the whole signal, since nothing confirmed any of it.
+    A training starts at each expert's mean score: v, c and the last layer of g are zero. With `kl`,
+    only the differences between experts are learned, in units of the temperature, and their level
+    is the mean score. After `fit`, which holds out no rows, the spread is the whole signal.
     """
 
     reads_text: ClassVar[bool] = True
@@ -78,7 +79,7 @@ class Transformer:
     precision: Precision = "float32"  # of a base that is not trained in full
     checkpointing: bool = False  # activations are computed twice, to save memory
     folder: str = ""  # for checkpoints
-    facts: dict[str, Any] = field(default_factory=dict, repr=False)  # what tells the base
+    facts: dict[str, Any] = field(default_factory=dict, repr=False)  # identify the base
     weights: language_models.Weights = field(default_factory=dict, repr=False)
     mean: Array = field(default_factory=lambda: np.empty(0), repr=False)  # (e,)
     noise: Array = field(default_factory=lambda: np.empty(0), repr=False)  # (e,)
@@ -88,39 +89,40 @@ class Transformer:
 
     def __post_init__(self) -> None:
         if self.tune == "full" and self.precision != "float32":
-            raise BadInput(f"precision '{self.precision}' does not go with tune 'full'")
+            raise BadInput(
+                f"precision '{self.precision}' cannot be trained with tune 'full': choose float32"
+            )
 
     def fit(self, x: Any, scores: Array, *, blocks: Mapping[str, slice], seed: int = 0) -> Self:
         items = self._read(x)
-        self._learn(items, scores, seed, "all", 0.0, 1.0)
-        forecast = self._believe(items)
-        self.noise = _whole(forecast)
+        self._train(items, scores, seed, "all", 0.0, 1.0)
+        self.noise = _deviation(self._mean_scores(items))
         return self
 
     def fit_held_out(
         self, x: Any, scores: Array, *, blocks: Mapping[str, slice], fold: Folds, seed: int = 0
     ) -> Belief:
-        """Fits; also gives beliefs about each row from a training on the other half."""
+        """Fits; also returns beliefs about each row from a training on the other half."""
         items = self._read(x)
         half = np.unique(fold, return_inverse=True)[1] % 2
         mean = np.full(scores.shape, np.nan)
         for k in range(2):
-            inside, outside = np.flatnonzero(half != k), np.flatnonzero(half == k)
-            self._learn([items[i] for i in inside], scores[inside], seed, f"half-{k}", k / 4, 0.25)
-            mean[outside] = self._believe([items[i] for i in outside])
-        self._learn(items, scores, seed, "all", 0.5, 0.5)
-        self.noise = unconfirmed(mean, scores)
+            train, test = np.flatnonzero(half != k), np.flatnonzero(half == k)
+            self._train([items[i] for i in train], scores[train], seed, f"half-{k}", k / 4, 0.25)
+            mean[test] = self._mean_scores([items[i] for i in test])
+        self._train(items, scores, seed, "all", 0.5, 0.5)
+        self.noise = unconfirmed_signal(mean, scores)
         return Belief(mean, self._spread(mean))
 
     def predict(self, x: Any) -> Belief:
-        """Beliefs about texts (n,)."""
-        mean = self._believe(self._tokens(self._ready(), x))
+        """Beliefs about the experts' scores (n, e) on texts (n,)."""
+        mean = self._mean_scores(self._tokens(self._load_base(), x))
         return Belief(mean, self._spread(mean))
 
     def logits(self, x: Any) -> Array:
-        """What the head says of texts (n,) before it is read as scores, (n, e)."""
-        items = self._tokens(self._ready(), x)
-        return self._over(self._network[0], items, self._network[0].logits, len(self.mean))
+        """The head's raw output (n, e) for texts (n,)."""
+        items = self._tokens(self._load_base(), x)
+        return self._in_batches(self._network[0], items, self._network[0].logits, len(self.mean))
 
     def options(self) -> dict[str, Any]:
         return {**{name: getattr(self, name) for name in SETTINGS}, "facts": self.facts}
@@ -131,13 +133,13 @@ class Transformer:
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
         own = {name: arrays[name] for name in ("mean", "noise")}
-        trained = {name: array for name, array in arrays.items() if name not in own}
-        return cls(**options, **own, weights=trained)
+        weights = {name: array for name, array in arrays.items() if name not in own}
+        return cls(**options, **own, weights=weights)
 
     # --- training ------------------------------------------------------------------------------
 
     def _read(self, x: Any) -> list[language_models.Item]:
-        """Texts as tokens; those of a frozen base are read once and for all."""
+        """Texts as tokens, or as the pooled states of a frozen base, which never change."""
         language_models.require("predictor 'transformer'")
         self.progress(f"loading {self.base}", 0.0)
         self._base = language_models.open_base(self.base, precision=self.precision)
@@ -147,13 +149,13 @@ class Transformer:
             return items
         self.progress(f"{self.base} reads the queries", 0.0)
         network = self._build(self._base, scores=np.zeros((1, 1)))
-        pooled = self._over(network, items, network.embed)
+        pooled = self._in_batches(network, items, network.embed)
         return [{"pooled": row.astype(np.float32)} for row in pooled]
 
     def _tokens(self, base: language_models.Base, x: Sequence[str]) -> list[language_models.Item]:
         return [{"ids": ids} for ids in language_models.tokens(base, x, self.max_tokens)]
 
-    def _learn(
+    def _train(
         self,
         items: Sequence[language_models.Item],
         scores: Array,
@@ -162,17 +164,20 @@ class Transformer:
         before: float,
         share: float,
     ) -> None:
-        """Trains a fresh head, and what `tune` says of the base, on rows with a known score."""
+        """Trains a new head, and of the base what `tune` names, on the rows with a known score.
+
+        For the progress, this training starts at the share `before` and has a `share` of the work.
+        """
         base, self._base = self._base, None
-        if base is None:  # the one before was changed by training
+        if base is None:  # an earlier training changed the last one
             base = language_models.open_base(self.base, precision=self.precision)
         if self.tune == "frozen":
             self._base = base
         self.mean = metrics.mean(scores)
-        known = np.isfinite(scores).any(axis=1)
-        rows = [{**items[i], "labels": scores[i]} for i in np.flatnonzero(known).tolist()]
+        mask = np.isfinite(scores).any(axis=1)
+        rows = [{**items[i], "labels": scores[i]} for i in np.flatnonzero(mask).tolist()]
         with language_models.seeded(seed):
-            network = self._build(base, scores[known])
+            network = self._build(base, scores[mask])
         rate = RATES[self.tune] if self.learning_rate is None else self.learning_rate
         language_models.train(
             network,
@@ -183,14 +188,14 @@ class Transformer:
             ),
             folder=Path(self.folder, stage) if self.folder else None,
             job=self._job(rows, seed),
-            done=lambda part: self.progress(
+            on_progress=lambda part: self.progress(
                 f"training {self.base} ({stage}, {part:.0%})", before + share * part
             ),
         )
         self._network, self.weights = (network, base), language_models.weights(network)
 
     def _job(self, rows: Sequence[language_models.Item], seed: int) -> str:
-        """What tells one training from another."""
+        """A digest of everything that the trained weights depend on."""
         digest = sha256(json.dumps([self.options(), seed], sort_keys=True).encode())
         for row in rows:
             for value in row.values():
@@ -199,49 +204,50 @@ class Transformer:
 
     # --- predicting ------------------------------------------------------------------------------
 
-    def _ready(self) -> language_models.Base:
-        """Loads the base of a stored predictor; raises BadInput if it is not the same."""
+    def _load_base(self) -> language_models.Base:
+        """Loads the base of a stored predictor. Raises BadInput if the base has changed."""
         if self._network is None:
             assert self.weights, "fit first"
             language_models.require("predictor 'transformer'")
             base = language_models.open_base(self.base, precision=self.precision)
             if base.facts != self.facts:
                 raise BadInput(
-                    f"base '{self.base}' has changed since the router was fitted: bring the old"
-                    " one back, or fit again"
+                    f"base '{self.base}' has changed since the router was fitted: restore the old"
+                    " one, or fit again"
                 )
-            self.stand_on(base)
-        found: language_models.Base = self._network[1]
-        return found
+            self.attach(base)
+        loaded: language_models.Base = self._network[1]
+        return loaded
 
-    def stand_on(self, base: language_models.Base) -> Self:
-        """Puts what is stored onto a base that is loaded already, adapters inside it."""
+    def attach(self, base: language_models.Base) -> Self:
+        """Builds the network on a base that is already loaded, from the stored weights."""
         network = self._build(base, np.zeros((1, len(self.mean))))
         language_models.put(network, self.weights)
         self._network = (network, base)
         return self
 
     def adapters_off(self) -> AbstractContextManager[None]:
-        """Inside, the base is what it was before the adapters."""
+        """Switches the adapters off inside the context."""
         adapted = self._network and hasattr(self._network[0].base, "disable_adapter")
         return self._network[0].base.disable_adapter() if adapted else nullcontext()
 
-    def _believe(self, items: Sequence[language_models.Item]) -> Array:
+    def _mean_scores(self, items: Sequence[language_models.Item]) -> Array:
         """Expected scores (n, e), NaN for experts that were never scored."""
         network = self._network[0]
-        logits = self._over(network, items, network.logits, len(self.mean))
-        known = np.isfinite(self.mean)
+        logits = self._in_batches(network, items, network.logits, len(self.mean))
+        mask = np.isfinite(self.mean)
         if self.loss == "bce":
             mean = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
         else:
-            level = logits[:, known].mean(axis=1, keepdims=True)
-            mean = np.clip(self.mean[known].mean() + self.temperature * (logits - level), 0.0, 1.0)
-        return np.where(known, mean, np.nan)
+            level = logits[:, mask].mean(axis=1, keepdims=True)
+            mean = np.clip(self.mean[mask].mean() + self.temperature * (logits - level), 0.0, 1.0)
+        return np.where(mask, mean, np.nan)
 
-    def _over(
-        self, network: Any, items: Sequence[language_models.Item], what: Any, width: int = 0
+    def _in_batches(
+        self, network: Any, items: Sequence[language_models.Item], method: Any, width: int = 0
     ) -> Array:
-        """One row per item, texts of like length together, float64."""
+        """One float64 row per item from a `method` of the network; texts of similar length share a
+        batch. Without items the array is (0, `width`)."""
         import torch
 
         collate = language_models.collator(self._base or self._network[1])
@@ -254,8 +260,10 @@ class Transformer:
                 batch = collate(
                     [{k: v for k, v in items[j].items() if k != "labels"} for j in part]
                 )
-                found = what(**{name: t.to(language_models.device()) for name, t in batch.items()})
-                for j, row in zip(part, found.double().cpu().numpy(), strict=True):
+                output = method(
+                    **{name: t.to(language_models.device()) for name, t in batch.items()}
+                )
+                for j, row in zip(part, output.double().cpu().numpy(), strict=True):
                     rows[j] = row
         return np.array(rows).reshape(len(items), -1 if items else width)
 
@@ -265,7 +273,7 @@ class Transformer:
     # --- the network -----------------------------------------------------------------------------
 
     def _build(self, base: language_models.Base, scores: Array) -> Any:
-        """Base and head as one torch module with a fresh head that believes the mean scores."""
+        """Base and head as one torch module; the new head predicts the mean scores."""
         import torch
 
         start = torch.tensor(self._start(scores), dtype=torch.float32)
@@ -304,25 +312,25 @@ class Transformer:
         return network.to(language_models.device())
 
     def _start(self, scores: Array) -> Array:
-        """The logits (e,) that stand for the mean scores."""
+        """The logits (e,) of the mean scores."""
         mean = np.nan_to_num(metrics.mean(scores), nan=0.5)
         if self.loss != "bce":
             return np.asarray(mean / self.temperature)
-        inside = np.clip(mean, 1e-3, 1 - 1e-3)
-        return np.asarray(np.log(inside / (1 - inside)))
+        p = np.clip(mean, 1e-3, 1 - 1e-3)
+        return np.asarray(np.log(p / (1 - p)))
 
     def _loss(self, cells: float) -> Callable[[Any, Any], Any]:
-        """Of logits and scores (n, e); `cells` are known per row, on average.
+        """The loss as a function of logits and scores (n, e); `cells` scores are known per row.
 
-        Dividing by what is known in this batch would make accumulated batches differ from one
-        large one.
+        It divides by this average and not by the number of known scores in the batch, so that
+        accumulated batches give the same gradient as one large batch.
         """
         from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 
         def bce(logits: Any, scores: Any) -> Any:
-            known = ~scores.isnan()
+            mask = ~scores.isnan()
             terms = cross_entropy(logits, scores.nan_to_num(), reduction="none")
-            return (terms * known).sum() / (len(scores) * cells)
+            return (terms * mask).sum() / (len(scores) * cells)
 
         def divergence(logits: Any, scores: Any) -> Any:
             unknown = scores.isnan()
@@ -336,7 +344,7 @@ class Transformer:
 
 
 def head(kind: str, states: int, width: int, start: Any) -> Any:
-    """A torch module from pooled states (n, states) to logits (n, e), at first `start` (e,)."""
+    """A torch module from pooled states (n, states) to logits (n, e), initially `start` (e,)."""
     import torch
     from torch import nn
 
@@ -345,7 +353,7 @@ def head(kind: str, states: int, width: int, start: Any) -> Any:
             super().__init__()
             self.norm = nn.LayerNorm(states, elementwise_affine=False)
             self.level = nn.Parameter(start.clone())
-            # Experts start alike: which column of the table is theirs must not matter.
+            # All experts start alike, so that their order in the table does not matter.
             if kind != "rasch":
                 self.project = nn.Linear(states, width)
                 self.experts = nn.Parameter(torch.zeros(len(start), width))
@@ -371,6 +379,6 @@ def head(kind: str, states: int, width: int, start: Any) -> Any:
     return Head()
 
 
-def _whole(forecast: Array) -> Array:
-    """Standard deviation of each expert's forecasts, (e,): all of it may be noise."""
-    return np.asarray(np.sqrt(metrics.mean((forecast - metrics.mean(forecast)) ** 2)))
+def _deviation(predictions: Array) -> Array:
+    """The standard deviation of each expert's predictions, (n, e) ▶ (e,)."""
+    return np.asarray(np.sqrt(metrics.mean((predictions - metrics.mean(predictions)) ** 2)))

@@ -1,4 +1,4 @@
-"""Reward-guided routing: a softmax over experts, distilled from rewards (Zooter)."""
+"""Reward-guided routing: a softmax over the experts, distilled from rewards (Zooter)."""
 
 from __future__ import annotations
 
@@ -33,40 +33,41 @@ Mask = NDArray[np.bool_]
 FOLDS = 5
 SOFTNESS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.995)  # candidate temperatures, see `temperatures`
 PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-TUNED_SOFTNESS = 0.8  # where a training is too long to try several
+TUNED_SOFTNESS = 0.8  # of a language model, whose training is too long to try several
 PENALTY = 10.0  # while the temperature is chosen
-TEXTS = (10**0.5, 1.0)  # candidate weights of the text beside the domain
-FLOOR = 1e-3  # share of the uniform distribution mixed into labels, so that their logs exist
-STEPS = 100  # of the optimiser
+TEXT_WEIGHTS = (10**0.5, 1.0)  # candidates, relative to the domain block
+FLOOR = 1e-3  # share of the uniform distribution mixed into labels, so that their logs are finite
+STEPS = 100  # of the optimiser, at most
 
 
-def _quiet(doing: str, share: float) -> None:
+def _quiet(description: str, share: float) -> None:
     pass
 
 
 @dataclass
 class Zooter:
-    """Reward-guided routing (arXiv 2311.08692): a softmax over the experts, distilled from what
-    each one's answers earned.
+    """Reward-guided routing (arXiv 2311.08692): a softmax over the experts, distilled from the
+    rewards of their answers.
 
-    Labels are softmax(reward / `temperature`), or with `hard` the winner alone; each is mixed,
-    `beta` : 1 − `beta`, with the mean label of its tags (`shrinkage`, `leave_one_out` and
-    `untagged` as in `labels.enhanced`). `tags` are those of the `table` (its domains where it has
-    none), its `domain`, `clusters=K` of the queries' vectors, or `none`. `reward` is the measure
-    to learn from; `auto` takes rewards where the table has any, else the scores. `direction` is
-    `forward`, KL(label ‖ router), or `reverse`, KL(router ‖ label). A temperature or `penalty` of
-    None is chosen by validation, and so is a `text_weight` (of the text beside domain and form).
-    The heads are linear, on the first `width` columns of a frozen encoder's vectors; with a `base`
-    (a Hugging Face encoder or causal model by name or folder, extra `lm`) or a `tune` (`lora`,
-    `full` or `frozen`) they are those of a language model that is trained with them:
-    mDeBERTa-v3-base, as published, if none is named, and `lora`. `epochs` and `learning_rate` are
-    as for the predictor `transformer`.
+    Labels are softmax(reward / `temperature`), or with `hard` only the winner. Each label is mixed
+    with the mean label of its tags, with the weights `beta` and 1 − `beta`. `leave_one_out` keeps a
+    query's own label out of its tag means, `shrinkage` draws the means of rare tags to the overall
+    mean, and a query without tags (`untagged`) keeps its `own` label or gets the `mean`. `tags` are
+    those of the `table` (its domains if it has none), its `domain`, `clusters=K` of the queries'
+    vectors, or `none`. `reward` is the measure to learn from; `auto` is the rewards if the table
+    has any, otherwise the scores. `direction` is `forward`, KL(label ‖ router), or `reverse`,
+    KL(router ‖ label). A temperature, a `penalty` or a `text_weight` (relative to the domain and
+    surface blocks) of None is chosen by validation. The heads are linear functions of the first
+    `width` columns of a frozen encoder's vectors. With a `base` (a Hugging Face encoder or causal
+    model by name or folder, extra `lm`) or a `tune` (`lora`, `full` or `frozen`), they are the head
+    of a language model that is trained with them: by default mDeBERTa-v3-base, as published, with
+    `lora`. `epochs` and `learning_rate` are those of the predictor `transformer`.
 
-    The paper's router names a winner and knows no price. Inverting the softmax gives more: with
-    centred logits c, τ c_m is what expert m is expected to earn above the mean of all experts.
-    So score ≈ mean_m + level(q) + slope (c_m(q) − c̄_m): the slope turns logits into scores and is
-    fitted to held-out ones, and the level, how well the query goes for everyone, is a ridge
-    regression of its own. The spread is a jackknife over the folds.
+    The paper's router names a winner and does not consider prices. Inverting the softmax gives
+    expected scores: with centred logits c, τ c_m is the expected reward of expert m minus the mean
+    of all experts. So score ≈ mean_m + level(q) + slope (c_m(q) − c̄_m). The slope turns logits into
+    scores and is fitted to held-out scores. The level, which says how hard the query is for all
+    experts, is a ridge regression of its own. The spread is a jackknife over the folds.
     """
 
     beta: Annotated[float, Field(ge=0, le=1)] = 0.3
@@ -86,26 +87,29 @@ class Zooter:
     epochs: PositiveInt = 3
     learning_rate: NonNegativeFloat | None = None
     progress: Progress = field(default=_quiet, repr=False, compare=False)
-    lessons: Lessons | None = field(default=None, repr=False)
+    signals: Signals | None = field(default=None, repr=False)
     view: View = field(default=NOTHING, repr=False)
-    distilled: Distilled | None = field(default=None, repr=False)
+    distillation: Distillation | None = field(default=None, repr=False)
 
     @property
     def reads_text(self) -> bool:
-        """A language model reads the texts themselves; encoders have read them already."""
+        """True for a language model, which reads texts; the linear heads read vectors."""
         return self.base is not None or self.tune is not None
 
     def given(self, outcomes: Outcomes) -> Self:
-        """Shows it the table whose rows it will be fitted on: rewards and tags are there."""
+        """Takes the rewards and tags of the table on whose rows `fit` will be called.
+
+        Raises BadTable if the table lacks the measure `reward`, and BadInput for unknown `tags`.
+        """
         measures = outcomes.measures
         name = ("reward" if "reward" in measures else "score") if _auto(self) else self.reward
         if name not in measures:
             raise BadTable(
-                f"there is no {name}::EXPERT to learn from: run `routewright reward`, or choose"
-                f" among {', '.join(measures)}"
+                f"the table has no column {name}::EXPERT: run `routewright reward`, or choose the"
+                f" reward among {', '.join(measures)}"
             )
         rewards = None if _auto(self) and name == "score" else measures[name]
-        self.lessons = Lessons(rewards, _carried(outcomes, self.tags))
+        self.signals = Signals(rewards, _table_tags(outcomes, self.tags))
         return self
 
     def fit(self, x: Array, scores: Array, *, blocks: Mapping[str, slice], seed: int = 0) -> Self:
@@ -116,58 +120,58 @@ class Zooter:
     def fit_held_out(
         self, x: Array, scores: Array, *, blocks: Mapping[str, slice], fold: Folds, seed: int = 0
     ) -> Belief:
-        """Fits; also gives beliefs about each row from a router that did not see it."""
+        """Fits; also returns beliefs about each row from a fit without its fold."""
         if self.reads_text:  # a training for every fold would take too long
             fold = np.unique(fold, return_inverse=True)[1] % 2
         else:
-            self.view = self._weighing(self.text_weight or TEXTS[0], blocks)
-        tagged, rewards = self._lessons(x, scores, blocks, seed)
+            self.view = self._view(self.text_weight or TEXT_WEIGHTS[0], blocks)
+        tags, rewards = self._tags_and_rewards(x, scores, blocks, seed)
         pool = np.isfinite(metrics.mean(scores)) & np.isfinite(metrics.mean(rewards))
         rewards = _labels.filled(rewards)[:, pool]
-        lesson = _Lesson(self._columns(x), rewards, tagged, scores[:, pool], seed)
-        chosen = self._validate(lesson, fold)
+        rows = _TrainingRows(self._columns(x), rewards, tags, scores[:, pool], seed)
+        tuning = self._validate(rows, fold)
         if self.text_weight is None and not self.reads_text:
-            lesson, chosen = self._weigh_text(lesson, chosen, x, blocks, fold)
-        held = lesson.held_out(self, chosen, fold)
-        belief = self._believe_held_out(lesson, held, fold, scores, pool)
-        heads = lesson.heads(self, chosen, slice(None))
-        self.distilled = _distil(lesson, heads, held, chosen, metrics.mean(scores), pool)
-        moved = _jackknife(heads.logits(lesson.columns), held, len(np.unique(fold)))
-        self.distilled.error[pool] = self.distilled.slope * moved
-        return Belief(belief, np.broadcast_to(self._spread(), belief.shape).copy())
+            rows, tuning = self._choose_text_weight(rows, tuning, x, blocks, fold)
+        held_out = rows.held_out(self, tuning, fold)
+        mean = self._held_out_scores(rows, held_out, fold, scores, pool)
+        heads = rows.heads(self, tuning, slice(None))
+        self.distillation = _distil(rows, heads, held_out, tuning, metrics.mean(scores), pool)
+        error = _jackknife(heads.logits(rows.columns), held_out, len(np.unique(fold)))
+        self.distillation.error[pool] = self.distillation.slope * error
+        return Belief(mean, np.broadcast_to(self._spread(), mean.shape).copy())
 
     def predict(self, x: Array) -> Belief:
-        assert self.distilled is not None, "fit first"
-        mean = self.distilled.mean_score(self._columns(x))
+        assert self.distillation is not None, "fit first"
+        mean = self.distillation.mean_score(self._columns(x))
         return Belief(mean, np.broadcast_to(self._spread(), mean.shape).copy())
 
     def distribution(self, x: Array) -> Array:
-        """What the paper's router says: the probability that each expert earns the most, (n, e);
-        its rule is to ask the argmax. Experts that were never scored have none."""
-        assert self.distilled is not None, "fit first"
-        found = np.zeros((len(x), len(self.distilled.mean)))
-        logits = self.distilled.heads.logits(self._columns(x))
-        found[:, self.distilled.pool] = _labels.soft(logits, 1.0)
-        return found
+        """The output of the paper's router: the probability (n, e) that an expert has the highest
+        reward. The paper's rule is to ask the most probable expert. An expert that was never scored
+        has probability 0."""
+        assert self.distillation is not None, "fit first"
+        probability = np.zeros((len(x), len(self.distillation.mean)))
+        logits = self.distillation.heads.logits(self._columns(x))
+        probability[:, self.distillation.pool] = _labels.soft(logits, 1.0)
+        return probability
 
     def options(self) -> dict[str, Any]:
-        assert self.distilled is not None, "fit first"
-        chosen, heads = self.distilled.chosen._asdict(), self.distilled.heads.options()
-        stored = {"chosen": chosen, "heads": heads, "view": self.view.to_json()}
-        return {**settings(self), **stored}
+        assert self.distillation is not None, "fit first"
+        tuning, heads = self.distillation.tuning._asdict(), self.distillation.heads.options()
+        return {**settings(self), "chosen": tuning, "heads": heads, "view": self.view.to_json()}
 
     def arrays(self) -> dict[str, Any]:
-        assert self.distilled is not None, "fit first"
-        return self.distilled.arrays()
+        assert self.distillation is not None, "fit first"
+        return self.distillation.arrays()
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        chosen = Chosen(**options["chosen"])
-        known = {k: v for k, v in options.items() if k not in ("chosen", "heads", "view")}
-        distilled = Distilled.load(chosen, options["heads"], arrays)
-        return cls(**known, view=View.from_json(options["view"]), distilled=distilled)
+        tuning = Tuning(**options["chosen"])
+        fields = {k: v for k, v in options.items() if k not in ("chosen", "heads", "view")}
+        distillation = Distillation.load(tuning, options["heads"], arrays)
+        return cls(**fields, view=View.from_json(options["view"]), distillation=distillation)
 
-    def _weighing(self, text: float, blocks: Mapping[str, slice]) -> View:
+    def _view(self, text: float, blocks: Mapping[str, slice]) -> View:
         return view(blocks, text=text, domain=2.0, surface=0.3, width=self.width)
 
     def _columns(self, x: Any) -> Any:
@@ -175,107 +179,115 @@ class Zooter:
 
     # --- fitting -----------------------------------------------------------------------------
 
-    def label(self, rewards: Array, tagged: _labels.Incidence, temperature: float) -> Array:
-        """The labels of some queries, (n, e); tag means are those of these queries alone."""
-        plain = _labels.hard(rewards) if self.hard else _labels.soft(rewards, temperature)
+    def label(self, rewards: Array, tags: _labels.Incidence, temperature: float) -> Array:
+        """The labels (n, e) of some queries; the tag means are computed on these queries only."""
+        labels = _labels.hard(rewards) if self.hard else _labels.soft(rewards, temperature)
         return _labels.enhanced(
-            plain,
-            tagged,
+            labels,
+            tags,
             beta=self.beta,
             shrinkage=self.shrinkage,
             leave_one_out=self.leave_one_out,
             untagged=self.untagged,
         )
 
-    def _lessons(
+    def _tags_and_rewards(
         self, x: Array, scores: Array, blocks: Mapping[str, slice], seed: int
     ) -> tuple[_labels.Incidence, Array]:
-        """Tags and rewards; without a table, the labels among the vectors and the scores."""
+        """The tags (n, t) and rewards (n, e) of the table; without a table, the domain block of the
+        vectors and the scores."""
         rewards = scores
-        if self.lessons is not None and self.lessons.rewards is not None:
-            rewards = self.lessons.rewards
+        if self.signals is not None and self.signals.rewards is not None:
+            rewards = self.signals.rewards
         if self.tags.startswith("clusters") and self.reads_text:
             raise BadInput(
-                "clusters need vectors, and a language model reads texts: write tags with"
-                " `routewright tag --clusters K` first"
+                "tags 'clusters' need vectors, but a language model reads texts: write tags into"
+                " the table first, with `routewright tag --clusters K`"
             )
         if self.tags.startswith("clusters"):
-            tagged = clusters(x, blocks, _count(self.tags), seed)
-        elif self.lessons is not None:
-            tagged = _labels.incidence(self.lessons.tags)[0]
+            tags = clusters(x, blocks, _count(self.tags), seed)
+        elif self.signals is not None:
+            tags = _labels.incidence(self.signals.tags)[0]
         else:
-            tagged = _among(x, {} if self.tags == "none" or self.reads_text else blocks)
-        if len(rewards) != len(x) or tagged.shape[0] != len(x):
-            raise BadInput("zooter was shown another table than the one that it is fitted on")
-        return tagged, rewards
+            tags = _domain_tags(x, {} if self.tags == "none" or self.reads_text else blocks)
+        if len(rewards) != len(x) or tags.shape[0] != len(x):
+            raise BadInput(
+                "zooter has the tags of another table: call `given` with the rows to fit"
+            )
+        return tags, rewards
 
-    def _validate(self, lesson: _Lesson, fold: Folds) -> Chosen:
-        """Temperature, then penalty: those whose held-out logits explain most of the differences
-        between the experts' scores."""
+    def _validate(self, rows: _TrainingRows, fold: Folds) -> Tuning:
+        """Chooses the temperature and then the penalty whose held-out logits explain the most of
+        the differences between the experts' scores."""
         if self.reads_text:
-            usual = temperatures(lesson.rewards, (TUNED_SOFTNESS,))[0]
-            return Chosen(self.temperature or usual, float("nan"))
-        chosen = Chosen(self.temperature or 1.0, self.penalty or PENALTY)
+            default = temperatures(rows.rewards, (TUNED_SOFTNESS,))[0]
+            return Tuning(self.temperature or default, float("nan"))
+        tuning = Tuning(self.temperature or 1.0, self.penalty or PENALTY)
         if self.temperature is None and not self.hard:
-            tried = [chosen._replace(temperature=t) for t in temperatures(lesson.rewards)]
-            chosen = lesson.best(self, tried, fold)
-        chosen = lesson.best(self, self._penalties(chosen), fold)
+            candidates = [tuning._replace(temperature=t) for t in temperatures(rows.rewards)]
+            tuning = rows.best(self, candidates, fold)
+        tuning = rows.best(self, self._penalties(tuning), fold)
         if self.hard:
-            return chosen._replace(temperature=float("nan"))
-        return chosen
+            return tuning._replace(temperature=float("nan"))
+        return tuning
 
-    def _penalties(self, chosen: Chosen) -> list[Chosen]:
+    def _penalties(self, tuning: Tuning) -> list[Tuning]:
         return [
-            chosen._replace(penalty=p) for p in ((self.penalty,) if self.penalty else PENALTIES)
+            tuning._replace(penalty=p) for p in ((self.penalty,) if self.penalty else PENALTIES)
         ]
 
-    def _weigh_text(
-        self, lesson: _Lesson, chosen: Chosen, x: Array, blocks: Mapping[str, slice], fold: Folds
-    ) -> tuple[_Lesson, Chosen]:
-        """The same lesson, seen at the weight of the text at which it explains most."""
-        trials = [(chosen, lesson, self.view)]
-        for text in TEXTS[1:]:
-            seen = self._weighing(text, blocks)
-            other = replace(lesson, columns=seen(x))
-            trials.append((other.best(self, self._penalties(chosen), fold), other, seen))
-        chosen, lesson, self.view = max(trials, key=lambda trial: trial[0].explained)
-        return lesson, chosen
+    def _choose_text_weight(
+        self,
+        rows: _TrainingRows,
+        tuning: Tuning,
+        x: Array,
+        blocks: Mapping[str, slice],
+        fold: Folds,
+    ) -> tuple[_TrainingRows, Tuning]:
+        """Sets the view with the text weight that explains the most; returns its rows."""
+        trials = [(tuning, rows, self.view)]
+        for weight in TEXT_WEIGHTS[1:]:
+            other_view = self._view(weight, blocks)
+            other = replace(rows, columns=other_view(x))
+            trials.append((other.best(self, self._penalties(tuning), fold), other, other_view))
+        tuning, rows, self.view = max(trials, key=lambda trial: trial[0].explained)
+        return rows, tuning
 
-    def _believe_held_out(
-        self, lesson: _Lesson, held: Array, fold: Folds, scores: Array, pool: Mask
+    def _held_out_scores(
+        self, rows: _TrainingRows, logits: Array, fold: Folds, scores: Array, pool: Mask
     ) -> Array:
-        """Beliefs (n, e) about each row from heads, slope and means that did not see it."""
-        found = np.empty_like(scores)
+        """Predicted scores (n, e) of each row from held-out logits (n, pool), with a slope, level
+        and means that are fitted without its fold."""
+        predictions = np.empty_like(scores)
         for k in np.unique(fold):
-            inside, outside = fold != k, fold == k
-            part = lesson.take(inside)
-            without = _distil(
-                part, None, held[inside], NOTHING_CHOSEN, metrics.mean(scores[inside]), pool
+            train, test = fold != k, fold == k
+            part = _distil(
+                rows.take(train), None, logits[train], NO_TUNING, metrics.mean(scores[train]), pool
             )
-            found[outside] = without.combine(lesson.columns[outside], held[outside])
-        return found
+            predictions[test] = part.combine(rows.columns[test], logits[test])
+        return predictions
 
     def _spread(self) -> Array:
-        assert self.distilled is not None, "fit first"
-        return self.distilled.error
+        assert self.distillation is not None, "fit first"
+        return self.distillation.error
 
 
-class Lessons(NamedTuple):
-    """What a table teaches beyond scores: rewards (n, e), None for the scores, and tags."""
+class Signals(NamedTuple):
+    """What Zooter learns from in a table besides scores; `rewards` (n, e) None means the scores."""
 
     rewards: Array | None
     tags: Sequence[Sequence[str]]
 
 
-class Chosen(NamedTuple):
-    """What validation has chosen, and how well that explains held-out differences (R²)."""
+class Tuning(NamedTuple):
+    """The settings that validation chose, and the R² of held-out differences between experts."""
 
     temperature: float  # NaN for hard labels
     penalty: float
     explained: float = float("nan")
 
 
-NOTHING_CHOSEN = Chosen(float("nan"), float("nan"))
+NO_TUNING = Tuning(float("nan"), float("nan"))
 
 
 class Heads(NamedTuple):
@@ -286,7 +298,7 @@ class Heads(NamedTuple):
     bias: Array  # (e,)
 
     def logits(self, columns: Array) -> Array:
-        """Centred over the experts, (n, e): only differences mean something."""
+        """Logits (n, e), centred over the experts, because only differences have a meaning."""
         raw = (columns - self.centre) @ self.weights + self.bias
         return np.asarray(raw - raw.mean(axis=1, keepdims=True))
 
@@ -297,12 +309,13 @@ class Heads(NamedTuple):
         return self._asdict()
 
 
-class Tuned(NamedTuple):
-    """The heads of a language model that was trained with them; reads texts (n,)."""
+class LanguageModelHeads(NamedTuple):
+    """The heads of a language model that was trained with them; they read texts (n,)."""
 
     model: Transformer
 
     def logits(self, texts: Any) -> Array:
+        """Logits (n, e), centred over the experts."""
         raw = self.model.logits(texts)
         return np.asarray(raw - raw.mean(axis=1, keepdims=True))
 
@@ -314,88 +327,99 @@ class Tuned(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Lesson:
-    """What the heads learn from, of the experts that have both scores and rewards."""
+class _TrainingRows:
+    """The rows that the heads are fitted on, for the experts that have both scores and rewards."""
 
     columns: Any  # (n, width), or (n,) texts
     rewards: Array  # (n, e), gaps filled
-    tagged: _labels.Incidence
+    tags: _labels.Incidence
     scores: Array  # (n, e), NaN where unknown
     seed: int
 
-    def take(self, rows: Any) -> _Lesson:
+    def take(self, rows: Any) -> _TrainingRows:
         return replace(
             self,
             columns=self.columns[rows],
             rewards=self.rewards[rows],
-            tagged=self.tagged[rows],
+            tags=self.tags[rows],
             scores=self.scores[rows],
         )
 
-    def heads(self, zooter: Zooter, chosen: Chosen, rows: Any) -> Heads | Tuned:
+    def heads(self, zooter: Zooter, tuning: Tuning, rows: Any) -> Heads | LanguageModelHeads:
+        """Heads fitted to the labels of some rows."""
         part = self.take(rows)
-        wanted = zooter.label(part.rewards, part.tagged, chosen.temperature)
+        labels = zooter.label(part.rewards, part.tags, tuning.temperature)
         if zooter.reads_text:
-            return fit_tuned(part.columns, wanted, zooter, self.seed)
-        return fit_heads(part.columns, wanted, chosen.penalty, zooter.direction)
+            return fit_language_model(part.columns, labels, zooter, self.seed)
+        return fit_heads(part.columns, labels, tuning.penalty, zooter.direction)
 
-    def held_out(self, zooter: Zooter, chosen: Chosen, fold: Folds) -> Array:
-        """Logits (n, e) of each row from heads and tag means that it is no part of."""
-        found = np.empty_like(self.rewards)
+    def held_out(self, zooter: Zooter, tuning: Tuning, fold: Folds) -> Array:
+        """Logits (n, e) of each row from heads and tag means that are fitted without its fold."""
+        logits = np.empty_like(self.rewards)
         for k in np.unique(fold):
-            heads = self.heads(zooter, chosen, fold != k)
-            found[fold == k] = heads.logits(self.columns[fold == k])
-        return found
+            heads = self.heads(zooter, tuning, fold != k)
+            logits[fold == k] = heads.logits(self.columns[fold == k])
+        return logits
 
-    def best(self, zooter: Zooter, tried: Sequence[Chosen], fold: Folds) -> Chosen:
-        judged = []
-        for one in tried:
-            slope, explained = _slope(self.held_out(zooter, one, fold), self.scores)
-            judged.append(one._replace(explained=explained if slope > 0 else 0.0))
-        return max(judged, key=lambda one: one.explained)
+    def best(self, zooter: Zooter, candidates: Sequence[Tuning], fold: Folds) -> Tuning:
+        """The candidate whose held-out logits explain the most, with its R²."""
+        trials = []
+        for tuning in candidates:
+            slope, explained = _slope(self.held_out(zooter, tuning, fold), self.scores)
+            trials.append(tuning._replace(explained=explained if slope > 0 else 0.0))
+        return max(trials, key=lambda trial: trial.explained)
 
 
 @dataclass(frozen=True)
-class Distilled:
-    """Heads, and how to read scores from their logits."""
+class Distillation:
+    """The fitted heads, and the parameters that turn their logits into scores."""
 
-    heads: Heads | Tuned
-    chosen: Chosen
+    heads: Heads | LanguageModelHeads
+    tuning: Tuning
     slope: float  # score per logit
     typical: Array  # (pool,) mean logits
-    level: Ridge | None  # of the mean score over the experts
+    level: Ridge | None  # predicts the mean score over the experts; None for a language model
     mean: Array  # (e,) mean score, NaN for experts never scored
-    pool: Mask  # (e,) whom the heads know
+    pool: Mask  # (e,) true for the experts of the heads
     error: Array  # (e,) standard deviation of the belief
 
     def mean_score(self, columns: Array) -> Array:
+        """Predicted scores (n, e)."""
         return self.combine(columns, self.heads.logits(columns))
 
     def combine(self, columns: Array, logits: Array) -> Array:
-        moved = logits - self.typical
-        moved = self.slope * (moved - moved.mean(axis=1, keepdims=True))
+        """Predicted scores (n, e) from logits (n, pool)."""
+        deviation = logits - self.typical
+        deviation = self.slope * (deviation - deviation.mean(axis=1, keepdims=True))
         if self.level is not None:
-            moved = moved + self.level.predict(columns).mean - self.level.mean
-        found = np.repeat(self.mean[None], len(columns), axis=0)
-        found[:, self.pool] += moved
-        return np.clip(found, 0.0, 1.0)
+            deviation = deviation + self.level.predict(columns).mean - self.level.mean
+        scores = np.repeat(self.mean[None], len(columns), axis=0)
+        scores[:, self.pool] += deviation
+        return np.clip(scores, 0.0, 1.0)
 
     def arrays(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in ("typical", "mean", "pool", "error")}
         heads = {f"heads.{k}": v for k, v in self.heads.arrays().items()}
-        fitted = {} if self.level is None else self.level._asdict()
-        level = {f"level.{k}": v for k, v in fitted.items()}
+        ridge = {} if self.level is None else self.level._asdict()
+        level = {f"level.{k}": v for k, v in ridge.items()}
         return {**own, "slope": np.array([self.slope]), **heads, **level}
 
     @classmethod
-    def load(cls, chosen: Chosen, tuned: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        def under(part: str) -> dict[str, Any]:
-            return {k.removeprefix(part): v for k, v in arrays.items() if k.startswith(part)}
+    def load(cls, tuning: Tuning, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
+        """From the arrays of `arrays()` and the heads' options, which linear heads do not have."""
+
+        def under(prefix: str) -> dict[str, Any]:
+            return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
         own = {name: arrays[name] for name in ("typical", "mean", "error")}
+        stored = under("heads.")
         return cls(
-            heads=_tuned(tuned, under("heads.")) if tuned else Heads(**under("heads.")),
-            chosen=chosen,
+            heads=(
+                LanguageModelHeads(Transformer.load(options, stored))
+                if options
+                else Heads(**stored)
+            ),
+            tuning=tuning,
             slope=float(arrays["slope"][0]),
             level=Ridge(**level) if (level := under("level.")) else None,
             pool=np.asarray(arrays["pool"], dtype=bool),
@@ -404,28 +428,26 @@ class Distilled:
 
 
 def _distil(
-    lesson: _Lesson,
-    heads: Heads | Tuned | None,
-    held: Array,
-    chosen: Chosen,
+    rows: _TrainingRows,
+    heads: Heads | LanguageModelHeads | None,
+    held_out: Array,
+    tuning: Tuning,
     mean: Array,
     pool: Mask,
-) -> Distilled:
-    """What turns logits into scores, from held-out logits (n, pool) and scores."""
-    slope, _ = _slope(held, lesson.scores)
-    level = metrics.mean((lesson.scores - metrics.mean(lesson.scores)).T) + np.nanmean(
-        metrics.mean(lesson.scores)
+) -> Distillation:
+    """Fits the slope and the level to held-out logits (n, pool) and the rows' scores."""
+    slope, _ = _slope(held_out, rows.scores)
+    level = metrics.mean((rows.scores - metrics.mean(rows.scores)).T) + np.nanmean(
+        metrics.mean(rows.scores)
     )
-    known = np.isfinite(level)
-    return Distilled(
+    mask = np.isfinite(level)
+    return Distillation(
         heads=heads or Heads(np.zeros(0), np.zeros((0, 0)), np.zeros(0)),
-        chosen=chosen,
+        tuning=tuning,
         slope=max(slope, 0.0),
-        typical=held.mean(axis=0),
+        typical=held_out.mean(axis=0),
         level=(
-            None
-            if lesson.columns.ndim == 1
-            else fit_ridge(lesson.columns[known], level[known, None])
+            None if rows.columns.ndim == 1 else fit_ridge(rows.columns[mask], level[mask, None])
         ),
         mean=mean,
         pool=pool,
@@ -434,69 +456,73 @@ def _distil(
 
 
 def _slope(logits: Array, scores: Array) -> tuple[float, float]:
-    """Score per logit, and the share of the scores' differences between experts that it explains.
+    """The score per logit, and the share of the scores' differences between experts (R²) that the
+    logits explain.
 
-    Both tables lose their means per expert, then per query over the experts that are known.
+    Both tables (n, e) are centred per expert and then per query, over the known scores.
     """
-    known = np.isfinite(scores)
+    mask = np.isfinite(scores)
 
     def differences(table: Array) -> Array:
-        centred = np.where(known, table - metrics.mean(np.where(known, table, np.nan)), 0.0)
-        row = centred.sum(axis=1, keepdims=True) / np.maximum(known.sum(axis=1, keepdims=True), 1)
-        return np.where(known, centred - row, 0.0)
+        centred = np.where(mask, table - metrics.mean(np.where(mask, table, np.nan)), 0.0)
+        row = centred.sum(axis=1, keepdims=True) / np.maximum(mask.sum(axis=1, keepdims=True), 1)
+        return np.where(mask, centred - row, 0.0)
 
-    c, d = differences(logits), differences(np.where(known, scores, 0.0))
-    with_logits, logits_alone, alone = float((c * d).sum()), float((c * c).sum()), (d * d).sum()
-    if logits_alone < 1e-12 or alone < 1e-12:
+    c, d = differences(logits), differences(np.where(mask, scores, 0.0))
+    product, logits_square, square = float((c * d).sum()), float((c * c).sum()), (d * d).sum()
+    if logits_square < 1e-12 or square < 1e-12:
         return 0.0, 0.0
-    return with_logits / logits_alone, with_logits**2 / logits_alone / float(alone)
+    return product / logits_square, product**2 / logits_square / float(square)
 
 
-def _jackknife(logits: Array, held: Array, count: int) -> Array:
-    """Standard deviation (e,) of logits: how much it moves them to leave out one fold of `count`,
-    scaled as the jackknife does."""
-    return np.asarray(np.sqrt((count - 1) * ((logits - held) ** 2).mean(axis=0)))
+def _jackknife(logits: Array, held_out: Array, count: int) -> Array:
+    """The jackknife's standard deviation (e,) of logits (n, e), from those without one of `count`
+    folds."""
+    return np.asarray(np.sqrt((count - 1) * ((logits - held_out) ** 2).mean(axis=0)))
 
 
-def fit_heads(columns: Array, wanted: Array, penalty: float, direction: str = "forward") -> Heads:
-    """Linear heads whose softmax is closest to the labels `wanted` (n, e), by L-BFGS.
+def fit_heads(columns: Array, labels: Array, penalty: float, direction: str = "forward") -> Heads:
+    """Linear heads whose softmax is closest to the labels (n, e), by L-BFGS.
 
-    Minimises Σ KL + penalty/2 · ‖weights‖²; the biases are free. `forward` is KL(label ‖ head),
-    the cross-entropy on soft labels up to a constant; `reverse` is KL(head ‖ label), with labels
-    mixed with a little of the uniform distribution so that it is finite.
+    Minimises Σ KL + penalty/2 · ‖weights‖²; the biases have no penalty. `forward` is
+    KL(label ‖ head), the cross-entropy on soft labels up to a constant. `reverse` is
+    KL(head ‖ label); a small share of the uniform distribution is mixed into the labels, so that it
+    is finite.
     """
     from scipy.optimize import minimize
 
     n, width = columns.shape
-    e = wanted.shape[1]
+    e = labels.shape[1]
     centre = columns.mean(axis=0) if n else np.zeros(width)
     a = columns - centre
     distance = {"forward": _forward, "reverse": _reverse}[direction]
     # In coordinates u with weights = whiten @ u, the curvature is about the same in all
-    # directions, and a few steps are enough.
-    share = wanted.mean(axis=0) if n else np.ones(e) / e
+    # directions, so that a few steps suffice.
+    share = labels.mean(axis=0) if n else np.ones(e) / e
     curvature = max(float((share * (1 - share)).mean()), 1e-6)
     whiten = np.linalg.inv(np.linalg.cholesky(curvature * a.T @ a + penalty * np.eye(width))).T
-    b, pull = a @ whiten, penalty * whiten.T @ whiten
+    b, ridge = a @ whiten, penalty * whiten.T @ whiten
     scale = 1 / np.sqrt(curvature * max(n, 1))  # of the biases
 
     def objective(flat: Array) -> tuple[float, Array]:
         u, bias = flat[: width * e].reshape(width, e), scale * flat[width * e :]
-        loss, slope = distance(b @ u + bias, wanted)
-        pulled = pull @ u
-        loss += float((u * pulled).sum()) / 2
-        return loss, np.concatenate([(b.T @ slope + pulled).ravel(), scale * slope.sum(axis=0)])
+        loss, gradient = distance(b @ u + bias, labels)
+        shrinkage = ridge @ u
+        loss += float((u * shrinkage).sum()) / 2
+        slopes = b.T @ gradient + shrinkage
+        return loss, np.concatenate([slopes.ravel(), scale * gradient.sum(axis=0)])
 
     start = np.zeros((width + 1) * e)
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS}).x
-    weights = whiten @ found[: width * e].reshape(width, e)
-    return Heads(centre, weights, scale * found[width * e :])
+    best = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS}).x
+    weights = whiten @ best[: width * e].reshape(width, e)
+    return Heads(centre, weights, scale * best[width * e :])
 
 
-def fit_tuned(texts: Any, wanted: Array, zooter: Zooter, seed: int) -> Tuned:
-    """A language model whose softmax is closest to the labels `wanted` (n, e).
+def fit_language_model(texts: Any, labels: Array, zooter: Zooter, seed: int) -> LanguageModelHeads:
+    """A language model whose softmax is closest to the labels (n, e).
 
-    The predictor `transformer` learns softmax(scores / τ): the labels' logs at τ = 1 are that.
+    The predictor `transformer` learns softmax(scores / τ), so its scores are the logs of the
+    labels, with τ = 1.
     """
     model = Transformer(
         zooter.base or Transformer.base,
@@ -507,27 +533,23 @@ def fit_tuned(texts: Any, wanted: Array, zooter: Zooter, seed: int) -> Tuned:
         temperature=1.0,
         progress=zooter.progress,
     )
-    scores = np.log((1 - FLOOR) * wanted + FLOOR / wanted.shape[1])
-    return Tuned(model.fit(texts, scores, blocks={}, seed=seed))
+    scores = np.log((1 - FLOOR) * labels + FLOOR / labels.shape[1])
+    return LanguageModelHeads(model.fit(texts, scores, blocks={}, seed=seed))
 
 
-def _tuned(options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Tuned:
-    return Tuned(Transformer.load(options, arrays))
-
-
-def _forward(logits: Array, wanted: Array) -> tuple[float, Array]:
-    """Σ KL(label ‖ softmax) without the labels' own entropy, and its gradient."""
+def _forward(logits: Array, labels: Array) -> tuple[float, Array]:
+    """Σ KL(label ‖ softmax) without the labels' own entropy, and its gradient (n, e)."""
     log = _log_softmax(logits)
-    return float(-(wanted * log).sum()), np.exp(log) - wanted
+    return float(-(labels * log).sum()), np.exp(log) - labels
 
 
-def _reverse(logits: Array, wanted: Array) -> tuple[float, Array]:
-    """Σ KL(softmax ‖ label), and its gradient."""
+def _reverse(logits: Array, labels: Array) -> tuple[float, Array]:
+    """Σ KL(softmax ‖ label), and its gradient (n, e)."""
     log = _log_softmax(logits)
-    said = np.exp(log)
-    ratio = log - np.log((1 - FLOOR) * wanted + FLOOR / wanted.shape[1])
-    divergence = (said * ratio).sum(axis=1, keepdims=True)
-    return float(divergence.sum()), said * (ratio - divergence)
+    probability = np.exp(log)
+    ratio = log - np.log((1 - FLOOR) * labels + FLOOR / labels.shape[1])
+    divergence = (probability * ratio).sum(axis=1, keepdims=True)
+    return float(divergence.sum()), probability * (ratio - divergence)
 
 
 def _log_softmax(logits: Array) -> Array:
@@ -537,8 +559,10 @@ def _log_softmax(logits: Array) -> Array:
 
 
 def temperatures(rewards: Array, softness: Sequence[float] = SOFTNESS) -> list[float]:
-    """Candidates whose labels have an entropy that lies evenly between hard labels' and log e:
-    the same labels come out whatever the rewards' scale."""
+    """Temperatures whose labels have given entropies, as shares from that of hard labels to log e.
+
+    The labels therefore do not depend on the scale of the rewards (n, e).
+    """
     least, most = _labels.entropy(_labels.hard(rewards)), np.log(max(rewards.shape[1], 2))
     return [
         _labels.temperature_for(rewards, least + max(share, 0.05) * (most - least))
@@ -550,22 +574,22 @@ def temperatures(rewards: Array, softness: Sequence[float] = SOFTNESS) -> list[f
 
 
 def clusters(x: Array, blocks: Mapping[str, slice], count: int, seed: int) -> _labels.Incidence:
-    """Tags without anybody's tagging: which of `count` k-means clusters a query's text is in."""
+    """Clusters as tags: the incidence matrix of `count` k-means clusters of the queries' texts."""
     from sklearn.cluster import KMeans
 
     columns = view(blocks, domain=0.0, surface=0.0, unit=True)(x)
     count = min(count, len(np.unique(columns, axis=0)))
-    member = KMeans(count, n_init=3, random_state=seed).fit_predict(columns)
-    return _labels.incidence([[str(number)] for number in member])[0]
+    numbers = KMeans(count, n_init=3, random_state=seed).fit_predict(columns)
+    return _labels.incidence([[str(number)] for number in numbers])[0]
 
 
-def _carried(outcomes: Outcomes, tags: str) -> Sequence[Sequence[str]]:
-    """The tags of each row, as the option `tags` wants them."""
+def _table_tags(outcomes: Outcomes, tags: str) -> Sequence[Sequence[str]]:
+    """The tags of each row that the option `tags` names; clusters are computed later."""
     if tags.startswith("clusters"):
         _count(tags)
         return ()
     if tags not in ("table", "domain", "none"):
-        raise BadInput(f"tags '{tags}' is none of table, domain, clusters=K, none")
+        raise BadInput(f"tags '{tags}' is unknown: choose table, domain, clusters=K or none")
     return tags_of(outcomes.queries, tags)
 
 
@@ -573,12 +597,12 @@ def _count(tags: str) -> int:
     """`clusters=40` ▶ 40."""
     kind, _, count = tags.partition("=")
     if kind != "clusters" or not count.isdigit() or int(count) < 2:
-        raise BadInput(f"tags '{tags}' is none of table, domain, clusters=K (K of 2 or more), none")
+        raise BadInput(f"tags '{tags}' is unknown: write clusters=K with a number K of 2 or more")
     return int(count)
 
 
-def _among(x: Array, blocks: Mapping[str, slice]) -> _labels.Incidence:
-    """The labels that the vectors hold themselves (encoder `domain`)."""
+def _domain_tags(x: Array, blocks: Mapping[str, slice]) -> _labels.Incidence:
+    """The tags in the `domain` block of the vectors."""
     from scipy.sparse import csr_matrix
 
     return csr_matrix((x[:, blocks.get("domain", slice(0, 0))] > 0).astype(np.float64))

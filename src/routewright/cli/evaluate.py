@@ -125,8 +125,9 @@ def show_forecasts(measured: Evaluation, console: Console) -> None:
     table.add_column("", overflow="fold")
     for heading in ("AUC", "Brier score", "calibration error"):
         table.add_column(heading, justify="right")
+    assert measured.prediction is not None, "a router has a prediction"
     forecast, score = measured.prediction.chance, measured.outcomes.score
-    for m, name in enumerate(measured.router.experts):
+    for m, name in enumerate(measured.outcomes.experts):
         figures = (
             f(forecast[:, m], score[:, m]) for f in (metrics.auc, metrics.brier, metrics.ece)
         )

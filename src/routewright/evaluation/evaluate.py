@@ -1,4 +1,4 @@
-"""What would a router have done on recorded outcomes, and was it worth it?
+"""What would a router, or any strategy, have done on recorded outcomes, and was it worth it?
 
 The strategies that are evaluated are those that are served. Costs include everything that a
 strategy asked on the way.
@@ -6,7 +6,8 @@ strategy asked on the way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,20 +15,32 @@ from routewright import metrics
 from routewright.data.outcomes import Outcomes
 from routewright.errors import BadTable
 from routewright.evaluation.figures import Evaluation
+from routewright.router.frontier import OperatingPoint
 from routewright.router.router import Router
+from routewright.strategies import name_of, router_of
 from routewright.strategies._recorded import Recorded, run
+from routewright.types import Strategy
 
 REPLICATES = 1000
 CLUSTERS = 10  # domains that the bootstrap needs to draw whole ones
 
 
 def evaluate(
-    router: Router, outcomes: Outcomes, *, replicates: int = REPLICATES, seed: int = 0
+    strategy: Router | Strategy,
+    outcomes: Outcomes,
+    *,
+    without_domain: bool = False,
+    replicates: int = REPLICATES,
+    seed: int = 0,
 ) -> Evaluation:
-    """Runs every operating point of the router on every row.
+    """Runs every operating point of a router, or any one strategy, on every row.
 
-    Raises BadTable if the table lacks one of the router's experts, or knows nothing of one that
-    is asked.
+    A router is compared with its own experts, a strategy with all of the table's (`Outcomes.pool`
+    takes some). Costs are in US$, or at the prices that a router was fitted at. `without_domain`
+    hides the queries' domains and tags, as an untagged request has none.
+
+    Raises BadTable if the table lacks an expert of the router, or knows nothing of one that is
+    asked.
 
     >>> import routewright as rw
     >>> from routewright.demo import example
@@ -39,30 +52,63 @@ def evaluate(
     best single expert: sage ...
     ...
     """
-    asked = [*router.experts, *router.verifiers]
-    if missing := [name for name in asked if name not in outcomes.experts]:
-        raise BadTable(
-            f"the router knows {', '.join(missing)}, the table does not;"
-            f" it has {', '.join(outcomes.experts)}"
-        )
-    whole = outcomes.pool(asked).at_prices(**router.prices).costed()
-    outcomes = whole.pool(router.experts)
-    _check_known(router, outcomes)
-    rows = Recorded(whole, router)
+    router = strategy if isinstance(strategy, Router) else router_of(strategy)
+    if isinstance(router, Router):
+        outcomes = _for_router(router, outcomes, every_expert=strategy is not router)
+    whole = outcomes.costed()
+    rows = Recorded(_untagged(whole) if without_domain else whole, router)
+    if isinstance(strategy, Router):
+        outcomes = whole.pool(strategy.experts)
+        _check_known({name for point in strategy.frontier for name in point.shares}, outcomes)
+        points = strategy.frontier
+        runs = tuple(run(strategy.strategy_at(point), rows) for point in points)
+    else:
+        outcomes, points, runs = whole, (_point(strategy),), (run(strategy, rows),)
+        _check_known(runs[0].shares(whole.experts), whole)
+        if np.isnan(runs[0].score).all():
+            raise BadTable(f"on none of {len(whole)} rows the strategy gets an answer with a score")
     return Evaluation(
-        router=router,
+        router=strategy if isinstance(strategy, Router) else None,
         outcomes=outcomes,
-        prediction=rows.prediction,
-        points=router.frontier,
-        runs=tuple(run(router.strategy_at(point), rows) for point in router.frontier),
+        prediction=None if router is None else rows.prediction,
+        points=points,
+        runs=runs,
         weights=metrics.resample(len(outcomes), replicates, seed, _clusters(outcomes)),
     )
 
 
-def _check_known(router: Router, outcomes: Outcomes) -> None:
-    """Of everybody who is asked at some point, the rows must know a score, and a cost where they
-    know any: means over what happens to be known would say nothing about the router."""
-    asked = {name for point in router.frontier for name in point.shares}
+def _for_router(router: Router, outcomes: Outcomes, *, every_expert: bool) -> Outcomes:
+    """The outcomes at the router's prices, of its experts or with those of the table beside."""
+    names = [*router.experts, *router.verifiers]
+    if missing := [name for name in names if name not in outcomes.experts]:
+        raise BadTable(
+            f"the router knows {', '.join(missing)}, the table does not;"
+            f" it has {', '.join(outcomes.experts)}"
+        )
+    outcomes = outcomes.at_prices(**router.prices)
+    if not every_expert:
+        return outcomes.pool(names)
+    _check_known(names, outcomes)  # an expert without scores could not be asked
+    return outcomes
+
+
+def _untagged(outcomes: Outcomes) -> Outcomes:
+    queries = tuple(replace(query, domain=None, tags=()) for query in outcomes.queries)
+    return replace(outcomes, queries=queries)
+
+
+def _point(strategy: Strategy) -> OperatingPoint:
+    """A strategy as a point of which nothing was promised."""
+    unknown = float("nan")
+    price, pair = getattr(strategy, "price", unknown), (unknown, unknown)
+    spec = {"strategy": name_of(strategy)}
+    return OperatingPoint(price, unknown, unknown, unknown, pair, unknown, pair, spec, "")
+
+
+def _check_known(asked: Iterable[str], outcomes: Outcomes) -> None:
+    """Of everybody who is asked, the rows must know a score, and a cost where they know any: means
+    over what happens to be known would say nothing about the router."""
+    asked = set(asked)
     for fact, table in (("score", outcomes.score), ("cost", outcomes.charges)):
         columns = enumerate(outcomes.experts)
         nothing = [name for m, name in columns if not np.isfinite(table[:, m]).any()]

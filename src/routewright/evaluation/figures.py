@@ -22,11 +22,11 @@ AT_FRACTION = ("quality", "quality_ci", "gain_over_zero_router", "gain_ci")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A router's k operating points measured on n rows."""
+    """A router's k operating points, or one strategy, measured on n rows."""
 
-    router: Router
+    router: Router | None  # None: of one strategy
     outcomes: Outcomes
-    prediction: Prediction
+    prediction: Prediction | None  # None: there is no router
     points: tuple[OperatingPoint, ...]
     runs: tuple[Run, ...]  # of every point
     weights: Array  # bootstrap weights (b, n)
@@ -101,7 +101,7 @@ def summary(e: Evaluation) -> dict[str, Any]:
     return {
         "experts": {
             name: {"quality": _number(quality[m]), "cost": dollars(price[m])}
-            for m, name in enumerate(e.router.experts)
+            for m, name in enumerate(e.outcomes.experts)
         },
         "references": _references(e, quality, price, dollars),
         "curve": _curve(e, curve_cost, curve_quality, span[1] if priced else None),
@@ -127,15 +127,23 @@ def summary(e: Evaluation) -> dict[str, Any]:
             if whole
             else None
         ),
-        "predictor": {
-            name: {
-                "auc": _number(metrics.auc(e.prediction.chance[:, m], score[:, m])),
-                "ece": _number(metrics.ece(e.prediction.chance[:, m], score[:, m])),
-            }
-            for m, name in enumerate(e.router.experts)
-        },
+        "predictor": _forecasts(e),
         "domains": _domains(e),
         "n": len(e.outcomes),
+    }
+
+
+def _forecasts(e: Evaluation) -> dict[str, Any]:
+    """How good the forecasts of each expert's score are; of a strategy without a router, {}."""
+    if e.prediction is None:
+        return {}
+    chance, score = e.prediction.chance, e.outcomes.pool(e.prediction.experts).score
+    return {
+        name: {
+            "auc": _number(metrics.auc(chance[:, m], score[:, m])),
+            "ece": _number(metrics.ece(chance[:, m], score[:, m])),
+        }
+        for m, name in enumerate(e.prediction.experts)
     }
 
 
@@ -152,7 +160,7 @@ def _references(e: Evaluation, quality: Array, price: Array, dollars: Any) -> di
     ideal = metrics.oracle(score, cost)
 
     def expert(m: int) -> dict[str, Any]:
-        name = e.router.experts[m]
+        name = e.outcomes.experts[m]
         return {"name": name, "quality": float(quality[m]), "cost": dollars(price[m])}
 
     return {
@@ -231,7 +239,7 @@ def _domains(e: Evaluation) -> dict[str, Any]:
             "experts": {
                 expert: _number(float(q))
                 for expert, q in zip(
-                    e.router.experts, metrics.mean(e.outcomes.score[names == name]), strict=True
+                    e.outcomes.experts, metrics.mean(e.outcomes.score[names == name]), strict=True
                 )
             },
         }

@@ -229,9 +229,10 @@ def compare(name: str, best: Array, curve: Array, trials: meta.Trials, seed: int
 def lifts(measured: Evaluation, seed: int = 0) -> Compared:
     """ΔIBC of an AutoMix router on the rows of an evaluation, at the operating point that bought
     most when it was fitted, and over its whole frontier."""
-    ladder = measured.router.card["automix"]["ladder"]
+    assert measured.router is not None, "an AutoMix router was measured"
+    card = measured.router.card
+    ladder, facts = card["automix"]["ladder"], card["experts"]
     small, large = (measured.router.experts.index(ladder[m]) for m in (0, -1))
-    facts = measured.router.card["experts"]
     ends = [(facts[ladder[m]]["cost"], facts[ladder[m]]["quality"]) for m in (0, -1)]
     least = ends[0][0] + (ends[1][0] - ends[0][0]) / 50  # below it a lift is mostly noise
     bought = [
@@ -250,7 +251,7 @@ def lifts(measured: Evaluation, seed: int = 0) -> Compared:
         table.charges[rows][:, [small, large]],
         *(np.zeros((int(rows.sum()), 1)) for _ in range(2)),
     )
-    name = measured.router.card["automix"]["meta_verifier"]
+    name = card["automix"]["meta_verifier"]
     return compare(name, curve[best][:, rows], curve[:, :, rows], trials, seed)
 
 

@@ -30,6 +30,22 @@ class OneShot(Protocol):
     def choose(self, queries: Sequence[Query], prediction: Prediction) -> Indices: ...
 
 
+def router_of(strategy: Strategy) -> Predicts | None:
+    """The router that a strategy asks, or a strategy that it is made of; None if none does."""
+    router: Predicts | None = getattr(strategy, "router", None)
+    if router is not None:
+        return router
+    parts = [part for part in getattr(strategy, "__dict__", {}).values() if hasattr(part, "plan")]
+    routers = (router_of(part) for part in parts)
+    return next((router for router in routers if router is not None), None)
+
+
+def name_of(strategy: Strategy) -> str:
+    """The name of its file, as `build` takes it; of a class elsewhere, the class's own."""
+    package, _, file = type(strategy).__module__.rpartition(".")
+    return file if package == __name__ else type(strategy).__name__
+
+
 def build(spec: Spec, router: Predicts | None = None) -> Strategy:
     """A strategy from plain data, and the router that it asks, if it asks one; see
     `registry.build`.

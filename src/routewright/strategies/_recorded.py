@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -15,11 +15,11 @@ from routewright.answers import votes
 from routewright.answers.equivalence import Kind
 from routewright.answers.evidence import NOBODY, UNSURE, Evidence, Replies, Rung, RungState
 from routewright.drive import replay
-from routewright.errors import NotAdmissible, UpstreamError
+from routewright.errors import BadTable, NotAdmissible, RoutewrightError, UpstreamError
 from routewright.policies import take
 from routewright.strategies import OneShot, Predicts
 from routewright.strategies.single import has_limits
-from routewright.types import Array, Indices, Prediction, Query, Strategy
+from routewright.types import Array, Ask, Decision, Indices, Plan, Prediction, Query, Strategy
 
 if TYPE_CHECKING:  # reading tables needs Polars, serving does not
     from routewright.data.outcomes import Outcomes
@@ -91,6 +91,12 @@ class Recorded:
     def answered(self) -> Mask:
         """(n, e): of which experts of the pool an answer is recorded."""
         return answered(self.pool)
+
+    @cached_property
+    def scored(self) -> tuple[str, ...]:
+        """The experts of the table of which any score is known."""
+        columns = zip(self.outcomes.experts, self.outcomes.score.T, strict=True)
+        return tuple(name for name, scores in columns if np.isfinite(scores).any())
 
     @cached_property
     def limited(self) -> Mask:
@@ -174,9 +180,13 @@ def _decided(ran: Run, strategy: Strategy, rows: Recorded) -> Run:
 
 
 def replayed(strategy: Strategy, rows: Recorded, places: Sequence[int] | None = None) -> Run:
-    """The same by running the plan on each row's record, or on those of some places."""
+    """The same by running the plan on each row's record, or on those of some places.
+
+    Raises BadTable where it asks an expert of which the table knows no score.
+    """
     chosen = range(len(rows.outcomes)) if places is None else places
-    replays = [_replayed(strategy, rows.outcomes, row) for row in chosen]
+    watched = _Watched(strategy, rows.scored)
+    replays = [_replayed(watched, rows.outcomes, row) for row in chosen]
     shape = (len(replays), len(rows.outcomes.experts))
     return Run(
         np.array([score for score, _, _ in replays], np.float64),
@@ -194,6 +204,52 @@ def _replayed(strategy: Strategy, outcomes: Outcomes, row: int) -> tuple[float, 
     score = decision.answer.score
     asked = np.isin(outcomes.experts, [answer.expert for answer in decision.spent])
     return unknown if score is None else score, decision.cost, asked.astype(np.float64)
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """Follows a strategy as long as it asks whom the table knows: without this the answer of an
+    expert that the table does not know would pass for a failed one, and its name for a limit."""
+
+    strategy: Strategy
+    experts: tuple[str, ...]
+
+    def plan(self, query: Query) -> Plan:
+        allowed = _WithStrangers(query.allowed or ())
+        allowed.experts = self.experts
+        plan = self.strategy.plan(replace(query, allowed=allowed))
+        try:
+            asks = next(plan)
+            while True:
+                self._check(asks)
+                try:
+                    answers = yield asks
+                except RoutewrightError as error:
+                    asks = plan.throw(error)
+                else:
+                    asks = plan.send(answers)
+        except StopIteration as stop:
+            decision: Decision = stop.value
+            return decision
+        finally:
+            plan.close()
+
+    def _check(self, asks: Ask | tuple[Ask, ...]) -> None:
+        for ask in (asks,) if isinstance(asks, Ask) else asks:
+            if ask.expert not in self.experts:
+                raise BadTable(
+                    f"'{ask.expert}' is asked, and the table knows no score of it; it has scores"
+                    f" of {', '.join(self.experts)}"
+                )
+
+
+class _WithStrangers(frozenset[str]):
+    """Experts that may be asked, and all that the table does not know."""
+
+    experts: tuple[str, ...] = ()
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name not in self.experts
 
 
 # --- what strategies find in a table -------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 
 from routewright import __version__
 from routewright.data.outcomes import Fingerprints
+from routewright.errors import BadInput
 from routewright.evaluation.figures import Evaluation
 from routewright.evaluation.report import pictures, words
 from routewright.evaluation.report.audit import audit
@@ -39,8 +40,11 @@ def render(
     """The report as one HTML file; `figures` is what `evaluate --json` writes.
 
     `command` is printed as the way to make it again. `seen` holds the fingerprints of the
-    prompts that the router was fitted on, for the overlap audit.
+    prompts that the router was fitted on, for the overlap audit. Raises BadInput for the evaluation
+    of a strategy: the report is about a router.
     """
+    if evaluation.router is None:
+        raise BadInput("a report is about a router and its forecasts: evaluate a router for it")
     study = Study(evaluation, figures)
     page: str = _template().render(
         study=study,

@@ -21,7 +21,7 @@ class Audit(NamedTuple):
 
 
 def audit(e: Evaluation, seen: Fingerprints | None = None) -> Audit:
-    data = e.router.card.get("data", {})
+    data = e.router.card.get("data", {}) if e.router else {}
     if data.get("sha256") == e.outcomes.digest:
         return Audit("bad", "These are the very rows that the router was fitted on.")
     if seen is not None:

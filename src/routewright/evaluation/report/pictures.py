@@ -42,7 +42,7 @@ def reliability(study: Study) -> str:
 
 def _panel(study: Study, m: int) -> plots.Panel:
     name = study.experts[m]
-    forecast = study.evaluation.prediction.chance[:, m]
+    forecast = study.chance[:, m]
     score = study.evaluation.outcomes.score[:, m]
     belief = study.figures["predictor"][name]
     return plots.Panel(

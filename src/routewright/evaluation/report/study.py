@@ -35,7 +35,13 @@ class Study:
 
     @property
     def experts(self) -> tuple[str, ...]:
-        return self.evaluation.router.experts
+        return self.evaluation.outcomes.experts
+
+    @property
+    def chance(self) -> Array:
+        """The forecasts of every score, (n, e)."""
+        assert self.evaluation.prediction is not None, "a router has a prediction"
+        return self.evaluation.prediction.chance
 
     @cached_property
     def best(self) -> int:

@@ -104,7 +104,7 @@ def expert_rows(study: Study) -> list[ExpertRow]:
                 half=_known(study.at_half(study.shares[:, m])),
                 whole=_known(study.shares[study.best, m]),
                 auc=belief["auc"],
-                brier=metrics.brier(e.prediction.chance[:, m], e.outcomes.score[:, m]),
+                brier=metrics.brier(study.chance[:, m], e.outcomes.score[:, m]),
                 ece=belief["ece"],
             )
         )

@@ -30,14 +30,15 @@ def live(
     spent=None,
     stop_after=None,
     providers=None,
+    own=(),
     **traits,
 ):
-    """The deltas' texts and the decision."""
+    """The deltas' texts and the decision; `own` are traits of single experts, by name."""
 
     async def run():
         async with running(*upstreams):
             experts = [
-                expert(upstream.expert(name, **{"retries": 0, **traits}))
+                expert(upstream.expert(name, **{"retries": 0, **traits, **dict(own).get(name, {})}))
                 for name, upstream in zip(NAMES, upstreams, strict=False)
             ]
             async with Client(experts, providers) as client:
@@ -200,6 +201,43 @@ def test_the_deadline_cancels_what_is_under_way(strategy, stream):
     assert slow.cancelled == 1
     assert late.value.spent[0].status == "cancelled"
     assert late.value.spent[0].cost > 0
+
+
+@pytest.mark.parametrize(("max_cost", "most"), [(None, 10_000), (8e-5, 7)])
+def test_what_a_deadline_cancels_is_billed_as_far_as_it_may_have_come(max_cost, most):
+    """Its whole input, and 50 tokens a second; but no more than `max_cost` allowed it to write."""
+    query = Query.of("hi there my friend", max_latency=0.4, max_cost=max_cost)
+    with pytest.raises(DeadlineExceeded) as late:
+        live(Fixed("a"), Upstream(faults=[hang]), query=query, timeout=60)
+    (bill,) = late.value.spent
+    assert bill.output_tokens == min(most, int(50 * bill.latency))
+    assert bill.cost == pytest.approx((bill.input_tokens + 2 * bill.output_tokens) / 1e6)
+    assert bill.input_tokens == 5
+    assert bill.estimated
+
+
+@dataclass(frozen=True)
+class Afterwards:
+    """The faster of two, and then a third, who may spend what the slower one has left, too."""
+
+    def plan(self, query):
+        yield Committee([Ask("a"), Ask("b")], enough=lambda seen: True)
+        return Decision((yield Ask("c")))
+
+
+def test_what_a_cancelled_member_has_cost_is_no_longer_there_to_be_spent():
+    dear = {"input_per_mtok": 1000.0}
+    third = Upstream(says="word " * 50_000)
+    query = Query.of("hi there my friend", max_cost=0.2)
+    upstreams = Upstream(), Upstream(faults=[hang]), third
+    _, decision = live(Afterwards(), *upstreams, query=query, timeout=60, own={"b": dear})
+    first, cancelled, answer = decision.spent
+    assert (cancelled.expert, cancelled.cancelled) == ("b", True)
+    assert cancelled.cost >= 0.005
+    left = query.max_cost - first.cost - cancelled.cost
+    assert left - 1e-4 < third.bodies[0]["max_tokens"] * 2 / 1e6 <= left
+    assert answer.cost <= left
+    assert decision.cost <= query.max_cost
 
 
 def test_a_final_ask_is_streamed():

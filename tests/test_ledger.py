@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from routewright.data.journal import Journal, read
 from routewright.drive import decide
-from routewright.errors import BadInput, UpstreamError
+from routewright.errors import BadInput, DeadlineExceeded, UpstreamError
 from routewright.experts.ledger import BudgetSpent, Ledger
 from routewright.strategies.fixed import Fixed
 from routewright.types import Ask, Query
-from upstream import Upstream, drop, expert, running, status
+from upstream import Upstream, drop, expert, hang, running, status
 
 QUERIES = [Query.of(f"question number {n}", options={"max_tokens": 10}) for n in range(12)]
 
@@ -167,6 +168,25 @@ def test_a_connection_that_breaks_is_tried_again_and_may_have_cost_its_bound(tmp
     assert answers[0].answer.text == "hello there"
     assert account.unsure == pytest.approx(next(e["bound"] for e in read(path)))
     assert upstream.requests == 2
+
+
+def test_an_ask_that_a_deadline_cancels_counts_at_its_bound(tmp_path: Path):
+    """Nobody knows how much of it the expert had written; the next run does not either."""
+    path, upstream = tmp_path / "j.jsonl", Upstream(faults=[hang])
+    hurried = replace(QUERIES[0], max_latency=0.2)
+    budget = 1.2e-4  # enough for one such ask, and not for two
+    (late, refused), account = ask_all(
+        upstream, path, [hurried, QUERIES[1]], side_by_side=1, budget=budget
+    )
+    assert isinstance(late, DeadlineExceeded)
+    assert isinstance(refused, BudgetSpent)
+    (bound,) = [event["bound"] for event in read(path)]
+    assert bound < budget < 2 * bound
+    assert (account.spent, account.unsure, account.reserved) == (0, pytest.approx(bound), 0)
+    [again], account = ask_all(upstream, path, [QUERIES[1]], budget=budget)
+    assert isinstance(again, BudgetSpent)
+    assert account.unsure == pytest.approx(bound)
+    assert upstream.requests <= 1
 
 
 def test_failures_are_told_and_tried_anew_by_the_next_run(tmp_path: Path):

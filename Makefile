@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-DEV_EXTRAS := dev,fast,graders,lm,maths,ray,static,sentence
+DEV_EXTRAS := dev,train,fast,graders,lm,maths,ray,static,sentence
 # Compiling all that is installed takes longer than compiling what is imported, once, when it is.
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 export PYTHONDONTWRITEBYTECODE :=
@@ -54,7 +54,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	@echo "installing routewright into $(VENV)"
-	@$(PIP) --editable '.[fast]'
+	@$(PIP) --editable '.[fast,train]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml dev/constraints.txt | $(VENV)/bin/python

@@ -173,7 +173,7 @@ def test_a_base_that_changed_is_refused(lesson, tmp_path: Path):
 @pytest.mark.parametrize("package", ["peft", "transformers", "accelerate"])
 def test_a_missing_extra_is_one_clear_error(lesson, bert, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(BadInput, match=r"needs: pip install 'routewright\[lm\]'"):
+    with pytest.raises(BadInput, match=r"needs more packages: pip install 'routewright\[lm\]'"):
         fitted(lesson, bert)
 
 

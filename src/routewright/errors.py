@@ -4,7 +4,8 @@
     ├── BadInput                    a file, option or request that cannot be used (exit 2, HTTP 400)
     │   ├── BadConfig               routewright.yaml
     │   ├── BadTable                an outcome table or a query set
-    │   └── BadRouter               a router folder
+    │   ├── BadRouter               a router folder
+    │   └── MissingExtra            packages that an extra of ours installs
     ├── NotAdmissible               an ask that the query's limits forbid (HTTP 422)
     │   └── NoAdmissibleExpert      the limits leave nobody to ask
     └── UpstreamError               an expert failed before its first byte (HTTP 502/503)
@@ -18,11 +19,25 @@ Errors of libraries are translated once, at the edge, with `from exc`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from routewright.types import Answer
+
+EXTRAS = {  # package ▶ the extra that installs it
+    **dict.fromkeys(("jinja2", "matplotlib", "polars", "scipy", "sklearn"), "train"),
+    **dict.fromkeys(("accelerate", "peft", "torch", "transformers"), "lm"),
+    **dict.fromkeys(("onnxruntime", "tokenizers"), "sentence"),
+    **dict.fromkeys(("jsonschema", "referencing"), "graders"),
+    "inspect_ai": "inspect",
+    "lm_eval": "harness",
+    "math_verify": "maths",
+    "model2vec": "static",
+    "ray": "ray",
+    "sentence_transformers": "torch",
+}
 
 
 class RoutewrightError(Exception):
@@ -48,6 +63,37 @@ class BadTable(BadInput):
 
 class BadRouter(BadInput):
     """A folder is not a router that this version can load."""
+
+
+class MissingExtra(BadInput):
+    """Something needs packages that are not installed, or that cannot be imported."""
+
+    def __init__(self, what: str, error: ImportError) -> None:
+        broken = "" if isinstance(error, ModuleNotFoundError) else f" ({error})"
+        extra = extra_of(error)
+        super().__init__(f"{what} needs more packages: pip install 'routewright[{extra}]'{broken}")
+
+
+def extra_of(error: ImportError) -> str | None:
+    """The extra that installs the package whose import failed; None where we know of none."""
+    return EXTRAS.get((error.name or "").partition(".")[0])
+
+
+@contextmanager
+def needs(what: str) -> Iterator[None]:
+    """Imports packages of extras; raises MissingExtra, which says what to install for `what`.
+
+    >>> with needs("a tree"):
+    ...     raise ModuleNotFoundError(name="sklearn")
+    Traceback (most recent call last):
+    routewright.errors.MissingExtra: a tree needs more packages: pip install 'routewright[train]'
+    """
+    try:
+        yield
+    except ImportError as error:
+        if extra_of(error) is None:
+            raise
+        raise MissingExtra(what, error) from error
 
 
 class NotAdmissible(RoutewrightError):

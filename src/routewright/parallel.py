@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from routewright.errors import BadInput, RoutewrightError
+from routewright.errors import BadInput, RoutewrightError, needs
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -108,11 +108,9 @@ def cluster(engine: str = "ray") -> Any:
     """
     if engine not in ENGINES:
         raise BadInput(f"no engine is called '{engine}': choose one of {', '.join(ENGINES)}")
-    try:
+    with needs("--engine ray"):
         import ray
         import ray.data
-    except ImportError as error:
-        raise BadInput("--engine ray needs Ray: pip install 'routewright[ray]'") from error
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # by default, Ray sends statistics
         try:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from routewright import __version__
 from routewright.cli.add_expert import add_expert
@@ -26,10 +27,24 @@ from routewright.cli.select import select
 from routewright.cli.selfplay import selfplay
 from routewright.cli.serve import serve
 from routewright.cli.tag import tag
-from routewright.errors import RoutewrightError
+from routewright.errors import MissingExtra, RoutewrightError, extra_of
+
+
+class Verbs(TyperGroup):
+    """The verbs; one whose packages are not installed says which extra installs them."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ImportError as error:
+            if extra_of(error) is None:
+                raise
+            raise MissingExtra(f"`routewright {ctx.invoked_subcommand}`", error) from error
+
 
 app = typer.Typer(
     name="routewright",
+    cls=Verbs,
     help="Picks, for every query, which language model should answer it, and proves that it pays.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

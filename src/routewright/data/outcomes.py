@@ -15,16 +15,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from routewright.data import queries as query_sets
 from routewright.data import rows, text
-from routewright.errors import BadInput, BadTable
+from routewright.errors import BadInput, BadTable, needs
 from routewright.types import Answer, Array, Query
+
+if TYPE_CHECKING:
+    import polars as pl
+else:
+
+    class _Polars:
+        """Polars, imported when it is first used: the gateway does without."""
+
+        def __getattr__(self, name):
+            with needs("an outcome table"):
+                import polars
+            return getattr(polars, name)
+
+    pl = _Polars()
 
 MEASURES = (
     *("score", "soft", "cost", "verify", "verify_cost", "verdicts", "reward", "reward_cost"),

@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from routewright.errors import BadInput
+from routewright.errors import BadInput, needs
 from routewright.types import content_text
 
 Tune: TypeAlias = Literal["lora", "full", "frozen"]
@@ -69,14 +69,12 @@ class Plan:
 
 
 def require(feature: str) -> None:
-    """Raises BadInput, in the name of a `feature`, if a package of the extra `lm` is missing."""
-    try:
+    """Raises MissingExtra, in the name of a `feature`, if a package of the extra `lm` is missing."""
+    with needs(feature):
         import accelerate  # type: ignore[import-untyped,unused-ignore]  # noqa: F401
         import peft  # noqa: F401
         import torch  # noqa: F401
         import transformers  # noqa: F401
-    except ImportError as error:
-        raise BadInput(f"{feature} needs: pip install 'routewright[lm]' ({error})") from error
 
 
 def open_base(name: str, *, precision: str = "float32", causal_head: bool = False) -> Base:

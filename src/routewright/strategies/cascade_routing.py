@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from routewright.types import Answer, Array, Ask, Decision, Indices, Plan, Predi
 
 NODES, WEIGHTS = (half / 2 for half in np.polynomial.legendre.leggauss(48))
 NODES = NODES + 0.5  # of the quadrature over 0..1
+ERFC = np.frompyfunc(math.erfc, 1, 1)  # SciPy's is faster, and serving does without SciPy
 LEAST_SPREAD = 0.02  # steeper beliefs fall between the nodes
 
 
@@ -163,12 +165,11 @@ class _Set(NamedTuple):
 def _below(prediction: Prediction, floor: Array, stretch: float) -> Array:
     """The probability that each expert stays below the quadrature's nodes, which lie between
     what is reached already and 1; (n, nodes, e)."""
-    from scipy.special import ndtr
-
     at = floor[:, None] + (1 - floor)[:, None] * NODES
     quality = np.maximum(prediction.quality, 0.0)  # −1: never scored
     spread = np.maximum(stretch * np.nan_to_num(prediction.spread), LEAST_SPREAD)
-    return np.asarray(ndtr((at[:, :, None] - quality[:, None, :]) / spread[:, None, :]))
+    away = (at[:, :, None] - quality[:, None, :]) / spread[:, None, :]
+    return 0.5 * np.asarray(ERFC(-away / math.sqrt(2)), dtype=np.float64)
 
 
 def _cheapest(members: tuple[int, ...], prediction: Prediction) -> Indices:

@@ -9,7 +9,7 @@ from typing import Any
 
 from routewright.data.choices import with_options
 from routewright.data.queries import Item
-from routewright.errors import BadInput
+from routewright.errors import BadInput, needs
 from routewright.types import Query
 
 
@@ -22,10 +22,8 @@ def read(task: str, split: str) -> list[Item]:
 
 
 def _task(task: str) -> Any:
-    try:
+    with needs(f"inspect_ai={task}"):
         import inspect_ai  # noqa: F401
-    except ImportError as error:
-        raise BadInput("inspect_ai=… needs Inspect: pip install 'routewright[inspect]'") from error
     module, _, name = task.partition(":")
     if (folder := os.getcwd()) not in sys.path:
         sys.path.append(folder)

@@ -6,7 +6,7 @@ from typing import Any
 
 from routewright.data.choices import with_options
 from routewright.data.queries import Item
-from routewright.errors import BadInput
+from routewright.errors import BadInput, needs
 from routewright.types import Query
 
 
@@ -24,12 +24,8 @@ def read(task: str, split: str) -> list[Item]:
 
 
 def _task(name: str, folder: str | None) -> Any:
-    try:
+    with needs(f"lm_eval={name}"):
         from lm_eval.tasks import TaskManager, get_task_dict
-    except ImportError as error:
-        raise BadInput(
-            "lm_eval=… needs lm-evaluation-harness: pip install 'routewright[harness]'"
-        ) from error
     try:
         tasks = get_task_dict([name], TaskManager(include_path=folder))
     except Exception as error:  # the harness and its data set library can raise anything

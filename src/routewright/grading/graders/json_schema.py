@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from routewright.data.queries import Item
-from routewright.errors import BadInput
+from routewright.errors import needs
 from routewright.grading.graders import Example, Grade, ungraded
 from routewright.types import Query
 
@@ -41,12 +41,8 @@ class JsonSchema:
     )
 
     def __post_init__(self) -> None:
-        try:
+        with needs("grader 'json_schema'"):
             import jsonschema  # noqa: F401
-        except ImportError as error:
-            raise BadInput(
-                "grader 'json_schema' needs jsonschema: pip install 'routewright[graders]'"
-            ) from error
 
     def grade(self, item: Item, answer: str) -> Grade:
         from jsonschema import exceptions, validators

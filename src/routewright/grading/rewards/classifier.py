@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from routewright.errors import BadInput
+from routewright.errors import BadInput, needs
 from routewright.grading.rewards import Pair
 from routewright.types import Array
 
@@ -69,13 +69,9 @@ class _Model(NamedTuple):
 
 
 def _load(name: str) -> _Model:
-    try:
+    with needs("reward model 'classifier'"):
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
-    except ImportError as error:
-        raise BadInput(
-            "reward model 'classifier' needs torch and transformers: pip install 'routewright[lm]'"
-        ) from error
     gpu = torch.cuda.is_available()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)

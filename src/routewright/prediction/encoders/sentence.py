@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from routewright.errors import BadInput
+from routewright.errors import BadInput, needs
 from routewright.prediction.encoders._embedding import Embed, Embedding
 from routewright.types import Array
 
@@ -44,11 +44,9 @@ def _tokenizer_near(model: Path) -> Path:
 
 
 def _onnx(folder: Path, model: Path) -> Embed:
-    try:
+    with needs("encoder 'sentence'"):
         from onnxruntime import InferenceSession, SessionOptions
         from tokenizers import Tokenizer
-    except ImportError as error:
-        raise BadInput("encoder 'sentence' needs: pip install 'routewright[sentence]'") from error
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         options = SessionOptions()
@@ -82,13 +80,8 @@ def _max_tokens(folder: Path) -> int:
 
 
 def _sentence_transformers(source: str) -> Embed:
-    try:
+    with needs(f"encoder 'sentence' without a model.onnx in '{source}'"):
         from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise BadInput(
-            f"'{source}' holds no model.onnx: pip install 'routewright[torch]' to load it with"
-            " sentence-transformers"
-        ) from error
     try:
         model = SentenceTransformer(source, device="cpu")
     except Exception as error:  # the library passes on all errors of its downloader

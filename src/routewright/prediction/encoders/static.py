@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from routewright.errors import BadInput
+from routewright.errors import BadInput, needs
 from routewright.prediction.encoders._embedding import Embed, Embedding
 from routewright.types import Array
 
@@ -21,10 +21,8 @@ class Static(Embedding):
 
     @staticmethod
     def open(source: str) -> Embed:
-        try:
+        with needs("encoder 'static'"):
             from model2vec import StaticModel
-        except ImportError as error:
-            raise BadInput("encoder 'static' needs: pip install 'routewright[static]'") from error
         try:
             model = StaticModel.from_pretrained(source)
         except Exception as error:  # the library passes on all errors of its downloader

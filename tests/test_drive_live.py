@@ -1,7 +1,6 @@
 """The live loop, with the real client and real servers: the same plans that `replay` runs."""
 
 import asyncio
-import time
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from routewright.strategies.cascade import Cascade
 from routewright.strategies.fallback import Fallback
 from routewright.strategies.fixed import Fixed
 from routewright.types import Answer, Ask, Committee, Decision, Delta, Query
-from upstream import Upstream, break_off, drop, expert, hang, running, status
+from upstream import Upstream, break_off, drop, expert, hang, once_all, running, status
 
 HI = Query.of("hi there my friend")
 NAMES = ("a", "b", "c")
@@ -69,17 +68,22 @@ class Panel:
 
 
 def test_asks_of_a_committee_run_side_by_side():
-    began = time.monotonic()
-    _, decision = live(Panel(), *(Upstream(delay=0.3) for _ in NAMES))
-    assert time.monotonic() - began < 0.6
+    """None of the three is answered before all have been asked."""
+    together = once_all(3)
+    _, decision = live(Panel(), *(Upstream(faults=[together]) for _ in NAMES))
     assert decision.path == "a>b>c"
 
 
 def test_latecomers_are_cancelled_and_their_cost_is_counted():
-    slow = Upstream(delay=5)
-    began = time.monotonic()
-    _, decision = live(Panel(enough=2), Upstream(), slow, Upstream(), timeout=9)
-    assert time.monotonic() - began < 1
+    """The others answer once the latecomer has been asked, too; it never does."""
+    together = once_all(3)
+
+    async def late(upstream, request, body):
+        await together(upstream, request, body)
+        return await hang(upstream, request, body)
+
+    slow, quick = Upstream(faults=[late]), [Upstream(faults=[together]) for _ in range(2)]
+    _, decision = live(Panel(enough=2), quick[0], slow, quick[1])
     assert decision.path == "a>b:cancelled>c"
     assert decision.spent[1].cost >= 5 / 1e6  # its whole input
     assert decision.cost == pytest.approx(sum(answer.cost for answer in decision.spent))
@@ -192,13 +196,12 @@ def test_a_cascade_never_spends_more_than_its_query_allows():
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("strategy", [Fixed("a"), Panel(("a", "b")), Cascade(("a", "b"))])
 def test_the_deadline_cancels_what_is_under_way(strategy, stream):
-    slow = Upstream(delay=5)
+    """Nobody ever answers: without it the experts would be given up after a minute."""
+    slow = Upstream(faults=[hang])
     query = Query.of("hi", max_latency=0.2)
-    began = time.monotonic()
     with pytest.raises(DeadlineExceeded, match=r"0\.2 s") as late:
-        live(strategy, slow, Upstream(delay=5), query=query, stream=stream, timeout=9)
-    assert time.monotonic() - began < 1
-    assert slow.cancelled == 1
+        live(strategy, slow, Upstream(faults=[hang]), query=query, stream=stream)
+    assert slow.cancelled == slow.requests
     assert late.value.spent[0].status == "cancelled"
     assert late.value.spent[0].cost > 0
 
@@ -208,7 +211,7 @@ def test_what_a_deadline_cancels_is_billed_as_far_as_it_may_have_come(max_cost, 
     """Its whole input, and 50 tokens a second; but no more than `max_cost` allowed it to write."""
     query = Query.of("hi there my friend", max_latency=0.4, max_cost=max_cost)
     with pytest.raises(DeadlineExceeded) as late:
-        live(Fixed("a"), Upstream(faults=[hang]), query=query, timeout=60)
+        live(Fixed("a"), Upstream(faults=[hang]), query=query)
     (bill,) = late.value.spent
     assert bill.output_tokens == min(most, int(50 * bill.latency))
     assert bill.cost == pytest.approx((bill.input_tokens + 2 * bill.output_tokens) / 1e6)
@@ -230,7 +233,7 @@ def test_what_a_cancelled_member_has_cost_is_no_longer_there_to_be_spent():
     third = Upstream(says="word " * 50_000)
     query = Query.of("hi there my friend", max_cost=0.2)
     upstreams = Upstream(), Upstream(faults=[hang]), third
-    _, decision = live(Afterwards(), *upstreams, query=query, timeout=60, own={"b": dear})
+    _, decision = live(Afterwards(), *upstreams, query=query, own={"b": dear})
     first, cancelled, answer = decision.spent
     assert (cancelled.expert, cancelled.status) == ("b", "cancelled")
     assert cancelled.cost >= 0.005

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import json
 import math
+import re
 import socket
 import sys
 import tempfile
@@ -126,7 +127,7 @@ def test_code_that_ends_early_or_prints_what_looks_like_success_does_not_pass():
 def test_code_that_never_ends_is_stopped():
     grade = run("while True: pass", name="code=1")
     assert grade.score == 0
-    assert "took more than 1 s" in grade.why
+    assert re.search(r"took more than 1 s|still ran after", grade.why)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits memory")
@@ -146,12 +147,12 @@ def test_code_that_takes_too_much_memory_is_stopped():
 )
 def test_code_reaches_neither_the_network_nor_other_programs(code):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(0.2)
+        server.setblocking(False)
         code = code.replace("{port}", str(server.getsockname()[1]))
         grade = run(f"{code}\ndef f(): return 1")
         assert grade.score == 0
         assert "not allowed" in grade.why
-        with pytest.raises(TimeoutError):
+        with pytest.raises(BlockingIOError):
             server.accept()
 
 

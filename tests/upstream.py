@@ -45,7 +45,6 @@ class Upstream:
     faults: list[Any] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[Any] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)  # when requests came, in seconds
     finished: int = 0  # answers that were sent to their end
     cancelled: int = 0  # requests whose client went away
     url: str = ""
@@ -57,12 +56,11 @@ class Upstream:
     def expert(self, name: str, **traits: Any) -> dict[str, Any]:
         """The config entry of an expert that lives here; a price that is easy to reckon with."""
         prices = {"input_per_mtok": 1.0, "output_per_mtok": 2.0}
-        return {"name": name, "base_url": self.url, "timeout": 5, **prices, **traits}
+        return {"name": name, "base_url": self.url, "timeout": 60, **prices, **traits}
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.bodies.append(body)
-        self.times.append(time.monotonic())
         self.headers.append(request.headers)
         try:
             if self.faults and (fault := self.faults.pop(0)) is not None:
@@ -178,6 +176,48 @@ async def stall(upstream: Upstream, request: web.Request, body: Any) -> web.Stre
     await send(reply, {"content": "half"})
     await asyncio.sleep(60)
     return reply
+
+
+def once_all(count: int) -> Any:
+    """Answers properly once so many requests wait for it, whichever upstreams they came to."""
+    barrier = asyncio.Barrier(count)
+
+    async def fault(upstream: Upstream, request: web.Request, body: Any) -> web.Response:
+        await barrier.wait()
+        return await upstream._whole(body)
+
+    return fault
+
+
+@dataclass
+class Busy:
+    """Says "too many requests", and that they are over in so many seconds; knows when they are."""
+
+    seconds: float
+    over: bool = False
+
+    async def __call__(self, upstream: Upstream, request: web.Request, body: Any) -> web.Response:
+        asyncio.get_running_loop().call_later(self.seconds, self._end)
+        return await status(429, "busy", Retry_After=f"{self.seconds:g}")(upstream, request, body)
+
+    def _end(self) -> None:
+        self.over = True
+
+
+# --- waiting, where a minute too late would be a fault ---------------------------------------
+
+
+async def until(true: Callable[[], Any]) -> None:
+    async with asyncio.timeout(60):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+def wait_until(true: Callable[[], Any]) -> None:
+    last = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < last, "it never came to be"
+        time.sleep(0.01)
 
 
 # --- servers -------------------------------------------------------------------------------

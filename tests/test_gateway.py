@@ -8,7 +8,7 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from upstream import Upstream, asked, config_of, front, running, status
+from upstream import Upstream, asked, begin, config_of, front, running, send, status, until
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}}
@@ -111,13 +111,25 @@ def test_a_stream_counts_tokens_when_asked_to():
 
 
 def test_a_stream_arrives_piece_by_piece():
-    async def work(client):
-        loop = asyncio.get_running_loop()
-        stream = await client.chat.completions.create(model="auto", messages=asked(), stream=True)
-        times = [loop.time() async for _ in stream]
-        return times[-1] - times[0]
+    """The upstream writes a word only once the client has read the one before."""
+    told, read = [], []
 
-    assert served(work, Upstream(says="one two three four", delay=0.05)) > 0.15
+    async def waiting(upstream, request, body):
+        reply = await begin(request)
+        for word in ("one", " two", " three"):
+            await until(lambda: read == told)
+            told.append(word)
+            await send(reply, {"content": word})
+        await send(reply, {}, finish_reason="stop")
+        return reply
+
+    async def work(client):
+        stream = await client.chat.completions.create(model="auto", messages=asked(), stream=True)
+        async for piece in stream:
+            read.extend(filter(None, [piece.choices[0].delta.content]))
+
+    served(work, Upstream(faults=[waiting]))
+    assert read == ["one", " two", " three"]
 
 
 def test_tool_calls_pass_both_ways():

@@ -69,7 +69,7 @@ class Plan:
 
 
 def require(feature: str) -> None:
-    """Raises MissingExtra, in the name of a `feature`, if a package of the extra `lm` is missing."""
+    """Raises MissingExtra, naming the `feature`, if a package of the extra `lm` is missing."""
     with needs(feature):
         import accelerate  # type: ignore[import-untyped,unused-ignore]  # noqa: F401
         import peft  # noqa: F401

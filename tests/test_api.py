@@ -224,7 +224,7 @@ def test_decide_follows_the_policy_that_is_named(tmp_path):
         decision = asyncio.run(routewright.decide("What is 970 + 89?", config=path, policy=policy))
         assert decision.path == decision.answer.expert == expert
         assert decision.answer.text == "1059"
-    with pytest.raises(BadInput, match="'clever' does not exist here"):
+    with pytest.raises(BadInput, match="'clever' does not exist"):
         asyncio.run(routewright.decide("hi", config=path, policy="clever"))
 
 

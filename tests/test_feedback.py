@@ -95,12 +95,12 @@ def test_decisions_that_are_not_known_and_gateways_that_keep_none_are_404(tmp_pa
 
 
 def test_the_oldest_decisions_are_forgotten_first(tmp_path: Path):
-    kept = Feedback(tmp_path / "feedback.jsonl", remembered=2)
+    kept = Feedback(tmp_path / "feedback.jsonl", max_decisions=2)
     for name in ("one", "two", "three"):
         kept.remember(name, "default", Query.of(name), Decision(Answer("small")))
-    with pytest.raises(BadRequest, match="not known"):
-        kept.take("one", 1)
-    assert kept.take("two", 1)["prompt"] == "two"
+    with pytest.raises(BadRequest, match="is unknown"):
+        kept.score("one", 1)
+    assert kept.score("two", 1)["prompt"] == "two"
     kept.journal.close()
 
 
@@ -132,12 +132,12 @@ def test_a_score_that_the_disk_has_no_room_for_can_be_sent_again(tmp_path: Path,
 
 
 def test_queries_in_memory_are_bounded_by_their_length_too(tmp_path: Path):
-    kept = Feedback(tmp_path / "feedback.jsonl", remembered_text=250)
+    kept = Feedback(tmp_path / "feedback.jsonl", max_text=250)
     for name in ("one", "two", "three"):
         kept.remember(name, "default", Query.of("x" * 100), Decision(Answer("small")))
-    with pytest.raises(BadRequest, match="not known"):
-        kept.take("one", 1)
-    assert kept.take("three", 1)["score"] == 1
+    with pytest.raises(BadRequest, match="is unknown"):
+        kept.score("one", 1)
+    assert kept.score("three", 1)["score"] == 1
     kept.journal.close()
 
 
@@ -211,10 +211,10 @@ def test_fit_learns_from_scores_beside_an_interview(tmp_path: Path):
         answer = Answer(expert, cost=row[f"cost::{expert}"])
         query = Query.of(row["prompt"], domain=row["domain"])
         kept.remember(f"d{i}", "default", query, Decision(answer))
-        kept.take(f"d{i}", row[f"score::{expert}"])
+        kept.score(f"d{i}", row[f"score::{expert}"])
     chat = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"})
     kept.remember("chat", "default", Query(chat), Decision(Answer("adder", cost=1e-5)))
-    kept.take("chat", 1)
+    kept.score("chat", 1)
     kept.journal.close()
     paths = [write(tmp_path, frame), tmp_path / "feedback.jsonl"]
     rows = outcomes.read(paths, split="train")

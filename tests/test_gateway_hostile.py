@@ -169,7 +169,7 @@ def test_a_client_is_told_when_the_gateway_is_stopped_under_its_request(stream, 
 
 
 def test_a_client_that_stops_reading_does_not_keep_an_upstream_waiting(monkeypatch, caplog):
-    monkeypatch.setattr("routewright.gateway.middleware.STALLED", 0.5)
+    monkeypatch.setattr("routewright.gateway.middleware.STALL_SECONDS", 0.5)
     caplog.set_level("INFO", "routewright")
     upstream = Upstream(says=" ".join(["x" * 100_000] * 300))
     body = json.dumps({"messages": asked(), "stream": True}).encode()

@@ -151,9 +151,9 @@ def test_seconds_that_nobody_knows_cannot_have_a_price(folder):
     from routewright.errors import BadConfig
 
     work = create(messages=SUM, extra_body={"routewright": {"latency_price": 0.1}})
-    with pytest.raises(openai.BadRequestError, match="knows no expert's seconds"):
+    with pytest.raises(openai.BadRequestError, match="predicts no latency"):
         served(work, Upstream(), Upstream(), policies=policies(folder))
-    with pytest.raises(BadConfig, match="no expert's are known"):
+    with pytest.raises(BadConfig, match="the router knows none"):
         served(work, Upstream(), Upstream(), policies=policies(folder, latency_price=0.1))
 
 

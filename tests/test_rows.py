@@ -215,7 +215,7 @@ def scored(path: Path, asked: list[Query]) -> Path:
     kept = Feedback(path, answers=True)
     for query in asked:
         kept.remember(query.id, "default", replace(query, id=""), Decision(Answer("small", "4")))
-        kept.take(query.id, 1.0)
+        kept.score(query.id, 1.0)
     kept.journal.close()
     return path
 

@@ -1,1 +1,1 @@
-"""The OpenAI-compatible gateway: any OpenAI client can use it, and need not know that it is one."""
+"""The gateway: an HTTP server that speaks the OpenAI API, so that any OpenAI client can use it."""

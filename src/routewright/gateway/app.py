@@ -1,4 +1,4 @@
-"""The gateway as an ASGI app: its addresses and what stands before them."""
+"""The gateway as an ASGI application: its routes and its middleware."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from routewright.gateway.policies import Policies
 
 
 def build(config: Config) -> Starlette:
-    """The gateway for a config; raises BadInput before anything is served."""
+    """Builds the gateway for a config; raises BadInput if the config cannot be served."""
     policies = Policies(config)
     experts = config.experts_by_name()
     feedback = None
-    if (kept := config.server.feedback) is not None:
-        feedback = Feedback(config.folder / kept, answers=config.server.feedback_answers)
+    if (path := config.server.feedback) is not None:
+        feedback = Feedback(config.folder / path, answers=config.server.feedback_answers)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        # One query at a time makes small products: threads would wait for each other longer
-        # than they work.
+        # The matrix products of a single query are small: BLAS threads would spend more time on
+        # waiting for each other than they save.
         with threadpool_limits(1, user_api="blas"):
             async with AsyncExitStack() as stack:
                 client = await stack.enter_async_context(Client(experts.values()))
@@ -86,8 +86,11 @@ def build(config: Config) -> Starlette:
 
 
 async def models(request: Request) -> Response:
-    """Policies first: they are what most clients should pick. An expert that has deferred shows
-    how much of what it was asked it answers itself, since the gateway started."""
+    """Lists the policies, which most clients should request, and then the experts.
+
+    An expert that has deferred also has `asked`, the queries that it was asked since the gateway
+    started, and `ownership`, the share of them that it answered itself.
+    """
     services: Services = request.app.state.services
     ownership = services.counters.ownership()
     data = [{**_model(name), **ownership.get(name, {})} for name in services.policies.names()]
@@ -95,6 +98,7 @@ async def models(request: Request) -> Response:
 
 
 async def model(request: Request) -> Response:
+    """Describes one model name; 404 if it does not exist."""
     services: Services = request.app.state.services
     name = request.path_params["name"]
     services.policies.find(name)
@@ -102,40 +106,43 @@ async def model(request: Request) -> Response:
 
 
 async def route(request: Request) -> Response:
-    """Explains a decision without making it."""
+    """Explains a decision without asking any expert."""
     services: Services = request.app.state.services
-    chat_request = await services.understand(request)
+    chat_request = await services.read(request)
     policy = services.policies.find(chat_request.model)
     return JSONResponse(explain(policy, chat_request.query, services.experts))
 
 
 async def health(request: Request) -> Response:
-    """Of the gateway itself; the servers that it runs are shown as it last saw them, and so are
-    experts that it leaves alone because they keep failing."""
+    """Reports that the gateway runs, the last known states of the servers that it runs, and the
+    experts that it skips after repeated failures."""
     services: Services = request.app.state.services
     servers = {name: supervisor.state for name, supervisor in services.client.servers.items()}
-    facts = {"servers": servers, "left_alone": services.breaker.resting()}
-    shown = {name: fact for name, fact in facts.items() if fact}
-    return JSONResponse({"status": "ok", "version": __version__, **shown})
+    details = {"servers": servers, "left_alone": services.breaker.skipped()}
+    nonempty = {name: detail for name, detail in details.items() if detail}
+    return JSONResponse({"status": "ok", "version": __version__, **nonempty})
 
 
 async def ready(request: Request) -> Response:
-    """200 once requests can be answered: routers are loaded before anything is served, so that
-    only servers that start with the gateway are waited for, and not those that idle by now."""
+    """Answers 200 as soon as requests can be answered, and 503 until then.
+
+    Routers are loaded before the port is open. So only the servers with `start: serve` are waited
+    for, and not those that have been stopped since because they were idle.
+    """
     services: Services = request.app.state.services
-    waited_for = [
+    pending = [
         name
         for name, supervisor in services.client.servers.items()
         if supervisor.launch.start == "serve" and supervisor.state not in ("running", "stopped")
     ]
-    if waited_for:
-        shown = {"status": "starting", "waiting_for": waited_for}
-        return JSONResponse(shown, 503, {"retry-after": "1"})
+    if pending:
+        body = {"status": "starting", "waiting_for": pending}
+        return JSONResponse(body, 503, {"retry-after": "1"})
     return JSONResponse({"status": "ready"})
 
 
 async def metrics(request: Request) -> Response:
-    """Numbers for Prometheus; no text of queries or answers."""
+    """Writes the metrics for Prometheus, without any text of queries or answers."""
     services: Services = request.app.state.services
     return Response(services.counters.text(), media_type=CONTENT_TYPE_LATEST)
 

@@ -1,4 +1,4 @@
-"""What a request asks for, checked field by field; pure once the body is read."""
+"""Reads a request and checks its fields. Everything but `read` is pure."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from starlette.requests import Request
 from routewright.gateway.errors import BadRequest
 from routewright.types import DataClass, Query
 
-# Keys that are ours and do not travel upstream.
-OURS = {"model", "messages", "stream", "stream_options", "metadata", "routewright", "n"}
-MOST_METADATA = 100  # keys; OpenAI takes 16
-PARTS = {"image_url": "vision", "input_audio": "audio", "file": "files"}  # part ▶ capability
+# Keys that the gateway reads and does not send upstream.
+OWN_KEYS = {"model", "messages", "stream", "stream_options", "metadata", "routewright", "n"}
+MAX_METADATA = 100  # keys; OpenAI accepts 16
+PARTS = {"image_url": "vision", "input_audio": "audio", "file": "files"}  # type ▶ capability
 
 
 def number(value: object) -> object:
+    """Refuses true and false, which Pydantic would read as 1 and 0."""
     if isinstance(value, bool):
         raise ValueError("must be a number")
     return value
@@ -32,11 +33,11 @@ Money = Annotated[Number, Field(gt=0)]
 
 
 class Limits(BaseModel):
-    """What a client may ask of the decision, in `routewright` or, as strings, in `metadata`."""
+    """The limits that a client can set, in `routewright` or, as strings, in `metadata`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    max_cost: Money | None = None  # US$ for everything this request takes
+    max_cost: Money | None = None  # US$, for all asks of this request
     min_quality: Annotated[Number, Field(ge=0, le=1)] | None = None
     max_latency_ms: Annotated[Number, Field(gt=0)] | None = None
     data_class: DataClass | None = None
@@ -52,7 +53,7 @@ LIMITS = tuple(field.alias or name for name, field in Limits.model_fields.items(
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """A chat completion request, validated."""
+    """A validated chat completion request."""
 
     query: Query
     model: str | None = None
@@ -61,11 +62,11 @@ class ChatRequest:
 
 
 async def read(request: Request, max_bytes: int) -> Any:
-    """The JSON body; raises BadRequest (413, 415 or 400)."""
-    kind = request.headers.get("content-type", "")
-    if "origin" in request.headers and "json" not in kind.lower():
-        # A browser sends such a request for any web page, without asking us whether it may.
-        message = f"a web page must send application/json, not {kind[:60] or 'nothing'}"
+    """Returns the JSON body; raises BadRequest (413, 415 or 400)."""
+    content_type = request.headers.get("content-type", "")
+    if "origin" in request.headers and "json" not in content_type.lower():
+        # A browser sends such a request on behalf of any web page, without a preflight request.
+        message = f"a web page must send application/json, not {content_type[:60] or 'nothing'}"
         raise BadRequest(message, status=415, code="unsupported_media_type")
     raw = bytearray()
     too_large = BadRequest(
@@ -75,36 +76,36 @@ async def read(request: Request, max_bytes: int) -> Any:
     )
     if int(request.headers.get("content-length") or 0) > max_bytes:
         raise too_large
-    async for piece in request.stream():
-        raw += piece
+    async for chunk in request.stream():
+        raw += chunk
         if len(raw) > max_bytes:
             raise too_large
     try:
         body = json.loads(raw.decode("utf-8-sig"), parse_constant=_not_json, parse_float=_finite)
         if b"\\ud" in raw.lower():
-            json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text
+            json.dumps(body, ensure_ascii=False).encode()  # fails for half a surrogate pair
         return body
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is not JSON: {error}", code="bad_json") from error
 
 
 def _not_json(constant: str) -> NoReturn:
-    raise ValueError(f"{constant[:40]} is no JSON number")
+    raise ValueError(f"{constant[:40]} is not a JSON number")
 
 
-def _finite(written: str) -> float:
-    """A number, unless it is one like 1e999, which the next JSON would call Infinity."""
-    value = float(written)
-    return value if math.isfinite(value) else _not_json(written)
+def _finite(literal: str) -> float:
+    """Parses a number; refuses one such as 1e999, which would be sent on as Infinity."""
+    value = float(literal)
+    return value if math.isfinite(value) else _not_json(literal)
 
 
-def understand(body: Any, default_data_class: DataClass) -> ChatRequest:
-    """A request from its JSON body; raises BadRequest naming the field and its value."""
+def parse(body: Any, default_data_class: DataClass) -> ChatRequest:
+    """Validates a JSON body; raises BadRequest, which names the field and its value."""
     if not isinstance(body, dict):
         raise BadRequest("the body is not a JSON object")
-    body = _flat(body)
+    body = _unpacked(body)
     messages = _messages(body.get("messages"))
-    _shape(body)
+    _check_types(body)
     limits = _limits(body)
     query = Query(
         messages=messages,
@@ -118,7 +119,7 @@ def understand(body: Any, default_data_class: DataClass) -> ChatRequest:
         max_latency=limits.max_latency_ms and limits.max_latency_ms / 1000,
         price=limits.price,
         latency_price=limits.latency_price,
-        options={k: v for k, v in body.items() if k not in OURS and v is not None},
+        options={k: v for k, v in body.items() if k not in OWN_KEYS and v is not None},
     )
     return ChatRequest(
         query,
@@ -128,45 +129,47 @@ def understand(body: Any, default_data_class: DataClass) -> ChatRequest:
     )
 
 
-def _flat(body: Mapping[str, Any]) -> dict[str, Any]:
+def _unpacked(body: Mapping[str, Any]) -> dict[str, Any]:
     """The body with its `extra_body` unpacked, as OpenAI's own client does before it sends one.
 
-    A limit that stands where nobody would read it must not look as if it were kept.
+    Raises BadRequest for a limit at the top level, where it would have no effect.
     """
     extra = body.get("extra_body") or {}
     if not isinstance(extra, dict):
-        raise BadRequest(f"extra_body must be an object, not {shown(extra)}", "extra_body")
-    if twice := [key for key in extra if key in body and extra[key] != body[key]]:
-        raise BadRequest(f"{twice[0]} and extra_body.{twice[0]} differ: send one", twice[0])
-    flat = {**{key: value for key, value in body.items() if key != "extra_body"}, **extra}
-    if astray := [limit for limit in LIMITS if limit in flat and limit not in ("domain", "tags")]:
-        hint = f'write {{"routewright": {{"{astray[0]}": …}}}}, or metadata.{astray[0]}'
-        raise BadRequest(f"{astray[0]} is a limit, and no field of its own: {hint}", astray[0])
-    return flat
+        raise BadRequest(f"extra_body must be an object, not {excerpt(extra)}", "extra_body")
+    for key in extra:
+        if key in body and extra[key] != body[key]:
+            raise BadRequest(f"{key} and extra_body.{key} differ: send one", key)
+    fields = {**{key: value for key, value in body.items() if key != "extra_body"}, **extra}
+    for limit in LIMITS:
+        if limit in fields and limit not in ("domain", "tags"):
+            hint = f'write {{"routewright": {{"{limit}": …}}}}, or metadata.{limit}'
+            raise BadRequest(f"{limit} is a limit, not a field of the body: {hint}", limit)
+    return fields
 
 
-# --- shapes --------------------------------------------------------------------------------
+# --- fields --------------------------------------------------------------------------------
 
 
 def _messages(messages: Any) -> tuple[dict[str, Any], ...]:
     if not isinstance(messages, list) or not messages:
         raise BadRequest("messages must be a list with at least one message", "messages")
-    for place, message in enumerate(messages):
-        where = f"messages[{place}]"
+    for index, message in enumerate(messages):
+        field = f"messages[{index}]"
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise BadRequest(f"{where} must be an object with a role", where)
+            raise BadRequest(f"{field} must be an object with a role", field)
         content = message.get("content")
         parts = content if isinstance(content, list) else []
         if not isinstance(content, str | list | None) or not all(
             isinstance(part, dict) and isinstance(part.get("type", ""), str) for part in parts
         ):
-            raise BadRequest(f"{where}.content must be a text or a list of parts", where)
+            raise BadRequest(f"{field}.content must be a text or a list of parts", field)
     return tuple(messages)
 
 
-def _shape(body: Mapping[str, Any]) -> None:
-    """The fields that we read ourselves; the others are for the expert to judge."""
-    kinds: dict[str, tuple[type, str]] = {
+def _check_types(body: Mapping[str, Any]) -> None:
+    """Checks the fields that the gateway reads itself; the expert judges the others."""
+    types: dict[str, tuple[type, str]] = {
         "model": (str, "a text"),
         "stream": (bool, "true or false"),
         "stream_options": (dict, "an object"),
@@ -174,19 +177,19 @@ def _shape(body: Mapping[str, Any]) -> None:
         "tools": (list, "a list"),
         "functions": (list, "a list"),
     }
-    for field, (kind, words) in kinds.items():
+    for field, (kind, description) in types.items():
         if body.get(field) is not None and not isinstance(body[field], kind):
-            raise BadRequest(f"{field} must be {words}, not {shown(body[field])}", field)
+            raise BadRequest(f"{field} must be {description}, not {excerpt(body[field])}", field)
     for field in ("max_tokens", "max_completion_tokens"):
         value = body.get(field)
         if value is not None and (type(value) is not int or value < 1):
-            raise BadRequest(f"{field} must be at least 1, not {shown(value)}", field)
+            raise BadRequest(f"{field} must be at least 1, not {excerpt(value)}", field)
     if body.get("n") not in (None, 1):
-        raise BadRequest(f"n must be 1, not {shown(body['n'])}: one answer per request", "n")
+        raise BadRequest(f"n must be 1, not {excerpt(body['n'])}: one answer per request", "n")
 
 
 def _needs(body: Mapping[str, Any]) -> frozenset[str]:
-    """The capabilities without which an expert could not read or answer this."""
+    """The capabilities that an expert needs to read or answer this request."""
     needs = set()
     if body.get("tools") or body.get("functions"):
         needs.add("tools")
@@ -204,50 +207,53 @@ def _needs(body: Mapping[str, Any]) -> frozenset[str]:
 
 
 def _limits(body: Mapping[str, Any]) -> Limits:
-    """The limits from both places; raises BadRequest where they disagree."""
+    """Merges the limits from both places; raises BadRequest if they differ."""
     own, metadata = body.get("routewright") or {}, body.get("metadata") or {}
     for field, value in (("routewright", own), ("metadata", metadata)):
         if not isinstance(value, dict):
-            raise BadRequest(f"{field} must be an object, not {shown(value)}", field)
-    from_metadata = _from_metadata(metadata)
-    ours, theirs = _checked(own, "routewright"), _checked(from_metadata, "metadata")
-    for name in ours.model_fields_set & theirs.model_fields_set:
-        if getattr(ours, name) != getattr(theirs, name):
+            raise BadRequest(f"{field} must be an object, not {excerpt(value)}", field)
+    from_metadata = _metadata_limits(metadata)
+    own_limits, limits = _validated(own, "routewright"), _validated(from_metadata, "metadata")
+    for name in own_limits.model_fields_set & limits.model_fields_set:
+        if getattr(own_limits, name) != getattr(limits, name):
             raise BadRequest(f"routewright.{name} and metadata.{name} differ: send one", name)
-    return theirs.model_copy(update={name: getattr(ours, name) for name in ours.model_fields_set})
+    update = {name: getattr(own_limits, name) for name in own_limits.model_fields_set}
+    return limits.model_copy(update=update)
 
 
-def _from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Our keys among the client's own; one that looks like a misspelt limit is refused."""
-    if len(metadata) > MOST_METADATA:  # each is compared with every limit
-        message = f"metadata has {len(metadata)} keys: send at most {MOST_METADATA}"
+def _metadata_limits(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The limits among a client's metadata; raises BadRequest for a misspelt one."""
+    if len(metadata) > MAX_METADATA:  # every key is compared with every limit
+        message = f"metadata has {len(metadata)} keys: send at most {MAX_METADATA}"
         raise BadRequest(message, "metadata")
     if "routewright" in metadata:
         message = "metadata.routewright is not read: write its limits into metadata itself"
         raise BadRequest(message, "metadata")
     for key in metadata:
-        plain = key.lower().replace("-", "_")
-        meant = get_close_matches(plain, LIMITS, n=1, cutoff=0.85)
-        if key not in LIMITS and meant:
-            raise BadRequest(f"metadata.{key} is unknown: did you mean '{meant[0]}'?", "metadata")
-    ours = {key: metadata[key] for key in LIMITS if key in metadata}
-    if isinstance(ours.get("tags"), str):
-        ours["tags"] = [tag.strip() for tag in ours["tags"].split(",")]
-    return ours
+        normalised = key.lower().replace("-", "_")
+        matches = get_close_matches(normalised, LIMITS, n=1, cutoff=0.85)
+        if key not in LIMITS and matches:
+            message = f"metadata.{key} is unknown: did you mean '{matches[0]}'?"
+            raise BadRequest(message, "metadata")
+    limits = {key: metadata[key] for key in LIMITS if key in metadata}
+    if isinstance(limits.get("tags"), str):
+        limits["tags"] = [tag.strip() for tag in limits["tags"].split(",")]
+    return limits
 
 
-def _checked(values: Mapping[str, Any], where: str) -> Limits:
+def _validated(values: Mapping[str, Any], source: str) -> Limits:
     try:
         return Limits.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        field = ".".join(str(step) for step in first["loc"])
-        value, why = shown(first["input"]), first["msg"]
+        field = ".".join([source, *map(str, first["loc"])])
+        value, reason = excerpt(first["input"]), first["msg"]
         if first["type"] == "extra_forbidden":
-            why = f"unknown; there are {', '.join(LIMITS)}"
-        raise BadRequest(f"{where}.{field} ({value}): {why}", f"{where}.{field}") from error
+            reason = f"unknown; the limits are {', '.join(LIMITS)}"
+        raise BadRequest(f"{field} ({value}): {reason}", field) from error
 
 
-def shown(value: Any) -> str:
+def excerpt(value: Any) -> str:
+    """A value as JSON, at most 60 characters of it."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else f"{text[:60]}…"

@@ -1,4 +1,4 @@
-"""Leaves an expert alone that keeps failing, so that nobody waits for it in vain."""
+"""Skips an expert after repeated failures, so that requests do not wait for it in vain."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from routewright.drive import Asker
 from routewright.errors import UpstreamError, UpstreamRefused
 from routewright.types import Answer, Ask, Delta, Query
 
-FAILURES = 5  # one after another, retries of one ask counted as one
-FIRST_REST, LONGEST_REST = 5.0, 60.0  # seconds; doubled where the next try fails, too
+FAILURES = 5  # in a row; the retries of one ask count as one
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds; doubled if the next try fails too
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Health:
-    """How an expert has fared of late; times are of the monotonic clock."""
+    """The recent failures of one expert. Times are those of the monotonic clock."""
 
-    failures: int = 0
-    rest: float = 0.0  # seconds that it was last left alone for
-    since: float = 0.0  # when that began
-    until: float = 0.0
+    failures: int = 0  # in a row
+    pause: float = 0.0  # seconds of the last pause, in which it was skipped
+    since: float = 0.0  # start of that pause
+    until: float = 0.0  # end of that pause
 
 
 class Breaker:
-    """An Asker that asks another one, but not an expert that has failed `FAILURES` times running.
+    """A circuit breaker: an Asker that skips an expert after `FAILURES` failures in a row.
 
-    That one is left alone for a while; then one ask tries it, and an answer makes it whole. A
-    refusal of the request itself is an answer. What began before a rest tells nothing new.
-    `away` says of an expert that it is not up yet, which is no failure.
+    After a pause a single ask tries the expert again, and an answer clears its failures. A refusal
+    of the request itself counts as an answer. Failures of asks that began before a pause are not
+    counted. `away` tells whether an expert's server is not up yet, which is not a failure either.
     """
 
     def __init__(self, asker: Asker, away: Callable[[str], bool]) -> None:
@@ -42,7 +42,8 @@ class Breaker:
         self.away = away
         self._health: defaultdict[str, Health] = defaultdict(Health)
 
-    def resting(self) -> list[str]:
+    def skipped(self) -> list[str]:
+        """The experts that are skipped at the moment."""
         now = time.monotonic()
         return sorted(name for name, health in self._health.items() if now < health.until)
 
@@ -60,7 +61,7 @@ class Breaker:
                         if isinstance(piece, Answer):
                             self._health.pop(ask.expert, None)
                         yield piece
-                except GeneratorExit:  # a piece was enough: it defers, or the client has left
+                except GeneratorExit:  # the answer was deferred, or the client disconnected
                     self._health.pop(ask.expert, None)
                     raise
 
@@ -74,10 +75,10 @@ class Breaker:
             return
         began, health = time.monotonic(), self._health[expert]
         if began < health.until:
-            reason = f"it failed {health.failures} times in a row and is left alone for now"
+            reason = f"it is skipped after repeated failures ({health.failures} in a row)"
             raise UpstreamError(expert, reason, status=503, retry_after=health.until - began)
-        if health.rest:  # this one tries; who comes meanwhile does not
-            health.until = began + health.rest
+        if health.pause:  # this ask is the single try: others skip the expert meanwhile
+            health.until = began + health.pause
         try:
             yield
         except UpstreamRefused:
@@ -92,9 +93,9 @@ class Breaker:
         health.failures += 1
         if health.failures < FAILURES:
             return
-        health.rest = min(2 * health.rest or FIRST_REST, LONGEST_REST)
-        asked = min(error.retry_after or 0.0, LONGEST_REST)
+        health.pause = min(2 * health.pause or FIRST_PAUSE, LONGEST_PAUSE)
+        retry_after = min(error.retry_after or 0.0, LONGEST_PAUSE)
         health.since = time.monotonic()
-        health.until = health.since + max(health.rest, asked)
-        what = "expert '%s' failed %d times in a row and is left alone for %.0f s"
-        log.warning(what, expert, health.failures, health.until - health.since)
+        health.until = health.since + max(health.pause, retry_after)
+        message = "expert '%s' failed %d times in a row and is skipped for %.0f s"
+        log.warning(message, expert, health.failures, health.until - health.since)

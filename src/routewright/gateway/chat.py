@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: one decision, whole or as a stream."""
+"""`POST /v1/chat/completions`: makes one decision and sends its answer, whole or as a stream."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from routewright import drive
 from routewright.config import Config
 from routewright.errors import RoutewrightError
 from routewright.experts.client import Client
-from routewright.gateway.body import ChatRequest, read, understand
+from routewright.gateway.body import ChatRequest, parse, read
 from routewright.gateway.breaker import Breaker
 from routewright.gateway.errors import body_of, error_object, headers_of, status_of
 from routewright.gateway.explain import table
 from routewright.gateway.feedback import Feedback
 from routewright.gateway.policies import Policies, Policy
 from routewright.gateway.prometheus import Counters
-from routewright.gateway.replies import DONE, ReplyFormat, account, event
+from routewright.gateway.replies import DONE, ReplyFormat, cost_headers, event
 from routewright.gateway.stopwatch import Stopwatch
 from routewright.types import Answer, Decision, Delta, Expert, Strategy, path_of, total_cost
 
@@ -42,19 +42,21 @@ class Services:
     policies: Policies
     experts: dict[str, Expert]
     client: Client
-    breaker: Breaker  # asks through the client
-    feedback: Feedback | None = None  # None: no scores are taken
+    breaker: Breaker  # sends asks through the client
+    feedback: Feedback | None = None  # None: the gateway accepts no scores
     counters: Counters = field(default_factory=Counters)
 
-    async def understand(self, request: Request) -> ChatRequest:
+    async def read(self, request: Request) -> ChatRequest:
+        """Reads and validates a chat completion request; raises BadRequest."""
         server = self.config.server
-        return understand(await read(request, server.max_body_bytes), server.default_data_class)
+        return parse(await read(request, server.max_body_bytes), server.default_data_class)
 
 
 async def chat(request: Request) -> Response:
+    """Answers a chat completion request by the policy that its `model` names."""
     began = time.perf_counter()
     services: Services = request.app.state.services
-    chat_request = await services.understand(request)
+    chat_request = await services.read(request)
     policy = services.policies.find(chat_request.model)
     run = Run(
         services,
@@ -69,7 +71,7 @@ async def chat(request: Request) -> Response:
 
 
 class Events(StreamingResponse):
-    """A stream that is closed as soon as it can no longer be sent, not when memory is tidied."""
+    """A stream whose source is closed as soon as sending ends, not at garbage collection."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         pieces = self.body_iterator
@@ -80,7 +82,7 @@ class Events(StreamingResponse):
 
 @dataclass
 class Run:
-    """One request on its way, and what its log line will say."""
+    """Runs one chat completion request and writes its log line."""
 
     services: Services
     request: ChatRequest
@@ -92,37 +94,38 @@ class Run:
     spent: list[Answer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.watch = Stopwatch(self.services.breaker)
+        self.stopwatch = Stopwatch(self.services.breaker)
         logprobs = bool(self.request.query.options.get("logprobs"))
         self.reply_format = ReplyFormat(uuid.uuid4().hex, self.policy.name, logprobs)
 
     async def whole(self) -> Response:
+        """Waits for the decision and sends it as one JSON object."""
         try:
             async with aclosing(self._events()) as events:
                 decision = await anext(events)
         except BaseException as error:
             return self._failed(error)
         assert isinstance(decision, Decision)
-        headers = {**self.reply_format.headers(decision.answer.expert), **self._overhead()}
-        headers |= account(decision.spent)
+        headers = {**self.reply_format.headers(decision.answer.expert), **self._overhead_header()}
+        headers |= cost_headers(decision.spent)
         self._done(decision)
         completion = self.reply_format.completion(decision, self._explanation(decision))
-        # Escaped throughout: an expert may write half a surrogate pair, which UTF-8 cannot carry.
+        # Written in ASCII: an expert may write half a surrogate pair, which UTF-8 cannot encode.
         return Response(json.dumps(completion), media_type="application/json", headers=headers)
 
     async def streamed(self) -> Response:
-        """Waits for the first piece: until then the reply can still be a proper error."""
+        """Waits for the first piece, so that earlier failures get an error status; then streams."""
         events = self._events()
         try:
             first = await anext(events)
         except BaseException as error:
             return self._failed(error)
         assert isinstance(first, Delta)
-        headers = {**self.reply_format.headers(first.expert), **self._overhead()}
+        headers = {**self.reply_format.headers(first.expert), **self._overhead_header()}
         headers["cache-control"] = "no-cache"
         headers["x-routewright-streamed"] = str(not first.whole).lower()
-        if first.whole:  # everything has been asked
-            headers |= account(self.spent)
+        if first.whole:  # no ask follows, so path and cost are final
+            headers |= cost_headers(self.spent)
         return Events(self._sse(first, events), media_type="text/event-stream", headers=headers)
 
     def _events(self) -> AsyncGenerator[Delta | Decision, None]:
@@ -130,7 +133,7 @@ class Run:
             self.strategy,
             self.request.query,
             self.services.experts.values(),
-            self.watch,
+            self.stopwatch,
             stream=self.request.stream,
             spent=self.spent,
         )
@@ -139,7 +142,7 @@ class Run:
         self, piece: Delta | Decision, events: AsyncGenerator[Delta | Decision, None]
     ) -> AsyncGenerator[bytes, None]:
         first = piece
-        last: Delta | None = None  # held back: what is known only at the end goes with it
+        last: Delta | None = None  # held back, because it carries the path and the cost
         try:
             async with aclosing(events):
                 while isinstance(piece, Delta):
@@ -176,7 +179,7 @@ class Run:
             raise error
         self._log(type(error).__name__, error=error)
         headers = {"x-routewright-decision-id": self.reply_format.decision_id, **headers_of(error)}
-        headers |= account(self.spent)
+        headers |= cost_headers(self.spent)
         return JSONResponse(body_of(error), status_of(error), headers)
 
     def _done(self, decision: Decision) -> None:
@@ -186,44 +189,46 @@ class Run:
                 self.reply_format.decision_id, self.policy.name, self.request.query, decision
             )
 
-    def _overhead(self) -> dict[str, str]:
-        return {"x-routewright-overhead-ms": f"{self._own_seconds() * 1000:.1f}"}
+    def _overhead_header(self) -> dict[str, str]:
+        return {"x-routewright-overhead-ms": f"{self._overhead() * 1000:.1f}"}
 
-    def _own_seconds(self) -> float:
-        return time.perf_counter() - self.began - self.watch.waited
+    def _overhead(self) -> float:
+        """Seconds since the request began that were not spent waiting for experts."""
+        return time.perf_counter() - self.began - self.stopwatch.waiting
 
     def _explanation(self, decision: Decision) -> dict[str, Any]:
-        """The namespaced key of the body: what the headers say, and the table on request."""
-        said: dict[str, Any] = {
+        """The `routewright` object of the body; with the debug header it lists every expert."""
+        explanation: dict[str, Any] = {
             "decision_id": self.reply_format.decision_id,
             "policy": self.policy.name,
             "because": decision.because,
             "path": decision.path,
             "cost": decision.cost,
-            "overhead_ms": round(self._own_seconds() * 1000, 1),
+            "overhead_ms": round(self._overhead() * 1000, 1),
         }
         if self.debug:
-            said["experts"] = table(
+            explanation["experts"] = table(
                 self.request.query,
                 self.services.experts.values(),
                 decision.prediction,
                 decision.rejected,
             )
-        return said
+        return explanation
 
     def _log(
         self, status: str, decision: Decision | None = None, error: RoutewrightError | None = None
     ) -> None:
-        """One line per decision. No text of the query or the answer ever goes in here."""
+        """Counts the request and writes its log line, without text of the query or the answer."""
         answer = decision.answer if decision else None
-        seconds, own = time.perf_counter() - self.began, self._own_seconds()
-        self.services.counters.count(self.policy.name, status, answer, self.spent, seconds, own)
+        seconds, overhead = time.perf_counter() - self.began, self._overhead()
+        counters = self.services.counters
+        counters.count(self.policy.name, status, answer, self.spent, seconds, overhead)
         line = {
             "event": "decision",
             "id": self.reply_format.decision_id,
             "request_id": self.request_id,
             "status": status,
-            "upstream_status": getattr(error, "status", None),  # the reason is not ours to keep
+            "upstream_status": getattr(error, "status", None),  # its reason may repeat the query
             "policy": self.policy.name,
             "expert": answer.expert if answer else None,
             "path": path_of(self.spent),
@@ -233,6 +238,6 @@ class Run:
             "data_class": self.request.query.data_class,
             "stream": self.request.stream,
             "seconds": round(seconds, 4),
-            "overhead_ms": round(own * 1000, 1),
+            "overhead_ms": round(overhead * 1000, 1),
         }
         log.info(json.dumps(line))

@@ -1,4 +1,4 @@
-"""The gateway from Python: `serve` gives an ASGI application, `decide` answers one query."""
+"""The gateway from Python: `serve` returns an ASGI application, `decide` answers one query."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def serve(
     port: int | None = None,
     run: bool = True,
 ) -> Starlette:
-    """Serves a config to OpenAI clients until Ctrl-C; `run=False` only makes the application.
+    """Serves a config to OpenAI clients until Ctrl-C; `run=False` only returns the application.
 
-    `host` and `port` (0 takes a free one) override the config's. Returns the ASGI application,
+    `host` and `port` (0 takes a free port) override the config's. Returns the ASGI application,
     which any ASGI server can run and any other application can mount. Raises BadConfig if the
     config has mistakes, BadInput if a router cannot be loaded or the port is taken.
 
@@ -32,7 +32,7 @@ def serve(
     >>> from routewright.demo import example
     >>> app = rw.serve(example() / "routewright.yaml", run=False)
 
-    An OpenAI client would send this request:
+    An OpenAI client sends this request:
 
     >>> from starlette.testclient import TestClient
     >>> message = {"role": "user", "content": "What is 2 + 2?"}
@@ -41,7 +41,7 @@ def serve(
     >>> reply.json()["choices"][0]["message"]["content"]
     '4'
     """
-    settings = _loaded(config)
+    settings = _config(config)
     if not run:
         return build(settings)
     host = settings.server.host if host is None else host
@@ -57,11 +57,11 @@ def serve(
 async def decide(
     query: Query | str, *, config: Config | Path | str = "routewright.yaml", policy: str = "auto"
 ) -> Decision:
-    """Asks the experts of a config about one query, as a policy of it says.
+    """Answers one query with the experts of a config, by one of its policies.
 
-    `policy` is a name that clients may send as `model`: `auto`, a policy or an expert. A text has
-    the config's default data class. The config and its router are read at every call: for many
-    queries, use `serve(config, run=False)`. Raises BadConfig if the config has mistakes, BadInput
+    `policy` is a name that clients may send as `model`: `auto`, a policy or an expert. A text gets
+    the config's default data class. Every call reads the config and its router: for many queries,
+    use `serve(config, run=False)`. Raises BadConfig if the config has mistakes, BadInput
     for an unknown policy, NotAdmissible if the query's limits leave no expert, UpstreamError if
     the experts fail, and DeadlineExceeded after the query's `max_latency` seconds.
 
@@ -73,14 +73,14 @@ async def decide(
     >>> decision.answer.text, decision.path
     ('4', 'abacus')
     """
-    settings = _loaded(config)
+    settings = _config(config)
     if isinstance(query, str):
         query = Query.of(query, data_class=settings.server.default_data_class)
-    chosen = Policies(settings).find(policy)
+    strategy = Policies(settings).find(policy).strategy_for(query)
     experts = settings.experts_by_name().values()
     async with Client(experts) as client:
-        return await drive.decide(chosen.strategy_for(query), query, experts, client)
+        return await drive.decide(strategy, query, experts, client)
 
 
-def _loaded(config: Config | Path | str) -> Config:
+def _config(config: Config | Path | str) -> Config:
     return config if isinstance(config, Config) else load(Path(config))

@@ -1,4 +1,4 @@
-"""Failures as OpenAI error objects, so that every client's own error handling works."""
+"""Writes failures as OpenAI error objects, which OpenAI clients know how to handle."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from routewright.errors import (
 
 log = logging.getLogger(__name__)
 
-THE_REQUEST_ITSELF = {400, 413, 422}  # what an upstream answers where the client is at fault
+CLIENT_FAULTS = {400, 413, 422}  # an upstream's statuses for a request that the client must fix
 
 
 class BadRequest(BadInput):
-    """A request that cannot be served as it is; `param` names the field at fault."""
+    """A request that cannot be served; `param` names the field at fault."""
 
     def __init__(
         self, message: str, param: str | None = None, *, status: int = 400, code: str | None = None
@@ -53,7 +53,7 @@ def status_of(error: RoutewrightError) -> int:
     if isinstance(error, DeadlineExceeded | UpstreamTimeout):
         return 504
     if isinstance(error, UpstreamRefused):
-        return 400 if error.status in THE_REQUEST_ITSELF else 502
+        return 400 if error.status in CLIENT_FAULTS else 502
     if isinstance(error, UpstreamError):
         return error.status if error.status in (429, 503) else 502
     return 500
@@ -89,7 +89,7 @@ async def routewright_error(request: Request, error: Exception) -> Response:
 
 
 async def http_error(request: Request, error: Exception) -> Response:
-    """An address or method that does not exist."""
+    """Answers a request for a path or method that does not exist."""
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail}"
     code = "method_not_allowed" if error.status_code == 405 else "not_found"
@@ -98,7 +98,7 @@ async def http_error(request: Request, error: Exception) -> Response:
 
 
 async def client_disconnected(request: Request, error: Exception) -> Response:
-    """The client left before its request was whole; nobody reads this."""
+    """Ends a request whose client disconnected before it was complete; no one reads this."""
     return Response(status_code=499)
 
 

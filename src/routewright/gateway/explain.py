@@ -1,4 +1,4 @@
-"""Why a query goes where it goes: beliefs, limits and the first step of the plan."""
+"""Explains where a query goes and why: predictions, limits and the first step of the plan."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from routewright.types import Expert, Prediction, Query
 
 
 def explain(policy: Policy, query: Query, experts: Mapping[str, Expert]) -> dict[str, Any]:
-    """The decision that would be made now, without asking anybody.
+    """Describes the decision that would be made now, without asking any expert.
 
-    Raises NotAdmissible where no decision could be made.
+    Raises NotAdmissible if the query's limits allow no decision.
     """
     strategy = policy.strategy_for(query)
     allowed, _ = admit(query, experts.values())
     asks = first_asks(strategy, allowed)
     for ask in asks:
         guard(ask, allowed, experts)
-    belief = policy.router.predict([query]).take(0) if policy.router else None
+    prediction = policy.router.predict([query]).take(0) if policy.router else None
     return {
         "object": "routewright.route",
         "policy": policy.name,
@@ -31,31 +31,31 @@ def explain(policy: Policy, query: Query, experts: Mapping[str, Expert]) -> dict
         "first_asks": [{"expert": a.expert, "kind": a.kind, "final": a.final} for a in asks],
         "operating_point": _point(policy.point) if policy.point else None,
         "fallback": list(policy.fallback),
-        "experts": table(query, experts.values(), belief),
+        "experts": table(query, experts.values(), prediction),
     }
 
 
 def table(
     query: Query,
     experts: Iterable[Expert],
-    belief: Prediction | None = None,
+    prediction: Prediction | None = None,
     rejected: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Every expert: whether the limits allow it, why not, and what is believed of it."""
-    return [_row(expert, query, belief, rejected or {}) for expert in experts]
+    """One row per expert: whether the limits allow it, why not, and its predictions."""
+    return [_row(expert, query, prediction, rejected or {}) for expert in experts]
 
 
 def _row(
-    expert: Expert, query: Query, belief: Prediction | None, rejected: Mapping[str, str]
+    expert: Expert, query: Query, prediction: Prediction | None, rejected: Mapping[str, str]
 ) -> dict[str, Any]:
     reason = objection(expert, query) or rejected.get(expert.name)
     row: dict[str, Any] = {"name": expert.name, "admissible": reason is None, "reason": reason}
-    if belief is not None and expert.name in belief.experts:
-        row |= forecast(belief, expert.name)
+    if prediction is not None and expert.name in prediction.experts:
+        row |= forecast(prediction, expert.name)
     return row
 
 
 def _point(point: OperatingPoint) -> dict[str, Any]:
     values = dataclasses.asdict(point)
-    shown = ("price", "cost", "cost_fraction", "quality", "quality_ci", "plan")
-    return {"strategy": point.strategy, **{name: values[name] for name in shown}}
+    fields = ("price", "cost", "cost_fraction", "quality", "quality_ci", "plan")
+    return {"strategy": point.strategy, **{field: values[field] for field in fields}}

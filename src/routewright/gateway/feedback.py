@@ -1,4 +1,4 @@
-"""`POST /v1/feedback`: a score for a decision, kept as a line of an outcome table."""
+"""`POST /v1/feedback`: writes the score of a decision as a line of an outcome table."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from starlette.responses import JSONResponse, Response
 from routewright.data import rows
 from routewright.data.journal import Journal
 from routewright.errors import BadInput
-from routewright.gateway.body import number, read, shown
+from routewright.gateway.body import excerpt, number, read
 from routewright.gateway.errors import BadRequest
 from routewright.types import Decision, Query
 
 log = logging.getLogger(__name__)
 
-REMEMBERED = 10_000  # decisions that may still be scored; the oldest are forgotten first
-REMEMBERED_TEXT = 1 << 27  # characters of their texts: pictures are long
+MAX_DECISIONS = 10_000  # that can still be scored; the oldest are dropped first
+MAX_TEXT = 1 << 27  # characters of their texts, which may contain images
 
 
 class Score(BaseModel):
-    """The body of a request."""
+    """The body of a feedback request."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -40,44 +40,45 @@ class Score(BaseModel):
 
 
 class Feedback:
-    """Decisions that may still be scored, and the file of those that were.
+    """The decisions that can still be scored, and the file of those that have been scored.
 
-    A decision is in memory until it is scored or forgotten; only what is scored goes to disk,
-    with the text of its query (and of its answer, with `answers`), in the long form that
-    `outcomes.read` takes.
+    A decision is in memory until it is scored or dropped. Only scored decisions are written to
+    disk, each with the text of its query (and of its answer, with `answers`), in the long form
+    that `outcomes.read` reads. Raises BadInput if the file cannot be written.
     """
 
     def __init__(
         self,
         path: Path,
-        remembered: int = REMEMBERED,
-        remembered_text: int = REMEMBERED_TEXT,
+        max_decisions: int = MAX_DECISIONS,
+        max_text: int = MAX_TEXT,
         answers: bool = False,
     ) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Texts of queries are for one user.
+            # Only the owner may read the texts of queries.
             os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
         except OSError as error:
-            why = (error.strerror or str(error)).lower()
-            raise BadInput(f"server.feedback: '{path}' cannot be written: {why}") from error
+            reason = (error.strerror or str(error)).lower()
+            raise BadInput(f"server.feedback: '{path}' cannot be written: {reason}") from error
         if not path.is_file():
-            raise BadInput(f"server.feedback: '{path}' is not a file that can be read again")
+            raise BadInput(f"server.feedback: '{path}' is not a regular file: name another one")
         self.journal = Journal(path)
-        self._scored = {str(line.get("id")) for line in self.journal.entries}
+        self._scored_ids = {str(line.get("id")) for line in self.journal.entries}
         self.journal.entries.clear()
-        self._open: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._lines: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._answers = answers
-        self._remembered = remembered
-        self._remembered_text = remembered_text
+        self._max_decisions = max_decisions
+        self._max_text = max_text
         self._text = 0  # characters in memory
 
     def remember(self, decision_id: str, policy: str, query: Query, decision: Decision) -> None:
+        """Keeps a decision in memory, so that it can be scored; may drop the oldest ones."""
         answer = decision.answer
-        asked = rows.flat(rows.row(replace(query, id=decision_id)))
+        cells = rows.flat(rows.row(replace(query, id=decision_id)))
         text = answer.text or None if self._answers else None
-        self._open[decision_id] = {
-            **{name: cell for name, cell in asked.items() if cell is not None},
+        self._lines[decision_id] = {
+            **{name: cell for name, cell in cells.items() if cell is not None},
             **({} if text is None else {"text": text}),
             "split": "train",
             "policy": policy,
@@ -86,38 +87,41 @@ class Feedback:
             "latency": answer.latency if math.isfinite(answer.latency) else None,
             "out_tokens": answer.output_tokens,
         }
-        self._text += _length(self._open[decision_id])
-        while len(self._open) > self._remembered or self._text > self._remembered_text:
-            _, forgotten = self._open.popitem(last=False)
-            self._text -= _length(forgotten)
+        self._text += _length(self._lines[decision_id])
+        while len(self._lines) > self._max_decisions or self._text > self._max_text:
+            _, oldest = self._lines.popitem(last=False)
+            self._text -= _length(oldest)
 
-    def take(self, decision_id: str, score: float) -> dict[str, Any]:
-        """Writes the line and gives it; raises BadRequest for a decision that cannot be scored,
-        or not now. May block: the line is on disk afterwards."""
-        if decision_id in self._scored:
-            what = f"decision '{decision_id[:100]}' has been scored already"
-            raise BadRequest(what, "decision_id", status=409, code="already_scored")
-        line = self._open.pop(decision_id, None)
+    def score(self, decision_id: str, score: float) -> dict[str, Any]:
+        """Writes the line of a scored decision to disk and returns it. May block.
+
+        Raises BadRequest if the decision cannot be scored, or if the line cannot be written.
+        """
+        if decision_id in self._scored_ids:
+            message = f"decision '{decision_id[:100]}' has been scored already"
+            raise BadRequest(message, "decision_id", status=409, code="already_scored")
+        line = self._lines.pop(decision_id, None)
         if line is None:
             raise BadRequest(
-                f"decision '{decision_id[:100]}' is not known: its id stands in the header"
-                " x-routewright-decision-id, and it can be scored until the gateway is restarted"
-                f" or {self._remembered} others have been made",
+                f"decision '{decision_id[:100]}' is unknown: send the id of the header"
+                " x-routewright-decision-id before the gateway is restarted"
+                f" or {self._max_decisions} other decisions have been made",
                 "decision_id",
                 status=404,
                 code="decision_not_found",
             )
-        scored = {**line, "score": score, "scored": round(time.time(), 3)}
+        scored_line = {**line, "score": score, "scored": round(time.time(), 3)}
         try:
-            self.journal.write(**scored)
+            self.journal.write(**scored_line)
         except BadInput as error:
-            self._open[decision_id] = line
-            log.error("a score was lost: %s", error)  # our paths are no client's business
-            what = "the score could not be written, the gateway's log says why: send it again"
-            raise BadRequest(what, status=503, code="not_written") from error
+            self._lines[decision_id] = line
+            # The client does not see this message, which contains paths.
+            log.error("a score could not be written: %s", error)
+            message = "the score could not be written, the gateway's log says why: send it again"
+            raise BadRequest(message, status=503, code="not_written") from error
         self._text -= _length(line)
-        self._scored.add(decision_id)
-        return scored
+        self._scored_ids.add(decision_id)
+        return scored_line
 
 
 def _length(line: Mapping[str, Any]) -> int:
@@ -125,18 +129,19 @@ def _length(line: Mapping[str, Any]) -> int:
 
 
 async def feedback(request: Request) -> Response:
+    """Scores a decision; 404 if the config has no `server.feedback`."""
     services = request.app.state.services
     if services.feedback is None:
-        message = "no feedback is kept here: set `server.feedback` in the config"
+        message = "this gateway keeps no feedback: set `server.feedback` in the config"
         raise BadRequest(message, status=404, code="no_feedback")
     body = await read(request, services.config.server.max_body_bytes)
     try:
-        given = Score.model_validate(body)
+        rating = Score.model_validate(body)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"])) or "body"
-        why = f"{field} ({shown(first['input'])}): {first['msg']}"
-        raise BadRequest(why, field) from error
-    kept = await asyncio.to_thread(services.feedback.take, given.decision_id, given.score)
-    told = {"object": "feedback", "decision_id": given.decision_id, "score": given.score}
-    return JSONResponse({**told, "expert": kept["expert"]})
+        message = f"{field} ({excerpt(first['input'])}): {first['msg']}"
+        raise BadRequest(message, field) from error
+    line = await asyncio.to_thread(services.feedback.score, rating.decision_id, rating.score)
+    reply = {"object": "feedback", "decision_id": rating.decision_id, "score": rating.score}
+    return JSONResponse({**reply, "expert": line["expert"]})

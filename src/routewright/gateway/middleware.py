@@ -1,4 +1,4 @@
-"""What happens to every request before an endpoint sees it: an id, a key, a watch on the line."""
+"""Middleware for every request: its id, its key, and the end of its work on a disconnect."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from routewright.gateway.errors import error_object
 from routewright.gateway.replies import event
 
 STOPPED = error_object("the gateway is being stopped", "server_error", "stopped")
-STALLED = 60.0  # seconds
+STALL_SECONDS = 60.0
 REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
 
 class RequestId:
-    """Gives every request an id, its own or the client's `x-request-id`, and sends it back."""
+    """Gives every request the client's `x-request-id` or a new one, and sends it back."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -29,8 +29,8 @@ class RequestId:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        asked = Headers(scope=scope).get("x-request-id", "")
-        request_id = asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
+        header = Headers(scope=scope).get("x-request-id", "")
+        request_id = header if REQUEST_ID.fullmatch(header) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_id(message: Message) -> None:
@@ -42,8 +42,10 @@ class RequestId:
 
 
 class BearerKeys:
-    """Lets requests under /v1 and to /metrics pass that carry one of the keys; all, where there
-    are no keys."""
+    """Refuses requests to /v1 and /metrics that have none of the keys.
+
+    Without keys in the config every request passes.
+    """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
         self.app = app
@@ -51,26 +53,26 @@ class BearerKeys:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         guarded = scope["type"] == "http" and scope["path"].startswith(("/v1", "/metrics"))
-        if not guarded or not self.keys or self._knows(Headers(scope=scope)):
+        if not guarded or not self.keys or self._has_key(Headers(scope=scope)):
             return await self.app(scope, receive, send)
         message = "no valid key: send `Authorization: Bearer KEY` with one of server.api_keys"
         body = error_object(message, "authentication_error", "invalid_api_key")
         await JSONResponse(body, 401, {"www-authenticate": "Bearer"})(scope, receive, send)
 
-    def _knows(self, headers: Headers) -> bool:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        offered = given.strip().encode() if scheme.lower() == "bearer" else b""
-        # Every key is compared, each in constant time: the time taken tells nothing.
-        matches = [hmac.compare_digest(offered, key) for key in self.keys]
+    def _has_key(self, headers: Headers) -> bool:
+        scheme, _, credentials = headers.get("authorization", "").partition(" ")
+        token = credentials.strip().encode() if scheme.lower() == "bearer" else b""
+        # Every key is compared, each in constant time, so that the time reveals nothing.
+        matches = [hmac.compare_digest(token, key) for key in self.keys]
         return any(matches)
 
 
 class CancelOnDisconnect:
-    """Cancels the work for a client that has gone away, and with it the upstream requests.
+    """Cancels the work for a client that has disconnected, and with it the upstream requests.
 
-    One that reads nothing for `STALLED` seconds, while more waits for it than the system holds, is
-    gone as well: it would keep an upstream waiting. A server that is stopped and cannot wait any
-    longer cancels the work, too; then the client is told.
+    A client that reads nothing of a full send buffer for `STALL_SECONDS` counts as disconnected,
+    because it would keep an upstream waiting. A server whose time to shut down is over cancels the
+    work too; its client then gets the error STOPPED.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -80,14 +82,14 @@ class CancelOnDisconnect:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         incoming: asyncio.Queue[Message] = asyncio.Queue(maxsize=1)
-        kind: str | None = None  # of the reply, once it has begun
+        content_type: str | None = None  # of the response; None before its first byte
 
-        async def send_and_note(message: Message) -> None:
-            nonlocal kind
+        async def send_or_cancel(message: Message) -> None:
+            nonlocal content_type
             if message["type"] == "http.response.start":
-                kind = Headers(raw=message["headers"]).get("content-type", "")
+                content_type = Headers(raw=message["headers"]).get("content-type", "")
             try:
-                async with asyncio.timeout(STALLED):
+                async with asyncio.timeout(STALL_SECONDS):
                     await send(message)
             except TimeoutError as error:
                 raise asyncio.CancelledError from error
@@ -99,7 +101,7 @@ class CancelOnDisconnect:
                 if message["type"] == "http.disconnect":
                     return
 
-        work = asyncio.ensure_future(self.app(scope, incoming.get, send_and_note))
+        work = asyncio.ensure_future(self.app(scope, incoming.get, send_or_cancel))
         watcher = asyncio.create_task(watch())
         stopped = False
         try:
@@ -111,7 +113,7 @@ class CancelOnDisconnect:
         await asyncio.wait({work, watcher})
         if not work.cancelled():
             work.result()
-        elif stopped and kind is None:
+        elif stopped and content_type is None:
             await JSONResponse(STOPPED, 503, {"retry-after": "1"})(scope, receive, send)
-        elif stopped and kind is not None and kind.startswith("text/event-stream"):
+        elif stopped and content_type is not None and content_type.startswith("text/event-stream"):
             await send({"type": "http.response.body", "body": event(STOPPED)})

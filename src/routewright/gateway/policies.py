@@ -1,4 +1,4 @@
-"""The model names that clients may ask for, and the strategy behind each."""
+"""The model names that clients may request, and the policy behind each."""
 
 from __future__ import annotations
 
@@ -27,27 +27,30 @@ GOALS = ("max_cost", "max_cost_fraction", "min_quality")
 
 @dataclass(frozen=True)
 class Policy:
-    """A strategy with its settings, under the name that clients ask for."""
+    """A strategy with its settings, under the name that clients request."""
 
     name: str
     strategy: Strategy
     fallback: tuple[str, ...] = ()
     router: Router | None = None
     point: OperatingPoint | None = None
-    latency_price: float = 0.0  # μ, beside the point's λ
+    latency_price: float = 0.0  # μ; λ is that of the point
 
     def strategy_for(self, query: Query) -> Strategy:
-        """The strategy under this query's own λ and limits."""
+        """The strategy for this query's own λ and limits.
+
+        Raises BadRequest if the policy cannot apply one of them.
+        """
         if query.min_quality is not None and self.router is None:
             raise BadRequest(
-                f"policy '{self.name}' predicts no quality, so it cannot keep "
-                f"min_quality {query.min_quality:g}: ask a policy with a router",
+                f"policy '{self.name}' predicts no quality, so it cannot apply"
+                f" min_quality {query.min_quality:g}: request a policy with a router",
                 "min_quality",
             )
         if query.latency_price and not (self.router and self.router.knows_latency):
             raise BadRequest(
-                f"policy '{self.name}' knows no expert's seconds, so it cannot weigh"
-                f" latency_price {query.latency_price:g}: ask a policy with a router that does",
+                f"policy '{self.name}' predicts no latency, so it cannot apply latency_price"
+                f" {query.latency_price:g}: request a policy whose router knows latencies",
                 "latency_price",
             )
         return with_fallback(self._strategy_for(query), self.fallback)
@@ -55,7 +58,7 @@ class Policy:
     def _strategy_for(self, query: Query) -> Strategy:
         if self.point is None or self.router is None:
             return self.strategy
-        # The frontier did not weigh seconds: where they count, its fixed mixes do not hold.
+        # The frontier ignores latency. So its fixed mixes do not apply where latency has a price.
         best_admissible = Single(self.router, self.point.price, self.latency_price)
         if query.min_quality is not None or query.latency_price or self.latency_price:
             return best_admissible
@@ -65,28 +68,28 @@ class Policy:
 
 @dataclass(frozen=True)
 class WithinLimits:
-    """Follows `preferred`; where the query's limits forbid its expert, `otherwise`."""
+    """Follows `preferred`, or `alternative` if the query's limits forbid an expert of it."""
 
     preferred: Strategy
-    otherwise: Strategy
+    alternative: Strategy
 
     def plan(self, query: Query) -> Plan:
         try:
             decision = yield from self.preferred.plan(query)
         except NotAdmissible:
-            decision = yield from self.otherwise.plan(query)
+            decision = yield from self.alternative.plan(query)
         return decision
 
 
 class Policies:
-    """The model names that clients may ask for, and the policy behind each.
+    """The model names that clients may request, and the policy behind each.
 
-    Raises BadConfig where a policy cannot be built.
+    Raises BadConfig if a policy cannot be built.
     """
 
     def __init__(self, config: Config) -> None:
         if not config.policies:
-            raise BadConfig("there is no policy to serve: add one under `by_name:`")
+            raise BadConfig("there is no policy to serve: add one under `policies:`")
         self._routers: dict[Path, Router] = {}
         self.experts = tuple(entry.name for entry in config.experts)
         self._latency = {e.name: e.latency for e in config.experts if e.latency is not None}
@@ -97,11 +100,11 @@ class Policies:
         self.default = config.default_policy or next(iter(self.by_name))
 
     def names(self) -> list[str]:
-        """What `/v1/models` lists: policies first."""
+        """The names that `/v1/models` lists, policies first."""
         return ["auto", *(f"{PREFIX}{policy}" for policy in self.by_name), *self.experts]
 
     def find(self, model: str | None) -> Policy:
-        """The policy behind a name; raises BadRequest (404) naming those that exist."""
+        """The policy behind a name. Raises BadRequest (404), which lists the names that exist."""
         name = model or ""
         if name in AUTO:
             return self.by_name[self.default]
@@ -109,32 +112,32 @@ class Policies:
             return self.by_name[name.removeprefix(PREFIX)]
         if name in self.experts:
             return Policy(DIRECT, Fixed(name))
-        if like_routellm := ROUTELLM.fullmatch(name):
-            return self._at_threshold(name, like_routellm["name"], like_routellm["threshold"])
+        if match := ROUTELLM.fullmatch(name):
+            return self._at_threshold(name, match["name"], match["threshold"])
         raise self._unknown(name)
 
-    def _at_threshold(self, model: str, name: str, written: str) -> Policy:
-        """RouteLLM's names: threshold t spends at most the share 1 − t of the dearest expert.
+    def _at_threshold(self, model: str, name: str, threshold: str) -> Policy:
+        """The policy behind one of RouteLLM's names, `router-NAME-THRESHOLD`.
 
-        There, too, 0 asks the strong model always and 1 never. Where 1 − t is less than the
-        cheapest point of the frontier spends, that point is it.
+        Threshold t stands for the best operating point that costs at most the share 1 − t of the
+        most expensive expert, or for the cheapest point if all cost more. As in RouteLLM, 0 always
+        asks the strong model and 1 never does.
         """
         policy = self.by_name.get(self.default if name in ROUTELLM_NAMES else name)
         if policy is None or policy.router is None:
             raise self._unknown(model)
-        threshold = float(written)
-        if threshold > 1:
-            raise BadRequest(f"threshold {written} of '{model}' is not within 0 and 1", "model")
+        share = 1 - float(threshold)
+        if share < 0:
+            raise BadRequest(f"threshold {threshold} of '{model}' is not between 0 and 1", "model")
         router = policy.router
-        least = min(point.cost_fraction for point in router.frontier)
-        point = router.at(max_cost_fraction=max(1 - threshold, least))
+        lowest = min(point.cost_fraction for point in router.frontier)
+        point = router.at(max_cost_fraction=max(share, lowest))
         return Policy(
             policy.name, router.strategy_at(point), policy.fallback, router=router, point=point
         )
 
     def _unknown(self, model: str) -> BadRequest:
-        known = ", ".join(self.names())
-        message = f"model '{model[:100]}' does not exist here: ask for one of {known}"
+        message = f"model '{model[:100]}' does not exist: request one of {', '.join(self.names())}"
         return BadRequest(message, "model", status=404, code="model_not_found")
 
     def _build(self, name: str, policy: PolicyConfig, folder: Path) -> Policy:
@@ -142,7 +145,7 @@ class Policies:
             router = self._router(folder / policy.router) if policy.router else None
             if policy.latency_price and router and not router.knows_latency:
                 raise BadInput(
-                    "latency_price weighs seconds, and no expert's are known: give experts a"
+                    "latency_price needs latencies, and the router knows none: give experts a"
                     " `latency:`, or fit on a table with latency::EXPERT"
                 )
             goal = {key: getattr(policy, key) for key in GOALS if getattr(policy, key) is not None}
@@ -152,13 +155,13 @@ class Policies:
             )
         except BadInput as error:
             raise BadConfig(f"policy '{name}': {error}") from error
-        hurry = policy.latency_price or 0.0
-        return Policy(name, strategy, tuple(policy.fallback), router, point, hurry)
+        latency_price = policy.latency_price or 0.0
+        return Policy(name, strategy, tuple(policy.fallback), router, point, latency_price)
 
     def _router(self, folder: Path) -> Router:
-        """Policies that name the same folder share one router."""
+        """The router of a folder, which all policies that name the folder share."""
         if folder not in self._routers:
             router = Router.load(folder).with_latency(self._latency)
-            router.predict([Query.of("")])  # what it refers to is loaded now, or missed now
+            router.predict([Query.of("")])  # loads the files it refers to, or fails
             self._routers[folder] = router
         return self._routers[folder]

@@ -1,4 +1,4 @@
-"""Decisions as OpenAI chat completions, chunks and headers; pure."""
+"""Writes decisions as OpenAI chat completions, chunks and headers; pure functions."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ class ReplyFormat:
 
     decision_id: str
     policy: str
-    logprobs: bool = False  # the client asked for them; a strategy may have done so for itself
+    logprobs: bool = False  # whether the client requested them; a strategy may do so for itself
     created: int = field(default_factory=lambda: int(time.time()))
 
     def completion(self, decision: Decision, explanation: Mapping[str, Any]) -> dict[str, Any]:
+        """The body of a reply that is not streamed."""
         answer = decision.answer
         message, logprobs = without_logprobs(answer.message or _message(answer))
         choice = {
@@ -41,12 +42,12 @@ class ReplyFormat:
         }
 
     def chunk(self, delta: Delta, *, first: bool = False) -> dict[str, Any]:
-        """One piece of a stream; the first one says whose words they are."""
+        """One chunk of a stream; the first one has the role."""
         message, logprobs = without_logprobs(delta.message)
-        opening = {"role": "assistant"} if first else {}
+        role = {"role": "assistant"} if first else {}
         choice: dict[str, Any] = {
             "index": 0,
-            "delta": {**opening, **_with_indices(message)},
+            "delta": {**role, **_with_indices(message)},
             "finish_reason": delta.finish_reason,
         }
         if logprobs and self.logprobs:
@@ -54,11 +55,12 @@ class ReplyFormat:
         return self._frame(delta.expert, "chat.completion.chunk", [choice])
 
     def usage_chunk(self, decision: Decision) -> dict[str, Any]:
+        """The last chunk of a stream, for clients that request usage."""
         frame = self._frame(decision.answer.expert, "chat.completion.chunk", [])
         return {**frame, "usage": usage(decision)}
 
     def headers(self, expert: str) -> dict[str, str]:
-        """What is known as soon as somebody answers."""
+        """The headers that are known as soon as an expert answers."""
         return {
             "x-routewright-decision-id": self.decision_id,
             "x-routewright-policy": header(self.policy),
@@ -76,7 +78,7 @@ class ReplyFormat:
 
 
 def usage(decision: Decision) -> dict[str, Any]:
-    """Tokens of the answer itself; `cost` is US$ for everything that was asked on the way."""
+    """The tokens of the answer itself, and as `cost` the US$ of all asks of the decision."""
     answer = decision.answer
     return {
         "prompt_tokens": answer.input_tokens,
@@ -87,8 +89,8 @@ def usage(decision: Decision) -> dict[str, Any]:
     }
 
 
-def account(spent: Sequence[Answer]) -> dict[str, str]:
-    """Headers that say what was asked and paid, whether or not there was an answer."""
+def cost_headers(spent: Sequence[Answer]) -> dict[str, str]:
+    """Headers with the path and the cost of all asks, whether or not one was answered."""
     if not spent:
         return {}
     return {
@@ -98,7 +100,7 @@ def account(spent: Sequence[Answer]) -> dict[str, str]:
 
 
 def header(value: str) -> str:
-    """A value that HTTP can carry: ASCII, one line, of bounded length."""
+    """A value that an HTTP header can hold: one line of ASCII with a limited length."""
     return quote(value, safe=" !#$&'()*+,/:;<=>?@[]^`{|}~")[:LONGEST_HEADER]
 
 
@@ -112,8 +114,8 @@ def _message(answer: Answer) -> Message:
 
 
 def _with_indices(message: Message) -> Message:
-    """Tool calls of a whole message have no index; those of a delta need one."""
+    """Adds the indices that tool calls of a delta need and those of a whole message lack."""
     if not message.get("tool_calls"):
         return message
-    calls = [{"index": place, **call} for place, call in enumerate(message["tool_calls"])]
+    calls = [{"index": index, **call} for index, call in enumerate(message["tool_calls"])]
     return {**message, "tool_calls": calls}

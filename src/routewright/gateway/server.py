@@ -1,4 +1,4 @@
-"""Runs the gateway on a socket until it is told to stop."""
+"""Runs the gateway on a socket until it is stopped."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from routewright.config import Config
 from routewright.errors import BadInput
 from routewright.gateway.app import build
 
-PATIENCE = 10  # seconds that requests under way get at shutdown
+GRACE = 10  # seconds that requests in progress get at shutdown
 
 
 def run(config: Config, host: str, port: int, ready: Callable[[str], None]) -> Starlette:
-    """Serves until interrupted; calls `ready` with the URL once the port is ours. Returns the
-    application that was served.
+    """Serves a config until Ctrl-C and returns the ASGI application.
+
+    Calls `ready` with the URL as soon as the socket listens.
 
     Raises BadInput if the config cannot be served or the port is taken.
     """
@@ -30,17 +31,17 @@ def run(config: Config, host: str, port: int, ready: Callable[[str], None]) -> S
         settings = uvicorn.Config(
             app,
             log_level="warning",
-            access_log=False,  # every decision has its own line, without paths or texts
-            timeout_graceful_shutdown=PATIENCE,
+            access_log=False,  # the gateway writes its own line per decision, without URLs
+            timeout_graceful_shutdown=GRACE,
         )
         ready(url_of(listener))
-        with suppress(KeyboardInterrupt):  # how a server is stopped
+        with suppress(KeyboardInterrupt):  # Ctrl-C is the usual way to stop it
             uvicorn.Server(settings).run(sockets=[listener])
     return app
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; raises BadInput with the way out if there is none to be had."""
+    """Returns a listening socket; raises BadInput if the address or port cannot be used."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -55,12 +56,13 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise BadInput(
-            f"cannot listen on {host}:{port}: {error.strerror}; stop whoever uses it, "
+            f"cannot listen on {host}:{port}: {error.strerror}; stop the process that uses it, "
             "or choose another port with --port (0 takes a free one)"
         ) from error
     return listener
 
 
 def url_of(listener: socket.socket) -> str:
+    """The URL of a listening socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

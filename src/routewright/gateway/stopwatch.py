@@ -1,4 +1,4 @@
-"""How much of a request's time is ours."""
+"""Measures how long a request waits for experts; the rest of its time is overhead."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from routewright.types import Answer, Ask, Delta, Query
 
 
 class Stopwatch:
-    """An Asker that asks another one and measures how long experts were waited for."""
+    """An Asker that asks through another one and measures the time spent waiting for experts."""
 
     def __init__(self, asker: Asker) -> None:
         self.asker = asker
-        self.waited = 0.0  # seconds during which at least one expert was at work
+        self.waiting = 0.0  # seconds during which at least one ask was running
         self._running = 0
         self._began = 0.0
 
     async def ask(self, ask: Ask, query: Query) -> Answer:
-        with self._waiting():
+        with self._timed():
             return await self.asker.ask(ask, query)
 
     async def stream(self, ask: Ask, query: Query) -> AsyncGenerator[Delta | Answer, None]:
         async with aclosing(self.asker.stream(ask, query)) as pieces:
             while True:
-                with self._waiting():
+                with self._timed():
                     try:
                         piece = await anext(pieces)
                     except StopAsyncIteration:
@@ -37,7 +37,7 @@ class Stopwatch:
         return self.asker.bill(ask, query, seconds)
 
     @contextmanager
-    def _waiting(self) -> Iterator[None]:
+    def _timed(self) -> Iterator[None]:
         if self._running == 0:
             self._began = time.perf_counter()
         self._running += 1
@@ -46,4 +46,4 @@ class Stopwatch:
         finally:
             self._running -= 1
             if self._running == 0:
-                self.waited += time.perf_counter() - self._began
+                self.waiting += time.perf_counter() - self._began

@@ -300,7 +300,7 @@ def test_half_a_usage_is_completed_by_an_estimate():
 
 
 def test_a_model_that_thinks_for_long_may_be_silent_for_half_its_timeout(monkeypatch):
-    monkeypatch.setattr("routewright.experts.providers.openai.QUIET", 0.1)
+    monkeypatch.setattr("routewright.experts.providers.openai.MIN_SILENCE", 0.1)
 
     async def thinking(upstream, request, body):
         await asyncio.sleep(0.6)
@@ -315,7 +315,7 @@ def test_a_model_that_thinks_for_long_may_be_silent_for_half_its_timeout(monkeyp
 def test_what_travels_along_counts_for_max_cost():
     """`documents` (of vLLM) and the like are read by the expert, too, and are paid for."""
     limits = {"routewright": {"max_cost": 5e-4}, "documents": ["word " * 500]}
-    with pytest.raises(openai.UnprocessableEntityError, match="leaves no answer"):
+    with pytest.raises(openai.UnprocessableEntityError, match="the input alone may cost"):
         served(create(extra_body=limits), Upstream())
 
 

@@ -225,8 +225,8 @@ def test_after_its_restarts_it_is_failed_and_requests_are_refused_at_once(launch
 
     assert "experts status" in asyncio.run(live())
     assert [line.count("exit code 3") for line in caplog.messages] == [1, 1]
-    assert "another try in 0.1 s" in caplog.messages[0]
-    assert "no more" in caplog.messages[1]
+    assert "restart in 0.1 s" in caplog.messages[0]
+    assert "no restart left" in caplog.messages[1]
 
 
 def test_a_request_that_has_waited_long_enough_goes_to_others_while_it_loads(launched):

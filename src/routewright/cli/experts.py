@@ -102,9 +102,9 @@ def _stop(servers: list[Server], console: Console) -> None:
 
 def _sweep(folder: Path, names: set[str], console: Console) -> None:
     """Stops the servers of experts that are no longer in the config."""
-    from routewright.experts.launch import end, left_behind
+    from routewright.experts.launch import end, orphans
 
-    for _, record in left_behind(folder, names):
+    for _, record in orphans(folder, names):
         if end(record, grace=10):
             console.print(f"stopped {record.name}, which is no longer in the config", markup=False)
 

@@ -19,7 +19,7 @@ from routewright.errors import BadInput
 
 if TYPE_CHECKING:
     from routewright.data.queries import Item
-    from routewright.experts.ledger import Account, Forecast, Ledger
+    from routewright.experts.ledger import Account, Estimate, Ledger
     from routewright.interview.interview import Interview
     from routewright.types import Expert
 
@@ -118,7 +118,7 @@ def interview(
     }
     console = Console(stderr=json, soft_wrap=True, highlight=False)
     if dry_run:
-        estimate = asyncio.run(_rehearse(items, experts, journal, settings))
+        estimate = asyncio.run(_dry_run(items, experts, journal, settings))
         _show_estimate(estimate, json, console, budget)
         return
     if engine == "local":
@@ -355,39 +355,39 @@ def _show_notes(summary: Mapping[str, Any], journal: Path, console: Console) -> 
 # --- the dry run ---------------------------------------------------------------------------
 
 
-async def _rehearse(
+async def _dry_run(
     items: Sequence[Item], experts: Mapping[str, Expert], path: Path, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     from routewright.data.journal import read
-    from routewright.experts.ledger import Recall, Rehearsal
+    from routewright.experts.ledger import DryRun, Recall
     from routewright.interview.interview import Interview
 
-    rehearsal = Rehearsal(experts.values(), read(path))
-    recall = Recall(rehearsal)
-    await Interview(items, asker=rehearsal, recall=recall, rehearsal=True, **settings).run()
+    dry_run = DryRun(experts.values(), read(path))
+    recall = Recall(dry_run)
+    await Interview(items, asker=dry_run, recall=recall, rehearsal=True, **settings).run()
     concurrency = settings["concurrency"]
     estimates = {
-        name: _forecast(forecast, concurrency)
-        for name, forecast in rehearsal.forecasts.items()
-        if forecast.asks
+        name: _facts(estimate, concurrency)
+        for name, estimate in dry_run.estimates.items()
+        if estimate.asks
     }
     return {
         "queries": len(items),
         "experts": estimates,
-        "spent": rehearsal.account.spent,
+        "spent": dry_run.account.spent,
         "cost": math.fsum(facts["cost"] for facts in estimates.values()),
         "cost_at_most": math.fsum(facts["cost_at_most"] for facts in estimates.values()),
         "seconds": max((facts["seconds"] for facts in estimates.values()), default=0.0),
     }
 
 
-def _forecast(forecast: Forecast, concurrency: int) -> dict[str, Any]:
+def _facts(estimate: Estimate, concurrency: int) -> dict[str, Any]:
     return {
-        "asks": forecast.asks,
-        "in_journal": forecast.known,
-        "cost": forecast.cost,
-        "cost_at_most": forecast.bound,
-        "seconds": forecast.seconds / concurrency,
+        "asks": estimate.asks,
+        "in_journal": estimate.in_journal,
+        "cost": estimate.cost,
+        "cost_at_most": estimate.bound,
+        "seconds": estimate.seconds / concurrency,
     }
 
 

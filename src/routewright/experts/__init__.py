@@ -1,1 +1,1 @@
-"""The models that can be asked: limits, the network client, the ledger, servers of our own."""
+"""The models that can be asked: limits, the network client, the ledger, launched servers."""

@@ -1,4 +1,4 @@
-"""Asks experts over the network: the `Asker` that `drive.live` runs strategies with."""
+"""The network client: the `Asker` with which `drive.live` runs strategies."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any, Self
 
 from routewright import prompts
 from routewright.errors import NotAdmissible, UpstreamError, UpstreamRefused
-from routewright.experts.providers import Call, Provider, input_tokens, said
+from routewright.experts.providers import Call, Provider, input_tokens, output_text
 from routewright.experts.supervisor import Supervisor
 from routewright.registry import build
 from routewright.types import Answer, Ask, Delta, Expert, Query, total_cost
 
-SPEED = 50  # tokens per second, assumed of an expert whose cancelled answer we cannot see
-VERDICT_ROOM = 64  # tokens of a verification
-JUDGE_ROOM = 512  # tokens of a judgement, which may reason first
-IMAGE_TOKENS = 2000  # an image's tokens at most, as the common vendors count them
+SPEED = 50  # tokens per second, assumed for a cancelled answer that was not streamed
+VERDICT_TOKENS = 64  # output limit of a verification
+JUDGE_TOKENS = 512  # output limit of a judgement, which may reason first
+IMAGE_TOKENS = 2000  # upper bound of the tokens of an image, as the common vendors count them
 LIMITS = ("max_tokens", "max_completion_tokens")
 
 log = logging.getLogger(__name__)
@@ -31,9 +31,10 @@ log = logging.getLogger(__name__)
 class Client:
     """Asks the experts of a config.
 
-    Use it as `async with Client(experts) as client`, which closes the connections at the end and
-    stops the servers that it has started. `servers` holds them by the names of their experts.
-    `providers` (name ▶ instance) replaces the ones found by name.
+    Use it as `async with Client(experts) as client`: that closes the connections at the end and
+    stops the servers that the client started. `servers` maps the names of launched experts to
+    their supervisors. `providers` (name ▶ instance) replaces the providers that would be built by
+    name.
     """
 
     def __init__(
@@ -41,8 +42,9 @@ class Client:
     ) -> None:
         self.experts = {expert.name: expert for expert in experts}
         self._providers: dict[str, Provider] = dict(providers or {})
-        self._under_way: dict[int, tuple[Ask, int]] = {}  # id of an ask ▶ it, tokens heard
-        self._one_by_one: set[str] = set()  # experts whose endpoint refused several choices
+        # id of an ask that is streamed ▶ the ask, and the characters received so far
+        self._streams: dict[int, tuple[Ask, int]] = {}
+        self._refused_n: set[str] = set()  # experts whose endpoint refused several choices
         self.servers = {
             expert.name: Supervisor(expert)
             for expert in self.experts.values()
@@ -65,106 +67,113 @@ class Client:
         for provider in self._providers.values():
             await provider.close()
 
-    def away(self, expert: str) -> bool:
-        """Whether an expert's server is ours to start, and is not up."""
+    def is_down(self, expert: str) -> bool:
+        """Whether the client runs this expert's server and the server does not run yet."""
         server = self.servers.get(expert)
         return server is not None and server.state != "running"
 
     @asynccontextmanager
-    async def _awake(self, call: Call) -> AsyncIterator[Provider]:
-        """Who asks the call's expert, whose server is up meanwhile if it is ours."""
+    async def _ready(self, call: Call) -> AsyncIterator[Provider]:
+        """The provider of a call, with the expert's launched server, if any, kept running."""
         async with AsyncExitStack() as stack:
             if supervisor := self.servers.get(call.expert.name):
                 await stack.enter_async_context(supervisor.use(call.patience))
             yield self._provider(call.expert)
 
     async def _ask(self, call: Call) -> Answer:
-        async with self._awake(call) as provider:
+        async with self._ready(call) as provider:
             return await provider.ask(call)
 
     async def ask(self, ask: Ask, query: Query) -> Answer:
-        """The whole answer; raises NotAdmissible where the money buys not one token."""
+        """Returns the whole answer.
+
+        Raises NotAdmissible if the budget does not cover a single token, else UpstreamError.
+        """
         if ask.samples > 1 and ask.kind == "verify":
             return await self._verdicts(ask, query)
         call = self._call(ask, query)
         return _finish(ask, await self._ask(call))
 
     async def _verdicts(self, ask: Ask, query: Query) -> Answer:
-        """Several verdicts on one answer, in one request if it brings them, else side by side.
+        """Asks for several verdicts on one answer: in one request if possible, else concurrently.
 
-        Its confidence is the share of the verdicts that can be read which say "correct".
+        The confidence is the share of "correct" among the verdicts that can be read.
         """
-        replies, came = [], 0
-        if self._at_once(ask.expert):
+        replies, received = [], 0
+        if self._takes_n(ask.expert):
             call = self._call(ask, query)
             try:
                 replies.append(await self._ask(call))
-                came = max(1, len(replies[0].choices))
+                received = max(1, len(replies[0].choices))
             except UpstreamRefused as error:
                 if error.status not in (400, 404, 422, 501):
                     raise
-                self._one_by_one.add(ask.expert)
-        missing = ask.samples - came
+                self._refused_n.add(ask.expert)
+        missing = ask.samples - received
         if missing > 0:
             share = None if ask.max_cost is None else ask.max_cost / missing
             single = replace(ask, samples=1, max_cost=share)
             singles = [replace(single, sample=i + 1) for i in range(missing)]
-            replies += await self._side_by_side(singles, query)
+            replies += await self._ask_all(singles, query)
         return _pooled(ask, replies)
 
-    async def _side_by_side(self, asks: Sequence[Ask], query: Query) -> list[Answer]:
-        """Those that answer; raises the first failure if nobody does. Failed tries are paid."""
-        calls = [self._call(ask, query) for ask in asks]
-        said = await asyncio.gather(*map(self._ask, calls), return_exceptions=True)
-        failures = [one for one in said if isinstance(one, UpstreamError)]
-        if broken := [one for one in said if isinstance(one, BaseException)]:
-            if len(failures) < len(broken):
-                raise next(one for one in broken if not isinstance(one, UpstreamError))
-            if len(failures) == len(said):
-                failures[0].cost = math.fsum(one.cost for one in failures)
-                raise failures[0]
-        lost = math.fsum(one.cost for one in failures)
-        arrived = [one for one in said if isinstance(one, Answer)]
-        return [replace(arrived[0], cost=arrived[0].cost + lost), *arrived[1:]]
+    async def _ask_all(self, asks: Sequence[Ask], query: Query) -> list[Answer]:
+        """Sends the asks concurrently and returns the answers that arrive.
 
-    def _at_once(self, expert: str) -> bool:
+        Raises the first failure if none does. The costs of failed asks are included.
+        """
+        calls = [self._call(ask, query) for ask in asks]
+        results = await asyncio.gather(*map(self._ask, calls), return_exceptions=True)
+        failures = [result for result in results if isinstance(result, UpstreamError)]
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, UpstreamError):
+                raise result
+        failed_cost = math.fsum(failure.cost for failure in failures)
+        if len(failures) == len(results):
+            failures[0].cost = failed_cost
+            raise failures[0]
+        answers = [result for result in results if isinstance(result, Answer)]
+        return [replace(answers[0], cost=answers[0].cost + failed_cost), *answers[1:]]
+
+    def _takes_n(self, expert: str) -> bool:
+        """Whether one request can ask this expert for several choices."""
         provider = self._provider(self.experts[expert])
-        return getattr(provider, "takes_n", False) and expert not in self._one_by_one
+        return getattr(provider, "takes_n", False) and expert not in self._refused_n
 
     async def stream(self, ask: Ask, query: Query) -> AsyncGenerator[Delta | Answer, None]:
-        """The pieces as they arrive, then the whole answer."""
+        """Yields the pieces as they arrive, then the whole answer."""
         call = self._call(ask, query)
-        heard = 0
-        self._under_way[id(ask)] = ask, heard  # stays when cancelled, for `bill`
+        characters = 0
+        self._streams[id(ask)] = ask, characters  # `bill` reads the entry of a cancelled ask
         try:
-            async with self._awake(call) as provider, aclosing(provider.stream(call)) as pieces:
+            async with self._ready(call) as provider, aclosing(provider.stream(call)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, Answer):
                         piece = _finish(ask, piece)
-                        del self._under_way[id(ask)]  # whoever has it listens no longer
+                        del self._streams[id(ask)]  # the ask is complete: `bill` is not called
                     else:
-                        heard += len(said(piece.message))
-                        self._under_way[id(ask)] = ask, heard
+                        characters += len(output_text(piece.message))
+                        self._streams[id(ask)] = ask, characters
                     yield piece
         except Exception:
-            self._under_way.pop(id(ask), None)
+            self._streams.pop(id(ask), None)
             raise
 
     def bill(self, ask: Ask, query: Query, seconds: float) -> Answer:
-        """What an ask that was cancelled after `seconds` has cost, estimated.
+        """Estimates the cost of an ask that was cancelled after `seconds`.
 
-        Its whole input, and the output heard so far; of an answer that was not streamed, as
-        much as a usual expert writes in that time.
+        The estimate includes the whole input and the output received so far. For an answer that
+        was not streamed it assumes an output of `SPEED` tokens per second.
         """
         expert = self.experts[ask.expert]
         body = self._call(ask, query).body
-        _, characters = self._under_way.pop(id(ask), (ask, None))
+        _, characters = self._streams.pop(id(ask), (ask, None))
         received = int(seconds * SPEED) if characters is None else math.ceil(characters / 4)
         received = min([received, *(body[key] for key in LIMITS if body.get(key) is not None)])
         sent = input_tokens(body)
         if ask.samples > 1:
             received *= ask.samples
-            sent *= 1 if self._at_once(ask.expert) else ask.samples
+            sent *= 1 if self._takes_n(ask.expert) else ask.samples
         return Answer(
             ask.expert,
             kind=ask.kind,
@@ -176,9 +185,9 @@ class Client:
         )
 
     def bound(self, ask: Ask, query: Query) -> float:
-        """US$ that an ask may cost at most; infinite where nothing limits its answer.
+        """The upper bound of an ask's cost in US$; infinite if nothing limits its output.
 
-        The input is counted as `capped` counts it; raises NotAdmissible as `ask` does.
+        The input is counted as in `capped`. Raises NotAdmissible as `ask` does.
         """
         call = self._call(ask, query)
         caps = [call.body[key] for key in LIMITS if call.body.get(key) is not None]
@@ -194,7 +203,7 @@ class Client:
         return Call(expert, body, patience)
 
     def body(self, ask: Ask, query: Query) -> dict[str, Any]:
-        """The request to send; what the config says of an expert overrides the client's wish."""
+        """The request to send. The config's `options` of the expert override the client's."""
         expert = self.experts[ask.expert]
         if ask.kind == "answer":
             body = {"messages": list(query.messages), **query.options}
@@ -202,8 +211,8 @@ class Client:
             return {**body, "temperature": 1.0, "seed": ask.sample} if ask.sample else body
         if ask.kind == "judge":
             return _judgement(ask, expert)
-        assert ask.kind == "verify", f"experts answer and verify; they do not {ask.kind}"
-        assert ask.of is not None, "a verification is of an answer"
+        assert ask.kind == "verify", f"the kind of an ask cannot be {ask.kind!r}"
+        assert ask.of is not None, "a verification needs the answer that it is about (`of`)"
         template = expert.verify_prompt or self._provider(expert).verify_prompt or prompts.VERIFY
         prompt = prompts.verify(query, ask.of, template)
         sampling: dict[str, Any] = {"temperature": 0}
@@ -213,7 +222,7 @@ class Client:
             sampling = {"temperature": 1.0, "n": ask.samples}
         return {
             "messages": [{"role": "user", "content": prompt}],
-            "max_tokens": VERDICT_ROOM,
+            "max_tokens": VERDICT_TOKENS,
             **expert.options,
             **sampling,
         }
@@ -225,38 +234,37 @@ class Client:
 
 
 def capped(body: Mapping[str, Any], expert: Expert, dollars: float) -> dict[str, Any]:
-    """The request with as many output tokens as `dollars` buy at most.
+    """The request with its output limited to the tokens that `dollars` (US$) cover.
 
-    Raises NotAdmissible if that is not one. The input is counted at its upper bound, a token
-    per byte, because nobody but the upstream knows its tokeniser.
+    The input is counted at its upper bound, one token per byte, because only the upstream knows
+    its tokeniser. Raises NotAdmissible if the money does not cover a single token.
     """
     input_cost = expert.price(_input_bound(body), 0)
     left, per_token = dollars - input_cost, expert.price(0, body.get("n") or 1)
     if left < per_token or left < 0:
         raise NotAdmissible(
             expert.name,
-            f"its input may cost ${input_cost:.2g}, which leaves no answer "
-            f"within max_cost ${dollars:.2g}",
+            f"max_cost ${dollars:.2g} is too low: the input alone may cost ${input_cost:.2g}",
         )
     if per_token == 0:
         return dict(body)
     affordable = max(1, int(left / per_token * (1 - 1e-9)))
-    named = [key for key in LIMITS if body.get(key) is not None] or [LIMITS[0]]
-    caps = {key: min(body.get(key) or affordable, affordable) for key in named}
+    keys = [key for key in LIMITS if body.get(key) is not None] or [LIMITS[0]]
+    caps = {key: min(body.get(key) or affordable, affordable) for key in keys}
     return {**body, **caps}
 
 
 def _input_bound(body: Mapping[str, Any]) -> int:
-    """More input tokens than any tokeniser makes of a request: one per byte, plus framing."""
+    """The upper bound of a request's input tokens: one per byte, plus those between messages."""
     messages, images = _without_images(body["messages"])
     rest = {key: value for key, value in body.items() if key not in ("messages", *LIMITS)}
-    written = json.dumps([messages, rest], ensure_ascii=False).encode(errors="surrogatepass")
-    return len(written) + 8 * len(messages) + IMAGE_TOKENS * images
+    raw = json.dumps([messages, rest], ensure_ascii=False).encode(errors="surrogatepass")
+    return len(raw) + 8 * len(messages) + IMAGE_TOKENS * images
 
 
 def _without_images(messages: Iterable[Mapping[str, Any]]) -> tuple[list[Any], int]:
-    """The messages without the bytes of their images, and how many there were."""
-    kept: list[Any] = []
+    """The messages without their images, and the number of images."""
+    stripped: list[Any] = []
     images = 0
     for message in messages:
         content = message.get("content")
@@ -264,19 +272,18 @@ def _without_images(messages: Iterable[Mapping[str, Any]]) -> tuple[list[Any], i
             parts = [part for part in content if part.get("type") != "image_url"]
             images += len(content) - len(parts)
             message = {**message, "content": parts}
-        kept.append(message)
-    return kept, images
+        stripped.append(message)
+    return stripped, images
 
 
 def _pooled(ask: Ask, replies: Sequence[Answer]) -> Answer:
-    """Several verdicts as one answer: all texts kept, everything paid for."""
+    """Combines several verdicts into one answer with all texts, tokens and costs."""
     texts = tuple(text for reply in replies for text in reply.choices or (reply.text,))
-    verdicts = [v for reply in replies for v in _verdicts_of(reply)]
-    known = [verdict for verdict in verdicts if verdict is not None]
-    if not known:
-        log.warning(
-            "expert '%s': none of %d verifications could be read: they count as confidence 0;"
-            " see `verify_prompt`",  # what it said may repeat the query, so no log holds it
+    verdicts = [v for reply in replies for v in _verdicts_of(reply) if v is not None]
+    if not verdicts:
+        log.warning(  # without the replies, which may repeat the query
+            "expert '%s': none of %d verifications could be read, so they count as confidence 0:"
+            " change its `verify_prompt`",
             *(ask.expert, len(texts)),
         )
     return Answer(
@@ -288,14 +295,14 @@ def _pooled(ask: Ask, replies: Sequence[Answer]) -> Answer:
         input_tokens=sum(reply.input_tokens for reply in replies),
         cached_tokens=sum(reply.cached_tokens for reply in replies),
         output_tokens=sum(reply.output_tokens for reply in replies),
-        confidence=sum(known) / len(known) if known else None,
+        confidence=sum(verdicts) / len(verdicts) if verdicts else None,
         choices=texts,
         estimated=any(reply.estimated for reply in replies),
     )
 
 
 def _verdicts_of(reply: Answer) -> list[float | None]:
-    """Of every choice; a lone one is weighed by its probability where that is known."""
+    """The verdict of each choice. A single one is weighted by its probability if that is known."""
     return [prompts.verdict(text) for text in reply.choices] or [prompts.confidence(reply)]
 
 
@@ -303,17 +310,18 @@ def _judgement(ask: Ask, expert: Expert) -> dict[str, Any]:
     if ask.prompt is None:
         raise NotAdmissible(
             expert.name,
-            "no judgement is recorded of an answer that was just given: name a reward model",
+            "a new answer has no recorded judgement: name a reward model",
         )
     return {
         "messages": [{"role": "user", "content": ask.prompt}],
-        "max_tokens": JUDGE_ROOM,
+        "max_tokens": JUDGE_TOKENS,
         **expert.options,
         "temperature": 0,
     }
 
 
 def _finish(ask: Ask, answer: Answer) -> Answer:
+    """The answer with the kind of its ask, and with the confidence of a verification."""
     if ask.kind == "answer":
         return answer
     if ask.kind == "judge":

@@ -1,9 +1,10 @@
-"""Runs the servers of experts that we run ourselves: starts them, waits until they can answer,
-and stops them without leaving a process behind.
+"""Starts the servers of launched experts, waits until they can answer, and stops them with all
+their processes.
 
-A server has a folder with its record and its log, and every process of it carries the record's
-token in its environment. So whoever comes later finds it again, after `kill -9` too: starting it
-twice gives the one that runs, and stopping it reaches children that outlived their parent.
+A server has a folder with its record and its log, and every process of the server has the record's
+token in its environment. So another process of Routewright finds the server again, even after a
+`kill -9`: to start it a second time returns the one that runs, and to stop it also ends children
+that outlived their parent.
 """
 
 from __future__ import annotations
@@ -30,45 +31,45 @@ if TYPE_CHECKING:
     import psutil
 
 State: TypeAlias = Literal[
-    "absent",  # never started
-    "starting",  # the process is there, nothing listens yet
-    "loading",  # it listens and is not ready
+    "absent",  # it was never started
+    "starting",  # its process runs, but nothing listens yet
+    "loading",  # it listens but is not ready
     "running",  # it can answer
-    "degraded",  # it could, and does not now
-    "stopped",  # ended because somebody wished so
-    "failed",  # ended by itself, or was not ready in time
+    "degraded",  # it could answer before, but cannot now
+    "stopped",  # it was stopped on request
+    "failed",  # it ended by itself, or was not ready in time
 ]
 Owner: TypeAlias = Literal["gateway", "user"]
 
-VARIABLE = "ROUTEWRIGHT_LAUNCH"  # holds the token, in the environment of every process of a server
-PLACE = Path(".routewright") / "experts"
-PATHS = ("/health", "/models")  # of the host and of base_url; the first that is no 404 counts
-LOG_BYTES = 10 * 2**20  # a larger log begins anew at the next start; one older is kept
+VARIABLE = "ROUTEWRIGHT_LAUNCH"  # the environment variable with the token
+FOLDER = Path(".routewright") / "experts"
+PATHS = ("/health", "/models")  # of the host and of base_url; the first that is not 404 counts
+LOG_BYTES = 10 * 2**20  # a larger log is renamed to log.1 at the next start
 PROBE_SECONDS = 2.0
-SETTLE = 0.05  # seconds in which a process that is just being born gets its environment
-SAME = 2.0  # seconds by which the clock may have been set meanwhile
-LONGEST_PAUSE = 1.0  # seconds between looks at a server that is getting ready
+SETTLE = 0.05  # seconds after which the environment of a new process can be read
+CLOCK_SHIFT = 2.0  # seconds by which the system clock may have been adjusted
+LONGEST_PAUSE = 1.0  # seconds between checks of a server that is getting ready
 TAIL = 200  # characters of a log in a message
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a server on disk. Times are seconds since the epoch."""
+    """What is stored on disk about a server. Times are seconds since the epoch."""
 
     name: str
     pid: int
     token: str
     command: tuple[str, ...]
-    owner: Owner  # a gateway stops what gateways started
-    began: float  # as the system tells it: with the pid it names the process
-    ready: float | None = None  # when it first could answer
+    owner: Owner  # a gateway only stops servers that a gateway started
+    began: float  # as the system reports it; together with the pid it identifies the process
+    ready: float | None = None  # when it could answer for the first time
     ended: Literal["stopped", "failed"] | None = None
     why: str = ""
 
 
 @dataclass(frozen=True)
 class Status:
-    """A server as it is now."""
+    """The present state of a server."""
 
     name: str
     state: State
@@ -76,88 +77,92 @@ class Status:
 
 
 class Server:
-    """The server of one expert. Methods that may block say so; none needs an event loop but
-    `status` and `until_ready`."""
+    """The server of one expert.
+
+    `status` and `until_ready` need an event loop. The other methods do not; those that may block
+    say so.
+    """
 
     def __init__(self, expert: Expert) -> None:
-        assert expert.launch is not None, "only experts with `launch:` have a server of ours"
+        assert expert.launch is not None, f"expert '{expert.name}' has no `launch:`"
         self.expert = expert
         self.launch = expert.launch
         self.name = expert.name
-        self.folder = Path(self.launch.folder) / PLACE / quote(expert.name, safe="")
+        self.folder = Path(self.launch.folder) / FOLDER / quote(expert.name, safe="")
         self.log = self.folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
 
-    # --- what is known ------------------------------------------------------------------------
+    # --- state --------------------------------------------------------------------------------
 
     def record(self) -> Record | None:
         return read(self.folder)
 
     def alive(self) -> bool:
-        """Whether the process that was started is still there; reaps it if it is ours."""
+        """Whether the process that was started still runs; reaps it if it is our child."""
         if self._process is not None:
             self._process.poll()
         record = self.record()
-        return record is not None and record.ended is None and _lives(record)
+        return record is not None and record.ended is None and _is_alive(record)
 
     async def status(self) -> Status:
-        """Looks at the process, then asks it; writes down the first time that it is ready."""
+        """Checks the process, then its readiness; records when it is ready for the first time."""
         if not self.alive():
-            return self._at_rest()
+            return self._ended_status()
         code = await self._probe()
         record = self.record()
-        if record is None or record.ended is not None:  # somebody stopped it meanwhile
-            return self._at_rest()
+        if record is None or record.ended is not None:  # another process stopped it meanwhile
+            return self._ended_status()
         if code == 200:
             if record.ready is None:
                 record = replace(record, ready=time.time())
-                _note(self.folder, record)
+                _try_write(self.folder, record)
             return Status(self.name, "running", record)
         if record.ready is not None:
             return Status(self.name, "degraded", record)
         return Status(self.name, "starting" if code is None else "loading", record)
 
-    def _at_rest(self) -> Status:
+    def _ended_status(self) -> Status:
         record = self.record()
         if record is None:
             return Status(self.name, "absent")
         if record.ended is None:
             record = replace(record, ended="failed", why=self._crash(record))
-            _note(self.folder, record)
+            _try_write(self.folder, record)
         return Status(self.name, record.ended or "failed", record)
 
     def _crash(self, record: Record) -> str:
-        code = None  # known of our own child only
+        """Describes how a server ended that was not stopped."""
+        code = None  # only the exit code of our own child is known
         if self._process is not None and self._process.pid == record.pid:
             code = self._process.poll()
         ended = "ended by itself"
         if code is not None:
             ended = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        return f"it {ended} after {time.time() - record.began:.1f} s{self._said()}"
+        return f"it {ended} after {time.time() - record.began:.1f} s{self._last_output()}"
 
-    def _said(self) -> str:
-        """The last line of the log, and where the rest is."""
+    def _last_output(self) -> str:
+        """The last line of the log and the path of the log, as the end of a message."""
         lines: list[str] = []
         with contextlib.suppress(OSError):
             lines = self.log.read_text(encoding="utf-8", errors="replace")[-8192:].split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
-        return f"; its last words: {last[:TAIL]} (all of them: {self.log})"
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f"; the last line of its log '{self.log}' is: {last[:TAIL] or 'empty'}"
 
     async def _probe(self) -> int | None:
-        """The HTTP status of its readiness; None if nothing answers."""
+        """The HTTP status of the readiness check; None if nothing answers."""
         import aiohttp
 
         base = (self.expert.base_url or "").rstrip("/")
         host = f"{urlsplit(base).scheme}://{urlsplit(base).netloc}"
-        asked = [host + self.launch.ready] if self.launch.ready else []
-        asked = asked or [host + PATHS[0], base + PATHS[1]]
+        urls = [host + self.launch.ready] if self.launch.ready else []
+        urls = urls or [host + PATHS[0], base + PATHS[1]]
         timeout = aiohttp.ClientTimeout(total=PROBE_SECONDS)
         key = self.expert.api_key
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         code: int | None = None
         try:
             async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
-                for url in asked:
+                for url in urls:
                     async with session.get(url, allow_redirects=False) as response:
                         code = response.status
                     if code != 404:
@@ -169,15 +174,16 @@ class Server:
     # --- starting and stopping ----------------------------------------------------------------
 
     def start(self, owner: Owner) -> Record:
-        """Starts it unless it runs already; raises BadInput where it cannot. May block."""
+        """Starts the server unless it runs already; raises BadInput if it cannot. May block."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _alone(self.folder):
+            with _locked(self.folder):
                 return self._start(owner)
         except OSError as error:
             raise BadInput(
                 f"expert '{self.name}' cannot start: '{error.filename or self.folder}':"
-                f" {(error.strerror or str(error)).lower()}; its record and log need a place there"
+                f" {(error.strerror or str(error)).lower()}; its record and its log are written"
+                " there: make that folder writable"
             ) from error
 
     def _start(self, owner: Owner) -> Record:
@@ -203,10 +209,10 @@ class Server:
                 trial.bind(address)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                return  # its own message will be better than our guess
+                return  # the server's own message says more than ours would
             raise BadInput(
-                f"expert '{self.name}' cannot start: port {port} is taken{_holder(port)}; stop"
-                " that, or change the port in `base_url` (and in `launch.command`)"
+                f"expert '{self.name}' cannot start: port {port} is taken{_listener(port)}; stop"
+                " that process, or change the port in `base_url` (and in `launch.command`)"
             ) from error
 
     def _spawn(self, owner: Owner) -> Record:
@@ -224,114 +230,123 @@ class Server:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C in our terminal is not for it
+                    start_new_session=True,  # so that Ctrl-C in our terminal does not reach it
                 )
             except OSError as error:
                 raise BadInput(
                     f"expert '{self.name}' cannot start: {command[0]}:"
-                    f" {(error.strerror or str(error)).lower()}; install it, or mend"
-                    " `launch.command`"
+                    f" {(error.strerror or str(error)).lower()}; install it, or"
+                    " correct `launch.command`"
                 ) from error
         pid = self._process.pid
-        record = Record(self.name, pid, token, command, owner, _began(pid) or time.time())
+        record = Record(self.name, pid, token, command, owner, _start_time(pid) or time.time())
         try:
             _write(self.folder, record)
         except OSError:
-            end(record, self.launch.grace)  # without a record nobody would find it again
+            end(record, self.launch.grace)  # without a record it could not be found again
             raise
         return record
 
     async def until_ready(self, patience: float | None = None) -> Status:
-        """Waits for it; raises BadInput if it ends or is not ready in time (it is stopped then)."""
+        """Waits until the server can answer.
+
+        Raises BadInput if the server ends, or if it is not ready within `patience` seconds; in
+        that case it is stopped.
+        """
         import asyncio
 
         patience = self.launch.patience if patience is None else patience
         deadline, pause = time.monotonic() + patience, 0.05
-        while (found := await self.status()).state != "running":
-            why = found.record.why if found.record else ""
-            if found.state in ("stopped", "failed", "absent"):
-                raise BadInput(f"expert '{self.name}' did not start: {why or found.state}")
+        while (status := await self.status()).state != "running":
+            reason = status.record.why if status.record else ""
+            if status.state in ("stopped", "failed", "absent"):
+                raise BadInput(f"expert '{self.name}' did not start: {reason or status.state}")
             if time.monotonic() > deadline:
-                why = f"it was not ready within {patience:g} s{self._said()}"
-                await asyncio.to_thread(self.stop, "failed", why)
-                raise BadInput(f"expert '{self.name}' did not start: {why}")
+                reason = f"it was not ready within {patience:g} s{self._last_output()}"
+                await asyncio.to_thread(self.stop, "failed", reason)
+                raise BadInput(f"expert '{self.name}' did not start: {reason}")
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
-        return found
+        return status
 
     def stop(self, ended: Literal["stopped", "failed"] = "stopped", why: str = "") -> bool:
-        """Ends every process of it, and says whether there was one. Blocks up to `grace`."""
+        """Ends every process of the server and returns whether there was one.
+
+        Blocks for up to `launch.grace` seconds.
+        """
         if (record := self.record()) is None:
             return False
-        with _alone(self.folder):
+        with _locked(self.folder):
             return self._end(record, ended, why)
 
     def _end(self, record: Record, ended: Literal["stopped", "failed"], why: str) -> bool:
-        there = end(record, self.launch.grace)
+        existed = end(record, self.launch.grace)
         if self._process is not None:
             self._process.poll()
-        if there or record.ended is None:
-            _note(self.folder, replace(record, ended=ended, why=why))
-        return there
+        if existed or record.ended is None:
+            _try_write(self.folder, replace(record, ended=ended, why=why))
+        return existed
 
 
-def left_behind(folder: Path, names: set[str]) -> Iterator[tuple[Path, Record]]:
-    """Servers recorded below a folder whose experts are not among the names."""
-    for place in sorted((folder / PLACE).glob("*/")):
-        record = read(place)
+def orphans(folder: Path, names: set[str]) -> Iterator[tuple[Path, Record]]:
+    """The servers with a record below a folder whose experts are not among the names."""
+    for path in sorted((folder / FOLDER).glob("*/")):
+        record = read(path)
         if record is not None and record.name not in names:
-            yield place, record
+            yield path, record
 
 
 def end(record: Record, grace: float) -> bool:
-    """Ends every process of a server: asked first, killed after `grace` seconds.
+    """Ends every process of a server and returns whether there was one. Blocks.
 
-    Says whether there was one. Blocks.
+    The processes are asked to end first, and killed after `grace` seconds.
     """
     import psutil
 
-    there = members = _members(record)
+    members = _members(record)
+    existed = bool(members)
     for process in members:
         with contextlib.suppress(psutil.Error):
             process.terminate()
     psutil.wait_procs(members, timeout=grace)
-    time.sleep(SETTLE if there else 0)
-    while members := _members(record):  # also those that were born meanwhile
+    time.sleep(SETTLE if existed else 0)
+    while members := _members(record):  # includes processes that were started meanwhile
         for process in members:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(members, timeout=1)
         time.sleep(SETTLE)
-    return bool(there)
+    return existed
 
 
 def _members(record: Record) -> list[psutil.Process]:
+    """All processes of a server."""
     import psutil
 
-    found = [process for process in psutil.process_iter() if _carries(process, record.token)]
-    if _lives(record) and record.pid not in {process.pid for process in found}:
-        found.append(psutil.Process(record.pid))
-    return found
+    members = [process for process in psutil.process_iter() if _has_token(process, record.token)]
+    if _is_alive(record) and record.pid not in {process.pid for process in members}:
+        members.append(psutil.Process(record.pid))
+    return members
 
 
-def _carries(process: psutil.Process, token: str) -> bool:
+def _has_token(process: psutil.Process, token: str) -> bool:
     import psutil
 
     try:
-        here = process.environ().get(VARIABLE) == token
-        return bool(here and process.status() != psutil.STATUS_ZOMBIE)
+        matches = process.environ().get(VARIABLE) == token
+        return bool(matches and process.status() != psutil.STATUS_ZOMBIE)
     except (psutil.Error, OSError):
         return False
 
 
-def _lives(record: Record) -> bool:
-    """Whether the process that was started is there, and not another one with its number."""
-    began = _began(record.pid)
-    return began is not None and abs(began - record.began) < SAME
+def _is_alive(record: Record) -> bool:
+    """Whether the process that was started still runs; a later one may have the same pid."""
+    began = _start_time(record.pid)
+    return began is not None and abs(began - record.began) < CLOCK_SHIFT
 
 
-def _began(pid: int) -> float | None:
-    """When a process began, in seconds since the epoch; None if it is gone."""
+def _start_time(pid: int) -> float | None:
+    """When a process began, in seconds since the epoch; None if it has ended."""
     import psutil
 
     try:
@@ -343,23 +358,23 @@ def _began(pid: int) -> float | None:
         return None
 
 
-def _holder(port: int) -> str:
-    """Who listens there, as far as we may know."""
+def _listener(port: int) -> str:
+    """The name and pid of the process that listens on a port; empty if we may not know."""
     import psutil
 
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
-            here = connection.laddr and connection.laddr.port == port
-            if here and connection.status == psutil.CONN_LISTEN and connection.pid:
+            matches = connection.laddr and connection.laddr.port == port
+            if matches and connection.status == psutil.CONN_LISTEN and connection.pid:
                 return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
     return ""
 
 
 def read(folder: Path) -> Record | None:
-    """The record in a folder; None if there is none that can be read."""
+    """The record in a folder; None if there is none or it cannot be read."""
     try:
-        described = json.loads((folder / "server.json").read_text(encoding="utf-8"))
-        return Record(**{**described, "command": tuple(described["command"])})
+        fields = json.loads((folder / "server.json").read_text(encoding="utf-8"))
+        return Record(**{**fields, "command": tuple(fields["command"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -370,15 +385,15 @@ def _write(folder: Path, record: Record) -> None:
     partial.replace(folder / "server.json")
 
 
-def _note(folder: Path, record: Record) -> None:
-    """Writes what is also seen from the process itself; a full disk is no reason to give up."""
+def _try_write(folder: Path, record: Record) -> None:
+    """Writes a record unless the disk is full: its changes can also be seen from the process."""
     with contextlib.suppress(OSError):
         _write(folder, record)
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Only one process at a time starts or stops what is in a folder."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Lets only one process at a time start or stop the server of a folder."""
     import fcntl
 
     with (folder / "lock").open("w") as file:

@@ -1,9 +1,8 @@
 """Asks experts so that nothing is paid twice and a budget is never exceeded.
 
-A `Ledger` is an `Asker` for `drive.live`: put it where the client would be and any strategy, the
-interview's or another, runs within a budget and can be resumed. Before an ask its upper bound is
-reserved in the journal, afterwards what came back is written there; an ask whose answer stands in
-the journal is not sent again.
+A `Ledger` is an `Asker` for `drive.live`. Used instead of a client, it makes any run of a strategy
+resumable and keeps it within a budget. Before an ask, its upper bound is reserved in the journal;
+afterwards its result is written there. An ask whose answer is in the journal is not sent again.
 """
 
 from __future__ import annotations
@@ -31,67 +30,71 @@ from routewright.experts.client import LIMITS, SPEED, Client
 from routewright.experts.providers import Provider, input_tokens
 from routewright.types import Answer, Ask, Delta, Expert, Query
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds, where the upstream does not say how long
-PATIENCE = 900.0  # seconds that one ask may wait for an expert that says it is busy
-TYPICAL = 250  # tokens of an answer, of an expert that has not been heard
-KEPT = tuple(  # what the journal keeps of an answer
-    kept.name for kept in fields(Answer) if kept.name not in ("message", "status", "reason")
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds between tries, unless Retry-After is sent
+PATIENCE = 900.0  # seconds that one ask may wait for an expert that reports that it is busy
+TYPICAL_TOKENS = 250  # of an answer by an expert without answers in the journal
+JOURNAL_FIELDS = tuple(  # the fields of an answer that the journal stores
+    field.name for field in fields(Answer) if field.name not in ("message", "status", "reason")
 )
 
 
 Item = TypeVar("Item")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 class BudgetSpent(RoutewrightError):
-    """The next ask might exceed the budget; what has been asked so far is in the journal."""
+    """The next ask might exceed the budget. All answers so far are in the journal."""
 
 
 @dataclass
 class Account:
     """What has been spent of a budget, in US$.
 
-    `unsure` is the most that asks may have cost whose answer never came: a process that was
-    killed, a timeout, a connection that broke. The budget counts it in full.
+    `unsure` is the upper bound of asks whose cost is unknown because no reply arrived: the process
+    was killed, the ask timed out, or the connection broke. It counts against the budget in full.
     """
 
     budget: float = math.inf
     spent: float = 0.0
     unsure: float = 0.0
-    reserved: float = 0.0  # by asks under way, at their upper bounds
-    under_way: int = 0
-    asked: int = 0  # answers that came in while this process ran
-    recalled: int = 0  # answers found in the journal
+    reserved: float = 0.0  # the upper bounds of asks in progress
+    in_progress: int = 0
+    asked: int = 0  # answers that arrived in this process
+    recalled: int = 0  # answers that were read from the journal instead
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition, repr=False)
 
     @property
     def committed(self) -> float:
+        """US$ that are not available to further asks."""
         return self.spent + self.unsure + self.reserved
 
     async def reserve(self, bound: float, expert: str) -> None:
-        """Sets the bound of an ask aside; waits while asks under way may still leave enough of
-        theirs. Raises BudgetSpent."""
+        """Reserves the upper bound of an ask; waits while asks in progress may free enough.
+
+        Raises BudgetSpent if the budget does not suffice, and BadInput if the bound is infinite.
+        """
         if math.isinf(bound) and math.isfinite(self.budget):
             raise BadInput(
-                f"a budget needs an upper bound, and nothing limits the answers of '{expert}':"
-                " give it `options: {max_tokens: N}`"
+                f"a budget needs asks with an upper bound, but nothing limits the answers of"
+                f" '{expert}': give it `options: {{max_tokens: N}}`"
             )
         async with self._changed:
             while self.committed + bound > self.budget:
-                if not self.under_way:
+                if not self.in_progress:
                     raise BudgetSpent(
-                        f"the next ask of '{expert}' may cost ${bound:.2g}, and of the budget"
-                        f" of ${self.budget:g} are ${self.budget - self.committed:.2g} left"
+                        f"the next ask of '{expert}' may cost ${bound:.2g}, but only"
+                        f" ${self.budget - self.committed:.2g} of the budget of"
+                        f" ${self.budget:g} are left"
                     )
                 await self._changed.wait()
             self.reserved += _finite(bound)
-            self.under_way += 1
+            self.in_progress += 1
 
     async def settle(self, bound: float, cost: float, unsure: float) -> None:
-        """An ask is over: what it cost, and what it may have cost, in place of its bound."""
-        self.under_way -= 1
-        # With nothing under way the sum is zero again, whatever rounding has left of it.
-        self.reserved = max(0.0, self.reserved - _finite(bound)) if self.under_way else 0.0
+        """Replaces the reserved bound of an ask that has ended by its cost, or its unsure cost."""
+        self.in_progress -= 1
+        # Without asks in progress the sum is exactly zero, whatever rounding would leave.
+        self.reserved = max(0.0, self.reserved - _finite(bound)) if self.in_progress else 0.0
         self.spent += cost
         self.unsure += _finite(unsure)
         async with self._changed:
@@ -99,12 +102,13 @@ class Account:
 
 
 class Ledger:
-    """Asks experts through a journal, within a budget, at the pace that they allow.
+    """Asks experts through a journal, within a budget, at the pace that the experts allow.
 
-    `budget` is US$ over the journal's whole life, None for no limit. An expert that answers "too
-    many requests" is left alone for as long as it says, by every ask that is under way; other
-    failures are tried again as often as its `retries` allow. Failed asks are not remembered: the
-    next run tries them anew. Use it as `async with Ledger(...) as ledger`.
+    `budget` is the US$ that all runs with this journal may spend together, None for no limit. If
+    an expert answers "too many requests", all asks wait for as long as it says, at most `patience`
+    seconds. After other failures an ask is repeated as often as the expert's `retries` allow. The
+    journal does not prevent the next run from repeating a failed ask. Use it as
+    `async with Ledger(...) as ledger`.
     """
 
     def __init__(
@@ -117,14 +121,14 @@ class Ledger:
         providers: Mapping[str, Provider] | None = None,
     ) -> None:
         self.experts = {expert.name: expert for expert in experts}
-        # Every try is reserved and journalled, so the providers must make one each.
+        # Every try is reserved and written to the journal, so the providers must not retry.
         single = [replace(expert, retries=0) for expert in self.experts.values()]
         self.client = Client(single, providers)
         self.journal = journal
         self.patience = patience
-        self.known, self.account = recall(journal.entries)
+        self.answers, self.account = recall(journal.entries)
         self.account.budget = math.inf if budget is None else budget
-        self._under_way: dict[str, asyncio.Future[Answer]] = {}
+        self._futures: dict[str, asyncio.Future[Answer]] = {}  # of asks in progress, by key
         self._not_before = dict.fromkeys(self.experts, 0.0)
 
     async def __aenter__(self) -> Self:
@@ -141,30 +145,30 @@ class Ledger:
     # --- as an Asker --------------------------------------------------------------------------
 
     async def ask(self, ask: Ask, query: Query) -> Answer:
-        """What the journal says, else what the expert says; raises BudgetSpent."""
-        key = name(self.client, ask, query)
-        if key in self.known:
+        """Returns the answer from the journal, or else asks the expert; raises BudgetSpent."""
+        key = key_of(self.client, ask, query)
+        if key in self.answers:
             self.account.recalled += 1
-            return self.known[key]
-        if key in self._under_way:  # the same words to the same expert: one answer is enough
-            return await asyncio.shield(self._under_way[key])
+            return self.answers[key]
+        if key in self._futures:  # the same ask is in progress: both get its answer
+            return await asyncio.shield(self._futures[key])
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._under_way[key] = future
+        self._futures[key] = future
         try:
-            answer = await self._persist(key, ask, query)
+            answer = await self._ask_with_retries(key, ask, query)
         except BaseException as error:
-            future.set_exception(error if isinstance(error, RoutewrightError) else _gone(ask))
-            future.exception()  # nobody else may be waiting, and that is no mistake
+            future.set_exception(error if isinstance(error, RoutewrightError) else _cancelled(ask))
+            future.exception()  # marks it as read: asyncio warns of exceptions that nothing awaits
             raise
         else:
-            self.known[key] = answer
+            self.answers[key] = answer
             future.set_result(answer)
             return answer
         finally:
-            del self._under_way[key]
+            del self._futures[key]
 
     async def stream(self, ask: Ask, query: Query) -> AsyncGenerator[Delta | Answer, None]:
-        """The whole answer at once: nobody reads along."""
+        """Yields the whole answer in one piece."""
         yield await self.ask(ask, query)
 
     def bill(self, ask: Ask, query: Query, seconds: float) -> Answer:
@@ -172,15 +176,14 @@ class Ledger:
 
     # --- asking -------------------------------------------------------------------------------
 
-    async def _persist(self, key: str, ask: Ask, query: Query) -> Answer:
-        """Tries until it works, gives up, or the money is spent."""
+    async def _ask_with_retries(self, key: str, ask: Ask, query: Query) -> Answer:
         expert = self.experts[ask.expert]
         failures = waits = 0
         last_try = time.monotonic() + self.patience
         while True:
             await self._wait_for(expert.name)
             try:
-                return await self._once(key, ask, query)
+                return await self._ask_once(key, ask, query)
             except UpstreamRefused:
                 raise
             except UpstreamError as error:
@@ -196,15 +199,16 @@ class Ledger:
             else:
                 await asyncio.sleep(pause)
 
-    async def _once(self, key: str, ask: Ask, query: Query) -> Answer:
+    async def _ask_once(self, key: str, ask: Ask, query: Query) -> Answer:
+        """Reserves, asks, and writes the result to the journal."""
         bound = self.client.bound(ask, query)
         await self.account.reserve(bound, ask.expert)
-        cost, unsure = 0.0, bound  # until we know better
+        cost, unsure = 0.0, bound  # as long as the cost is unknown
         try:
             self.journal.write(asked=key, expert=ask.expert, kind=ask.kind, bound=_finite(bound))
             answer = await self.client.ask(ask, query)
             cost, unsure = answer.cost, 0.0
-            self.journal.write(answered=key, answer=_kept(answer))
+            self.journal.write(answered=key, answer=_journal_fields(answer))
             self.account.asked += 1
             return answer
         except NotAdmissible:
@@ -225,34 +229,35 @@ class Ledger:
 
 @dataclass
 class Tally:
-    """What asking about many items through one journal came to."""
+    """The summary of many asks through one journal."""
 
-    recalled: int = 0  # replies found in the journal
-    unread: int = 0  # replies that could not be read; none was guessed
+    recalled: int = 0  # replies read from the journal
+    unread: int = 0  # replies that could not be parsed; their values are unknown
     failed: int = 0  # asks that were not answered
-    trouble: str = ""  # why, the first time
-    cost: float = 0.0  # US$ over the journal's whole life
-    stopped: str = ""  # why not everything was asked
+    trouble: str = ""  # the reason of the first failure
+    cost: float = 0.0  # US$ of all runs with the journal
+    stopped: str = ""  # the reason why not everything was asked
 
-    def fail(self, why: str, times: int = 1) -> None:
-        self.failed, self.trouble = self.failed + times, self.trouble or why
+    def fail(self, reason: str, times: int = 1) -> None:
+        self.failed, self.trouble = self.failed + times, self.trouble or reason
 
 
 async def side_by_side(
-    work: Callable[[Item, Ledger], Awaitable[Made]],
+    work: Callable[[Item, Ledger], Awaitable[Result]],
     items: Sequence[Item],
     ledger: Ledger,
     tally: Tally,
-    at_once: int = 8,
-) -> list[Made | None]:
-    """What `work` makes of every item; None where the ask failed, or the budget was spent.
+    concurrency: int = 8,
+) -> list[Result | None]:
+    """Runs `work` on all items concurrently and returns its results.
 
-    What is under way ends, and is journalled, before a mistake is raised.
+    A result is None if the ask failed or the budget was spent. An unexpected exception is raised
+    after all asks in progress have ended and are in the journal.
     """
-    turn = asyncio.Semaphore(at_once)
+    slots = asyncio.Semaphore(concurrency)
 
-    async def one(item: Item) -> Made | None:
-        async with turn:
+    async def run(item: Item) -> Result | None:
+        async with slots:
             if not tally.stopped:
                 try:
                     return await work(item, ledger)
@@ -263,87 +268,88 @@ async def side_by_side(
         return None
 
     async with ledger:
-        made = await asyncio.gather(*map(one, items), return_exceptions=True)
+        results = await asyncio.gather(*map(run, items), return_exceptions=True)
         tally.cost = ledger.account.spent + ledger.account.unsure
         tally.recalled = ledger.account.recalled
-    if wrong := [one for one in made if isinstance(one, BaseException)]:
-        raise wrong[0]
-    return [one for one in made if not isinstance(one, BaseException)]
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
 
 
-def name(client: Client, ask: Ask, query: Query) -> str:
-    """Names an ask by all that the expert is sent: other words or options, other name."""
+def key_of(client: Client, ask: Ask, query: Query) -> str:
+    """The key of an ask in the journal: a hash of everything that is sent to the expert."""
     expert = client.experts[ask.expert]
-    sent = [expert.name, expert.model, ask.kind, ask.sample, client.body(ask, query)]
-    written = json.dumps(sent, sort_keys=True, default=str)
-    return hashlib.blake2b(written.encode(), digest_size=12).hexdigest()
+    request = [expert.name, expert.model, ask.kind, ask.sample, client.body(ask, query)]
+    text = json.dumps(request, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 def recall(entries: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Answer], Account]:
-    """The answers that a journal holds, by key, and what they and everything else have cost."""
-    known: dict[str, Answer] = {}
+    """The answers in a journal, by key, and an account of everything that was paid for."""
+    answers: dict[str, Answer] = {}
     account = Account()
-    under_way: dict[str, list[float]] = {}
+    bounds: dict[str, list[float]] = {}  # of asks without a result so far
     for event in entries:
         if "asked" in event:
-            under_way.setdefault(event["asked"], []).append(event["bound"])
+            bounds.setdefault(event["asked"], []).append(event["bound"])
             continue
         key = event.get("answered") or event.get("failed")
         if key is None:
-            continue  # somebody else's event
-        if under_way.get(key):
-            under_way[key].pop()
+            continue  # an event that is not about an ask
+        if bounds.get(key):
+            bounds[key].pop()
         if "answered" in event:
-            known[key] = _answer(event["answer"])
-            account.spent += known[key].cost
+            answers[key] = _answer(event["answer"])
+            account.spent += answers[key].cost
         else:
             account.spent += event["cost"]
             account.unsure += event["unsure"]
-    account.unsure += math.fsum(bound for bounds in under_way.values() for bound in bounds)
-    return known, account
+    account.unsure += math.fsum(bound for pending in bounds.values() for bound in pending)
+    return answers, account
 
 
 @dataclass
-class Forecast:
-    """What asking an expert would take: the expected US$, the most they can be, and seconds."""
+class Estimate:
+    """What the asks of one expert would take."""
 
     asks: int = 0
-    known: int = 0  # of the asks, in the journal already
-    cost: float = 0.0
-    bound: float = 0.0
-    seconds: float = 0.0  # one ask after the other
+    in_journal: int = 0  # asks whose answers are in the journal already; they are free
+    cost: float = 0.0  # expected US$
+    bound: float = 0.0  # upper bound, US$
+    seconds: float = 0.0  # if one ask follows the other
 
 
-class Rehearsal:
-    """An `Asker` that sends nothing and adds up what asking would cost.
+class DryRun:
+    """An `Asker` that asks no expert and adds up what the asks would cost.
 
-    An expert's answers are taken to be as long, and to take as long, as those in the journal;
-    without any, 250 tokens at 50 tokens per second, or the config's `latency`.
+    It assumes answers as long and as slow as those of the expert in the journal. Without any, it
+    assumes 250 tokens at 50 tokens per second, or at the config's `latency`.
     """
 
     def __init__(self, experts: Iterable[Expert], entries: Iterable[Mapping[str, Any]]) -> None:
         self.client = Client(experts)
-        self.known, self.account = recall(entries)
-        self.forecasts = {name: Forecast() for name in self.client.experts}
-        self._usual = {
-            name: _usual(expert, self.known.values())
+        self.answers, self.account = recall(entries)
+        self.estimates = {name: Estimate() for name in self.client.experts}
+        self._typical = {
+            name: _typical(expert, self.answers.values())
             for name, expert in self.client.experts.items()
         }
 
     async def ask(self, ask: Ask, query: Query) -> Answer:
-        forecast, expert = self.forecasts[ask.expert], self.client.experts[ask.expert]
-        body, key = self.client.body(ask, query), name(self.client, ask, query)
+        estimate, expert = self.estimates[ask.expert], self.client.experts[ask.expert]
+        body, key = self.client.body(ask, query), key_of(self.client, ask, query)
         bound = self.client.bound(ask, query)
-        forecast.asks += 1
-        if key in self.known:
-            forecast.known += 1
-            return self.known[key]
-        tokens, seconds = (2, 1.0) if ask.kind == "verify" else self._usual[ask.expert]
+        estimate.asks += 1
+        if key in self.answers:
+            estimate.in_journal += 1
+            return self.answers[key]
+        tokens, seconds = (2, 1.0) if ask.kind == "verify" else self._typical[ask.expert]
         tokens = min([tokens, *(body[cap] for cap in LIMITS if body.get(cap) is not None)])
         cost = expert.price(input_tokens(body), tokens)
-        forecast.cost += cost
-        forecast.bound += bound
-        forecast.seconds += seconds
+        estimate.cost += cost
+        estimate.bound += bound
+        estimate.seconds += seconds
         return Answer(ask.expert, "word" * tokens, ask.kind, cost, seconds)
 
     async def stream(self, ask: Ask, query: Query) -> AsyncGenerator[Delta | Answer, None]:
@@ -354,16 +360,19 @@ class Rehearsal:
 
 
 class Recall:
-    """An `Asker` that says what stands in the journal, and asks nobody for the rest."""
+    """An `Asker` that returns answers from the journal and sends no ask.
 
-    def __init__(self, of: Ledger | Rehearsal) -> None:
-        self.of = of
+    Raises UpstreamError for an ask whose answer is not in the journal.
+    """
+
+    def __init__(self, source: Ledger | DryRun) -> None:
+        self.source = source
 
     async def ask(self, ask: Ask, query: Query) -> Answer:
-        key = name(self.of.client, ask, query)
-        if key not in self.of.known:
-            raise UpstreamError(ask.expert, "not in the journal")
-        return self.of.known[key]
+        key = key_of(self.source.client, ask, query)
+        if key not in self.source.answers:
+            raise UpstreamError(ask.expert, "its answer is not in the journal")
+        return self.source.answers[key]
 
     async def stream(self, ask: Ask, query: Query) -> AsyncGenerator[Delta | Answer, None]:
         yield await self.ask(ask, query)
@@ -372,39 +381,45 @@ class Recall:
         return Answer(ask.expert, kind=ask.kind)
 
 
-def _usual(expert: Expert, known: Iterable[Answer]) -> tuple[int, float]:
-    """Tokens and seconds of an answer, from those that are known."""
-    mine = [a for a in known if a.expert == expert.name and a.kind == "answer"]
-    if not mine:
-        return TYPICAL, expert.latency or TYPICAL / SPEED
-    seconds = [answer.latency for answer in mine if answer.latency == answer.latency]
+def _typical(expert: Expert, answers: Iterable[Answer]) -> tuple[int, float]:
+    """The mean tokens and seconds of the expert's answers."""
+    answers = [a for a in answers if a.expert == expert.name and a.kind == "answer"]
+    if not answers:
+        return TYPICAL_TOKENS, expert.latency or TYPICAL_TOKENS / SPEED
+    seconds = [answer.latency for answer in answers if not math.isnan(answer.latency)]
     return (
-        math.ceil(math.fsum(answer.output_tokens for answer in mine) / len(mine)),
-        math.fsum(seconds) / len(seconds) if seconds else TYPICAL / SPEED,
+        math.ceil(math.fsum(answer.output_tokens for answer in answers) / len(answers)),
+        math.fsum(seconds) / len(seconds) if seconds else TYPICAL_TOKENS / SPEED,
     )
 
 
-def _kept(answer: Answer) -> dict[str, Any]:
-    found = {name: getattr(answer, name) for name in KEPT}
-    return {name: value for name, value in found.items() if value is not None and value == value}
+def _journal_fields(answer: Answer) -> dict[str, Any]:
+    """The fields of an answer that the journal stores, without those that are unknown."""
+    values = {name: getattr(answer, name) for name in JOURNAL_FIELDS}
+    return {name: value for name, value in values.items() if not _is_unknown(value)}
 
 
-def _answer(kept: Mapping[str, Any]) -> Answer:
-    found = {name: value for name, value in kept.items() if name in KEPT}  # older ones have more
-    logprobs = found.get("logprobs")
-    return Answer(**{**found, "logprobs": None if logprobs is None else tuple(logprobs)})
+def _is_unknown(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _answer(fields: Mapping[str, Any]) -> Answer:
+    """The answer of a journal entry; entries of earlier versions have more fields."""
+    values = {name: value for name, value in fields.items() if name in JOURNAL_FIELDS}
+    logprobs = values.get("logprobs")
+    return Answer(**{**values, "logprobs": None if logprobs is None else tuple(logprobs)})
 
 
 def _finite(dollars: float) -> float:
-    """An ask that nothing bounds reserves nothing; there is no budget then."""
+    """The dollars, or 0 if they are infinite, which can only happen without a budget."""
     return dollars if math.isfinite(dollars) else 0.0
 
 
-def _pause(tried: int, retry_after: float | None) -> float:
+def _pause(tries: int, retry_after: float | None) -> float:
     if retry_after is not None:
         return retry_after + random.uniform(0.0, 0.1)
-    return min(FIRST_PAUSE * 2.0 ** (tried - 1), LONGEST_PAUSE) * random.uniform(0.5, 1.0)
+    return min(FIRST_PAUSE * 2.0 ** (tries - 1), LONGEST_PAUSE) * random.uniform(0.5, 1.0)
 
 
-def _gone(ask: Ask) -> UpstreamError:
+def _cancelled(ask: Ask) -> UpstreamError:
     return UpstreamError(ask.expert, "the ask was cancelled")

@@ -54,7 +54,7 @@ def build(config: Config) -> Starlette:
                 for supervisor in client.servers.values():
                     if supervisor.launch.start == "serve":
                         supervisor.begin()
-                breaker = Breaker(client, client.away)
+                breaker = Breaker(client, client.is_down)
                 app.state.services = Services(config, policies, experts, client, breaker, feedback)
                 yield
 

@@ -34,12 +34,12 @@ class Breaker:
 
     After a pause a single ask tries the expert again, and an answer clears its failures. A refusal
     of the request itself counts as an answer. Failures of asks that began before a pause are not
-    counted. `away` tells whether an expert's server is not up yet, which is not a failure either.
+    counted. Neither are those while `is_down` says that an expert's launched server does not run.
     """
 
-    def __init__(self, asker: Asker, away: Callable[[str], bool]) -> None:
+    def __init__(self, asker: Asker, is_down: Callable[[str], bool]) -> None:
         self.asker = asker
-        self.away = away
+        self.is_down = is_down
         self._health: defaultdict[str, Health] = defaultdict(Health)
 
     def skipped(self) -> list[str]:
@@ -70,7 +70,7 @@ class Breaker:
 
     @contextmanager
     def _watch(self, expert: str) -> Iterator[None]:
-        if self.away(expert):
+        if self.is_down(expert):
             yield
             return
         began, health = time.monotonic(), self._health[expert]

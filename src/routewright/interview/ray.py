@@ -150,7 +150,7 @@ def ask_part(
 
     async def run() -> Done:
         async with Ledger(known, share) as ledger:
-            ledger.known, ledger.account = share, share
+            ledger.answers, ledger.account = share, share
             asked = Interview(
                 items, asker=ledger, recall=Recall(ledger), graders=Graders(graders), **settings
             )

@@ -1,7 +1,7 @@
-"""Who speaks to the experts: one file per kind of endpoint, found by the file's name.
+"""Providers call the experts: one file per kind of endpoint, named after the file.
 
-A provider sends one call and hands back what was said, as OpenAI chat completions see it. All
-of Routewright's traffic to models goes through here.
+A provider sends one call and returns the answer in the terms of OpenAI chat completions. All
+traffic to models goes through providers.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from routewright.types import Answer, Delta, Expert, Message, content_text
 class Call:
     """One request to one expert.
 
-    `body` is an OpenAI chat completion request without `model` and `stream`. No new try begins
-    more than `patience` seconds after the first one.
+    `body` is an OpenAI chat completion request without `model` and `stream`. No further try begins
+    later than `patience` seconds after the first one.
     """
 
     expert: Expert
@@ -29,12 +29,12 @@ class Call:
 
 
 class Provider(Protocol):
-    """Speaks to one kind of endpoint; one instance serves the whole process.
+    """Calls one kind of endpoint; one instance serves the whole process.
 
-    Both calls raise UpstreamError before the first byte; `stream` raises StreamBroken after it,
-    else it yields the pieces and then the whole answer. `verify_prompt` replaces
-    `prompts.VERIFY` where the models need another one. `takes_n` says that a request may ask for
-    several choices.
+    `ask` returns the whole answer; `stream` yields the pieces and then the whole answer. Both
+    raise UpstreamError before the first byte, and `stream` raises StreamBroken after it.
+    `verify_prompt` replaces `prompts.VERIFY` for models that need another prompt. `takes_n` tells
+    whether one request can ask for several choices.
     """
 
     verify_prompt: ClassVar[str | None]
@@ -48,34 +48,35 @@ class Provider(Protocol):
 
 
 def tokens(text: str) -> int:
-    """Tokens of a text, estimated at four characters each."""
+    """The tokens of a text, estimated at four characters per token."""
     return math.ceil(len(text) / 4)
 
 
 def input_tokens(body: Mapping[str, Any]) -> int:
-    """What a request sends, estimated: its messages and the tools it describes."""
-    spoken = "\n".join(content_text(message) for message in body["messages"])
-    return tokens(spoken) + (tokens(json.dumps(body["tools"])) if body.get("tools") else 0)
+    """The input tokens of a request, estimated from its messages and its tools."""
+    text = "\n".join(content_text(message) for message in body["messages"])
+    return tokens(text) + (tokens(json.dumps(body["tools"])) if body.get("tools") else 0)
 
 
-def said(message: Message) -> str:
-    """All the text that an expert wrote and charges for: content, reasoning and tool calls."""
+def output_text(message: Message) -> str:
+    """All text that an expert wrote and charges for: content, reasoning and tool calls."""
     calls = [call.get("function") or {} for call in message.get("tool_calls") or ()]
     parts = [content_text(message), message.get("reasoning_content"), message.get("refusal")]
     parts += [call.get(part) for call in calls for part in ("name", "arguments")]
     return "".join(part for part in parts if isinstance(part, str))
 
 
-# A choice's `logprobs` lie beside its message. They travel inside it, under this key, so that
-# they get to the client whole.
+# OpenAI puts the `logprobs` of a choice beside its message. Routewright keeps them in the message,
+# under this key, so that they reach the client unchanged.
 LOGPROBS = "logprobs"
 
 
 def with_logprobs(message: Message, choice: Mapping[str, Any]) -> Message:
+    """The message of a choice, with the choice's `logprobs` in it."""
     return {**message, LOGPROBS: choice[LOGPROBS]} if choice.get(LOGPROBS) else message
 
 
 def without_logprobs(message: Message) -> tuple[Message, Any]:
-    """The message as the upstream wrote it, and the `logprobs` that lay beside it."""
+    """The message as the upstream wrote it, and its `logprobs`."""
     rest = {key: value for key, value in message.items() if key != LOGPROBS}
     return rest, message.get(LOGPROBS)

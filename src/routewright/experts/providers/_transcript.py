@@ -1,4 +1,4 @@
-"""OpenAI chat completions read into answers, whole or piece by piece; pure."""
+"""Reads OpenAI chat completions, whole or streamed, into answers. Nothing here does I/O."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from dataclasses import replace
 from typing import Any
 
 from routewright.errors import UpstreamError
-from routewright.experts.providers import Call, input_tokens, said, tokens, with_logprobs
+from routewright.experts.providers import Call, input_tokens, output_text, tokens, with_logprobs
 from routewright.types import Answer, Delta, Message, content_text
 
-# What reading a reply of any other shape than the documented one raises.
-NONSENSE = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
-COUNTED = ("prompt_tokens", "completion_tokens")
-SILENT = {"role", "content", "refusal"}  # keys that a delta may have without saying anything
+# The exceptions that a reply of another shape than the documented one raises when it is read.
+MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
+USAGE_KEYS = ("prompt_tokens", "completion_tokens")
+NEUTRAL_KEYS = {"role", "content", "refusal"}  # keys that a delta may have without any content
 
 
-def parse(written: bytes | str) -> Any:
-    """The JSON that an upstream wrote, None if it is none.
+def parse(raw: bytes | str) -> Any:
+    """Parses the JSON of an upstream; None if it is not JSON.
 
-    Python would also read NaN and Infinity, which are no JSON and which a client's own parser
-    would not take from us: they are unknown, null.
+    NaN and Infinity become None. Python would accept them, but they are not JSON, and a client's
+    own parser would refuse them.
     """
     try:
-        return json.loads(written, parse_constant=lambda _: None)
+        return json.loads(raw, parse_constant=lambda _: None)
     except (ValueError, RecursionError):
         return None
 
 
 def answer(call: Call, completion: Mapping[str, Any], seconds: float) -> Answer:
-    """A chat completion as an Answer; raises UpstreamError if it is none."""
+    """A chat completion as an Answer; raises UpstreamError if it is not a chat completion."""
     try:
         choice = completion["choices"][0]
         message = with_logprobs(choice["message"], choice)
         finish_reason = choice.get("finish_reason") or "stop"
         first = _answer(call, message, finish_reason, completion.get("usage"), seconds)
         return _with_choices(call, first, completion["choices"])
-    except NONSENSE as error:
-        reason = _complaint(completion) or "its reply is not a chat completion"
-        cost = paid(call, completion)
+    except MALFORMED as error:
+        reason = _error_message(completion) or "its reply is not a chat completion"
+        cost = reported_cost(call, completion)
         raise UpstreamError(call.expert.name, reason, cost=cost, sent=True) from error
 
 
 def _with_choices(call: Call, first: Answer, choices: Sequence[Mapping[str, Any]]) -> Answer:
-    """The first choice, and the texts of all where a request asked for several."""
+    """The first choice; if the request asked for several, with the texts and tokens of all."""
     if not call.body.get("n"):
         return first
     texts = tuple(content_text(choice["message"]) for choice in choices)
@@ -58,17 +58,17 @@ def _with_choices(call: Call, first: Answer, choices: Sequence[Mapping[str, Any]
     )
 
 
-def paid(call: Call, body: object) -> float:
-    """US$ that a reply without an answer cost: nothing, unless it names its usage."""
+def reported_cost(call: Call, body: object) -> float:
+    """The US$ of a reply without an answer: 0, unless the reply reports usage."""
     usage = body.get("usage") if isinstance(body, Mapping) else None
     try:
         return call.expert.price(*_counts(usage)) if usage else 0.0
-    except NONSENSE:
+    except MALFORMED:
         return 0.0
 
 
 class Transcript:
-    """A streamed answer as far as it has been heard."""
+    """The part of a streamed answer that has been received."""
 
     def __init__(self, call: Call) -> None:
         self.call = call
@@ -76,26 +76,26 @@ class Transcript:
         self.message: dict[str, Any] = {"role": "assistant", "content": None}
         self.usage: Mapping[str, Any] | None = None
         self.finish_reason: str | None = None
-        self.held: list[Delta] = []
-        self.begun = False
+        self.pending: list[Delta] = []
+        self.has_content = False
 
     def feed(self, event: str) -> Iterator[Delta]:
-        """The deltas that an event lets pass.
+        """Reads an event and yields the deltas that may be passed on.
 
-        Deltas that say nothing wait for the first that does: until then somebody else may
-        still answer.
+        Deltas without content are held back until the first delta with content, because until
+        then another expert may still answer.
         """
         try:
             self._read(_parse(self.call, event))
-        except NONSENSE as error:
-            raise UpstreamError(self.call.expert.name, "its stream makes no sense") from error
-        if self.begun:
-            yield from self.held
-            self.held.clear()
+        except MALFORMED as error:
+            raise UpstreamError(self.call.expert.name, "its stream cannot be read") from error
+        if self.has_content:
+            yield from self.pending
+            self.pending.clear()
 
     def _read(self, chunk: Mapping[str, Any]) -> None:
         if chunk.get("usage"):
-            _counts(chunk["usage"])  # nonsense is better found now than at the end
+            _counts(chunk["usage"])  # raises now, rather than at the end, if it is malformed
             self.usage = chunk["usage"]
         for choice in (chunk.get("choices") or [])[:1]:
             delta = with_logprobs(choice.get("delta") or {}, choice)
@@ -107,16 +107,17 @@ class Transcript:
                 delta,
                 choice.get("finish_reason"),
             )
-            self.held.append(piece)
-            self.begun = self.begun or _says_something(piece)
+            self.pending.append(piece)
+            self.has_content = self.has_content or _has_content(piece)
 
     def answer(self) -> Answer:
+        """The answer, as far as it has been received."""
         seconds = time.monotonic() - self.began
         return _answer(self.call, self.message, self.finish_reason or "stop", self.usage, seconds)
 
 
 def merge(message: dict[str, Any], delta: Message) -> None:
-    """Adds a delta to the message it belongs to: text is appended, tool calls go by index."""
+    """Adds a delta to its message: appends texts, and merges tool calls by their index."""
     for key, value in delta.items():
         if value is None or key == "role":
             continue
@@ -125,8 +126,8 @@ def merge(message: dict[str, Any], delta: Message) -> None:
             for piece in value:
                 _merge_call(calls, piece)
         elif key == "logprobs":
-            known = message.setdefault(key, {"content": []})
-            known["content"].extend(value.get("content") or [])
+            logprobs = message.setdefault(key, {"content": []})
+            logprobs["content"].extend(value.get("content") or [])
         elif isinstance(value, str) and isinstance(message.get(key), str):
             message[key] += value
         else:
@@ -134,18 +135,18 @@ def merge(message: dict[str, Any], delta: Message) -> None:
 
 
 def _merge_call(calls: list[dict[str, Any]], piece: Mapping[str, Any]) -> None:
-    place = piece.get("index", len(calls))
-    while len(calls) <= place < 1000:
+    index = piece.get("index", len(calls))
+    while len(calls) <= index < 1000:
         calls.append({"function": {"name": "", "arguments": ""}})
-    call, function = calls[place], piece.get("function") or {}
+    call, function = calls[index], piece.get("function") or {}
     call.update({key: piece[key] for key in ("id", "type") if piece.get(key)})
     for part in ("name", "arguments"):
         call["function"][part] += function.get(part) or ""
 
 
 async def events(chunks: AsyncIterable[bytes]) -> AsyncIterator[str]:
-    """The data of server-sent events, up to `[DONE]`. Lines may be of any length."""
-    rest: list[bytes] = []  # of a line, joined once: a long one comes in many chunks
+    """The data of server-sent events, up to `[DONE]`. Lines may have any length."""
+    rest: list[bytes] = []  # the chunks of an incomplete line, joined once
     async for chunk in chunks:
         if b"\n" not in chunk:
             rest.append(chunk)
@@ -154,18 +155,18 @@ async def events(chunks: AsyncIterable[bytes]) -> AsyncIterator[str]:
         rest = [last]
         for line in lines:
             if not line.startswith(b"data:"):
-                continue  # comments, event names and the blank line between events
+                continue  # a comment, an event's name or the blank line between events
             data = line[5:].strip().decode(errors="replace")
             if data == "[DONE]":
                 return
             yield data
 
 
-def _says_something(piece: Delta) -> bool:
+def _has_content(piece: Delta) -> bool:
     return bool(
         piece.text
         or piece.finish_reason
-        or any(value for key, value in piece.message.items() if key not in SILENT)
+        or any(value for key, value in piece.message.items() if key not in NEUTRAL_KEYS)
         or piece.message.get("refusal")
     )
 
@@ -173,12 +174,12 @@ def _says_something(piece: Delta) -> bool:
 def _parse(call: Call, event: str) -> Mapping[str, Any]:
     chunk = parse(event)
     if not isinstance(chunk, dict) or "error" in chunk:
-        raise UpstreamError(call.expert.name, _complaint(chunk) or "its stream makes no sense")
+        raise UpstreamError(call.expert.name, _error_message(chunk) or "its stream cannot be read")
     return chunk
 
 
-def _complaint(body: object) -> str | None:
-    """What an OpenAI error object says, if this is one."""
+def _error_message(body: object) -> str | None:
+    """The message of an OpenAI error object; None if the body is not one."""
     error = body.get("error") if isinstance(body, Mapping) else None
     if isinstance(error, Mapping):
         return str(error.get("message") or error.get("code") or "unknown error")
@@ -193,13 +194,13 @@ def _answer(
     seconds: float,
 ) -> Answer:
     expert = call.expert
-    told = usage or {}
-    sent, received, cached = _counts(told)
-    unknown = [key for key in COUNTED if told.get(key) is None]
+    usage = usage or {}
+    sent, received, cached = _counts(usage)
+    unknown = [key for key in USAGE_KEYS if usage.get(key) is None]
     if "prompt_tokens" in unknown:
         sent = input_tokens(call.body)
     if "completion_tokens" in unknown:
-        received = tokens(said(message))
+        received = tokens(output_text(message))
     return Answer(
         expert.name,
         content_text(message),
@@ -216,7 +217,7 @@ def _answer(
 
 
 def _counts(usage: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Input, output and cached input tokens; never negative."""
+    """The input, output and cached input tokens of a usage object; none is negative."""
     details = usage.get("prompt_tokens_details") or {}
     sent = max(0, int(usage.get("prompt_tokens") or 0))
     received = max(0, int(usage.get("completion_tokens") or 0))
@@ -225,9 +226,9 @@ def _counts(usage: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def _logprobs(message: Message) -> tuple[float, ...] | None:
-    """None also where they cannot be read: the answer is no worse for it."""
+    """The log-probabilities in nats; None if there are none or they cannot be read."""
     try:
         content = message["logprobs"]["content"]
         return tuple(float(token["logprob"]) for token in content) or None
-    except NONSENSE:
+    except MALFORMED:
         return None

@@ -1,7 +1,7 @@
-"""Any endpoint that speaks OpenAI chat completions: hosted, vLLM, llama.cpp, Ollama and so on.
+"""Calls any endpoint that speaks OpenAI chat completions: hosted, vLLM, llama.cpp or Ollama.
 
-One HTTP session serves the process. It follows no redirects, keeps no cookies and reads no
-proxy from the environment: a text goes where the config says and nowhere else.
+One HTTP session serves the process. It follows no redirects, keeps no cookies and ignores proxies
+in the environment, so that a text goes to the address in the config and nowhere else.
 """
 
 from __future__ import annotations
@@ -21,25 +21,31 @@ import aiohttp
 
 from routewright.errors import StreamBroken, UpstreamError, UpstreamRefused, UpstreamTimeout
 from routewright.experts.providers import Call
-from routewright.experts.providers._transcript import Transcript, answer, events, paid, parse
+from routewright.experts.providers._transcript import (
+    Transcript,
+    answer,
+    events,
+    parse,
+    reported_cost,
+)
 from routewright.types import Answer, Delta, Expert
 
 DEFAULT_URL = "https://api.openai.com/v1"
-TRANSIENT = {408, 409, 429}  # worth a retry, as is every 5xx
-LARGEST = 64 << 20  # bytes of a reply; pictures may be long, and memory is not endless
-LONGEST_WAIT = 86_400.0  # seconds of a Retry-After that are passed on
-QUIET = 30.0  # seconds that an expert may always be silent, within its timeout
+TRANSIENT = {408, 409, 429}  # statuses that are retried, as is every 5xx
+MAX_BYTES = 64 << 20  # of a reply, which may contain images
+LONGEST_WAIT = 86_400.0  # upper bound in seconds of a Retry-After that is passed on
+MIN_SILENCE = 30.0  # seconds that a stream may always be silent, within the expert's timeout
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0  # seconds between tries
 T = TypeVar("T")
 
 
 class Openai:
-    """Asks OpenAI-compatible endpoints; tries again, until the first byte, what may pass.
+    """Asks OpenAI-compatible endpoints. Until the first byte it retries transient failures.
 
-    `connect`, `first_byte` and `stall` are seconds: until the connection stands, until a stream
-    says something, and between its pieces. The last two are by default half of the expert's
-    own `timeout`, and at least 30: that of a model which thinks for minutes is long. The timeout
-    itself bounds all tries together.
+    `connect`, `first_byte` and `stall` limit the seconds until the connection is made, until the
+    first content of a stream, and between its pieces. `first_byte` and `stall` default to half of
+    the expert's `timeout`, and to at least 30: a model that reasons for minutes has a long timeout.
+    The `timeout` itself limits all tries together.
     """
 
     verify_prompt: ClassVar[str | None] = None
@@ -54,10 +60,10 @@ class Openai:
         self._session: aiohttp.ClientSession | None = None
 
     async def ask(self, call: Call) -> Answer:
-        return await _persist(call, self._ask_once)
+        return await _with_retries(call, self._ask_once)
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta | Answer, None]:
-        first, rest = await _persist(call, self._open)
+        first, rest = await _with_retries(call, self._open)
         async with aclosing(rest):
             yield first
             async for piece in rest:
@@ -78,7 +84,7 @@ class Openai:
     async def _open(
         self, call: Call, left: float
     ) -> tuple[Delta | Answer, AsyncGenerator[Delta | Answer, None]]:
-        """A stream that has said something, and its first piece."""
+        """Opens a stream; returns its first piece and the rest."""
         pieces = self._pieces(call, left)
         patience = min(_silence(self.first_byte, call.expert), left)
         try:
@@ -99,9 +105,9 @@ class Openai:
                     for delta in transcript.feed(event):
                         yield delta
                 if transcript.finish_reason is None:
-                    raise UpstreamError(call.expert.name, _unfinished(response, transcript))
+                    raise UpstreamError(call.expert.name, _why_unfinished(response, transcript))
         except UpstreamError as error:
-            if not transcript.begun:
+            if not transcript.has_content:
                 raise
             if transcript.finish_reason is None:
                 cost = transcript.answer().cost
@@ -111,12 +117,12 @@ class Openai:
     async def _chunks(
         self, response: aiohttp.ClientResponse, transcript: Transcript
     ) -> AsyncIterator[bytes]:
-        """The bytes of a stream; TimeoutError if it falls silent after its first piece."""
+        """The bytes of a stream; raises TimeoutError if it stalls after its first piece."""
         patience = _silence(self.stall, transcript.call.expert)
-        chunks = _within(transcript.call, response.content.iter_any())
+        chunks = _limited(transcript.call, response.content.iter_any())
         while True:
             try:
-                async with asyncio.timeout(patience if transcript.begun else None):
+                async with asyncio.timeout(patience if transcript.has_content else None):
                     chunk = await anext(chunks)
             except StopAsyncIteration:
                 return
@@ -126,7 +132,7 @@ class Openai:
     async def _post(
         self, call: Call, body: Mapping[str, Any], timeout: aiohttp.ClientTimeout
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Sends a request; what goes wrong with it comes out as UpstreamError."""
+        """Sends a request; raises every failure of it as an UpstreamError."""
         expert = call.expert
         url = f"{(expert.base_url or DEFAULT_URL).rstrip('/')}/chat/completions"
         try:
@@ -164,48 +170,49 @@ class Openai:
         return self._session
 
 
-async def _persist(call: Call, attempt: Callable[[Call, float], Awaitable[T]]) -> T:
-    """Tries until it works, with pauses that grow; nothing that has cost money is repeated.
+async def _with_retries(call: Call, attempt: Callable[[Call, float], Awaitable[T]]) -> T:
+    """Repeats an attempt until it succeeds, with growing pauses, unless it cost money.
 
-    The upstream's Retry-After is obeyed. Where it asks for more than the time there is, the
-    failure is raised at once, so that somebody else may answer.
+    The upstream's Retry-After is obeyed. If it exceeds the time that is left, the failure is raised
+    at once, so that another expert can answer.
     """
-    # Retry libraries know neither Retry-After nor a deadline that shrinks; this is the loop.
+    # Written by hand, because retry libraries support neither Retry-After nor a shrinking timeout.
     deadline = time.monotonic() + call.expert.timeout
     last_try = time.monotonic() + min(call.expert.timeout, call.patience)
-    tried = 0
+    tries = 0
     while True:
         try:
             return await attempt(call, max(0.001, deadline - time.monotonic()))
         except (UpstreamRefused, UpstreamTimeout, StreamBroken):
             raise
         except UpstreamError as error:
-            pause = _pause(tried, error.retry_after)
+            pause = _pause(tries, error.retry_after)
             too_late = pause > LONGEST_PAUSE or time.monotonic() + pause > last_try
-            if tried >= call.expert.retries or error.cost or too_late:
+            if tries >= call.expert.retries or error.cost or too_late:
                 raise
-        tried += 1
+        tries += 1
         await asyncio.sleep(pause)
 
 
-def _pause(tried: int, retry_after: float | None) -> float:
-    pause = min(FIRST_PAUSE * 2.0**tried, LONGEST_PAUSE) * random.uniform(0.5, 1.0)
+def _pause(tries: int, retry_after: float | None) -> float:
+    pause = min(FIRST_PAUSE * 2.0**tries, LONGEST_PAUSE) * random.uniform(0.5, 1.0)
     return max(pause, retry_after or 0.0)
 
 
-def _silence(given: float | None, expert: Expert) -> float:
-    return max(QUIET, expert.timeout / 2) if given is None else given
+def _silence(seconds: float | None, expert: Expert) -> float:
+    return max(MIN_SILENCE, expert.timeout / 2) if seconds is None else seconds
 
 
-def _unfinished(response: aiohttp.ClientResponse, transcript: Transcript) -> str:
-    if response.content_type == "text/event-stream" or transcript.held or transcript.begun:
+def _why_unfinished(response: aiohttp.ClientResponse, transcript: Transcript) -> str:
+    has_deltas = transcript.pending or transcript.has_content
+    if response.content_type == "text/event-stream" or has_deltas:
         return "its stream ended before the answer did"
     return f"it answered with {response.content_type} instead of a stream"
 
 
 def _without_nulls(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A config's `options` take a field away with null: some endpoints refuse one they do not
-    know, `stream_options` for one."""
+    """The body without null fields. An option that is null in the config removes a field that the
+    endpoint would refuse, such as `stream_options`."""
     return {key: value for key, value in body.items() if value is not None}
 
 
@@ -214,52 +221,52 @@ def _headers(expert: Expert) -> dict[str, str]:
 
 
 async def _body(call: Call, response: aiohttp.ClientResponse) -> bytes:
-    return b"".join([chunk async for chunk in _within(call, response.content.iter_any())])
+    return b"".join([chunk async for chunk in _limited(call, response.content.iter_any())])
 
 
-async def _within(call: Call, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The chunks of a reply; raises UpstreamError where they are more than any answer can be."""
+async def _limited(call: Call, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The chunks of a reply; raises UpstreamError if they exceed MAX_BYTES."""
     size = 0
     async for chunk in chunks:
         size += len(chunk)
-        if size > LARGEST:
-            reason = f"its reply is larger than {LARGEST >> 20} MiB"
+        if size > MAX_BYTES:
+            reason = f"its reply is larger than {MAX_BYTES >> 20} MiB"
             raise UpstreamError(call.expert.name, reason, sent=True)
         yield chunk
 
 
 def _failure(call: Call, response: aiohttp.ClientResponse, raw: bytes) -> UpstreamError:
     status, body = response.status, parse(raw)
-    complaint = body.get("error", body) if isinstance(body, dict) else None
-    if isinstance(complaint, dict):
-        complaint = complaint.get("message")
+    message = body.get("error", body) if isinstance(body, dict) else None
+    if isinstance(message, dict):
+        message = message.get("message")
     kind = UpstreamError if status in TRANSIENT or status >= 500 else UpstreamRefused
     return kind(
         call.expert.name,
-        f"HTTP {status}" + (f": {complaint}" if complaint else ""),
+        f"HTTP {status}" + (f": {message}" if message else ""),
         status=status,
         retry_after=_retry_after(response.headers),
-        cost=paid(call, body),
+        cost=reported_cost(call, body),
     )
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that an upstream asks us to wait, from either form of the header."""
+    """The seconds of a Retry-After header, in either of its two forms; None if it has none."""
     value = headers.get("Retry-After", "")
     try:
         seconds = float(value)
     except ValueError:
         try:
-            when = parsedate_to_datetime(value)
+            date = parsedate_to_datetime(value)
         except ValueError:
             return None
-        when = when if when.tzinfo else when.replace(tzinfo=UTC)
-        seconds = (when - datetime.now(UTC)).total_seconds()
+        date = date if date.tzinfo else date.replace(tzinfo=UTC)
+        seconds = (date - datetime.now(UTC)).total_seconds()
     return min(max(0.0, seconds), LONGEST_WAIT) if math.isfinite(seconds) else None
 
 
 def scrub(text: str, expert: Expert) -> str:
-    """What an upstream says, fit for logs and clients: short and without keys.
+    """An upstream's message, made fit for logs and clients: short and without keys.
 
     >>> scrub("Incorrect API key: sk-ab***cd", Expert("cloud", api_key="sk-abXXcd"))
     'Incorrect API key: [key]'
@@ -267,5 +274,5 @@ def scrub(text: str, expert: Expert) -> str:
     if expert.api_key:
         text = text.replace(expert.api_key, "[key]")
     text = re.sub(r"\bsk-[\w*.-]+|(?<=Bearer )\S+", "[key]", text)
-    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair could not be sent
+    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be sent
     return text if len(text) <= 300 else f"{text[:300]}…"

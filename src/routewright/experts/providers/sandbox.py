@@ -1,4 +1,4 @@
-"""The three tiny language models that come with Routewright, run in this process."""
+"""Runs the three tiny language models that come with Routewright in this process."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from routewright.sandbox import skills
 from routewright.sandbox.model import Completion, TinyLM
 from routewright.types import Answer, Delta, Query
 
-ROOM = 32  # tokens of an answer, unless the request says otherwise
+DEFAULT_TOKENS = 32  # output limit, unless the request sets one
 
 
 class Sandbox:
     """Answers the last user turn with the model that the expert's `model` names.
 
-    The models compute in threads, so the event loop stays free. An answer takes milliseconds:
-    a stream is computed whole and then passed on word by word.
+    The models compute in threads, so that they do not block the event loop. An answer takes
+    milliseconds: a stream is computed whole and then passed on word by word.
     """
 
     verify_prompt: ClassVar[str | None] = skills.VERIFY_TEMPLATE
@@ -47,16 +47,16 @@ class Sandbox:
 def _generate(call: Call) -> Completion:
     body, expert = call.body, call.expert
     prompt = Query(tuple(body["messages"])).text
-    room = body.get("max_completion_tokens") or body.get("max_tokens") or ROOM
+    limit = body.get("max_completion_tokens") or body.get("max_tokens") or DEFAULT_TOKENS
     try:
         return TinyLM.load(expert.model or expert.name).generate(
             prompt,
-            max_tokens=room,
+            max_tokens=limit,
             temperature=body.get("temperature") or 0.0,
             seed=body.get("seed"),
         )
     except (ValueError, TypeError, OverflowError) as error:
-        # The prompt is too long, or an option, which is the client's own, is no number.
+        # The prompt is too long, or an option of the client is not a number.
         raise UpstreamRefused(expert.name, f"the request: {error}", status=400) from error
 
 

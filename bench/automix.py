@@ -247,7 +247,7 @@ def _published(train: Rows, dev: Rows) -> dict[str, Done]:
             {
                 "llama13b_f1": small,
                 "llama70b_f1": large,
-                "p_ver_13b": rows.trials.seen[:, 0],
+                "p_ver_13b": rows.trials.confidence[:, 0],
                 "category": kind,
             }
         )

@@ -162,10 +162,10 @@ def test_a_bad_middle_model_is_skipped():
     rows = trials(800, models=3)
     bad = rows.quality.copy()
     bad[:, 1] = 0.0
-    mute = np.column_stack([rows.seen[:, 0], np.full(len(rows), 0.5)])
+    mute = np.column_stack([rows.confidence[:, 0], np.full(len(rows), 0.5)])
     poor = Trials(bad, rows.cost, rows.verifying, mute)
     for price in meta.prices(poor):
-        asked = meta.walk(meta.pomdp(poor)(price), poor.seen).asked
+        asked = meta.walk(meta.pomdp(poor)(price), poor.confidence).asked
         assert not asked[:, 1].any()
 
 

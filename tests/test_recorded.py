@@ -115,8 +115,8 @@ def test_an_expert_that_the_table_lacks_is_named(dev):
         run(Fixed("oracle"), Recorded(dev))
 
 
-def test_what_many_settings_need_alike_is_made_once(dev):
+def test_what_several_settings_share_is_computed_once(dev):
     rows, made = Recorded(dev), []
     for on in ((dev, "auto"), (dev, "auto"), (dev, "letter"), (rows, "auto")):
-        rows.once("thing", on, lambda: made.append(1))
+        rows.cached("thing", on, lambda: made.append(1))
     assert len(made) == 3

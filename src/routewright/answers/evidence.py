@@ -36,7 +36,7 @@ class Replies(NamedTuple):
     choices: Array | None = None  # (n, LETTERS) how likely each option looks; None: not looked at
     logprob: Array | None = None  # (n, s) mean over an answer's tokens, nats; None: not looked at
     checked: Indices | None = None  # (n,) whose answer was verified; NOBODY; None: nobody's ever
-    sure: Array | None = None  # (n,) the verifier's confidence in it, 0..1; UNSURE
+    confidence: Array | None = None  # (n,) the verifier's confidence in it, 0..1; UNSURE
 
 
 class Candidates(NamedTuple):
@@ -143,7 +143,7 @@ class Evidence:
         state = RungState(best, chance, gain, None, replies.checked)
         return with_onward(state, here, prediction, leaders(chances))
 
-    def worth_of_onward(self, state: RungState, price: float) -> Array:
+    def value_of_climbing(self, state: RungState, price: float) -> Array:
         """(n,) quality less λ cost that climbing on adds to what is best here, at a price."""
         assert state.onward is not None
         price = float(np.clip(price, self.prices[0], self.prices[-1]))
@@ -315,8 +315,8 @@ def _signals(
         known = replies.logprob[row]
         backing = np.where(supporters & (known <= 0), known, -np.inf).max(axis=1)
         found += [known, known[np.arange(len(row)), member], np.maximum(backing, -99.0)]
-    if replies.checked is not None and replies.sure is not None:
-        checked, sure = replies.checked[row], replies.sure[row]
+    if replies.checked is not None and replies.confidence is not None:
+        checked, sure = replies.checked[row], replies.confidence[row]
         mine = (supporters & (np.array(members) == checked[:, None])).any(axis=1)
         whose = checked.astype(np.float64)
         found += [sure, np.where(mine, sure, UNSURE), mine.astype(np.float64), whose]

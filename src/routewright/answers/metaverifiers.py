@@ -43,7 +43,7 @@ class Trials:
     quality: Array
     cost: Array
     verifying: Array
-    seen: Array
+    confidence: Array
 
     def __len__(self) -> int:
         return len(self.quality)
@@ -54,7 +54,7 @@ class Trials:
     @property
     def complete(self) -> NDArray[np.bool_]:
         """The rows of which everything is known, (n,)."""
-        tables = (self.quality, self.cost, self.verifying, self.seen)
+        tables = (self.quality, self.cost, self.verifying, self.confidence)
         known = [np.isfinite(table).all(axis=1) for table in tables]
         return np.asarray(np.all(known, axis=0))
 
@@ -99,8 +99,8 @@ class Bins(NamedTuple):
 def _bins(trials: Trials, prior: float) -> Bins:
     """The first and the last model of a ladder; those between are left out."""
     gain = trials.quality[:, -1] - trials.quality[:, 0]
-    edges = bins(trials.seen[:, 0])
-    where, size = place(trials.seen[:, 0], edges), len(edges) + 1
+    edges = bins(trials.confidence[:, 0])
+    where, size = place(trials.confidence[:, 0], edges), len(edges) + 1
     count = np.bincount(where, minlength=size)
     total = np.bincount(where, gain, minlength=size)
     shrunk = (total + prior * gain.mean()) / (count + prior)
@@ -275,9 +275,9 @@ def solve(trials: Trials, prior: float = PRIOR, *, most: int | None = None) -> P
     sums = [np.bincount(state, column, minlength=size) for column in trials.quality.T]
     weight = counts / len(trials)
     near = _kernel(levels[first], trials.quality)
-    edges = tuple(bins(column, most) for column in trials.seen.T)
+    edges = tuple(bins(column, most) for column in trials.confidence.T)
     chance = []
-    for column, cut in zip(trials.seen.T, edges, strict=True):
+    for column, cut in zip(trials.confidence.T, edges, strict=True):
         joint = np.zeros((size, len(cut) + 1))
         np.add.at(joint, (state, place(column, cut)), 1.0)
         joint = near @ joint + prior * weight[:, None]
@@ -347,10 +347,10 @@ def _walk(node: Node, seen: Array, rows: Indices, found: Walk) -> None:
 
 def outcome(policy: Node, trials: Trials) -> tuple[Array, Array]:
     """Score and cost (US$) of a policy on every row, each (n,): everything asked is paid."""
-    return settle(walk(policy, trials.seen), trials)
+    return totals(walk(policy, trials.confidence), trials)
 
 
-def settle(way: Walk, trials: Trials) -> tuple[Array, Array]:
+def totals(way: Walk, trials: Trials) -> tuple[Array, Array]:
     """The same of a policy that has been followed."""
     score = np.take_along_axis(trials.quality, way.final[:, None], axis=1)[:, 0]
     cost = (trials.cost * way.asked).sum(axis=1) + (trials.verifying * way.observed).sum(axis=1)
@@ -448,17 +448,17 @@ METAVERIFIERS: dict[str, Callable[[Trials], Rule]] = {
 }
 
 
-def named(policy: Node, ladder: Sequence[str]) -> dict[str, Any]:
+def with_names(policy: Node, ladder: Sequence[str]) -> dict[str, Any]:
     """A policy over names in place of places, as a strategy's spec holds it."""
     node: dict[str, Any] = {**policy, "expert": ladder[policy["expert"]]}
     if "then" in policy:
-        node["then"] = [None if t is None else named(t, ladder) for t in policy["then"]]
+        node["then"] = [None if t is None else with_names(t, ladder) for t in policy["then"]]
     return node
 
 
-def placed(policy: Node, ladder: Sequence[str]) -> dict[str, Any]:
+def with_places(policy: Node, ladder: Sequence[str]) -> dict[str, Any]:
     """The inverse of `named`: places in the ladder in place of names."""
     node: dict[str, Any] = {**policy, "expert": ladder.index(policy["expert"])}
     if "then" in policy:
-        node["then"] = [None if t is None else placed(t, ladder) for t in policy["then"]]
+        node["then"] = [None if t is None else with_places(t, ladder) for t in policy["then"]]
     return node

@@ -25,7 +25,7 @@ from routewright.fitting import fit as fitting
 from routewright.prediction.predictors import Folds, folds
 from routewright.router import frontier
 from routewright.router.router import Router
-from routewright.strategies.automix import Automix, followed, observations_of, trials_of
+from routewright.strategies.automix import Automix, observations_of, run_policy, trials_of
 from routewright.types import Array
 
 FOLDS = 5
@@ -160,12 +160,12 @@ def fit_one(name: str, trials: meta.Trials, observations: Sequence[Observations]
         return Fitted(meta.linear(trials), lines)
     # What a look reveals is counted on rows that the lines were not fitted on.
     part = folds(len(trials), FOLDS, 0)
-    foreseen = np.empty_like(trials.seen)
+    foreseen = np.empty_like(trials.confidence)
     for rung, (observation, gain) in enumerate(zip(observations, gains, strict=True)):
         for k in range(FOLDS):
             line = Linear.fit(observation.rows(part != k), gain[part != k])
             foreseen[part == k, rung] = -line.predict(observation.rows(part == k))
-    return Fitted(meta.pomdp(replace(trials, seen=foreseen)), lines)
+    return Fitted(meta.pomdp(replace(trials, confidence=foreseen)), lines)
 
 
 def as_seen(
@@ -178,7 +178,7 @@ def as_seen(
         line.predict(observation)
         for line, observation in zip(fitted.evidence, observations, strict=True)
     ]
-    return replace(trials, seen=-np.column_stack(gains))
+    return replace(trials, confidence=-np.column_stack(gains))
 
 
 def observe(
@@ -406,7 +406,7 @@ def how(
     spec = {
         "strategy": "automix",
         "ladder": list(cascade.ladder),
-        "policy": meta.named(policy, cascade.ladder),
+        "policy": meta.with_names(policy, cascade.ladder),
     }
     if cascade.agree:
         spec |= {"agree": list(cascade.agree), "answers": cascade.answers}
@@ -414,7 +414,7 @@ def how(
         spec |= {"samples": cascade.samples}
     if fitted.evidence:
         spec |= {"evidence": [line.to_json() for line in fitted.evidence]}
-    ran = followed(policy, trials, len(cascade.agree))
+    ran = run_policy(policy, trials, len(cascade.agree))
     words = in_words(spec["policy"], cascade, bool(fitted.evidence))
     return frontier.PointStrategy(spec, words, ran.shares(cascade.experts))
 

@@ -45,7 +45,7 @@ def frugal(
     router = StandIn(prediction, evidence)
     rows = Recorded(outcomes, router)
     if ladder:
-        rows.once("states", (evidence,), lambda: ladder.states)
+        rows.cached("states", (evidence,), lambda: ladder.states)
     last = outcomes.experts[int(np.nanargmax(metrics.mean(outcomes.score)))]
     steps = Frugal(router, NEVER, last, kind).steps(rows)
     if ladder:

@@ -40,11 +40,11 @@ from routewright.strategies._recorded import (
     Recorded,
     Run,
     StandIn,
-    checked,
     recorded,
-    verified,
+    verifications,
+    with_verifications,
 )
-from routewright.strategies.auto import Auto, joining
+from routewright.strategies.auto import Auto, new_members
 from routewright.types import Array, Indices, Prediction
 
 MEMBERS = 6  # of the top rung, at most
@@ -150,8 +150,8 @@ def _checking(outcomes: Outcomes) -> Array:
     n, e = outcomes.score.shape
     found = np.ones(e)
     for m in range(e):
-        rung_states = checked(outcomes, np.full(n, m))
-        paid = float(outcomes.charges[rung_states.sure != UNSURE, m].sum())
+        rung_states = verifications(outcomes, np.full(n, m))
+        paid = float(outcomes.charges[rung_states.confidence != UNSURE, m].sum())
         if paid > 0:
             found[m] = rung_states.cost.sum() / paid
     return found
@@ -244,7 +244,9 @@ class _Study:
     def check(self, below: Climbed) -> Climbed:
         """The rung above one, where its likeliest answer has been verified."""
         replies = recorded(self.base, below.rung, self.outcomes, self.option_chances)
-        return self._learn(below.rung.members, verified(replies, self.outcomes, below.state.best))
+        return self._learn(
+            below.rung.members, with_verifications(replies, self.outcomes, below.state.best)
+        )
 
     def _learn(self, members: tuple[int, ...], replies: Replies) -> Climbed:
         """A rung's two forests."""
@@ -275,9 +277,9 @@ class _Study:
             climbs = self._runs(evidence, states, r + 1, len(rungs) - 1)
             prices = self.base.prices
             # What both spend on this rung's members cancels; the toll is charged when deciding.
-            toll = np.nan_to_num(self.outcomes.charges[:, joining(evidence, r + 1)]).sum(axis=1)
+            toll = np.nan_to_num(self.outcomes.charges[:, new_members(evidence, r + 1)]).sum(axis=1)
             if rungs[r + 1].checked:
-                toll = checked(self.outcomes, states[r].best).cost
+                toll = verifications(self.outcomes, states[r].best).cost
             adds = np.column_stack(
                 [
                     b.score - a.score - price * (b.cost - a.cost - toll)
@@ -306,7 +308,7 @@ class _Study:
         steps = list(states[low : high + 1])
         if high < len(states) - 1:
             steps[-1] = steps[-1]._replace(onward=None)
-        self.rows.once("states", (part,), lambda: steps)  # held out, where `over` would see all
+        self.rows.cached("states", (part,), lambda: steps)  # held out, where `over` would see all
         router = StandIn(self.prediction, part)
         return (Auto(router, float(price)).over(self.rows) for price in self.base.prices)
 

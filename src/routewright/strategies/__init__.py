@@ -1,8 +1,8 @@
-"""Whom to ask, step by step: one file per strategy, found by the file's name.
+"""Strategies decide, step by step, which experts to ask; the file's name is the strategy's name.
 
-A strategy is a frozen dataclass with `plan(query)`, a generator of asks. Over recorded outcomes it
-is replayed, unless it can say at once what it would do with every row: by `over(rows)`, or, where
-it asks exactly one expert and decides from the prediction alone, by `choose(queries, prediction)`.
+A strategy is a frozen dataclass with `plan(query)`, a generator of asks. On recorded outcomes it
+is replayed row by row, unless it has a method that decides for all rows at once: `over(rows)`, or
+`choose(queries, prediction)` if it asks exactly one expert and decides by the prediction alone.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from routewright.types import Indices, Plan, Prediction, Query, Strategy
 
 
 class Predicts(Protocol):
-    """What a strategy needs of a router: belief about queries, without I/O."""
+    """The part of a router that strategies use: predictions for queries, without I/O."""
 
     def predict(self, queries: Sequence[Query]) -> Prediction: ...
 
 
 @runtime_checkable
 class OneShot(Protocol):
-    """A strategy that asks exactly one expert, and can choose it for many queries at once."""
+    """A strategy that asks exactly one expert and can choose it for many queries at once."""
 
     def plan(self, query: Query) -> Plan: ...
 
@@ -47,7 +47,7 @@ def name_of(strategy: Strategy) -> str:
 
 
 def build(spec: Spec, router: Predicts | None = None) -> Strategy:
-    """A strategy from plain data, and the router that it asks, if it asks one; see
+    """Builds a strategy from its spec, and with the router if it uses one; see
     `registry.build`.
 
     >>> build({"strategy": "cascade", "ladder": ["small", "large"], "trust": 0.8}).trust

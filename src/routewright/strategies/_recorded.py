@@ -1,4 +1,4 @@
-"""What strategies do with recorded outcomes: one result for every strategy."""
+"""Runs strategies on recorded outcomes, with one type of result for all of them."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ Mask = NDArray[np.bool_]
 
 
 class Run(NamedTuple):
-    """What a strategy did with n recorded queries, and what that gave.
+    """The scores and costs of a strategy on n recorded queries, and which experts it asked.
 
-    `asked` holds shares in expectation over the lots that a strategy draws: 1 and 0 where it draws
-    none. A row of which nothing is known is NaN in all three.
+    If a strategy draws lots, `asked` holds expected shares; otherwise it holds 1 and 0. A row is
+    NaN in the first three arrays if the table does not record what the strategy asks.
     """
 
-    score: Array  # (n,) of the answers that it returned, 0..1
-    cost: Array  # (n,) US$, everything spent on the way
-    asked: Array  # (n, e) whether a query asks an expert of the table, for whatever
-    undecided: Mask | None = None  # (n,) rows that only a replay can tell; None: no row
-    rung: Indices | None = None  # (n,) how far up its ladder a strategy went
-    kept: Mask | None = None  # (n,) whether it kept an answer of the ladder, without a last word
+    score: Array  # (n,) of the returned answers, 0..1
+    cost: Array  # (n,) US$, including everything spent on the way
+    asked: Array  # (n, e) whether the query asks an expert of the table, for any kind of ask
+    undecided: Mask | None = None  # (n,) rows that need a replay; None: no row
+    rung: Indices | None = None  # (n,) the highest rung that the strategy reached
+    kept: Mask | None = None  # (n,) whether it kept an answer of the ladder, without a last ask
 
     def shares(self, experts: Sequence[str]) -> dict[str, float]:
-        """The share of the queries that ask each of the table's experts; those that are asked."""
+        """The share of the queries that ask each expert, without the experts that none asks."""
         often = metrics.mean(self.asked)
         return {name: float(s) for name, s in zip(experts, often, strict=True) if s > 0}
 
@@ -53,7 +53,7 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class StandIn:
-    """Takes the place of a router where its beliefs are given: held-out ones, or made up."""
+    """Takes the place of a router, with given predictions: held-out ones, or made-up ones."""
 
     beliefs: Prediction | Callable[[Sequence[Query]], Prediction]
     evidence: Evidence | None = None
@@ -66,16 +66,16 @@ class StandIn:
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """Recorded outcomes, what a router believes of their queries, and whatever many settings of a
-    strategy need alike, which is made once."""
+    """Recorded outcomes, a router's predictions for their queries, and a cache of everything that
+    several settings of a strategy share."""
 
     outcomes: Outcomes
     router: Predicts | None = None
-    _made: dict[Any, Any] = field(default_factory=dict, repr=False)
+    _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def prediction(self) -> Prediction:
-        """What the router believes; without one, nothing of the table's experts."""
+        """The router's predictions; without a router, NaN for every expert of the table."""
         if self.router is not None:
             return self.router.predict(self.outcomes.queries)
         unknown = np.full(self.outcomes.score.shape, np.nan)
@@ -89,7 +89,7 @@ class Recorded:
 
     @cached_property
     def answered(self) -> Mask:
-        """(n, e): of which experts of the pool an answer is recorded."""
+        """(n, e): whether an answer of the expert is recorded."""
         return answered(self.pool)
 
     @cached_property
@@ -100,62 +100,62 @@ class Recorded:
 
     @cached_property
     def limited(self) -> Mask:
-        """(n,): whether a query has prices or limits of its own, which only a plan observes."""
+        """(n,): whether a query has prices or limits of its own, which only a plan respects."""
         return np.array([has_limits(query) for query in self.outcomes.queries], bool)
 
     def states(self, evidence: Evidence) -> list[RungState]:
-        """The rows' states on every rung of the evidence."""
-        return self.once("states", (evidence,), lambda: rung_states(evidence, self))
+        """The state of the rows on every rung of the evidence."""
+        return self.cached("states", (evidence,), lambda: rung_states(evidence, self))
 
     def labels(self, kind: Kind) -> Indices:
-        """(n, e): what the pool's answers say, as `votes.labels` compares them."""
+        """(n, e): labels of the pool's answers, as `votes.labels` compares them."""
 
         def read() -> Indices:
             return votes.labels(kind, votes.recorded(self.pool))
 
-        return self.once("labels", (kind,), read)
+        return self.cached("labels", (kind,), read)
 
     def readable(self, evidence: Evidence) -> Mask:
-        """(n, e): is there a recorded answer that can be read?"""
-        return self.once("readable", (evidence.kind,), lambda: readable(evidence, self.pool))
+        """(n, e): whether a readable answer is recorded."""
+        return self.cached("readable", (evidence.kind,), lambda: readable(evidence, self.pool))
 
-    def once(self, what: str, on: tuple[Any, ...], make: Callable[[], T]) -> T:
-        """What `make` gives, made once for the same `on`: texts and tuples count by value,
-        everything else by identity."""
-        key = (what, *(one if isinstance(one, str | tuple | None) else id(one) for one in on))
-        if key not in self._made:
-            self._made[key] = on, make()  # `on` lives as long, so that no identity comes again
-        made: T = self._made[key][1]
-        return made
+    def cached(self, name: str, inputs: tuple[Any, ...], compute: Callable[[], T]) -> T:
+        """Returns `compute()`, computed once per name and inputs. Texts and tuples are compared
+        by value, everything else by identity."""
+        key = (name, *(x if isinstance(x, str | tuple | None) else id(x) for x in inputs))
+        if key not in self._cache:
+            self._cache[key] = inputs, compute()  # keeps the inputs alive: no id is used again
+        value: T = self._cache[key][1]
+        return value
 
-    def under(self, router: Predicts | None) -> Recorded:
-        """The same rows as another router sees them."""
+    def with_router(self, router: Predicts | None) -> Recorded:
+        """The same rows with the predictions of another router."""
         if router is self.router:
             return self
-        return self.once("under", (router,), lambda: Recorded(self.outcomes, router))
+        return self.cached("with_router", (router,), lambda: Recorded(self.outcomes, router))
 
-    def spread(self, asked: NDArray[Any], experts: Sequence[str]) -> Array:
-        """(n, some experts) ▶ (n, e): the same over all experts of the table."""
-        found = np.zeros(self.outcomes.score.shape)
-        found[:, [self.outcomes.experts.index(name) for name in experts]] = asked
-        return found
+    def widen(self, asked: NDArray[Any], experts: Sequence[str]) -> Array:
+        """Columns of some experts ▶ (n, e): columns of all experts of the table, 0 elsewhere."""
+        columns = np.zeros(self.outcomes.score.shape)
+        columns[:, [self.outcomes.experts.index(name) for name in experts]] = asked
+        return columns
 
 
 # --- running a strategy over them ----------------------------------------------------------
 
 
 def run(strategy: Strategy, rows: Recorded) -> Run:
-    """What a strategy does with every row.
+    """Runs a strategy on every row.
 
-    One with `over(rows)` says so itself, one with `choose(queries, prediction)` by its choices;
-    any other, and every row that `over` leaves undecided, is replayed.
+    A strategy with `over(rows)` or `choose(queries, prediction)` decides all rows at once. Any
+    other strategy, and every row that `over` leaves undecided, is replayed.
     """
     router = getattr(strategy, "router", None)
     if hasattr(strategy, "over"):
-        ran: Run = strategy.over(rows if router is None else rows.under(router))
+        ran: Run = strategy.over(rows if router is None else rows.with_router(router))
         return _decided(ran, strategy, rows)
     if isinstance(strategy, OneShot):
-        return _chosen(strategy, rows.under(router))
+        return _chosen(strategy, rows.with_router(router))
     return replayed(strategy, rows)
 
 
@@ -164,27 +164,31 @@ def _chosen(strategy: OneShot, rows: Recorded) -> Run:
     choice = strategy.choose(pool.queries, rows.prediction)
     asked = choice[:, None] == np.arange(len(pool.experts))
     return Run(
-        take(pool.score, choice), take(pool.charges, choice), rows.spread(asked, pool.experts)
+        take(pool.score, choice), take(pool.charges, choice), rows.widen(asked, pool.experts)
     )
 
 
 def _decided(ran: Run, strategy: Strategy, rows: Recorded) -> Run:
-    """The same with what replays tell of undecided rows."""
+    """Replays the undecided rows of a run."""
     if ran.undecided is None or not ran.undecided.any():
         return ran
-    places = np.flatnonzero(ran.undecided)
+    rows_to_replay = np.flatnonzero(ran.undecided)
     score, cost, asked = np.array(ran.score), np.array(ran.cost), np.array(ran.asked)
-    replays = replayed(strategy, rows, places.tolist())
-    score[places], cost[places], asked[places] = replays.score, replays.cost, replays.asked
+    replays = replayed(strategy, rows, rows_to_replay.tolist())
+    score[rows_to_replay], cost[rows_to_replay], asked[rows_to_replay] = (
+        replays.score,
+        replays.cost,
+        replays.asked,
+    )
     return ran._replace(score=score, cost=cost, asked=asked, undecided=None)
 
 
-def replayed(strategy: Strategy, rows: Recorded, places: Sequence[int] | None = None) -> Run:
-    """The same by running the plan on each row's record, or on those of some places.
+def replayed(strategy: Strategy, rows: Recorded, selection: Sequence[int] | None = None) -> Run:
+    """Runs a strategy by replaying its plan on the record of each row, or of some rows.
 
-    Raises BadTable where it asks an expert of which the table knows no score.
+    Raises BadTable if the strategy asks an expert without any score in the table.
     """
-    chosen = range(len(rows.outcomes)) if places is None else places
+    chosen = range(len(rows.outcomes)) if selection is None else selection
     watched = _Watched(strategy, rows.scored)
     replays = [_replayed(watched, rows.outcomes, row) for row in chosen]
     shape = (len(replays), len(rows.outcomes.experts))
@@ -208,8 +212,8 @@ def _replayed(strategy: Strategy, outcomes: Outcomes, row: int) -> tuple[float, 
 
 @dataclass(frozen=True)
 class _Watched:
-    """Follows a strategy as long as it asks whom the table knows: without this the answer of an
-    expert that the table does not know would pass for a failed one, and its name for a limit."""
+    """Follows a strategy, and refuses asks of experts that the table has no scores of: otherwise
+    their answers would count as failures."""
 
     strategy: Strategy
     experts: tuple[str, ...]
@@ -252,17 +256,17 @@ class _WithStrangers(frozenset[str]):
         return super().__contains__(name) or name not in self.experts
 
 
-# --- what strategies find in a table -------------------------------------------------------
+# --- what a table records ------------------------------------------------------------------
 
 
 def rung_states(evidence: Evidence, rows: Recorded) -> list[RungState]:
-    """The states of recorded queries on every rung of the ladder."""
+    """The state of recorded queries on every rung of the ladder."""
     outcomes, states = rows.pool, list[RungState]()
     option_chances = evidence.option_chances(outcomes.queries)
     for r, rung in enumerate(evidence.rungs):
         replies = recorded(evidence, rung, outcomes, option_chances)
         if rung.checked:
-            replies = verified(replies, outcomes, states[-1].best)
+            replies = with_verifications(replies, outcomes, states[-1].best)
         states.append(evidence.assess(r, replies, rows.prediction))
     return states
 
@@ -270,55 +274,57 @@ def rung_states(evidence: Evidence, rows: Recorded) -> list[RungState]:
 def recorded(
     evidence: Evidence, rung: Rung, outcomes: Outcomes, option_chances: Array | None = None
 ) -> Replies:
-    """What the members of a rung are recorded to have said; a call without a score has failed.
-    `option_chances` is what the evidence makes of the queries' options."""
-    columns = list(rung.members)
-    known = answered(outcomes)[:, columns]
-    texts = np.full(known.shape, None, dtype=object)
+    """The recorded answers of the members of a rung; an ask without a score has failed.
+    `option_chances` are those of `Evidence.option_chances` for the same queries."""
+    members = list(rung.members)
+    available = answered(outcomes)[:, members]
+    texts = np.full(available.shape, None, dtype=object)
     if outcomes.answers is not None:
-        texts[known] = outcomes.answers[:, columns][known]
+        texts[available] = outcomes.answers[:, members][available]
     logprob = outcomes.measures.get("logprob")
-    seen = None if logprob is None else np.where(known, logprob[:, columns], np.nan)
-    return evidence.read(texts, option_chances, seen)
+    logprobs = None if logprob is None else np.where(available, logprob[:, members], np.nan)
+    return evidence.read(texts, option_chances, logprobs)
 
 
-class Checked(NamedTuple):
-    """What verifying recorded answers gave."""
+class Verifications(NamedTuple):
+    """Recorded verifications of n answers."""
 
-    sure: Array  # (n,) 0..1; UNSURE where no verification is recorded
+    confidence: Array  # (n,) 0..1; UNSURE where no verification is recorded
     cost: Array  # (n,) US$; counted as `Outcomes.record` does
 
 
-def checked(outcomes: Outcomes, whose: Indices) -> Checked:
-    """Of n answers, whoever gave them; NOBODY is not verified."""
+def verifications(outcomes: Outcomes, experts: Indices) -> Verifications:
+    """The recorded verifications of one answer per row, by the expert (n,) who gave it; NOBODY
+    has none."""
     unknown = np.full(len(outcomes), np.nan)
-    place = np.arange(len(outcomes)), whose
+    place = np.arange(len(outcomes)), experts
 
-    def told(measure: str) -> Array:
+    def cells(measure: str) -> Array:
         table = outcomes.measures.get(measure)
         return unknown if table is None else table[place]
 
-    sure, cost = told("verify"), told("verify_cost")
+    confidence, cost = cells("verify"), cells("verify_cost")
     cost = np.where(np.isfinite(cost), cost, outcomes.charges[place])
-    known = (whose != NOBODY) & np.isfinite(told("score")) & np.isfinite(sure)
-    return Checked(np.where(known, sure, UNSURE), np.where(known, cost, 0.0))
+    available = (experts != NOBODY) & np.isfinite(cells("score")) & np.isfinite(confidence)
+    return Verifications(np.where(available, confidence, UNSURE), np.where(available, cost, 0.0))
 
 
-def verified(replies: Replies, outcomes: Outcomes, whose: Indices) -> Replies:
-    """The same, and what was recorded of verifying those answers."""
-    return replies._replace(checked=whose, sure=checked(outcomes, whose).sure)
+def with_verifications(replies: Replies, outcomes: Outcomes, experts: Indices) -> Replies:
+    """The replies with the recorded verifications of the answers of those experts, (n,)."""
+    confidence = verifications(outcomes, experts).confidence
+    return replies._replace(checked=experts, confidence=confidence)
 
 
 def answered(outcomes: Outcomes) -> Mask:
-    """(n, e): whose answer is recorded; the others could not have been asked."""
+    """(n, e): whether an answer is recorded; without one, the expert could not have been asked."""
     return np.isfinite(outcomes.score)
 
 
 def readable(evidence: Evidence, outcomes: Outcomes) -> Mask:
-    """(n, e): is there a recorded answer that can be read?"""
-    known = answered(outcomes)
+    """(n, e): whether a readable answer is recorded."""
+    available = answered(outcomes)
     if outcomes.answers is None:
-        return known
+        return available
     texts = outcomes.answers
     reads = {text: text is not None and evidence.readable(str(text)) for text in set(texts.flat)}
-    return known & np.array([reads[text] for text in texts.flat], bool).reshape(texts.shape)
+    return available & np.array([reads[text] for text in texts.flat], bool).reshape(texts.shape)

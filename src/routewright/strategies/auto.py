@@ -1,4 +1,4 @@
-"""Ask, look at the answers, and ask on only while that pays: routing and cascading as one."""
+"""Ask, weigh the answers, and ask further only while that pays: routing and cascading in one."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pydantic import NonNegativeFloat
 from routewright.answers.evidence import NOBODY, UNSURE, Evidence, Replies, Rung, RungState
 from routewright.errors import NotAdmissible, UpstreamError
 from routewright.policies import choose, seconds, take, values
-from routewright.strategies._recorded import Recorded, Run, checked
+from routewright.strategies._recorded import Recorded, Run, verifications
 from routewright.strategies.single import Single, within_limits
 from routewright.types import Answer, Array, Ask, Decision, Indices, Plan, Prediction, Query
 
 NO_EVIDENCE = Evidence("text", np.array([0.0, 1.0]))
 
 
-class Weighs(Protocol):
-    """A router that may also weigh answers; without evidence only the prompt decides."""
+class RouterWithEvidence(Protocol):
+    """A router that may also weigh answers; without evidence, only the prompt decides."""
 
     def predict(self, queries: Sequence[Query]) -> Prediction: ...
 
@@ -34,17 +34,17 @@ class Auto:
     """Climbs a ladder of committees while that pays, then keeps the best answer or asks one
     expert more.
 
-    After each rung it compares, in expected quality − λ cost − μ latency: keeping the likeliest
-    answer, asking one further expert for the last word, and climbing on. Before anybody has
-    answered this is single-shot routing. `price` is λ (quality per US$), `latency_price` μ
+    After each rung it compares three choices by expected quality − λ cost − μ latency: keep the
+    likeliest answer, ask one more expert for a last answer, or climb. Before any expert has
+    answered, this is single-shot routing. `price` is λ (quality per US$), `latency_price` μ
     (quality per second); a query's own price takes precedence. The members of a rung are asked
-    side by side; on a rung that is checked, who gave the likeliest answer verifies it. An answer
-    that cannot be read never replaces one that can.
+    concurrently; on a `checked` rung, the expert with the likeliest answer verifies it. An
+    unreadable answer never replaces a readable one.
 
-    With evidence from no table, or for a query with `min_quality`, it decides as `single` does.
+    Without evidence, or for a query with `min_quality`, it decides as `single` does.
     """
 
-    router: Weighs
+    router: RouterWithEvidence
     price: NonNegativeFloat = 0.0
     latency_price: NonNegativeFloat = 0.0
 
@@ -56,45 +56,49 @@ class Auto:
         admissible = within_limits(query, prediction.take(0))
         price = self.price if query.price is None else query.price
         option_chances: Array | None = None
-        said: dict[int, Answer] = {}
-        answers: Sequence[Answer] = ()
+        answers: dict[int, Answer] = {}
+        replies_of_rung: Sequence[Answer] = ()
         spent = 0.0
         state: RungState | None = None
         for r, rung in enumerate(evidence.rungs):
-            if new := joining(evidence, r):
+            if new := new_members(evidence, r):
                 options = {"logprobs": True} if evidence.logprobs else {}
-                answers = yield tuple(Ask(prediction.experts[m], options=options) for m in new)
-                said |= {m: a for m, a in zip(new, answers, strict=True) if a.status == "ok"}
-                spent += sum(answer.cost for answer in answers)
+                replies_of_rung = yield tuple(
+                    Ask(prediction.experts[m], options=options) for m in new
+                )
+                answers |= {
+                    m: a for m, a in zip(new, replies_of_rung, strict=True) if a.status == "ok"
+                }
+                spent += sum(answer.cost for answer in replies_of_rung)
                 option_chances = (
                     evidence.option_chances([query]) if option_chances is None else option_chances
                 )
-            replies = _read(evidence, rung, said, option_chances)
+            replies = _read(evidence, rung, answers, option_chances)
             if rung.checked:
-                assert state is not None, "nobody has answered before anything is checked"
-                sure, cost = yield from self._check(evidence, said[int(state.best[0])])
-                replies = replies._replace(checked=state.best, sure=np.array([sure]))
+                assert state is not None, "a rung with answers lies below every checked rung"
+                confidence, cost = yield from self._check(evidence, answers[int(state.best[0])])
+                replies = replies._replace(checked=state.best, confidence=np.array([confidence]))
                 spent += cost
             state = evidence.assess(r, replies, prediction)
             climb, last = self.decide(evidence, r, state, prediction, price, admissible)
             if not climb[0]:
                 break
-            toll = float(_tolls(evidence, r, state, prediction.cost)[0])
-            if query.max_cost is not None and spent + toll > query.max_cost:
+            cost_of_climbing = float(_costs_of_climbing(evidence, r, state, prediction.cost)[0])
+            if query.max_cost is not None and spent + cost_of_climbing > query.max_cost:
                 break
         assert state is not None, "a ladder has a first rung"
-        best, further = said.get(int(state.best[0])), int(last[0])
+        best, further = answers.get(int(state.best[0])), int(last[0])
         if best is not None and not _affordable([further], prediction, query, spent):
             further = NOBODY
         if best is None and further == NOBODY:
-            return _unreadable(said, answers, prediction)
+            return _unreadable(answers, replies_of_rung, prediction)
         return (yield from self._close(evidence, state, prediction, best, further))
 
     def _check(
         self, evidence: Evidence, answer: Answer
     ) -> Generator[Ask, Any, tuple[float, float]]:
-        """How sure an expert is of its own answer, and what it cost to ask, US$; a verification
-        that fails, or that cannot be read, tells nothing."""
+        """An expert's confidence in its own answer, and the cost of that verification in US$;
+        UNSURE if the verification fails or cannot be read."""
         try:
             ask = Ask(answer.expert, "verify", of=answer, samples=evidence.verdicts)
             check: Answer = yield ask
@@ -110,7 +114,7 @@ class Auto:
         best: Answer | None,
         last: int,
     ) -> Generator[Ask, Any, Decision]:
-        """Keeps the best answer, or asks one expert more."""
+        """Keeps the best answer, or asks one more expert."""
         belief = prediction.take(0)
         chance = float(state.chance[0])
         if last == NOBODY and best is not None:
@@ -118,7 +122,7 @@ class Auto:
             return Decision(best, because=because, prediction=belief)
         expert = prediction.experts[last]
         try:
-            # An answer that may yet turn out unreadable is not streamed.
+            # An answer that may be unreadable is not streamed if another one could replace it.
             answer: Answer = yield Ask(expert, final=best is None)
         except (UpstreamError, NotAdmissible):
             if best is None:
@@ -126,10 +130,10 @@ class Auto:
             because = f"{expert} could not be asked; best effort"
             return Decision(best, because=because, prediction=belief)
         if best is not None and not evidence.readable(answer.text):
-            because = f"{expert} gave no answer that can be read; {best.expert}'s stands"
+            because = f"{expert} gave no readable answer; {best.expert}'s is kept"
             return Decision(best, because=because, prediction=belief)
-        hope = chance + float(state.gain[0, last])
-        because = f"{expert} is expected to score {hope:.2f} for ${belief.cost[last]:.2g}"
+        expected_score = chance + float(state.gain[0, last])
+        because = f"{expert} is expected to score {expected_score:.2f} for ${belief.cost[last]:.2g}"
         if best is not None:
             because += f", the committee {chance:.2f}"
         return Decision(answer, because=because, prediction=belief)
@@ -143,26 +147,27 @@ class Auto:
         price: float,
         admissible: NDArray[np.bool_] | None = None,
     ) -> tuple[NDArray[np.bool_], Indices]:
-        """For n queries on a rung: climb on? and else whom to ask for the last word, NOBODY to
-        keep the best answer or where nobody else may be asked; both (n,)."""
+        """For n queries on a rung: whether to climb, and otherwise which expert to ask last; both
+        (n,). NOBODY keeps the best answer, because it is good enough or no other expert may be
+        asked."""
         further = replace(prediction, quality=state.gain)
         last = choose(further, price, latency_price=self.latency_price, admissible=admissible)
         value = values(further, price, self.latency_price)
-        worth = take(value if admissible is None else np.where(admissible, value, -np.inf), last)
-        enough = (state.best != NOBODY) & (worth <= 0)
-        last = np.where(enough | np.isneginf(worth), NOBODY, last)
+        gain = take(value if admissible is None else np.where(admissible, value, -np.inf), last)
+        enough = (state.best != NOBODY) & (gain <= 0)
+        last = np.where(enough | np.isneginf(gain), NOBODY, last)
         if state.onward is None:
             return np.zeros(len(last), bool), last
-        climb = evidence.worth_of_onward(state, price) > self._toll(
+        climb = evidence.value_of_climbing(state, price) > self._quality_of_climbing(
             evidence, r, state, prediction, price
         )
         if evidence.rungs[r + 1].checked:
             climb &= state.best != NOBODY
         if admissible is not None:
-            climb &= admissible[..., joining(evidence, r + 1)].all(axis=-1)
+            climb &= admissible[..., new_members(evidence, r + 1)].all(axis=-1)
         return climb, last
 
-    def _toll(
+    def _quality_of_climbing(
         self,
         evidence: Evidence,
         r: int,
@@ -170,72 +175,74 @@ class Auto:
         prediction: Prediction,
         price: float,
     ) -> Array:
-        """What climbing to the next rung takes, in quality, (n,)."""
-        toll = price * _tolls(evidence, r, state, prediction.cost)
+        """The cost and latency of climbing to the next rung, in quality, (n,)."""
+        toll = price * _costs_of_climbing(evidence, r, state, prediction.cost)
         if self.latency_price:
-            waiting = _tolls(evidence, r, state, seconds(prediction), np.max)
-            toll = toll + self.latency_price * waiting
+            seconds_of_climbing = _costs_of_climbing(
+                evidence, r, state, seconds(prediction), np.max
+            )
+            toll = toll + self.latency_price * seconds_of_climbing
         return np.asarray(toll)
 
     # --- over recorded outcomes ------------------------------------------------------------
 
     def over(self, rows: Recorded) -> Run:
-        """The same for n recorded queries at once."""
+        """Runs the strategy on n recorded queries at once."""
         evidence = self.router.evidence or NO_EVIDENCE
         outcomes, states = rows.pool, rows.states(evidence)
         n, e = outcomes.score.shape
-        each = np.arange(n)
+        row = np.arange(n)
         rung, last = np.zeros(n, np.intp), np.full(n, NOBODY)
         climbing = np.ones(n, bool)
         for r, state in enumerate(states):
-            climb, then = self.decide(
+            climb, last_ask = self.decide(
                 evidence, r, state, rows.prediction, self.price, rows.answered
             )
-            rung[climbing], last[climbing] = r, then[climbing]
+            rung[climbing], last[climbing] = r, last_ask[climbing]
             climbing &= climb
         asked = np.zeros((n, e), bool)
-        for r, here in enumerate(evidence.rungs):
-            asked[np.ix_(rung == r, here.members)] = True
+        for r, step in enumerate(evidence.rungs):
+            asked[np.ix_(rung == r, step.members)] = True
         best = np.choose(rung, [state.best for state in states])
-        asked[each[last != NOBODY], last[last != NOBODY]] = True
+        asked[row[last != NOBODY], last[last != NOBODY]] = True
         checks = np.zeros(n)
         for r, state in enumerate(states):
             if state.checked is not None:
-                checks += np.where(rung >= r, checked(outcomes, state.checked).cost, 0.0)
+                checks += np.where(rung >= r, verifications(outcomes, state.checked).cost, 0.0)
         kept = last == NOBODY
-        either = np.flatnonzero((best != NOBODY) & ~kept)  # the last word, where it can be read
-        kept[either] = ~rows.readable(evidence)[either, last[either]]
+        both = np.flatnonzero((best != NOBODY) & ~kept)  # queries with two answers to choose from
+        kept[both] = ~rows.readable(evidence)[both, last[both]]
         arrived = asked & rows.answered
-        stands = np.where(best == NOBODY, arrived.argmax(axis=1), best)
-        chosen = np.where(kept, stands, last)
+        best_or_first = np.where(best == NOBODY, arrived.argmax(axis=1), best)
+        chosen = np.where(kept, best_or_first, last)
         nothing = kept & (best == NOBODY) & ~arrived.any(axis=1)
         return Run(
-            score=np.where(nothing, np.nan, outcomes.score[each, chosen]),
+            score=np.where(nothing, np.nan, outcomes.score[row, chosen]),
             cost=checks + np.where(arrived, outcomes.charges, 0.0).sum(axis=1),
-            asked=rows.spread(asked, outcomes.experts),
+            asked=rows.widen(asked, outcomes.experts),
             undecided=rows.limited,
             rung=rung,
             kept=kept,
         )
 
 
-def joining(evidence: Evidence, r: int) -> list[int]:
-    """Who is newly asked on a rung."""
+def new_members(evidence: Evidence, r: int) -> list[int]:
+    """The members of a rung that no rung below has asked."""
     below = evidence.rungs[r - 1].members if r else ()
     return [m for m in evidence.rungs[r].members if m not in below]
 
 
-def _tolls(
+def _costs_of_climbing(
     evidence: Evidence,
     r: int,
     state: RungState,
     each: Array,
     add: Callable[..., Any] = np.sum,
 ) -> Array:
-    """What climbing to the next rung takes, (n,), where asking an expert takes `each` (n, e):
-    its members' sum, say, or its check."""
+    """The costs (or latencies) of climbing to the next rung, (n,), given those of asking each
+    expert, `each` (n, e): `add` over the new members, or those of the rung's verification."""
     if not evidence.rungs[r + 1].checked:
-        return np.asarray(add(each[:, joining(evidence, r + 1)], axis=1))
+        return np.asarray(add(each[:, new_members(evidence, r + 1)], axis=1))
     rows = np.arange(len(each))
     spent = (
         each[rows, state.best] * np.broadcast_to(evidence.checking, each.shape)[rows, state.best]
@@ -244,10 +251,13 @@ def _tolls(
 
 
 def _read(
-    evidence: Evidence, rung: Rung, said: Mapping[int, Answer], option_chances: Array | None
+    evidence: Evidence,
+    rung: Rung,
+    answers_of_query: Mapping[int, Answer],
+    option_chances: Array | None,
 ) -> Replies:
-    """What has been said to one query."""
-    answers = [said.get(m) for m in rung.members]
+    """Reads the answers of a rung's members to one query."""
+    answers = [answers_of_query.get(m) for m in rung.members]
     texts = np.array([[None if a is None else a.text for a in answers]], dtype=object)
     logprobs = np.array([[np.nan if a is None else a.logprob for a in answers]])
     shape = (1, len(rung.members))
@@ -255,18 +265,18 @@ def _read(
 
 
 def _unreadable(
-    said: Mapping[int, Answer], answers: Sequence[Answer], prediction: Prediction
+    answers: Mapping[int, Answer], replies_of_rung: Sequence[Answer], prediction: Prediction
 ) -> Decision:
-    """The first expert's answer where none can be read and nobody else may be asked. Raises
-    UpstreamError if none has arrived."""
-    if not said:
-        raise UpstreamError.of(answers[0])
-    because = "no answer can be read, and nobody else may be asked"
-    return Decision(said[min(said)], because=because, prediction=prediction.take(0))
+    """Returns the first expert's answer if none is readable and no other expert may be asked.
+    Raises UpstreamError if no answer has arrived."""
+    if not answers:
+        raise UpstreamError.of(replies_of_rung[0])
+    because = "no answer is readable, and no other expert may be asked"
+    return Decision(answers[min(answers)], because=because, prediction=prediction.take(0))
 
 
 def _affordable(asked: Sequence[int], prediction: Prediction, query: Query, spent: float) -> bool:
-    """Does asking them fit into what the query may still cost, as far as can be predicted?"""
+    """Whether the predicted cost of those experts fits into the rest of the query's `max_cost`."""
     if query.max_cost is None:
         return True
     return bool(

@@ -1,4 +1,4 @@
-"""Let a small model answer, have the answer verified, and climb where that pays (AutoMix)."""
+"""Ask a small model, verify its answer, and climb where that pays (AutoMix)."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:  # reading tables needs Polars, serving does not
 
 @dataclass(frozen=True)
 class Automix:
-    """Follows a meta-verifier's policy over what is seen of each answer (arXiv 2310.12963).
+    """Follows a meta-verifier's policy on the confidence in each answer (arXiv 2310.12963).
 
-    `ladder` names the models, cheapest first. Seen is the share of `samples` self-verifications
-    that say "correct" or, with `agree`, the share of those experts whose answers say the same
-    (compared as `answers`, see docs/automix.md); with `evidence` the gain that is expected of
-    climbing. `policy` is what `routewright fit --strategy automix` writes; without one an answer
-    is kept that the verifier trusts by more than half.
+    `ladder` names the models, cheapest first. The confidence is the share of `samples`
+    self-verifications that say "correct" or, with `agree`, the share of those experts whose
+    answers are equivalent (compared as `answers`, see docs/automix.md); with `evidence`, the
+    policy decides by the expected gain of climbing. `routewright fit --strategy automix` writes
+    `policy`; without one, an answer is kept if its confidence is above one half.
     """
 
     ladder: tuple[str, ...]
@@ -38,7 +38,7 @@ class Automix:
     samples: int = 8
     agree: tuple[str, ...] = ()
     answers: Kind = "auto"
-    evidence: Sequence[Mapping[str, Any]] = ()  # per rung but the last, `observations.Linear`
+    evidence: Sequence[Mapping[str, Any]] = ()  # `observations.Linear`, for every rung but the last
 
     def __post_init__(self) -> None:
         if len(self.ladder) < 2:
@@ -47,19 +47,19 @@ class Automix:
             raise BadInput(f"'{min(both)}' cannot both answer and verify: leave it out of `agree`")
 
     def plan(self, query: Query) -> Plan:
-        node: Mapping[str, Any] | None = self.policy or self._halves
-        kept: Answer | None = None
+        node: Mapping[str, Any] | None = self.policy or self._default_policy
+        best: Answer | None = None
         others: tuple[Answer, ...] | None = None
         failure: UpstreamError | NotAdmissible | None = None
-        seen = ""
+        summary = ""
         while node is not None:
             expert = node["expert"]
             above = [e for e in self.ladder[self.ladder.index(expert) + 1 :] if query.permits(e)]
-            observations = "then" in node and bool(above)
+            verifies = "then" in node and bool(above)
             try:
-                if not observations:
+                if not verifies:
                     answer = yield Ask(expert, final=True)
-                    return Decision(answer, because=f"{seen}{expert} answers")
+                    return Decision(answer, because=f"{summary}{expert} answers")
                 if self.agree and others is None:
                     answer, *rest = yield from self._with_others(expert, query)
                     others = tuple(rest)
@@ -68,20 +68,20 @@ class Automix:
             except (UpstreamError, NotAdmissible) as error:
                 failure = failure or error
                 node = {"expert": above[0]} if above else None
-                seen += f"{expert} could not be asked; "
+                summary += f"{expert} could not be asked; "
                 continue
-            kept = answer
-            found, said = yield from self._observe(query, answer, others)
-            seen += f"{said}; "
-            node = node["then"][bisect_right(node["edges"], found)]
-        if kept is None:
-            assert failure is not None, "every path of a policy asks somebody"
+            best = answer
+            value, description = yield from self._observe(query, answer, others)
+            summary += f"{description}; "
+            node = node["then"][bisect_right(node["edges"], value)]
+        if best is None:
+            assert failure is not None, "every path of a policy asks an expert"
             raise failure
-        return Decision(kept, because=f"{seen}{kept.expert}'s answer is kept")
+        return Decision(best, because=f"{summary}{best.expert}'s answer is kept")
 
     def _with_others(self, expert: str, query: Query):  # type: ignore[no-untyped-def]
-        """The expert's answer, and those that it is compared with, asked side by side; without
-        them where the query has not the money for all."""
+        """The expert's answer and the answers that it is compared with, asked concurrently; the
+        expert's answer alone if the query's `max_cost` does not cover them all."""
         members = [name for name in self.agree if query.permits(name)]
         try:
             answer, *others = yield (Ask(expert), *map(Ask, members))
@@ -93,22 +93,22 @@ class Automix:
         return answer, *others
 
     def _observe(self, query: Query, answer: Answer, others: tuple[Answer, ...] | None):  # type: ignore[no-untyped-def]
-        """What is seen of an answer: a number for the policy, and words."""
+        """The number by which the policy decides on an answer, and the same in words."""
         about = About.of([query])
         if others is not None:
-            observations = self._compared(answer, others, about)
-            came = sum(other.status == "ok" for other in others)
-            said = f"{observations.share[0]:.0%} of {came} agree with {answer.expert}"
+            observations = self._compare(answer, others, about)
+            arrivals = sum(other.status == "ok" for other in others)
+            description = f"{observations.share[0]:.0%} of {arrivals} agree with {answer.expert}"
         else:
-            share, said = yield from self._verified(answer)
+            share, description = yield from self._verify(answer)
             observations = Observations(np.array([share]), about)
         rung = self.ladder.index(answer.expert)
         if not self.evidence:
-            return float(observations.share[0]), said
+            return float(observations.share[0]), description
         gain = float(self._linear[rung].predict(observations)[0])
-        return -gain, f"{said}, so {self.ladder[-1]} is expected to add {gain:+.2f}"
+        return -gain, f"{description}, so {self.ladder[-1]} is expected to add {gain:+.2f}"
 
-    def _compared(self, answer: Answer, others: tuple[Answer, ...], about: About) -> Observations:
+    def _compare(self, answer: Answer, others: tuple[Answer, ...], about: About) -> Observations:
         by_name = {other.expert: other for other in others}
         texts = [answer.text or None]
         arrived = []
@@ -119,20 +119,20 @@ class Automix:
         labels = equivalence.labels(self.answers, np.array([texts], dtype=object))
         return agreement(labels, np.array([arrived], dtype=bool).reshape(1, -1), about)
 
-    def _verified(self, answer: Answer):  # type: ignore[no-untyped-def]
+    def _verify(self, answer: Answer):  # type: ignore[no-untyped-def]
         try:
             check = yield Ask(answer.expert, "verify", of=answer, samples=self.samples)
         except (UpstreamError, NotAdmissible):
             return 0.0, f"{answer.expert} could not be verified, which counts as 0"
         if check.confidence is None:
             return 0.0, f"no verdict of {answer.expert} could be read, which counts as 0"
-        unread = sum(prompts.verdict(text) is None for text in check.choices)
-        lost = f" ({unread} of {len(check.choices)} verdicts unreadable)" if unread else ""
-        return check.confidence, f"{answer.expert} was {check.confidence:.0%} sure{lost}"
+        unreadable = sum(prompts.verdict(text) is None for text in check.choices)
+        note = f" ({unreadable} of {len(check.choices)} verdicts unreadable)" if unreadable else ""
+        return check.confidence, f"{answer.expert} was {check.confidence:.0%} sure{note}"
 
     @property
-    def _halves(self) -> Mapping[str, Any]:
-        """Every rung's answer is kept that is trusted by more than half."""
+    def _default_policy(self) -> Mapping[str, Any]:
+        """The policy that keeps an answer if its confidence is above one half."""
         node: dict[str, Any] = {"expert": self.ladder[-1]}
         edge = float(np.nextafter(metaverifiers.HALF, 1.0))
         for expert in reversed(self.ladder[:-1]):
@@ -146,29 +146,29 @@ class Automix:
     # --- over a whole table ------------------------------------------------------------------
 
     def over(self, rows: Recorded) -> Run:
-        """The same for n recorded queries at once; a row is undecided where not everything is
-        known that may be asked."""
+        """Runs the strategy on n recorded queries at once; a row is undecided if the table lacks
+        a value that the strategy may need."""
         ladder, agree, outcomes = tuple(self.ladder), tuple(self.agree), rows.outcomes
-        observations = rows.once(
+        observations = rows.cached(
             "observations",
             (ladder, agree, self.answers),
             lambda: observations_of(outcomes, ladder, agree, self.answers),
         )
         trials = trials_of(outcomes, ladder, agree, observations, self._linear)
-        policy = metaverifiers.placed(self.policy or self._halves, ladder)
-        ran = followed(policy, trials, len(agree))
+        policy = metaverifiers.with_places(self.policy or self._default_policy, ladder)
+        ran = run_policy(policy, trials, len(agree))
         return ran._replace(
-            asked=rows.spread(ran.asked, (*ladder, *agree)),
+            asked=rows.widen(ran.asked, (*ladder, *agree)),
             undecided=~trials.complete | rows.limited,
         )
 
 
-def followed(policy: metaverifiers.Node, trials: metaverifiers.Trials, agree: int = 0) -> Run:
-    """What a policy does on every row; `asked` is over the ladder, then over the `agree` experts
-    with whose answers the first one's is compared."""
-    way = metaverifiers.walk(policy, trials.seen)
-    score, cost = metaverifiers.settle(way, trials)
-    asked = np.hstack([way.asked, np.repeat(way.observed[:, :1], agree, axis=1)])
+def run_policy(policy: metaverifiers.Node, trials: metaverifiers.Trials, agree: int = 0) -> Run:
+    """Runs a policy on every row; the columns of `asked` are the ladder, then the `agree` experts
+    that the first answer is compared with."""
+    path = metaverifiers.walk(policy, trials.confidence)
+    score, cost = metaverifiers.totals(path, trials)
+    asked = np.hstack([path.asked, np.repeat(path.observed[:, :1], agree, axis=1)])
     return Run(score, cost, asked.astype(np.float64))
 
 
@@ -179,7 +179,7 @@ def trials_of(
     observations: Sequence[Observations],
     evidence: Sequence[Linear] = (),
 ) -> metaverifiers.Trials:
-    """What the strategy would see and pay on every row; NaN where the table does not say."""
+    """Confidences and costs of the strategy on every row; NaN where the table has no value."""
     shares = np.column_stack([observation.share for observation in observations])
     if evidence:
         gains = [
@@ -195,9 +195,9 @@ def trials_of(
 def observations_of(
     outcomes: Outcomes, ladder: Sequence[str], agree: Sequence[str], answers: Kind
 ) -> list[Observations]:
-    """What is seen of each rung but the last, on every row; the share is NaN where unknown.
+    """Observations of each rung but the last, on every row; an unknown share is NaN.
 
-    Raises BadInput where there is nothing to look at: no `verify::` or no `answer::` columns.
+    Raises BadInput if the table has no `verify::` columns or no `answer::` columns.
     """
     about = About.of(outcomes.queries)
     if not agree:
@@ -209,27 +209,29 @@ def observations_of(
         raise BadInput("agreement needs columns answer::EXPERT; the table has none")
     members = outcomes.pool(agree)
     arrived = np.isfinite(members.score)
-    found = []
+    observations = []
     for expert in ladder[:-1]:
         column = outcomes.pool([expert])
         assert column.answers is not None
         assert members.answers is not None
         texts = np.hstack([column.answers, members.answers])
         observation = agreement(equivalence.labels(answers, texts), arrived, about)
-        known = np.isfinite(column.score[:, 0]) & arrived.all(axis=1)
-        found.append(replace(observation, share=np.where(known, observation.share, np.nan)))
-    return found
+        complete = np.isfinite(column.score[:, 0]) & arrived.all(axis=1)
+        observations.append(
+            replace(observation, share=np.where(complete, observation.share, np.nan))
+        )
+    return observations
 
 
 def _verifying(outcomes: Outcomes, ladder: Sequence[str], agree: Sequence[str]) -> Array:
-    """US$ of looking at each rung but the last, (n, N − 1)."""
+    """US$ of verifying the answer of each rung but the last, (n, N − 1)."""
     rungs = outcomes.pool(ladder[:-1])
-    if agree:  # they are asked once, beside the first rung
+    if agree:  # they are asked once, together with the first rung
         cost = np.zeros((len(outcomes), len(ladder) - 1))
         cost[:, 0] = _charges(outcomes, agree).sum(axis=1)
         return cost
-    priced = rungs.measures.get("verify_cost", np.full_like(rungs.cost, np.nan))
-    return np.where(np.isfinite(priced), priced, _charges(outcomes, ladder[:-1]))
+    recorded_cost = rungs.measures.get("verify_cost", np.full_like(rungs.cost, np.nan))
+    return np.where(np.isfinite(recorded_cost), recorded_cost, _charges(outcomes, ladder[:-1]))
 
 
 def _charges(outcomes: Outcomes, experts: Sequence[str]) -> Array:

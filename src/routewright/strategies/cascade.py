@@ -1,4 +1,4 @@
-"""Ask the cheapest expert first; climb while its own check doubts the answer."""
+"""Ask the cheapest expert first; climb while its verification of its own answer fails."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from routewright.types import Answer, Ask, Decision, Plan, Query
 class Cascade:
     """Climbs `ladder` until an expert's verification of its own answer reaches `trust`.
 
-    Rungs that the query may not use, or that fail, are skipped; the last one that may be asked
-    is the top and its answer is not verified. A failed verification counts as doubt. If every
-    rung above fails, the last answer that was doubted is better than none.
+    Rungs that the query may not use, or that fail, are skipped; the last rung that may be asked
+    is the top, and its answer is not verified. A verification that fails counts as confidence 0.
+    If every rung above fails, the last answer below is returned.
     """
 
     ladder: tuple[str, ...]
@@ -25,7 +25,7 @@ class Cascade:
 
     def plan(self, query: Query) -> Plan:
         rungs = [expert for expert in self.ladder if query.permits(expert)] or [self.ladder[-1]]
-        doubted: Answer | None = None
+        best: Answer | None = None
         failure: UpstreamError | NotAdmissible | None = None
         for expert in rungs[:-1]:
             try:
@@ -33,16 +33,16 @@ class Cascade:
             except (UpstreamError, NotAdmissible) as error:
                 failure = error
                 continue
-            doubted = answer
-            sure = yield from self._verify(answer)
-            if sure >= self.trust:
-                return Decision(answer, because=f"{expert} was {sure:.0%} sure")
+            best = answer
+            confidence = yield from self._verify(answer)
+            if confidence >= self.trust:
+                return Decision(answer, because=f"{expert} was {confidence:.0%} sure")
         try:
             answer = yield Ask(rungs[-1], final=True)
         except (UpstreamError, NotAdmissible) as error:
-            if doubted is None:
+            if best is None:
                 raise (failure or error) from error
-            return Decision(doubted, because=f"{rungs[-1]} could not be asked; best effort")
+            return Decision(best, because=f"{rungs[-1]} could not be asked; best effort")
         return Decision(answer, because="top of the ladder")
 
     def _verify(self, answer: Answer):  # type: ignore[no-untyped-def]

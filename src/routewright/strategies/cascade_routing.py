@@ -1,4 +1,4 @@
-"""Cascade routing: ask on while the best answer of a larger set is worth more than it costs."""
+"""Cascade routing: ask further while the best answer of a larger set is worth its cost."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from routewright.types import Answer, Array, Ask, Decision, Indices, Plan, Predi
 NODES, WEIGHTS = (half / 2 for half in np.polynomial.legendre.leggauss(48))
 NODES = NODES + 0.5  # of the quadrature over 0..1
 ERFC = np.frompyfunc(math.erfc, 1, 1)  # SciPy's is faster, and serving does without SciPy
-LEAST_SPREAD = 0.02  # steeper beliefs fall between the nodes
+LEAST_SPREAD = 0.02  # with a smaller spread, the nodes miss the step
 
 
 @dataclass(frozen=True)
 class CascadeRouting:
-    """Looks for the set of further experts with the greatest E[best quality] − λ cost, asks the
-    cheapest of them, and looks again; stops where nobody is worth asking (arXiv 2410.10347).
+    """Finds the set of further experts with the greatest E[best quality] − λ cost, asks the
+    cheapest of them, and repeats; stops when no expert is worth asking (arXiv 2410.10347).
 
-    The quality of those asked is the chance that their answer is right, by a vote weighted with
-    the forecasts (`answers` says how answers are compared); that of the others is believed to be
-    normal around the forecast. Sets grow by at most `ahead` experts. `price` is λ in quality per
-    US$; a query's own price takes precedence. A query with `min_quality` is decided as `single`
-    does.
+    The quality of an expert that has answered is the chance that its answer is right, by a vote
+    weighted with the forecasts (`answers` is the kind of comparison). The quality of any other
+    expert has a normal distribution around the forecast; `stretch` scales its spread. A set has at
+    most `ahead` further experts. `price` is λ in quality per US$; a query's own price takes
+    precedence. A query with `min_quality` is decided as `single` does.
     """
 
     router: Predicts
@@ -48,42 +48,44 @@ class CascadeRouting:
         if query.min_quality is not None:
             return (yield from Single(self.router, self.price).plan(query))
         prediction = self.router.predict([query])
-        can = within_limits(query, prediction.take(0))[None]
+        admissible = within_limits(query, prediction.take(0))[None]
         price = self.price if query.price is None else query.price
-        texts = np.full(can.shape, None, dtype=object)
-        asked = np.zeros_like(can)
-        said: dict[int, Answer] = {}
+        texts = np.full(admissible.shape, None, dtype=object)
+        asked = np.zeros_like(admissible)
+        answers: dict[int, Answer] = {}
         failure: UpstreamError | NotAdmissible | None = None
         best, reached, spent = np.array([NOBODY]), np.array([-1.0]), 0.0
         while True:
             left = np.inf if query.max_cost is None else query.max_cost - spent
-            m = int(self.decide(asked[0], reached, prediction, price, can, left)[0])
-            if m == NOBODY:
+            expert = int(self.decide(asked[0], reached, prediction, price, admissible, left)[0])
+            if expert == NOBODY:
                 break
-            asked[0, m] = True
-            # Streamed if nobody could be worth asking afterwards, even if it cannot be read.
-            then = self.decide(asked[0], np.zeros(1), prediction, price, can, left)
-            final = not said and int(then[0]) == NOBODY
+            asked[0, expert] = True
+            # Streamed if no expert is worth asking afterwards, even if the answer is unreadable.
+            next_expert = self.decide(asked[0], np.zeros(1), prediction, price, admissible, left)
+            final = not answers and int(next_expert[0]) == NOBODY
             try:
-                answer = yield Ask(prediction.experts[m], final=final)
+                answer = yield Ask(prediction.experts[expert], final=final)
             except (UpstreamError, NotAdmissible) as error:
                 failure = failure or error
                 spent += error.cost if isinstance(error, UpstreamError) else 0.0
                 continue
-            said[m], texts[0, m] = answer, answer.text
+            answers[expert], texts[0, expert] = answer, answer.text
             spent += answer.cost
             chance = votes.chances(votes.labels(self.answers, texts), prediction.quality)
-            best, reached = votes.leader(chance, np.isin(np.arange(can.shape[1]), list(said))[None])
+            best, reached = votes.leader(
+                chance, np.isin(np.arange(admissible.shape[1]), list(answers))[None]
+            )
             if final:
                 break
-        if not said:
-            assert failure is not None, "whoever is admissible is asked before giving up"
+        if not answers:
+            assert failure is not None, "every admissible expert is asked before giving up"
             raise failure
-        kept = said[int(best[0])]
-        because = f"{kept.expert}'s answer is right with probability {reached[0]:.2f}"
-        if not (asked | ~can).all():
-            because += ", and nobody else is worth asking"
-        return Decision(kept, because=because, prediction=prediction.take(0))
+        best_answer = answers[int(best[0])]
+        because = f"{best_answer.expert}'s answer is right with probability {reached[0]:.2f}"
+        if not (asked | ~admissible).all():
+            because += ", and no other expert is worth asking"
+        return Decision(best_answer, because=because, prediction=prediction.take(0))
 
     def decide(
         self,
@@ -91,20 +93,20 @@ class CascadeRouting:
         reached: Array,
         prediction: Prediction,
         price: float,
-        can: NDArray[np.bool_],
+        admissible: NDArray[np.bool_],
         left: float = np.inf,
     ) -> Indices:
-        """Whom to ask next for n queries whose experts `asked` (e,) have been asked, NOBODY to
-        stop; (n,). `reached` (n,) is the chance of their best answer, −1 where they have none,
-        `can` (n, e) says who may be asked, `left` how many US$ may still be spent.
+        """The next expert to ask, for n queries whose experts `asked` (e,) have been asked; NOBODY
+        to stop; (n,). `reached` (n,) is the chance of the best answer, −1 where there is none,
+        `admissible` (n, e) marks the experts that may be asked, `left` is the US$ left to spend.
 
-        Larger sets are looked at only where their last member adds more than it costs (lemma 1):
-        the expected maximum is submodular, so no better set is missed.
+        Larger sets are tried only where their last member adds more than it costs (lemma 1): the
+        expected maximum is submodular, so no better set is missed.
         """
         n, floor = len(reached), np.maximum(reached, 0.0)
-        further = [m for m in range(len(asked)) if not asked[m] and can[:, m].any()]
+        further = [m for m in range(len(asked)) if not asked[m] and admissible[:, m].any()]
         below = _below(prediction, floor, self.stretch)
-        best, whom = np.where(reached < 0, -np.inf, floor), np.full(n, NOBODY)  # stop
+        best, choice = np.where(reached < 0, -np.inf, floor), np.full(n, NOBODY)  # stop
         layer: dict[tuple[int, ...], _Set] = {}
         layer[()] = _Set(floor, np.ones((n, len(NODES))), np.zeros(n), np.ones(n, bool))
         for _ in range(self.ahead):
@@ -114,41 +116,45 @@ class CascadeRouting:
                     lower = under * below[:, :, m]
                     dollars = cost + prediction.cost[:, m]
                     value = floor + (1 - floor) * ((1 - lower) @ WEIGHTS) - price * dollars
-                    fits = allowed & can[:, m] & (dollars <= left)
+                    fits = allowed & admissible[:, m] & (dollars <= left)
                     better = fits & (value > best + TIE)
                     cheapest = _cheapest((*members, m), prediction)
-                    best, whom = np.where(better, value, best), np.where(better, cheapest, whom)
+                    best, choice = np.where(better, value, best), np.where(better, cheapest, choice)
                     if (fits & (value >= parent)).any():
                         grown[*members, m] = _Set(value, lower, dollars, fits)
             layer = grown
-        return whom
+        return choice
 
     def over(self, rows: Recorded) -> Run:
-        """The same for n recorded queries at once."""
-        outcomes, prediction, can = rows.pool, rows.prediction, rows.answered
+        """Runs the strategy on n recorded queries at once."""
+        outcomes, prediction, admissible = rows.pool, rows.prediction, rows.answered
         labels = rows.labels(self.answers)
-        asked = np.zeros_like(can)
-        best, reached = np.full(len(can), NOBODY), np.full(len(can), -1.0)
-        going = np.arange(len(can))
-        while len(going):
-            on = []
-            ways, way = np.unique(asked[going], axis=0, return_inverse=True)
-            for w, members in enumerate(ways):
-                here = going[way.ravel() == w]
-                whom = self.decide(
-                    members, reached[here], prediction.take(here), self.price, can[here]
+        asked = np.zeros_like(admissible)
+        best, reached = np.full(len(admissible), NOBODY), np.full(len(admissible), -1.0)
+        active = np.arange(len(admissible))
+        while len(active):
+            still_active = []
+            sets, set_index = np.unique(asked[active], axis=0, return_inverse=True)
+            for s, members in enumerate(sets):
+                rows_of_set = active[set_index.ravel() == s]
+                choice = self.decide(
+                    members,
+                    reached[rows_of_set],
+                    prediction.take(rows_of_set),
+                    self.price,
+                    admissible[rows_of_set],
                 )
-                here, whom = here[whom != NOBODY], whom[whom != NOBODY]
-                asked[here, whom] = True
-                on.append(here)
-            going = np.sort(np.concatenate(on))
-            heard = np.where(asked[going], labels[going], -1)
-            chance = votes.chances(heard, prediction.quality[going])
-            best[going], reached[going] = votes.leader(chance, asked[going])
+                rows_of_set, choice = rows_of_set[choice != NOBODY], choice[choice != NOBODY]
+                asked[rows_of_set, choice] = True
+                still_active.append(rows_of_set)
+            active = np.sort(np.concatenate(still_active))
+            answers_so_far = np.where(asked[active], labels[active], -1)
+            chance = votes.chances(answers_so_far, prediction.quality[active])
+            best[active], reached[active] = votes.leader(chance, asked[active])
         return Run(
-            score=outcomes.score[np.arange(len(can)), best],
+            score=outcomes.score[np.arange(len(admissible)), best],
             cost=np.where(asked, outcomes.charges, 0.0).sum(axis=1),
-            asked=rows.spread(asked, outcomes.experts),
+            asked=rows.widen(asked, outcomes.experts),
             undecided=rows.limited,
         )
 
@@ -156,15 +162,15 @@ class CascadeRouting:
 class _Set(NamedTuple):
     """Further experts, for n queries."""
 
-    value: Array  # (n,) τ: the best quality expected of them and of those asked, less λ cost
-    below: Array  # (n, nodes) probability that all of them stay below a node
+    value: Array  # (n,) τ: expected best quality of them and of those asked, less λ cost
+    below: Array  # (n, nodes) probability that all of them are below a node
     cost: Array  # (n,) US$
-    fits: NDArray[np.bool_]  # (n,) all of them may be asked
+    fits: NDArray[np.bool_]  # (n,) whether all of them may be asked
 
 
 def _below(prediction: Prediction, floor: Array, stretch: float) -> Array:
-    """The probability that each expert stays below the quadrature's nodes, which lie between
-    what is reached already and 1; (n, nodes, e)."""
+    """The probability that the quality of each expert is below the quadrature's nodes, which lie
+    between the quality reached so far and 1; (n, nodes, e)."""
     at = floor[:, None] + (1 - floor)[:, None] * NODES
     quality = np.maximum(prediction.quality, 0.0)  # −1: never scored
     spread = np.maximum(stretch * np.nan_to_num(prediction.spread), LEAST_SPREAD)

@@ -1,4 +1,4 @@
-"""Ask one's own model, which answers or defers; where it defers, ask a larger one."""
+"""Ask a small model of your own; if it defers, ask a larger one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from routewright.types import Answer, Ask, Decision, Plan, Query
 
 @dataclass(frozen=True)
 class Dedicated:
-    """Asks `expert`; where its answer opens with one of `tags`, the first of `then` that can.
+    """Asks `expert`; if its answer begins with one of `tags`, asks the experts of `then` in order.
 
-    The tag never reaches the client; a stream is held back until its opening is clear. If nobody
-    of `then` can be asked, `best_effort` asks `expert` once more with its tags forbidden
-    (`bad_words`, which vLLM and provider `local` know); without it, that is an error. An expert
-    that fails counts as one that defers.
+    The tag never reaches the client: a stream is held back until its beginning is clear. If no
+    expert of `then` can be asked, `best_effort` asks `expert` once more with its tags forbidden
+    (`bad_words`, which vLLM and the provider `local` support); without `best_effort`, that is an
+    error. If `expert` fails, that counts as deferring.
     """
 
     expert: str
@@ -36,24 +36,26 @@ class Dedicated:
             answer = yield Ask(self.expert, final=True, unless=self.tags)
             if answer.status == "ok":
                 return Decision(answer, because=f"{self.expert} answers itself")
-            why, failure, deferred = f"{self.expert} deferred", None, True
+            reason, failure, deferred = f"{self.expert} deferred", None, True
         except (UpstreamError, NotAdmissible) as error:
-            why, failure = f"{self.expert} could not be asked", error
+            reason, failure = f"{self.expert} could not be asked", error
         for expert in self.then:
             try:
                 answer = yield Ask(expert, final=True)
-                return Decision(answer, because=f"{why}, {expert} answers")
+                return Decision(answer, because=f"{reason}, {expert} answers")
             except (UpstreamError, NotAdmissible) as error:
                 failure = failure or error
         if deferred and self.best_effort:
-            found = yield from self._insist()
-            if found is not None:
-                return Decision(found, because=f"{why}, nobody else could be asked; best effort")
-        assert failure is not None, "somebody must be there to defer to"
+            own_answer = yield from self._ask_without_tags()
+            if own_answer is not None:
+                return Decision(
+                    own_answer, because=f"{reason}, no other expert could be asked; best effort"
+                )
+        assert failure is not None, "a dedicated model needs an expert to defer to"
         raise failure
 
-    def _insist(self) -> Generator[Ask, Answer, Answer | None]:
-        """The expert's own answer after all; None if it cannot or defers again."""
+    def _ask_without_tags(self) -> Generator[Ask, Answer, Answer | None]:
+        """Asks the expert again with its tags forbidden; None if it fails or defers again."""
         forbidden = {"bad_words": list(self.tags)}
         try:
             answer = yield Ask(self.expert, final=True, unless=self.tags, options=forbidden)

@@ -1,4 +1,4 @@
-"""Follow a strategy; if the expert it wants fails, ask the next one in line."""
+"""Follow a strategy; if the expert that it asks fails, ask the next one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from routewright.types import Ask, Decision, Plan, Query, Strategy
 
 @dataclass(frozen=True)
 class Fallback:
-    """Runs `wanted`; if it fails or may not be asked, asks `then` in order, leaving out that one.
+    """Runs the strategy `wanted`; if its expert fails or may not be asked, asks the others of
+    `then` in order.
 
-    Only failures before the first byte get here. An answer of `wanted` that did not arrive is a
-    failure. The query's limits hold for the substitutes too: one that is dearer than `max_cost`
-    leaves it to a cheaper one. If nobody can answer, the first failure is raised: it names the
-    expert that was wanted.
+    Only failures before the first byte reach it. An answer of `wanted` that did not arrive is a
+    failure. The query's limits hold for the other experts too: one above `max_cost` is skipped. If
+    no expert can answer, the first failure is raised, which names the expert asked first.
     """
 
     wanted: Strategy
@@ -32,27 +32,27 @@ class Fallback:
             return decision
         except UpstreamError as failure:
             first: RoutewrightError = failure
-            out, why = [failure.expert], f"{failure.expert} failed"
+            excluded, reason = [failure.expert], f"{failure.expert} failed"
         except NotAdmissible as refusal:
-            first, out = refusal, list(refusal.rejected)
-            why = f"{' and '.join(out)} may not be asked"
+            first, excluded = refusal, list(refusal.rejected)
+            reason = f"{' and '.join(excluded)} may not be asked"
         for expert in self.then:
-            if expert in out or not query.permits(expert):
+            if expert in excluded or not query.permits(expert):
                 continue
             try:
                 answer = yield Ask(expert, final=True)
             except (UpstreamError, NotAdmissible):
                 continue
-            return Decision(answer, because=f"{why}, {expert} stepped in")
+            return Decision(answer, because=f"{reason}, {expert} stepped in")
         raise first
 
     def over(self, rows: Recorded) -> Run:
-        """Recorded queries at once; where `wanted` gives nothing that is known, only a replay
-        can tell."""
+        """Runs the strategy on recorded queries at once; rows where `wanted` has no recorded
+        score need a replay."""
         ran = run(self.wanted, rows)
         return ran._replace(undecided=np.isnan(ran.score))
 
 
 def with_fallback(strategy: Strategy, experts: tuple[str, ...]) -> Strategy:
-    """The strategy itself where there is nobody to fall back to."""
+    """The strategy with a fallback; the strategy itself if no expert is given."""
     return Fallback(strategy, experts) if experts else strategy

@@ -23,6 +23,6 @@ class Fixed:
 
     def choose(self, queries: Sequence[Query], prediction: Prediction) -> Indices:
         if self.expert not in prediction.experts:
-            there = ", ".join(prediction.experts)
-            raise BadInput(f"strategy 'fixed' asks '{self.expert}', the table has {there}")
+            names = ", ".join(prediction.experts)
+            raise BadInput(f"strategy 'fixed' asks '{self.expert}', the table has {names}")
         return np.full(len(queries), prediction.experts.index(self.expert))

@@ -17,12 +17,12 @@ from routewright.strategies._recorded import Recorded, Run
 from routewright.strategies.single import within_limits
 from routewright.types import Answer, Array, Ask, Decision, Indices, Plan, Prediction, Query
 
-Texts = np.ndarray[Any, np.dtype[Any]]  # (n, e) of str, None where nothing has been said
+Texts = np.ndarray[Any, np.dtype[Any]]  # (n, e) of str, None where there is no answer
 Mask = NDArray[np.bool_]
 
 
-class Ranks(Protocol):
-    """A router that may weigh answers, and knows how good its experts are on average."""
+class RouterWithMeans(Protocol):
+    """A router that may weigh answers and knows the mean score of each expert."""
 
     @property
     def mean(self) -> Array: ...
@@ -34,131 +34,140 @@ class Ranks(Protocol):
 
 
 class Step(NamedTuple):
-    """A rung, for n queries that climb to it: who is asked there, and what is known then."""
+    """A rung, for n queries that climb to it: the experts asked there, and the best answer then."""
 
-    new: Mask  # (n, e); nobody where the ladder has ended
-    best: Indices  # (n,) whose answer is the likeliest to be right; NOBODY where none can be read
+    new: Mask  # (n, e) experts asked; none where the ladder has ended
+    best: Indices  # (n,) the expert with the likeliest answer; NOBODY where none is readable
     chance: Array  # (n,) that it is right
 
 
 @dataclass(frozen=True)
 class Frugal:
-    """Climbs until the best answer is right with probability `trust`; above the top rung `last`
-    has the last word (FrugalGPT, arXiv 2305.05176).
+    """Climbs until the best answer is right with probability `trust`; above the top rung it asks
+    the expert `last` (FrugalGPT, arXiv 2305.05176).
 
-    The rungs are the committees of the router's evidence. Without evidence they are its experts
-    one by one, cheapest first, as far as they cost no more than `last`, weighed by a vote of their
-    forecasts (`answers` says how answers are compared). `trust` is one number or one per rung;
-    above 1 it is never reached. `last` is by default the expert of the best mean quality; if its
-    answer cannot be read the best one so far stands. A query's `min_quality` raises the
+    The rungs are the committees of the router's evidence. Without evidence they are its single
+    experts, cheapest first, up to the cost of `last`; a vote weighted by their forecasts gives the
+    probabilities (`answers` is the kind of comparison). `trust` is one number or one per rung; a
+    number above 1 is never reached. `last` is by default the expert with the best mean quality; if
+    its answer is unreadable, the best answer so far is kept. A query's `min_quality` raises the
     thresholds.
     """
 
-    router: Ranks
+    router: RouterWithMeans
     trust: float | tuple[float, ...] = 0.8
     last: str | None = None
     answers: Kind = "auto"
 
     def plan(self, query: Query) -> Plan:
         prediction = self.router.predict([query])
-        can = within_limits(query, prediction.take(0))[None]
-        asked = np.zeros_like(can)
-        texts: Texts = np.full(can.shape, None, dtype=object)
+        admissible = within_limits(query, prediction.take(0))[None]
+        asked = np.zeros_like(admissible)
+        texts: Texts = np.full(admissible.shape, None, dtype=object)
         paid: list[Answer] = []
         best = NOBODY
-        for r, new in enumerate(self._rungs(prediction, can)):
-            members = np.flatnonzero(new[0]).tolist()
+        for r, joining in enumerate(self._rungs(prediction, admissible)):
+            members = np.flatnonzero(joining[0]).tolist()
             if not members or not _affordable(members, prediction, query, paid):
                 break
             try:
-                said = yield tuple(Ask(prediction.experts[m]) for m in members)
+                replies = yield tuple(Ask(prediction.experts[m]) for m in members)
             except NotAdmissible:
                 break
-            paid += said
-            asked |= new
-            for m, answer in zip(members, said, strict=True):
+            paid += replies
+            asked |= joining
+            for m, answer in zip(members, replies, strict=True):
                 texts[0, m] = answer.text if answer.status == "ok" else None
             leading, chances = self._weigh(r, texts, prediction)
-            best, chance, enough = int(leading[0]), float(chances[0]), self.threshold(r)
-            if best != NOBODY and chance >= max(enough, query.min_quality or 0.0):
-                kept = next(a for a in paid if a.expert == prediction.experts[best])
-                because = f"{kept.expert}'s answer is right with probability {chance:.2f}"
-                because += f", {enough:.2f} is enough"
-                return Decision(kept, because=because, prediction=prediction.take(0))
+            best, chance, threshold = int(leading[0]), float(chances[0]), self.threshold(r)
+            if best != NOBODY and chance >= max(threshold, query.min_quality or 0.0):
+                best_answer = next(a for a in paid if a.expert == prediction.experts[best])
+                because = f"{best_answer.expert}'s answer is right with probability {chance:.2f}"
+                because += f", {threshold:.2f} is enough"
+                return Decision(best_answer, because=because, prediction=prediction.take(0))
         if query.max_cost is not None:
             left = query.max_cost - sum(answer.cost for answer in paid)
-            can &= prediction.cost <= left
-        return (yield from self._close(prediction, can, asked, best, paid))
+            admissible &= prediction.cost <= left
+        return (yield from self._close(prediction, admissible, asked, best, paid))
 
     def _close(
-        self, prediction: Prediction, can: Mask, asked: Mask, best: int, paid: Sequence[Answer]
+        self,
+        prediction: Prediction,
+        admissible: Mask,
+        asked: Mask,
+        best: int,
+        paid: Sequence[Answer],
     ) -> Generator[Ask, Any, Decision]:
-        """The last word above the ladder: the best answer stands if nobody says a better one."""
+        """Asks the last expert; keeps the best answer if it fails or is unreadable."""
         failure: UpstreamError | NotAdmissible | None = None
         arrived = {prediction.experts.index(a.expert): a for a in paid if a.status == "ok"}
-        stands = arrived.get(best if best != NOBODY else min(arrived, default=NOBODY))
-        because = "nobody else may have the last word"
-        while (m := int(self._whom(asked, np.array([best]), prediction, can)[0])) != NOBODY:
+        fallback_answer = arrived.get(best if best != NOBODY else min(arrived, default=NOBODY))
+        because = "no other expert may be asked"
+        leading = np.array([best])
+        while True:
+            m = int(self._last_expert(asked, leading, prediction, admissible)[0])
+            if m == NOBODY:
+                break
             expert = prediction.experts[m]
             try:
-                # Nothing readable has been said, so whatever this expert says is the answer.
+                # Without a readable answer, whatever this expert answers is the final one.
                 answer: Answer = yield Ask(expert, final=best == NOBODY)
             except (UpstreamError, NotAdmissible) as error:
                 failure, because = failure or error, f"{expert} could not be asked; best effort"
                 asked[0, m] = True
-                if stands is None:
+                if fallback_answer is None:
                     continue
                 break
-            if best == NOBODY or self._reads(answer.text):
-                because = f"no answer before {expert}'s was trusted"
+            if best == NOBODY or self._is_readable(answer.text):
+                because = f"no answer before {expert}'s was likely enough to be right"
                 return Decision(answer, because=because, prediction=prediction.take(0))
-            assert stands is not None, "an answer that can be read has arrived"
-            because = f"{expert} gave no answer that can be read; {stands.expert}'s stands"
+            assert fallback_answer is not None, "a readable answer has arrived"
+            because = f"{expert} gave no readable answer; {fallback_answer.expert}'s is kept"
             break
-        if stands is None:
+        if fallback_answer is None:
             if paid:
                 raise UpstreamError.of(paid[0])
-            assert failure is not None, "whoever is admissible is asked before giving up"
+            assert failure is not None, "every admissible expert is asked before giving up"
             raise failure
-        return Decision(stands, because=because, prediction=prediction.take(0))
+        return Decision(fallback_answer, because=because, prediction=prediction.take(0))
 
     def threshold(self, rung: int) -> float:
-        """What is enough on a rung; the last number given holds for all above."""
+        """The probability that is enough on a rung; the last number holds for all rungs above."""
         if not isinstance(self.trust, tuple):
             return self.trust
         return self.trust[min(rung, len(self.trust) - 1)]
 
-    def _rungs(self, prediction: Prediction, can: Mask) -> Iterator[Mask]:
-        """Who is newly asked on each rung, (n, e); nobody where a member may not be asked."""
+    def _rungs(self, prediction: Prediction, admissible: Mask) -> Iterator[Mask]:
+        """The experts newly asked on each rung, (n, e); none where a member may not be asked."""
         evidence = self.router.evidence
         if evidence is None:
-            yield from self._one_by_one(prediction, can)
+            yield from self._one_by_one(prediction, admissible)
             return
-        here: Sequence[int] = ()
-        may = np.ones(len(can), bool)
+        members: Sequence[int] = ()
+        permitted = np.ones(len(admissible), bool)
         for rung in evidence.rungs:
-            joins = [m for m in rung.members if m not in here]
-            if joins:
-                may = may & can[:, joins].all(axis=1)
-                joining = np.isin(np.arange(can.shape[1]), joins)
-                yield may[:, None] & joining
-            here = rung.members
+            joining = [m for m in rung.members if m not in members]
+            if joining:
+                permitted = permitted & admissible[:, joining].all(axis=1)
+                newly_asked = np.isin(np.arange(admissible.shape[1]), joining)
+                yield permitted[:, None] & newly_asked
+            members = rung.members
 
-    def _one_by_one(self, prediction: Prediction, can: Mask) -> Iterator[Mask]:
-        """One expert a rung, cheapest first, up to the price of the last word."""
-        rows = np.arange(len(can))
-        nobody = np.full(len(can), NOBODY)
-        top = self._whom(np.zeros_like(can), nobody, prediction, can)
-        dear = prediction.cost[rows, top][:, None]
-        price = np.where(can & (prediction.cost <= dear), prediction.cost, np.inf)
+    def _one_by_one(self, prediction: Prediction, admissible: Mask) -> Iterator[Mask]:
+        """One expert per rung, cheapest first, up to the cost of the last expert."""
+        rows = np.arange(len(admissible))
+        nobody = np.full(len(admissible), NOBODY)
+        top = self._last_expert(np.zeros_like(admissible), nobody, prediction, admissible)
+        limit = prediction.cost[rows, top][:, None]
+        price = np.where(admissible & (prediction.cost <= limit), prediction.cost, np.inf)
         price[rows, top] = np.inf
         order = price.argsort(axis=1, kind="stable")
         for m in order.T:
-            new = np.zeros_like(can)
-            new[rows, m] = np.isfinite(price[rows, m])
-            if not new.any():
+            step = np.zeros_like(admissible)
+            step[rows, m] = np.isfinite(price[rows, m])
+            if not step.any():
                 return
-            yield new
+            yield step
 
     def _weigh(
         self,
@@ -167,7 +176,7 @@ class Frugal:
         prediction: Prediction,
         states: Sequence[RungState] | None = None,
     ) -> tuple[Indices, Array]:
-        """Whose answer is the likeliest to be right, and how likely, (n,) each."""
+        """The expert with the likeliest answer and the chance that it is right, (n,) each."""
         evidence = self.router.evidence
         if evidence is not None:
             r = [r for r, step in enumerate(evidence.rungs) if step.members][rung]
@@ -180,24 +189,26 @@ class Frugal:
         best, chance = votes.leader(votes.chances(labels, prediction.quality), labels >= 0)
         return best, np.maximum(chance, 0.0)
 
-    def _whom(self, asked: Mask, best: Indices, prediction: Prediction, can: Mask) -> Indices:
-        """Who has the last word, (n,): `last`; NOBODY where it has spoken or may not be asked.
-        Where nobody has given a readable answer, whoever is forecast to be best of the rest."""
-        last = self._last(prediction.experts)
-        free = can & ~asked
+    def _last_expert(
+        self, asked: Mask, best: Indices, prediction: Prediction, admissible: Mask
+    ) -> Indices:
+        """The expert to ask last, (n,): `last`; NOBODY where it has answered or may not be asked.
+        Where no answer is readable, the expert of the rest with the best forecast."""
+        last = self._last_column(prediction.experts)
+        free = admissible & ~asked
         quality = np.where(free, prediction.quality, -np.inf)
         quality[:, last] = np.where(free[:, last], np.inf, -np.inf)
-        nobody = ~np.where(best != NOBODY, free[:, last], free.any(axis=1))
-        return np.where(nobody, NOBODY, quality.argmax(axis=1))
+        none_left = ~np.where(best != NOBODY, free[:, last], free.any(axis=1))
+        return np.where(none_left, NOBODY, quality.argmax(axis=1))
 
-    def _last(self, experts: Sequence[str]) -> int:
+    def _last_column(self, experts: Sequence[str]) -> int:
         if self.last is None:
             return int(np.nanargmax(self.router.mean))
         if self.last not in experts:
             raise BadInput(f"no expert '{self.last}': the router has {', '.join(experts)}")
         return experts.index(self.last)
 
-    def _reads(self, text: str) -> bool:
+    def _is_readable(self, text: str) -> bool:
         if self.router.evidence is not None:
             return self.router.evidence.readable(text)
         return bool(votes.labels(self.answers, np.array([[text]], dtype=object))[0, 0] >= 0)
@@ -205,9 +216,9 @@ class Frugal:
     # --- over recorded outcomes ------------------------------------------------------------
 
     def steps(self, rows: Recorded) -> list[Step]:
-        """Every rung for n recorded queries that climb the whole ladder; no threshold matters."""
-        on = (self.router.evidence, self.answers, self.last)
-        return rows.once("steps", on, lambda: self._steps(rows))
+        """Every rung for n recorded queries if they climb the whole ladder."""
+        inputs = (self.router.evidence, self.answers, self.last)
+        return rows.cached("steps", inputs, lambda: self._steps(rows))
 
     def _steps(self, rows: Recorded) -> list[Step]:
         evidence, answers = self.router.evidence, votes.recorded(rows.pool)
@@ -222,10 +233,10 @@ class Frugal:
         return steps
 
     def over(self, rows: Recorded) -> Run:
-        """The same for n recorded queries at once."""
-        outcomes, can, n = rows.pool, rows.answered, len(rows.pool)
-        each = np.arange(n)
-        asked, kept, climbing = np.zeros_like(can), np.zeros(n, bool), np.ones(n, bool)
+        """Runs the strategy on n recorded queries at once."""
+        outcomes, admissible, n = rows.pool, rows.answered, len(rows.pool)
+        row = np.arange(n)
+        asked, kept, climbing = np.zeros_like(admissible), np.zeros(n, bool), np.ones(n, bool)
         best, rung = np.full(n, NOBODY), np.zeros(n, np.intp)
         for r, step in enumerate(self.steps(rows)):
             climbing = climbing & step.new.any(axis=1)
@@ -233,22 +244,22 @@ class Frugal:
             best, rung = np.where(climbing, step.best, best), rung + climbing
             trusted = climbing & (step.best != NOBODY) & (step.chance >= self.threshold(r))
             kept, climbing = kept | trusted, climbing & ~trusted
-        last = np.where(kept, NOBODY, self._whom(asked, best, rows.prediction, can))
-        kept = (last == NOBODY) | ((best != NOBODY) & ~self._readable(rows)[each, last])
-        stands = np.where(best == NOBODY, asked.argmax(axis=1), best)
-        chosen = np.where(kept, stands, last)
-        asked[each[last != NOBODY], last[last != NOBODY]] = True
+        last = np.where(kept, NOBODY, self._last_expert(asked, best, rows.prediction, admissible))
+        kept = (last == NOBODY) | ((best != NOBODY) & ~self._readable(rows)[row, last])
+        fallback_answer = np.where(best == NOBODY, asked.argmax(axis=1), best)
+        chosen = np.where(kept, fallback_answer, last)
+        asked[row[last != NOBODY], last[last != NOBODY]] = True
         return Run(
-            score=outcomes.score[each, chosen],
+            score=outcomes.score[row, chosen],
             cost=np.where(asked, outcomes.charges, 0.0).sum(axis=1),
-            asked=rows.spread(asked, outcomes.experts),
+            asked=rows.widen(asked, outcomes.experts),
             undecided=rows.limited,
             rung=rung,
             kept=kept,
         )
 
     def _readable(self, rows: Recorded) -> Mask:
-        """(n, e): is there a recorded answer that can be read?"""
+        """(n, e): whether a readable answer is recorded."""
         if self.router.evidence is not None:
             return rows.readable(self.router.evidence)
         return np.asarray(rows.labels(self.answers) >= 0)
@@ -257,8 +268,8 @@ class Frugal:
 def _affordable(
     members: Sequence[int], prediction: Prediction, query: Query, paid: Sequence[Answer]
 ) -> bool:
-    """Does a rung fit into what the query may still cost?"""
+    """Whether the predicted cost of a rung fits into the rest of the query's `max_cost`."""
     if query.max_cost is None:
         return True
-    toll = float(prediction.cost[0, list(members)].sum())
-    return sum(answer.cost for answer in paid) + toll <= query.max_cost
+    cost = float(prediction.cost[0, list(members)].sum())
+    return sum(answer.cost for answer in paid) + cost <= query.max_cost

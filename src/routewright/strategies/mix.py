@@ -15,9 +15,9 @@ from routewright.types import Plan, Query, Strategy
 class Mix:
     """Follows `second` for `share` of the queries, else `first`.
 
-    Which ones is drawn from the query's text (`Query.lot`), so a repeated query goes the same
-    way, and replaying a log repeats its decisions. Two prices of quality mixed meet a budget
-    in expectation; two fixed experts mixed are a point of the zero router.
+    The choice depends on a hash of the query's text (`Query.lot`), so a repeated query gets the
+    same strategy, and replaying a log repeats its decisions. A mix of two prices of quality meets
+    a budget in expectation; a mix of two fixed experts is a point of the zero router.
     """
 
     first: Strategy
@@ -29,8 +29,8 @@ class Mix:
         return decision
 
     def over(self, rows: Recorded) -> Run:
-        """Recorded queries in expectation over the lots: one draw on 600 rows is off by a point of
-        quality, which says nothing about the strategy."""
+        """Runs the strategy on recorded queries, in expectation over the lots: with one draw on
+        600 rows, chance alone would move the quality by a point."""
         first, second, share = run(self.first, rows), run(self.second, rows), self.share
         return Run(
             score=(1 - share) * first.score + share * second.score,

@@ -1,4 +1,4 @@
-"""Ask every expert and let a reward model pick: K generations and K scorings for one answer."""
+"""Ask every expert and let a reward model choose: K generations and K rewards for one answer."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from routewright.types import Answer, Array, Ask, Decision, Plan, Query
 
 @dataclass(frozen=True)
 class Ranking:
-    """Asks `experts` side by side and gives the answer with the highest reward.
+    """Asks `experts` concurrently and returns the answer with the highest reward.
 
-    What Zooter is distilled from, and the dear upper bound that it is compared with: every
-    generation and every scoring is counted. `reward` names the model as `routewright reward`
-    does (`judge=EXPERT`, `classifier=FOLDER`; `recorded` for replays), but not a `function`: a
-    strategy is data and runs no code. Where no reward can be had, the first expert of the list
-    that answered is taken.
+    Zooter is distilled from this strategy and compared with it, an expensive upper bound: every
+    generation and every reward is paid. `reward` names the model as `routewright reward` does
+    (`judge=EXPERT`, `classifier=FOLDER`; `recorded` for replays), but not a `function`: a strategy
+    is data and runs no code. If no reward is available, the answer of the first expert in the list
+    that answered is returned.
     """
 
     experts: tuple[str, ...]
@@ -32,28 +32,31 @@ class Ranking:
             raise BadInput("strategy 'ranking' takes no reward function: name another model")
 
     def plan(self, query: Query) -> Plan:
-        able = [expert for expert in self.experts if query.permits(expert)]
-        if not able:
-            raise NoAdmissibleExpert(dict.fromkeys(self.experts, "may not see this query"))
-        answers = yield tuple(Ask(expert) for expert in able)
-        came = [answer for answer in answers if answer.status == "ok"]
-        if not came:
-            raise UpstreamError(able[0], f"and every other expert failed: {answers[0].reason}")
+        permitted = [expert for expert in self.experts if query.permits(expert)]
+        if not permitted:
+            raise NoAdmissibleExpert(dict.fromkeys(self.experts, "may not be asked this query"))
+        answers = yield tuple(Ask(expert) for expert in permitted)
+        arrivals = [answer for answer in answers if answer.status == "ok"]
+        if not arrivals:
+            raise UpstreamError(permitted[0], f"and every other expert failed: {answers[0].reason}")
         try:
-            rated = yield from rewards.consider(self._model(), query, came)
+            rated = yield from rewards.consider(self._model(), query, arrivals)
         except (NotAdmissible, UpstreamError) as error:
-            return Decision(came[0], because=f"no reward: {error}")
-        return _best(came, rated.rewards)
+            return Decision(arrivals[0], because=f"no reward: {error}")
+        return _best(arrivals, rated.rewards)
 
     def _model(self) -> RewardModel:
         return rewards.build(self.reward)
 
 
-def _best(answers: Sequence[Answer], earned: Array) -> Decision:
-    if np.isnan(earned).all():
-        return Decision(answers[0], because="no reward could be had; the first that answered")
-    best = int(np.nanargmax(earned))
+def _best(answers: Sequence[Answer], reward: Array) -> Decision:
+    if np.isnan(reward).all():
+        return Decision(
+            answers[0], because="no reward is available; the first expert that answered is used"
+        )
+    best = int(np.nanargmax(reward))
     expert = answers[best].expert
     return Decision(
-        answers[best], because=f"{expert} earned {earned[best]:.3g}, the most of {len(answers)}"
+        answers[best],
+        because=f"{expert} has the highest reward of {len(answers)}, {reward[best]:.3g}",
     )

@@ -15,8 +15,8 @@ from routewright.strategies.single import Single, within_limits
 from routewright.types import Array, Ask, Decision, Indices, Plan, Prediction, Query
 
 
-class Priced(Predicts, Protocol):
-    """A router that knows what its experts cost on average."""
+class RouterWithCosts(Predicts, Protocol):
+    """A router that knows the mean cost of each expert."""
 
     @property
     def average_cost(self) -> Array: ...
@@ -26,14 +26,15 @@ class Priced(Predicts, Protocol):
 class RatioGreedy:
     """The published decoding of Routoo (arXiv 2401.13979, section 3), for comparison with `single`.
 
-    Of the experts that are expected to cost at most `budget` US$ (none: any cost) it asks the one
-    with the best ratio of expected score to average cost, and the cheapest where none fits. The
-    paper spends one budget on a batch of queries in their order; here every query has its own, and
-    what one leaves over does not go to the next, so the order of queries does not matter. A
-    query's price of quality is not used. A query with `min_quality` is decided as `single` does.
+    Among the experts with an expected cost of at most `budget` US$ (none: any cost) it asks the one
+    with the best ratio of expected score to average cost; if none fits, it asks the cheapest. The
+    paper spends one budget on a batch of queries in order; here every query has the same budget,
+    and what a query leaves over does not go to the next, so the order of queries does not matter.
+    It does not use a query's price of quality. It decides a query with `min_quality` as `single`
+    does.
     """
 
-    router: Priced
+    router: RouterWithCosts
     budget: NonNegativeFloat | None = None
 
     def plan(self, query: Query) -> Plan:

@@ -1,4 +1,4 @@
-"""Predict, then ask the one expert whose quality is worth its cost most."""
+"""Predict, then ask the one expert with the best trade-off of quality and cost."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from routewright.types import Ask, Decision, Indices, Plan, Prediction, Query
 class Single:
     """One call per query: argmax of predicted quality − λ cost − μ latency.
 
-    `price` is λ in quality per US$, `latency_price` μ in quality per second; a query's own take
-    precedence. A query with `min_quality` gets the cheapest expert that is expected to reach it,
-    or the best there is.
+    `price` is λ in quality per US$, `latency_price` μ in quality per second; a query's own prices
+    take precedence. A query with `min_quality` gets the cheapest expert that is expected to reach
+    it, or the best expert if none is.
     """
 
     router: Predicts
@@ -48,13 +48,13 @@ class Single:
     def _choose_one(self, query: Query, prediction: Prediction) -> int:
         admissible = within_limits(query, prediction)
         price = self.price if query.price is None else query.price
-        hurry = self.latency_price if query.latency_price is None else query.latency_price
+        latency_price = self.latency_price if query.latency_price is None else query.latency_price
         if query.min_quality is not None:
-            good = admissible & (prediction.chance >= query.min_quality)
-            price, admissible = (np.inf, good) if good.any() else (0.0, admissible)
+            sufficient = admissible & (prediction.chance >= query.min_quality)
+            price, admissible = (np.inf, sufficient) if sufficient.any() else (0.0, admissible)
         if np.isinf(price):
             prediction, price = replace(prediction, quality=prediction.quality * 0), 1.0
-        return int(choose(prediction, price, latency_price=hurry, admissible=admissible))
+        return int(choose(prediction, price, latency_price=latency_price, admissible=admissible))
 
 
 def has_limits(query: Query) -> bool:
@@ -65,9 +65,9 @@ def has_limits(query: Query) -> bool:
 
 
 def within_limits(query: Query, prediction: Prediction) -> NDArray[np.bool_]:
-    """Which experts are allowed and predicted to stay within cost and latency; shape (e,).
+    """The experts that are allowed and predicted to stay within cost and latency, as a mask (e,).
 
-    Raises NoAdmissibleExpert saying what removed each one.
+    Raises NoAdmissibleExpert with the reason for each expert if none is left.
     """
     rejected: dict[str, str] = {}
     for m, name in enumerate(prediction.experts):

@@ -1,10 +1,10 @@
-"""What the answers of a committee tell: which of them is right, and what asking further would add.
+"""Weighs the answers of a committee: which one is right, and what further asks would add.
 
-Experts are asked rung by rung. After each rung two forests, grown on recorded outcomes, look at
-who agrees with whom, at how the options of multiple choice look, at log-probabilities and
-verifications where there are any, and at the forecasts from the prompt: one says how likely each
-answer is right, the other how much each expert not yet asked would add to the best of them. A third
-says what climbing to the next rung is worth at every price of quality.
+Experts are asked rung by rung. After each rung, two forests that were grown on recorded outcomes
+predict from the agreement between answers, the chances of multiple-choice options,
+log-probabilities and verifications if there are any, and the forecasts from the prompt. The first
+predicts how likely each answer is right, the second how much each expert not yet asked would add to
+the best answer. A third forest predicts the value of climbing at every price of quality.
 """
 
 from __future__ import annotations
@@ -21,48 +21,48 @@ from routewright.prediction.forest import Forest
 from routewright.types import Array, Indices, Prediction, Query
 
 NOBODY = -1
-LEADERS = 3  # best chances that the second forest sees
-CLIP = 1e-3  # forecasts this close to 0 or 1 are drawn back before their log-odds are taken
-UNSURE = -1.0  # where no confidence is known
-NO_OPTION_CHANCE = -9.0  # where nothing is known of how options look
-NO_LOGPROB = 1.0  # where no log-probability is known; those that are known lie below 0
+LEADERS = 3  # best chances among the inputs of the second forest
+CLIP = 1e-3  # forecasts are limited to this and 1 minus this before their log-odds are taken
+UNSURE = -1.0  # stands for an unknown confidence
+NO_OPTION_CHANCE = -9.0  # stands for an unknown log-chance of an option
+NO_LOGPROB = 1.0  # stands for an unknown log-probability; known ones are below 0
 
 
 class Replies(NamedTuple):
     """The answers of a committee to n queries, and the verification of one answer."""
 
-    labels: Indices  # (n, s) equal where they say the same, −1 where an answer cannot be read
-    form: Array  # (n, s) which option a letter is, how long anything else; −1 likewise
-    choices: Array | None = None  # (n, LETTERS) how likely each option looks; None: not looked at
-    logprob: Array | None = None  # (n, s) mean over an answer's tokens, nats; None: not looked at
-    checked: Indices | None = None  # (n,) whose answer was verified; NOBODY; None: nobody's ever
-    confidence: Array | None = None  # (n,) the verifier's confidence in it, 0..1; UNSURE
+    labels: Indices  # (n, s) equal for equivalent answers, −1 for unreadable ones
+    form: Array  # (n, s) the number of a letter, the log-length of other texts; −1 if unreadable
+    choices: Array | None = None  # (n, LETTERS) chance of each option; None: not used
+    logprob: Array | None = None  # (n, s) mean over an answer's tokens, nats; None: not used
+    checked: Indices | None = None  # (n,) expert whose answer was verified, or NOBODY; None: none
+    confidence: Array | None = None  # (n,) of that verification, 0..1, or UNSURE
 
 
 class Candidates(NamedTuple):
-    """Distinct answers to n queries: one line each, at the first expert who gave it."""
+    """Distinct answers to n queries: one line each, under the first expert that gave it."""
 
-    row: Indices  # (k,) which query
-    member: Indices  # (k,) which member of the committee
-    columns: Array  # (k, c) what the first forest sees
+    row: Indices  # (k,) the query
+    member: Indices  # (k,) the member of the committee
+    columns: Array  # (k, c) inputs of the first forest
 
 
 class RungState(NamedTuple):
     """The state of n queries after a rung."""
 
-    best: Indices  # (n,) whose answer is the likeliest to be right; NOBODY where none can be read
-    chance: Array  # (n,) that it is right; 0 where there is none
-    gain: Array  # (n, e) in quality of asking one expert more and keeping its answer
-    onward: Array | None  # (n, prices) in quality less λ cost of what follows, of climbing on
-    checked: Indices | None = None  # (n,) whose answer was verified on the way to this rung
+    best: Indices  # (n,) the expert with the likeliest answer; NOBODY where none is readable
+    chance: Array  # (n,) that this answer is right; 0 where there is none
+    gain: Array  # (n, e) in quality, from asking one more expert and keeping its answer
+    onward: Array | None  # (n, prices) value of climbing: quality − λ cost of what follows
+    checked: Indices | None = None  # (n,) expert whose answer was verified before this rung
 
 
 @dataclass(frozen=True)
 class Rung:
-    """Everyone asked by now, and what was learned about how such answers turn out.
+    """All experts asked so far, and the forests fitted for that committee.
 
-    A `checked` rung asks nobody more than the one below: who gave the likeliest answer there
-    verifies it.
+    A `checked` rung asks no further expert: the expert that gave the likeliest answer on the rung
+    below verifies it.
     """
 
     members: tuple[int, ...] = ()  # columns of the router's experts, in the order of asking
@@ -72,19 +72,19 @@ class Rung:
     onward: Forest | None = None
 
     def forests(self) -> dict[str, Forest]:
-        known = {n: getattr(self, n) for n in ("candidates", "gains", "onward")}
-        return {name: forest for name, forest in known.items() if forest is not None}
+        fields = {n: getattr(self, n) for n in ("candidates", "gains", "onward")}
+        return {name: forest for name, forest in fields.items() if forest is not None}
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A ladder of committees, the first rung being to ask nobody yet.
+    """A ladder of committees; on its first rung no expert has been asked yet.
 
-    `kind` says how answers are compared (see `equivalence`), `prices` (quality per US$) at which
-    prices the worth of climbing on is known; between them it is interpolated. `choices` tells which
-    of a question's options looks right. `logprobs`: the experts are asked for log-probabilities,
-    which are looked at. `checking` (e,) is what verifying an answer costs, as a multiple of the
-    answer, and `verdicts` how many are drawn for it.
+    `kind` is how answers are compared (see `equivalence`). `prices` (quality per US$) are the
+    prices at which the value of climbing is predicted; between them it is interpolated. `choices`
+    predicts the chance of each option of a question. With `logprobs`, the experts are asked for
+    log-probabilities. `checking` (e,) is the cost of verifying an answer, as a multiple of the
+    answer's cost, and `verdicts` the number of verdicts drawn for it.
     """
 
     kind: equivalence.Kind
@@ -96,7 +96,7 @@ class Evidence:
     verdicts: int = 1
 
     def option_chances(self, queries: Sequence[Query]) -> Array | None:
-        """How likely each listed option looks, (n, LETTERS); None where that is not looked at."""
+        """The chance of each listed option, (n, LETTERS); None if the evidence does not use it."""
         return None if self.choices is None else self.choices.predict(queries)
 
     def read(
@@ -113,8 +113,8 @@ class Evidence:
         form = np.where(labels < 0, -1.0, np.array(flat, np.float64).reshape(answers.shape))
         if not self.logprobs:
             return Replies(labels, form, choices)
-        known = np.full(labels.shape, np.nan) if logprobs is None else logprobs
-        return Replies(labels, form, choices, np.nan_to_num(known, nan=NO_LOGPROB))
+        known_logprobs = np.full(labels.shape, np.nan) if logprobs is None else logprobs
+        return Replies(labels, form, choices, np.nan_to_num(known_logprobs, nan=NO_LOGPROB))
 
     def _form(self, text: str | None) -> float:
         key = equivalence.key(self.kind, text)
@@ -126,25 +126,25 @@ class Evidence:
         return equivalence.key(self.kind, text) is not None
 
     def assess(self, rung: int, replies: Replies, prediction: Prediction) -> RungState:
-        """The state of n queries once the members of a rung have answered."""
-        here = self.rungs[rung]
-        if here.candidates is None or here.gains is None:
+        """The state of n queries after the members of a rung have answered."""
+        step = self.rungs[rung]
+        if step.candidates is None or step.gains is None:
             best = np.full(len(prediction.quality), NOBODY)
             start = RungState(best, np.zeros(len(best)), prediction.quality, None)
-            return with_onward(start, here, prediction, np.empty((len(best), 0)))
-        lines = candidates(replies, here.members, prediction)
-        said = here.candidates.predict(lines.columns).ravel()
-        chances = spread_out(lines, said, replies.labels.shape)
-        columns = gain_columns(replies, here.members, chances, prediction)
+            return with_onward(start, step, prediction, np.empty((len(best), 0)))
+        lines = candidates(replies, step.members, prediction)
+        chance_of_line = step.candidates.predict(lines.columns).ravel()
+        chances = by_member(lines, chance_of_line, replies.labels.shape)
+        columns = gain_columns(replies, step.members, chances, prediction)
         gain = np.full(prediction.quality.shape, -np.inf)
-        gain[:, others(here.members, len(prediction.experts))] = here.gains.predict(columns)
-        gain[prediction.quality < 0] = -np.inf  # an expert that was never scored
-        best, chance = leader(chances, here.members)
+        gain[:, others(step.members, len(prediction.experts))] = step.gains.predict(columns)
+        gain[prediction.quality < 0] = -np.inf  # an expert without any score
+        best, chance = leader(chances, step.members)
         state = RungState(best, chance, gain, None, replies.checked)
-        return with_onward(state, here, prediction, leaders(chances))
+        return with_onward(state, step, prediction, leaders(chances))
 
     def value_of_climbing(self, state: RungState, price: float) -> Array:
-        """(n,) quality less λ cost that climbing on adds to what is best here, at a price."""
+        """The value that climbing adds to the best choice on this rung, quality − λ cost, (n,)."""
         assert state.onward is not None
         price = float(np.clip(price, self.prices[0], self.prices[-1]))
         above = int(np.clip(np.searchsorted(self.prices, price), 1, len(self.prices) - 1))
@@ -194,15 +194,15 @@ class Evidence:
             members = tuple(int(m) for m in stored["members"])
             rungs.append(Rung(members, stored.get("checked", False), **forests))
         depth = options.get("choices")
-        read = None
+        choices = None
         if depth is not None:
             nodes = _under(arrays, "choices.")
-            read = Choices(nodes.pop("style"), Forest(int(depth), nodes))
+            choices = Choices(nodes.pop("style"), Forest(int(depth), nodes))
         return cls(
             options["kind"],
             arrays["prices"],
             tuple(rungs),
-            choices=read,
+            choices=choices,
             logprobs=options.get("logprobs", False),
             checking=arrays.get("checking", np.ones(1)),
             verdicts=options.get("verdicts", 1),
@@ -213,16 +213,16 @@ def _under(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
-# --- what the forests see ------------------------------------------------------------------
+# --- inputs of the forests -----------------------------------------------------------------
 
 
 def others(members: Sequence[int], count: int) -> list[int]:
-    """The experts who are not members."""
+    """The experts that are not members."""
     return [m for m in range(count) if m not in members]
 
 
 def candidates(replies: Replies, members: Sequence[int], prediction: Prediction) -> Candidates:
-    """One line per distinct answer: its support, its rivals, its form, and the forecasts."""
+    """One line per distinct answer: its supporters, its rivals, its form, and the forecasts."""
     labels = replies.labels
     agree = _agreement(labels)  # (n, s, s)
     first = (labels >= 0) & ~np.tril(agree, -1).any(axis=2)
@@ -230,12 +230,12 @@ def candidates(replies: Replies, members: Sequence[int], prediction: Prediction)
     row, member = np.nonzero(first)
     ranked = np.sort(np.where(first, size, 0), axis=1)[:, ::-1]
     second = ranked[:, 1] if labels.shape[1] > 1 else np.zeros(len(labels))
-    mine = size[row, member]
-    rival = np.where(mine == ranked[row, 0], second[row], ranked[row, 0])
+    own_size = size[row, member]
+    rival = np.where(own_size == ranked[row, 0], second[row], ranked[row, 0])
     odds = _log_odds(prediction.quality)
     supporters = agree[row, member]
     columns = [
-        mine,
+        own_size,
         rival,
         first.sum(axis=1)[row],
         (labels < 0).sum(axis=1)[row],
@@ -249,15 +249,15 @@ def candidates(replies: Replies, members: Sequence[int], prediction: Prediction)
     return Candidates(row, member, np.column_stack(columns).astype(np.float64))
 
 
-def spread_out(lines: Candidates, said: Array, shape: tuple[int, ...]) -> Array:
-    """Chances per candidate ▶ (n, members), −1 for answers that are unreadable or repeated."""
+def by_member(lines: Candidates, chance_of_line: Array, shape: tuple[int, ...]) -> Array:
+    """Chances per candidate ▶ (n, members), −1 for unreadable and repeated answers."""
     table = np.full(shape, -1.0)
-    table[lines.row, lines.member] = np.clip(said, 0.0, 1.0)
+    table[lines.row, lines.member] = np.clip(chance_of_line, 0.0, 1.0)
     return table
 
 
 def leader(chances: Array, members: Sequence[int]) -> tuple[Indices, Array]:
-    """Who gave the likeliest answer, (n,), and how likely it is."""
+    """The expert with the likeliest answer and the chance that it is right, (n,) each."""
     place, chance = chances.argmax(axis=1), chances.max(axis=1)
     best = np.where(chance >= 0, np.array(members)[place], NOBODY)
     return best, np.maximum(chance, 0.0)
@@ -273,19 +273,19 @@ def leaders(chances: Array) -> Array:
 def gain_columns(
     replies: Replies, members: Sequence[int], chances: Array, prediction: Prediction
 ) -> Array:
-    """What the second forest sees, (n, c): the best chances and who stands behind the best."""
+    """Inputs of the second forest, (n, c): the best chances and the supporters of the best."""
     labels = replies.labels
     rows, best = np.arange(len(labels)), chances.argmax(axis=1)
-    behind = _agreement(labels)[rows, best]
+    supporters = _agreement(labels)[rows, best]
     return np.column_stack(
         [
             leaders(chances),
             (chances >= 0).sum(axis=1),
             (labels < 0).sum(axis=1),
-            np.where(labels < 0, -1.0, behind),
+            np.where(labels < 0, -1.0, supporters),
             _log_odds(prediction.quality),
             _context(prediction),
-            *_signals(replies, members, rows, behind, best),
+            *_signals(replies, members, rows, supporters, best),
         ]
     )
 
@@ -297,34 +297,38 @@ def _signals(
     supporters: np.ndarray[Any, np.dtype[np.bool_]],
     member: Indices,
 ) -> list[Array]:
-    """What else is known of k answers, each of a query (`row`) and first given by `member`
-    (places in the committee): how it looks among the options, log-probabilities and a
-    verification, where any are looked at."""
-    found: list[Array] = []
+    """Further inputs about k answers, each to a query (`row`) and first given by `member` (places
+    in the committee): the chance of its option, log-probabilities and a verification, as far as
+    the replies have them."""
+    columns: list[Array] = []
     if replies.choices is not None:
         chances = replies.choices[row]
         place = replies.form[row, member].astype(np.intp)
-        mine = chances[np.arange(len(row)), np.clip(place, 0, LETTERS - 1)]
-        mine = np.where((place >= 0) & (place < LETTERS), mine, np.nan)
+        own_chance = chances[np.arange(len(row)), np.clip(place, 0, LETTERS - 1)]
+        own_chance = np.where((place >= 0) & (place < LETTERS), own_chance, np.nan)
         best = chances.max(axis=1)
-        sure = -(chances * np.log(np.maximum(chances, 1e-9))).sum(axis=1)
-        logs = [np.log(np.maximum(known, 1e-3)) for known in (mine, best)]
-        option_chances = [logs[0], logs[1] - logs[0], logs[1], sure]
-        found += [np.nan_to_num(column, nan=NO_OPTION_CHANCE) for column in option_chances]
+        entropy = -(chances * np.log(np.maximum(chances, 1e-9))).sum(axis=1)
+        logs = [np.log(np.maximum(chance, 1e-3)) for chance in (own_chance, best)]
+        option_chances = [logs[0], logs[1] - logs[0], logs[1], entropy]
+        columns += [np.nan_to_num(column, nan=NO_OPTION_CHANCE) for column in option_chances]
     if replies.logprob is not None:
-        known = replies.logprob[row]
-        backing = np.where(supporters & (known <= 0), known, -np.inf).max(axis=1)
-        found += [known, known[np.arange(len(row)), member], np.maximum(backing, -99.0)]
+        logprob = replies.logprob[row]
+        highest_of_supporters = np.where(supporters & (logprob <= 0), logprob, -np.inf).max(axis=1)
+        columns += [
+            logprob,
+            logprob[np.arange(len(row)), member],
+            np.maximum(highest_of_supporters, -99.0),
+        ]
     if replies.checked is not None and replies.confidence is not None:
-        checked, sure = replies.checked[row], replies.confidence[row]
-        mine = (supporters & (np.array(members) == checked[:, None])).any(axis=1)
-        whose = checked.astype(np.float64)
-        found += [sure, np.where(mine, sure, UNSURE), mine.astype(np.float64), whose]
-    return found
+        checked, confidence = replies.checked[row], replies.confidence[row]
+        of_checked = (supporters & (np.array(members) == checked[:, None])).any(axis=1)
+        own = np.where(of_checked, confidence, UNSURE)
+        columns += [confidence, own, of_checked.astype(np.float64), checked.astype(np.float64)]
+    return columns
 
 
 def onward_columns(leading: Array, gain: Array, prediction: Prediction) -> Array:
-    """What the third forest sees, (n, c)."""
+    """Inputs of the third forest, (n, c)."""
     return np.column_stack([leading, np.where(np.isfinite(gain), gain, 0.0), prediction.cost])
 
 
@@ -336,7 +340,7 @@ def with_onward(state: RungState, rung: Rung, prediction: Prediction, leading: A
 
 
 def _agreement(labels: Indices) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """(n, s, s): do two members say the same? One who says nothing agrees with nobody."""
+    """(n, s, s): whether two members agree. A member without a readable answer agrees with none."""
     equal: np.ndarray[Any, np.dtype[np.bool_]] = labels[:, :, None] == labels[:, None, :]
     return equal & (labels >= 0)[:, :, None]
 

@@ -1,11 +1,11 @@
-"""Keep an answer or climb? Meta-verifiers: from what a verifier said to a policy, as plain data.
+"""Meta-verifiers decide from a confidence whether to keep an answer or climb.
 
 Shapes: n rows, N models of a ladder, cheapest first, S states, B bins. A policy is a tree of
-nodes: `{"expert": place, "edges": […], "then": […]}` asks the model at that place of the ladder,
-looks at what the verifier says of its answer, and follows the child of the bin it falls in;
-None keeps the answer. A node without `then` is final: its answer is kept unseen.
+nodes, as plain data: `{"expert": place, "edges": […], "then": […]}` asks the model at that place
+of the ladder, observes the confidence in its answer, and follows the child of the bin that the
+confidence falls into; None keeps the answer. A node without `then` keeps its answer unobserved.
 
-Every meta-verifier is a function from the rows seen to a `Rule`: price of quality λ ▶ policy.
+Every meta-verifier is a function from trials to a `Rule`: price of quality λ ▶ policy.
 Source: AutoMix (arXiv 2310.12963, sections 3 and 4), its POMDP solved exactly.
 """
 
@@ -25,19 +25,20 @@ from routewright.types import Array, Indices
 Node = Mapping[str, Any]
 Rule = Callable[[float], Node]  # λ, quality per US$ ▶ policy
 
-HALF = 0.5  # what self-consistency asks of the verifier
-FEWEST = 8  # rows in a bin, where there are enough
-PRIOR = 2.0  # rows' worth of the overall mean in every bin
-TIE = 1e-12  # of value, per query
-STATES = 6  # levels that a score is told apart by in the POMDP's states
+HALF = 0.5  # the threshold of self-consistency
+FEWEST = 8  # rows in a bin, if there are enough
+PRIOR = 2.0  # the overall mean counts as so many rows in every bin
+TIE = 1e-12  # values per query closer than this are equal
+STATES = 6  # levels of a score in the states of the POMDP
 
 
 @dataclass(frozen=True)
 class Trials:
-    """What a ladder of models did on n rows, and what the verifier said of each answer.
+    """Scores and costs of a ladder of models on n rows, and the confidence in each answer.
 
-    `quality` and `cost` are (n, N), scores 0..1 and US$; `verifying` (n, N − 1) is what looking
-    at an answer costs beside it, `seen` (n, N − 1) what is seen: the larger, the better.
+    `quality` and `cost` are (n, N), scores 0..1 and US$. `verifying` (n, N − 1) is the cost of
+    verifying an answer, on top of the answer, in US$. `confidence` (n, N − 1) is the share of
+    verdicts for the answer, or minus the expected gain of climbing: the larger, the better.
     """
 
     quality: Array
@@ -53,41 +54,41 @@ class Trials:
 
     @property
     def complete(self) -> NDArray[np.bool_]:
-        """The rows of which everything is known, (n,)."""
+        """The rows without an unknown value, as a mask (n,)."""
         tables = (self.quality, self.cost, self.verifying, self.confidence)
-        known = [np.isfinite(table).all(axis=1) for table in tables]
-        return np.asarray(np.all(known, axis=0))
+        masks = [np.isfinite(table).all(axis=1) for table in tables]
+        return np.asarray(np.all(masks, axis=0))
 
 
 # --- bins ----------------------------------------------------------------------------------
 
 
-def bins(seen: Array, most: int = 16, fewest: int = FEWEST) -> Array:
-    """Edges between at most `most` bins, each with `fewest` rows at least; (n,) gives (B − 1,).
+def bins(confidence: Array, most: int = 16, fewest: int = FEWEST) -> Array:
+    """Edges between at most `most` bins of at least `fewest` rows each; (n,) gives (B − 1,).
 
-    Edges lie half-way between values that occur, so no rounding of a share moves it across.
+    Edges lie half-way between values that occur, so that rounding moves no value across one.
 
     >>> bins(np.repeat([0, 1 / 3, 2 / 3, 1], 10)).round(3).tolist()
     [0.167, 0.5, 0.833]
     """
-    values, counts = np.unique(np.sort(seen).round(12), return_counts=True)
-    wanted = max(fewest, len(seen) / most if len(values) > most else fewest)
-    edges, filled, left = list[float](), 0, len(seen)
+    values, counts = np.unique(np.sort(confidence).round(12), return_counts=True)
+    size = max(fewest, len(confidence) / most if len(values) > most else fewest)
+    edges, filled, left = list[float](), 0, len(confidence)
     for (low, high), count in zip(pairwise(values.tolist()), counts.tolist(), strict=False):
         filled, left = filled + count, left - count
-        if filled >= wanted and left >= fewest:
+        if filled >= size and left >= fewest:
             edges.append((low + high) / 2)
             filled = 0
     return np.array(edges)
 
 
-def place(seen: Array, edges: Sequence[float] | Array) -> Indices:
+def place(confidence: Array, edges: Sequence[float] | Array) -> Indices:
     """The bin of every value: 0 below the first edge; an edge belongs to the bin above it."""
-    return np.searchsorted(np.asarray(edges, dtype=np.float64), seen, side="right")
+    return np.searchsorted(np.asarray(edges, dtype=np.float64), confidence, side="right")
 
 
 class Bins(NamedTuple):
-    """Two models, by what was seen of the small one's answer."""
+    """Two models, by the confidence in the small one's answer."""
 
     edges: Array  # (B − 1,)
     weight: Array  # (B,) share of the rows
@@ -112,7 +113,7 @@ def _bins(trials: Trials, prior: float) -> Bins:
 
 
 def threshold(trials: Trials, prior: float = PRIOR) -> Rule:
-    """Escalate what the verifier trusts no more than t; t is the best one on the rows seen."""
+    """Escalate where the confidence is at most t; t is the best threshold on these rows."""
     table = _bins(trials, prior)
 
     def rule(price: float) -> Node:
@@ -123,7 +124,7 @@ def threshold(trials: Trials, prior: float = PRIOR) -> Rule:
 
 
 def double_threshold(trials: Trials, prior: float = PRIOR) -> Rule:
-    """Escalate what lies between two thresholds: below them nobody can help."""
+    """Escalate between two thresholds: below both, the large model does not help either."""
     table = _bins(trials, prior)
 
     def rule(price: float) -> Node:
@@ -137,7 +138,7 @@ def double_threshold(trials: Trials, prior: float = PRIOR) -> Rule:
 
 
 def self_consistency(trials: Trials, prior: float = PRIOR) -> Rule:
-    """Escalate what the verifier trusts no more than one half, whatever the price."""
+    """Escalate where the confidence is at most one half, whatever the price."""
     edge = float(np.nextafter(HALF, 1.0))
     return lambda price: {"expert": 0, "edges": [edge], "then": [_top(trials), None]}
 
@@ -158,7 +159,7 @@ def lookup(trials: Trials, prior: float = PRIOR) -> Rule:
 
 
 def linear(trials: Trials) -> Rule:
-    """Two models, where what is seen is minus the expected gain itself (`observations.Linear`)."""
+    """Two models, where the confidence is minus the expected gain (`observations.Linear`)."""
     large = float(trials.cost[:, -1].mean())
 
     def rule(price: float) -> Node:
@@ -173,12 +174,12 @@ def _top(trials: Trials) -> Node:
 
 
 def _best(values: Array) -> int:
-    """The first of the largest: escalating less wins ties."""
+    """The first of the largest values: at a tie, the policy that escalates less wins."""
     return int(np.argmax(values))
 
 
 def _escalating(table: Bins, mask: NDArray[np.bool_]) -> Node:
-    """The policy that escalates these bins; where there is none, nothing is observed at."""
+    """The policy that escalates the bins of the mask; without one, it observes nothing."""
     if not mask.any():
         return {"expert": 0}
     then = [{"expert": table.top} if up else None for up in mask.tolist()]
@@ -186,12 +187,12 @@ def _escalating(table: Bins, mask: NDArray[np.bool_]) -> Node:
 
 
 def _merged(expert: int, edges: Sequence[float], then: Sequence[Node | None]) -> Node:
-    """A node whose neighbouring bins differ."""
-    kept = [b for b in range(len(edges)) if then[b] != then[b + 1]]
+    """A node without edges between bins that have the same child."""
+    changes = [b for b in range(len(edges)) if then[b] != then[b + 1]]
     return {
         "expert": expert,
-        "edges": [edges[b] for b in kept],
-        "then": [then[b] for b in (*kept, len(edges))],
+        "edges": [edges[b] for b in changes],
+        "then": [then[b] for b in (*changes, len(edges))],
     }
 
 
@@ -200,13 +201,13 @@ def _merged(expert: int, edges: Sequence[float], then: Sequence[Node | None]) ->
 
 @dataclass(frozen=True)
 class Pomdp:
-    """State ⟨i, P_1 … P_N⟩: which model answered last, and how good each one's answer would be.
+    """State ⟨i, P_1 … P_N⟩: the model that answered last, and the quality of each one's answer.
 
-    The particles are the rows seen; those with the same scores are one state of their joint
-    weight. Actions: keep the answer, or go to any later model, looking at its answer or not.
+    The particles are the rows; those with the same scores are one state of their joint weight.
+    Actions: keep the answer, or go to any later model and observe its answer or not.
     """
 
-    edges: tuple[Array, ...]  # of what is seen of each model but the last, (B_j − 1,)
+    edges: tuple[Array, ...]  # of the confidence in each model but the last, (B_j − 1,)
     weight: Array  # (S,) of the states, summing to one
     quality: Array  # (S, N)
     cost: Array  # (N,) US$, on average
@@ -221,27 +222,27 @@ class Pomdp:
         return self._go(0, self.weight, price)[1]
 
     def _go(self, j: int, w: Array, price: float) -> tuple[Node, float]:
-        """Asks model j under the belief w (S,), unnormalised; the node and its value.
+        """Asks model j under the belief w (S,), unnormalised; returns the node and its value.
 
-        go(j) = −λ (C_j + Cver_j) + Σ_o p_o V_j(w_o). A later model may also be believed unseen,
-        for E_w[P_j] − λ C_j; the first is always observed at, unless that could change nothing.
+        go(j) = −λ (C_j + Cver_j) + Σ_o p_o V_j(w_o). The answer of a later model may also be kept
+        unobserved, for E_w[P_j] − λ C_j; the first is always observed, unless that changes nothing.
         """
         mass = float(w.sum())
         blind = float(w @ self.quality[:, j]) - price * self.cost[j] * mass
         if j == self.quality.shape[1] - 1:
             return {"expert": j}, blind
-        found = [self._after(j, w * self.chance[j][:, o], price) for o in self._outcomes(j)]
-        observed = sum(value for _, value in found)
+        children = [self._after(j, w * self.chance[j][:, o], price) for o in self._outcomes(j)]
+        observed = sum(value for _, value in children)
         observed -= price * (self.cost[j] + self.verifying[j]) * mass
-        if all(then is None for then, _ in found) or (j > 0 and observed <= blind + TIE):
+        if all(then is None for then, _ in children) or (j > 0 and observed <= blind + TIE):
             return {"expert": j}, blind
-        return _merged(j, self.edges[j].tolist(), [then for then, _ in found]), observed
+        return _merged(j, self.edges[j].tolist(), [then for then, _ in children]), observed
 
     def _after(self, i: int, w: Array, price: float) -> tuple[Node | None, float]:
         """V_i(w): keep model i's answer, or go to the best later model."""
         keep = float(w @ self.quality[:, i])
         best: tuple[Node | None, float] = None, keep
-        for j in reversed(range(i + 1, self.quality.shape[1])):  # the shortest way wins ties
+        for j in reversed(range(i + 1, self.quality.shape[1])):  # the shorter path wins ties
             node, value = self._go(j, w, price)
             if value > best[1] + TIE:
                 best = node, value
@@ -252,16 +253,16 @@ class Pomdp:
 
 
 def pomdp(trials: Trials, prior: float = PRIOR, *, most: int | None = None) -> Rule:
-    """The exact policy for a ladder of any length: belief over the rows seen, recursion over
-    what may be seen next (AutoMix, section 3.2, without sampling)."""
+    """The exact policy for a ladder of any length: a belief over the rows, and recursion over the
+    possible observations (AutoMix, section 3.2, without sampling)."""
     return solve(trials, prior, most=most).rule
 
 
 def solve(trials: Trials, prior: float = PRIOR, *, most: int | None = None) -> Pomdp:
     """Estimates the POMDP of a ladder; `most` bounds the bins of each verifier.
 
-    P_j(o | s) is a count over the rows in state s, plus `prior` rows per bin spread over the
-    states as all rows are: an empty bin believes what is believed without looking. Scores between
+    P_j(o | s) is a count over the rows in state s, plus `prior` rows per bin distributed over the
+    states as all rows are: the belief after an empty bin is the belief before it. Scores between
     0 and 1 get a kernel over neighbouring states in place of plain counts.
     """
     models = trials.quality.shape[1]
@@ -293,15 +294,15 @@ def solve(trials: Trials, prior: float = PRIOR, *, most: int | None = None) -> P
 
 
 def _levels(quality: Array) -> Array:
-    """Scores as the states tell them apart: as they are if few differ, else rounded."""
+    """The scores of the states: unchanged if there are few distinct ones, else rounded."""
     if len(np.unique(quality)) <= STATES:
         return quality
     return np.asarray(np.round(quality * (STATES - 1)) / (STATES - 1))
 
 
 def _kernel(states: Array, quality: Array) -> Array:
-    """How much each state lends to another, (S, S), rows keeping their own count; identity for
-    scores that are right or wrong."""
+    """The weight of each state's count in another's, (S, S); the identity for scores that are
+    only right or wrong."""
     if len(np.unique(quality)) <= 2:
         return np.eye(len(states))
     spread = quality.std(axis=0).mean() * len(quality) ** (-1 / (4 + quality.shape[1]))
@@ -313,47 +314,47 @@ def _kernel(states: Array, quality: Array) -> Array:
 
 
 class Walk(NamedTuple):
-    """Where a policy ends on every row, and whom it asked and observed at on the way."""
+    """The model where a policy ends on every row, and the models that it asked and observed."""
 
     final: Indices  # (n,) the place of the model whose answer is kept
     asked: NDArray[np.bool_]  # (n, N)
     observed: NDArray[np.bool_]  # (n, N − 1)
 
 
-def walk(policy: Node, seen: Array) -> Walk:
-    """Follows a policy on all rows at once; `seen` is (n, N − 1)."""
-    n, lookable = seen.shape
-    found = Walk(
+def walk(policy: Node, confidence: Array) -> Walk:
+    """Follows a policy on all rows at once; `confidence` is (n, N − 1)."""
+    n, rungs = confidence.shape
+    path = Walk(
         np.zeros(n, dtype=np.intp),
-        np.zeros((n, lookable + 1), dtype=bool),
-        np.zeros((n, lookable), dtype=bool),
+        np.zeros((n, rungs + 1), dtype=bool),
+        np.zeros((n, rungs), dtype=bool),
     )
-    _walk(policy, seen, np.arange(n), found)
-    return found
+    _walk(policy, confidence, np.arange(n), path)
+    return path
 
 
-def _walk(node: Node, seen: Array, rows: Indices, found: Walk) -> None:
+def _walk(node: Node, confidence: Array, rows: Indices, path: Walk) -> None:
     j = node["expert"]
-    found.final[rows] = j
-    found.asked[rows, j] = True
+    path.final[rows] = j
+    path.asked[rows, j] = True
     if "then" not in node:
         return
-    found.observed[rows, j] = True
-    where = place(seen[rows, j], node["edges"])
+    path.observed[rows, j] = True
+    bin_of_row = place(confidence[rows, j], node["edges"])
     for b, then in enumerate(node["then"]):
-        if then is not None and (mine := rows[where == b]).size:
-            _walk(then, seen, mine, found)
+        if then is not None and (rows_of_bin := rows[bin_of_row == b]).size:
+            _walk(then, confidence, rows_of_bin, path)
 
 
 def outcome(policy: Node, trials: Trials) -> tuple[Array, Array]:
-    """Score and cost (US$) of a policy on every row, each (n,): everything asked is paid."""
+    """Score and cost (US$) of a policy on every row, (n,) each; every ask is paid."""
     return totals(walk(policy, trials.confidence), trials)
 
 
-def totals(way: Walk, trials: Trials) -> tuple[Array, Array]:
-    """The same of a policy that has been followed."""
-    score = np.take_along_axis(trials.quality, way.final[:, None], axis=1)[:, 0]
-    cost = (trials.cost * way.asked).sum(axis=1) + (trials.verifying * way.observed).sum(axis=1)
+def totals(path: Walk, trials: Trials) -> tuple[Array, Array]:
+    """Score and cost (US$) of a path, (n,) each."""
+    score = np.take_along_axis(trials.quality, path.final[:, None], axis=1)[:, 0]
+    cost = (trials.cost * path.asked).sum(axis=1) + (trials.verifying * path.observed).sum(axis=1)
     return score, cost
 
 
@@ -375,9 +376,9 @@ def _spends(rule: Rule, trials: Trials, price: float) -> float:
 
 
 def steepest(rule: Rule, trials: Trials) -> float:
-    """The λ whose policy buys most quality per US$ over the first model's, on these rows.
+    """The λ whose policy gains the most quality per US$ over the first model, on these rows.
 
-    Dinkelbach's iteration: the best ratio is the price at which the best policy just pays.
+    Dinkelbach's iteration: the best ratio is the price at which the best policy breaks even.
     """
     small = float(trials.quality[:, 0].mean()), float(trials.cost[:, 0].mean())
     large = float(trials.quality[:, -1].mean()), float(trials.cost[:, -1].mean())
@@ -387,24 +388,24 @@ def steepest(rule: Rule, trials: Trials) -> float:
         score, cost = (float(rows.mean()) for rows in outcome(rule(price), trials))
         if cost - small[1] <= 0:
             break
-        found = (score - small[0]) / (cost - small[1])
-        if found <= ratio + 1e-12 * abs(ratio):
+        gain_per_dollar = (score - small[0]) / (cost - small[1])
+        if gain_per_dollar <= ratio + 1e-12 * abs(ratio):
             break
-        ratio, best, price = found, price, max(found, 0.0)
+        ratio, best, price = gain_per_dollar, price, max(gain_per_dollar, 0.0)
     return best
 
 
 def prices(trials: Trials, size: int = 65) -> Array:
-    """Prices of quality worth trying, from 0 up: evenly spaced in the gain that they demand of
-    the last model, then as far as cheaper models are still worth asking."""
-    dear = max(float(trials.cost[:, -1].mean()), 1e-300)
-    cheap = max(float(trials.cost[:, 1:].mean(axis=0).min()), dear * 1e-4)
-    even = np.linspace(0.0, 0.8, size) / dear
-    return np.unique([*even, *np.geomspace(0.8 / dear, 0.8 / cheap, size // 4)])
+    """Prices of quality to try, from 0 up: evenly spaced in the gain that the last model must
+    have, then up to the price at which no cheaper model is worth asking."""
+    highest = max(float(trials.cost[:, -1].mean()), 1e-300)
+    lowest = max(float(trials.cost[:, 1:].mean(axis=0).min()), highest * 1e-4)
+    even = np.linspace(0.0, 0.8, size) / highest
+    return np.unique([*even, *np.geomspace(0.8 / highest, 0.8 / lowest, size // 4)])
 
 
 class Step(NamedTuple):
-    """A point between the first model alone and the best policy: two policies mixed."""
+    """A point between the first model alone and the best policy: a mix of two policies."""
 
     price: float  # λ, quality per US$
     first: Node
@@ -413,29 +414,31 @@ class Step(NamedTuple):
 
 
 def steps(rule: Rule, trials: Trials, budgets: Sequence[float]) -> list[Step]:
-    """What to do at every budget, 0 (the first model alone) … 1 (the best that these rows know).
+    """A mix for every budget, from 0 (the first model alone) to 1 (the best policy on these rows).
 
-    On these rows the upper hull of the policies, and of the first and the last model unverified,
-    says which two to mix: a policy that is not worth its verification is left out.
+    The two policies to mix are neighbours on the upper hull of the policies and of the first and
+    last model without verification: a policy that is not worth its verification is left out.
     """
     nodes: list[Node] = [{"expert": 0}, _top(trials), *map(rule, prices(trials).tolist())]
     means = np.array([[x.mean() for x in outcome(node, trials)] for node in nodes])
     hull = policies.zero_router(means[:, 0], means[:, 1])
     costs = [vertex.cost for vertex in hull]
     slopes = [(b.quality - a.quality) / max(b.cost - a.cost, 1e-300) for a, b in pairwise(hull)]
-    worth = [2 * slope for slope in slopes[:1]] + slopes + [0.0]  # λ to the left of each corner
-    found = []
+    # λ to the left of each corner
+    left_slopes = [2 * slope for slope in slopes[:1]] + slopes + [0.0]
+    mixes = []
     for budget in budgets:
         goal = costs[0] + budget * (costs[-1] - costs[0])
         right = min(int(np.searchsorted(costs, goal)), len(costs) - 1)
         left = max(right - 1, 0)
         width = costs[right] - costs[left]
         share = (goal - costs[left]) / width if width > 0 else 0.0
-        here = [(a + b) / 2 for a, b in pairwise(worth)] or [0.0]
-        price = (1 - share) * here[left] + share * (here[right] if right < len(costs) - 1 else 0.0)
+        price_of_corner = [(a + b) / 2 for a, b in pairwise(left_slopes)] or [0.0]
+        price_of_right = price_of_corner[right] if right < len(costs) - 1 else 0.0
+        price = (1 - share) * price_of_corner[left] + share * price_of_right
         first, second = nodes[hull[left].expert], nodes[hull[right].expert]
-        found.append(Step(price, first, second, float(share)))
-    return found
+        mixes.append(Step(price, first, second, float(share)))
+    return mixes
 
 
 METAVERIFIERS: dict[str, Callable[[Trials], Rule]] = {
@@ -449,7 +452,7 @@ METAVERIFIERS: dict[str, Callable[[Trials], Rule]] = {
 
 
 def with_names(policy: Node, ladder: Sequence[str]) -> dict[str, Any]:
-    """A policy over names in place of places, as a strategy's spec holds it."""
+    """A policy with the names of experts in place of places, as in a strategy's spec."""
     node: dict[str, Any] = {**policy, "expert": ladder[policy["expert"]]}
     if "then" in policy:
         node["then"] = [None if t is None else with_names(t, ladder) for t in policy["then"]]
@@ -457,7 +460,7 @@ def with_names(policy: Node, ladder: Sequence[str]) -> dict[str, Any]:
 
 
 def with_places(policy: Node, ladder: Sequence[str]) -> dict[str, Any]:
-    """The inverse of `named`: places in the ladder in place of names."""
+    """The inverse of `with_names`: places in the ladder in place of names."""
     node: dict[str, Any] = {**policy, "expert": ladder.index(policy["expert"])}
     if "then" in policy:
         node["then"] = [None if t is None else with_places(t, ladder) for t in policy["then"]]

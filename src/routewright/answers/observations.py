@@ -1,6 +1,6 @@
-"""What is seen of an answer before it is kept: the verifier's share, and the evidence around it.
+"""Observations of an answer: the share of verdicts for it, and features of its query.
 
-Arrays only: one query at serving time, a table when fitting, and the two are the same code.
+Everything is an array: one query when serving and a table when fitting run the same code.
 Shapes: n rows, k others whose answers are compared, F features.
 """
 
@@ -17,12 +17,12 @@ from routewright.data.choices import marks
 from routewright.types import Array, Indices, Query
 
 MOST_OPTIONS = 12
-RIDGES = tuple(float(r) for r in np.geomspace(10, 10_000, 7))  # penalties that are tried
+RIDGES = tuple(float(r) for r in np.geomspace(10, 10_000, 7))  # penalties to choose from
 
 
 @dataclass(frozen=True)
 class About:
-    """What is read off the queries themselves: domain, listed options, log of the length, (n,)."""
+    """Features of the queries: domain, number of listed options, log-length, (n,) each."""
 
     domain: np.ndarray[Any, np.dtype[Any]]  # of str, empty where unknown
     options: Array
@@ -43,32 +43,32 @@ class About:
 
 @dataclass(frozen=True)
 class Observations:
-    """What was seen of one model's answers, and of the queries."""
+    """Observations of one model's answers, and features of the queries."""
 
-    share: Array  # (n,) verdicts, or others, that say it is right; 0..1
+    share: Array  # (n,) of verdicts, or of other experts, for the answer; 0..1
     query: About
-    agree: Array | None = None  # (n, k) 1 where another one agrees with it, 0 where not
-    labels: Indices | None = None  # (n, 1 + k) whose answers are the same; −1: unreadable
-    arrived: NDArray[np.bool_] | None = None  # (n, k)
+    agree: Array | None = None  # (n, k) 1 if the other expert agrees with it, else 0
+    labels: Indices | None = None  # (n, 1 + k) equal for equivalent answers; −1: unreadable
+    arrived: NDArray[np.bool_] | None = None  # (n, k) whether the other expert answered
 
     def rows(self, index: Any) -> Observations:
-        def some(table: Any) -> Any:
+        def select(table: Any) -> Any:
             return None if table is None else table[index]
 
         return Observations(
             self.share[index],
             self.query.rows(index),
-            some(self.agree),
-            some(self.labels),
-            some(self.arrived),
+            select(self.agree),
+            select(self.labels),
+            select(self.arrived),
         )
 
 
 def agreement(labels: Indices, arrived: NDArray[np.bool_], query: About) -> Observations:
-    """The share of others that agree with the first answer; `labels` (n, 1 + k) as
-    `equivalence.labels` gives them, `arrived` (n, k) which of the others answered at all.
+    """The share of the other experts that agree with the first answer; 0 if none answered.
 
-    0 where nobody did: then nothing speaks for the answer.
+    `labels` (n, 1 + k) are those of `equivalence.labels`; `arrived` (n, k) says which of the
+    others answered at all.
     """
     agree = (labels[:, 1:] == labels[:, :1]) & (labels[:, 1:] >= 0) & arrived
     share = agree.sum(axis=1) / np.maximum(arrived.sum(axis=1), 1)
@@ -76,48 +76,52 @@ def agreement(labels: Indices, arrived: NDArray[np.bool_], query: About) -> Obse
 
 
 def features(observations: Observations, names: Sequence[str], shares: Array) -> Array:
-    """What a linear model reads, (n, F): the share, who agrees, what the others say instead,
-    how many options the query lists and how long it is, and its domain, each with the share.
+    """Inputs of the linear model, (n, F): the share, the experts that agree, the answers of the
+    others, the number of listed options and the length of the query, and its domain, alone and
+    times the share.
 
-    A domain that is not among `names` counts as the mixture of them all (`shares`).
+    A domain that is not among `names` counts as the mixture of all domains (`shares`).
     """
-    v = observations.share
-    columns = [v, v**2]
+    share = observations.share
+    columns = [share, share**2]
     if (
         observations.agree is not None
         and observations.labels is not None
         and observations.arrived is not None
     ):
-        columns += [*observations.agree.T, *_others(observations.labels, observations.arrived, v)]
-    about = observations.query
-    columns += [about.options, np.sign(about.options), about.length]
+        columns += [
+            *observations.agree.T,
+            *_others(observations.labels, observations.arrived, share),
+        ]
+    query = observations.query
+    columns += [query.options, np.sign(query.options), query.length]
     place = {name: i for i, name in enumerate(names)}
     eye = np.vstack([np.eye(len(names)), shares[None]])
-    domain = eye[[place.get(name, len(names)) for name in about.domain.tolist()]]
-    columns += [*domain.T, *(domain * v[:, None]).T]
+    domain = eye[[place.get(name, len(names)) for name in query.domain.tolist()]]
+    columns += [*domain.T, *(domain * share[:, None]).T]
     return np.column_stack(columns).astype(np.float64)
 
 
-def _others(labels: Indices, arrived: NDArray[np.bool_], v: Array) -> list[Array]:
-    """The largest group that says something else, alone and with the share; how many such
-    groups there are; who cannot be read."""
+def _others(labels: Indices, arrived: NDArray[np.bool_], share: Array) -> list[Array]:
+    """The size of the largest group with another answer, alone and times the share; the number of
+    such groups; the unreadable answers."""
     others, k = labels[:, 1:], max(labels.shape[1] - 1, 1)
     readable = arrived & (others >= 0)
     contrary = readable & (others != labels[:, :1])
     alike = (others[:, :, None] == others[:, None, :]) & readable[:, None, :]
-    size = np.where(contrary, alike.sum(axis=2), 0)  # (n, k) of each one's own group
+    size = np.where(contrary, alike.sum(axis=2), 0)  # (n, k) of the group of each expert
     largest = size.max(axis=1, initial=0) / k
     groups = np.where(contrary, 1 / np.maximum(size, 1), 0.0).sum(axis=1) / k
-    unread = (arrived & ~readable).sum(axis=1) / k
-    return [largest, largest * v, largest**2, groups, unread, labels[:, 0] < 0]
+    unreadable = (arrived & ~readable).sum(axis=1) / k
+    return [largest, largest * share, largest**2, groups, unreadable, labels[:, 0] < 0]
 
 
 @dataclass(frozen=True)
 class Linear:
     """Expected gain of asking the last model instead, linear in the features; shrunk by ridge.
 
-    The penalty is chosen by generalised cross-validation, so with few labels little is believed
-    beyond the mean.
+    The penalty is chosen by generalised cross-validation, so with few labels the prediction stays
+    close to the mean.
     """
 
     domains: tuple[str, ...]
@@ -128,9 +132,9 @@ class Linear:
     @classmethod
     def fit(cls, observations: Observations, gain: Array) -> Self:
         """`gain` is P_last − P_this per row, (n,)."""
-        known = observations.query.domain[observations.query.domain != ""].tolist()
-        names = tuple(sorted(set(known)))
-        counts = np.array([float(known.count(name)) for name in names])
+        domains = observations.query.domain[observations.query.domain != ""].tolist()
+        names = tuple(sorted(set(domains)))
+        counts = np.array([float(domains.count(name)) for name in names])
         shares = counts / max(counts.sum(), 1.0)
         x = features(observations, names, shares)
         weights, bias = _ridge(x, gain)
@@ -159,21 +163,21 @@ class Linear:
 
 
 def _ridge(x: Array, y: Array) -> tuple[Array, float]:
-    """Weights on x as it is, fitted on standardised columns; columns that never vary get none."""
+    """Weights on the unscaled x, fitted on standardised columns; constant columns get 0."""
     middle, spread = x.mean(axis=0), x.std(axis=0)
     scale = np.where(spread > 1e-9, spread, np.inf)
     z, level = (x - middle) / scale, float(y.mean())
     values, vectors = np.linalg.eigh(z.T @ z)
     values = np.maximum(values, 0.0)
-    turned = vectors.T @ (z.T @ (y - level))
+    projected = vectors.T @ (z.T @ (y - level))
     total = float(((y - level) ** 2).sum())
 
     def criterion(penalty: float) -> float:
-        fitted = turned / (values + penalty)
-        error = total - 2 * float(fitted @ turned) + float(fitted**2 @ values)
+        fitted = projected / (values + penalty)
+        error = total - 2 * float(fitted @ projected) + float(fitted**2 @ values)
         freedom = 1.0 + float((values / (values + penalty)).sum())
         return error / max(len(y) - freedom, 1e-9) ** 2
 
     penalty = min(RIDGES, key=criterion)
-    weights = vectors @ (turned / (values + penalty)) / scale
+    weights = vectors @ (projected / (values + penalty)) / scale
     return np.asarray(weights), level - float(middle @ weights)

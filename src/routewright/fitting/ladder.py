@@ -24,13 +24,13 @@ from routewright.answers.evidence import (
     Replies,
     Rung,
     RungState,
+    by_member,
     candidates,
     gain_columns,
     leader,
     leaders,
     onward_columns,
     others,
-    spread_out,
 )
 from routewright.data.outcomes import Outcomes
 from routewright.prediction.forest import Forest
@@ -254,7 +254,7 @@ class _Study:
         lines = candidates(replies, members, prediction)
         right = score[lines.row, np.array(members)[lines.member]]
         said, first = self._held_out(lines.columns, right[:, None], self.fold[lines.row], RIGHT)
-        chances = spread_out(lines, said[:, 0], replies.labels.shape)
+        chances = by_member(lines, said[:, 0], replies.labels.shape)
         best, chance = leader(chances, members)
         columns = gain_columns(replies, members, chances, prediction)
         rest = others(members, score.shape[1])

@@ -260,8 +260,8 @@ def test_a_price_of_quality_moves_the_choice(router):
         (lambda f: (f / "router.safetensors").unlink(), "damaged or missing"),
         (lambda f: edit(f, format=99), "router format 99; this version"),
         (lambda f: edit(f, predictor={"name": "os", "options": {}}), "no predictor is called 'os'"),
-        (lambda f: edit(f, encoder={}), "not a whole router"),
-        (lambda f: edit(f, frontier=[{"price": 1}]), "not a whole router"),
+        (lambda f: edit(f, encoder={}), "not a complete router"),
+        (lambda f: edit(f, frontier=[{"price": 1}]), "not a complete router"),
     ],
 )
 def test_damaged_and_foreign_folders_are_refused(tmp_path: Path, router, damage, message):

@@ -1,4 +1,4 @@
-"""What a router believes about one query and whom it would ask first, without asking anybody."""
+"""Explains a router's decision about a query without asking any expert."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from routewright.types import Ask, Prediction, Query, Strategy
 
 
 def first_asks(strategy: Strategy, query: Query) -> tuple[Ask, ...]:
-    """Whom the strategy asks first; nobody is asked."""
+    """The first asks of a strategy; none is sent."""
     plan = strategy.plan(query)
     try:
         asks = next(plan)
@@ -28,7 +28,7 @@ def first_asks(strategy: Strategy, query: Query) -> tuple[Ask, ...]:
 
 
 def forecast(belief: Prediction, expert: str) -> dict[str, float | None]:
-    """What is believed of one expert about one query; None where nothing is known."""
+    """The prediction of one expert for one query; unknown numbers are None."""
     place = belief.experts.index(expert)
     names = ("spread", "cost", "latency")
     columns = {"quality": belief.chance, **{name: getattr(belief, name) for name in names}}
@@ -41,13 +41,14 @@ def explain(
 ) -> dict[str, Any]:
     """The first ask of the point's strategy and every expert's forecast, as plain data.
 
-    With a `latency_price` (quality per second) the best of quality − λ cost − μ seconds is asked,
-    wherever the frontier lies: it did not weigh seconds. Raises BadInput where none are known.
+    With a `latency_price` (quality per second) the expert with the best quality − λ cost − μ
+    seconds is asked, whatever the point's strategy is, because the frontier ignores latency. Raises
+    BadInput if the router knows no latencies.
     """
     if latency_price and not router.knows_latency:
         raise BadInput(
-            "a latency price weighs seconds, and the router knows none: fit on a table with"
-            " latency::EXPERT"
+            "a latency price needs latencies, and the router knows none: fit on a table with"
+            " latency::EXPERT columns"
         )
     prediction = router.predict([query]).take(0)
     value = values(prediction, point.price, latency_price)
@@ -55,15 +56,15 @@ def explain(
         {"expert": name, **forecast(prediction, name), "value": float(value[m])}
         for m, name in enumerate(prediction.experts)
     ]
-    hurried = Single(router, point.price, latency_price)
-    asks = first_asks(hurried if latency_price else router.strategy_at(point), query)
+    with_latency = Single(router, point.price, latency_price)
+    asks = first_asks(with_latency if latency_price else router.strategy_at(point), query)
     return {
         "expert": asks[0].expert,
         "asks": [ask.expert for ask in asks],
         "lambda": point.price,
         "latency_price": latency_price,
         "strategy": "single" if latency_price else point.strategy,
-        "plan": _in_words(latency_price) if latency_price else point.plan,
+        "plan": _plan_with_latency(latency_price) if latency_price else point.plan,
         "familiarity": 1.0 if prediction.trust is None else float(prediction.trust),
         "expected": {"cost": point.cost, "quality": point.quality, "gain": point.gain},
         "experts": sorted(rows, key=lambda row: -row["value"]),
@@ -77,26 +78,28 @@ def explain_all(
     latency_price: float = 0.0,
     engine: str = "local",
 ) -> list[dict[str, Any]]:
-    """A row per query: whom the router in a folder would ask first, and its forecasts."""
-    work = partial(_explained, router.absolute(), point, latency_price)
-    done = dict(parallel.spread(work, parallel.in_parts(queries, engine), engine))
-    return [row for place in sorted(done) for row in done[place]]
+    """One row per query: the first asks of the router in a folder, and its forecasts."""
+    explain_part = partial(_explain_part, router.absolute(), point, latency_price)
+    parts = dict(parallel.spread(explain_part, parallel.in_parts(queries, engine), engine))
+    return [row for place in sorted(parts) for row in parts[place]]
 
 
-def _explained(
+def _explain_part(
     router: Path, point: OperatingPoint, latency_price: float, queries: Sequence[Query]
 ) -> list[dict[str, Any]]:
     loaded = Router.load(router)
     rows = []
     for query in queries:
-        told = explain(loaded, point, query, latency_price)
-        row = {"id": query.id, "expert": told["expert"], "asks": told["asks"]}
-        for expert in sorted(told["experts"], key=lambda row: loaded.experts.index(row["expert"])):
+        explanation = explain(loaded, point, query, latency_price)
+        row = {"id": query.id, "expert": explanation["expert"], "asks": explanation["asks"]}
+        for expert in sorted(
+            explanation["experts"], key=lambda row: loaded.experts.index(row["expert"])
+        ):
             row |= {f"quality::{expert['expert']}": expert["quality"]}
             row |= {f"cost::{expert['expert']}": expert["cost"]}
         rows.append(row)
     return rows
 
 
-def _in_words(latency_price: float) -> str:
+def _plan_with_latency(latency_price: float) -> str:
     return f"ask the expert with the best predicted quality − λ × cost − {latency_price:g}/s × time"

@@ -1,6 +1,6 @@
-"""The frontier: the operating points between the cheapest and the best that a router can do.
+"""The frontier: the operating points of a router, from the cheapest to the best.
 
-Do no harm: a learned point is kept only where its paired gain over mixing fixed experts at equal
+Do no harm: a learned point is served only where its paired gain over mixing fixed experts at equal
 cost (the zero router) is above zero with confidence; elsewhere the fixed mix itself is served.
 """
 
@@ -20,17 +20,17 @@ from routewright.types import Array, Prediction
 if TYPE_CHECKING:  # reading tables needs Polars, serving a router does not
     from routewright.data.outcomes import Outcomes
 
-# Where the budgets lie between the cheapest (0) and the best that can be bought (1): evenly, and
-# closer at the cheap end, where a little money buys most.
+# Budgets between the cheapest (0) and the best (1) operating point: evenly spaced, and closer
+# together at the cheap end, where quality rises fastest.
 BUDGETS = tuple(sorted({*np.linspace(0, 1, 41).tolist(), 0.001, 0.002, 0.005, 0.01, 0.0175}))
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A setting of the router: λ, what it is expected to cost and reach, and how.
+    """A setting of the router: λ, its expected cost and quality, and the strategy to reach them.
 
-    `cost` is US$ per query, `cost_fraction` relative to always asking the dearest expert;
-    `gain` is over the zero router at equal cost. `spec` is what `strategies.build` takes.
+    `cost` is US$ per query, `cost_fraction` relative to always asking the most expensive expert;
+    `gain` is over the zero router at equal cost. `strategies.build` takes `spec`.
     """
 
     price: float  # λ, quality per US$
@@ -41,12 +41,12 @@ class OperatingPoint:
     gain: float
     gain_ci: tuple[float, float]
     spec: dict[str, Any]
-    plan: str  # the same in words
-    shares: dict[str, float] = field(default_factory=dict)  # of queries that ask an expert
+    plan: str  # the strategy in words
+    shares: dict[str, float] = field(default_factory=dict)  # of the queries that ask each expert
 
     @property
     def strategy(self) -> str:
-        """The name of the strategy; of what is mixed, if it is a mix."""
+        """The name of the strategy; of its first part, if it is a mix."""
         part = self.spec
         while "first" in part:
             part = part["first"]
@@ -57,28 +57,28 @@ class OperatingPoint:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> OperatingPoint:
-        known: dict[str, Any] = {
+        fields: dict[str, Any] = {
             name: float("nan") if value is None else value for name, value in stored.items()
         }
         pairs = {name: tuple(stored[name]) for name in ("quality_ci", "gain_ci")}
-        return cls(**{**known, **pairs})
+        return cls(**{**fields, **pairs})
 
 
 class PointStrategy(NamedTuple):
-    """What an operating point does: as a spec, in words, and the share of queries per expert."""
+    """The strategy of an operating point: its spec, the spec in words, and shares per expert."""
 
-    spec: dict[str, Any]  # what strategies.build takes
-    plan: str  # the same in words
-    shares: dict[str, float]  # of queries that ask an expert
+    spec: dict[str, Any]  # for strategies.build
+    plan: str  # the strategy in words
+    shares: dict[str, float]  # of the queries that ask each expert
 
 
 class Candidate(NamedTuple):
-    """A way to answer every query at one price of quality, and what that gave, row by row."""
+    """A strategy at one price of quality, with its score and cost on every row."""
 
     price: float  # λ, quality per US$
-    score: Array  # (n,) of the answers that it returned, held out
-    cost: Array  # (n,) US$, everything spent on the way
-    how: PointStrategy
+    score: Array  # (n,) of the returned answers, held out
+    cost: Array  # (n,) US$, including everything spent on the way
+    strategy: PointStrategy
 
 
 def trace(
@@ -88,11 +88,12 @@ def trace(
     replicates: int = 400,
     seed: int = 0,
 ) -> tuple[OperatingPoint, ...]:
-    """An operating point for each candidate: itself where it is better than the zero router at
-    its cost with confidence, else the fixed mix of that cost; at λ = 0 the best expert.
+    """An operating point for each candidate.
 
-    Candidates must be held out from `outcomes`: whatever made them did not see a row's own
-    scores. Their costs that are unknown are left out of the means.
+    The point is the candidate itself if it is better than the zero router at the same cost with
+    confidence; otherwise it is the fixed mix of that cost, or the best expert at λ = 0. Candidates
+    must be held out: they were fitted without the scores of the rows in `outcomes`. Means leave out
+    unknown costs.
     """
     weights = metrics.resample(len(outcomes), replicates, seed)
     weights = np.vstack([np.ones(len(outcomes)), weights])  # the first row is the sample itself
@@ -101,65 +102,67 @@ def trace(
         policies.zero_router(q, c)
         for q, c in zip(metrics.mean(outcomes.score, weights), fixed_cost, strict=True)
     ]
-    dearest = float(np.nanmax(fixed_cost[0]))
-    found = []
+    highest_cost = float(np.nanmax(fixed_cost[0]))
+    points = []
     for candidate in candidates:
-        both = metrics.mean(np.column_stack([candidate.score, candidate.cost]), weights)
-        quality, spent = both[:, 0], both[:, 1]
+        means = metrics.mean(np.column_stack([candidate.score, candidate.cost]), weights)
+        quality, spent = means[:, 0], means[:, 1]
         zero = [float(policies.hull_quality(h, c)) for h, c in zip(hulls, spent, strict=True)]
         gain = quality - np.array(zero)
-        how = candidate.how
+        strategy = candidate.strategy
         if not metrics.interval(gain[1:])[0] > 0:
-            if candidate.price == 0:  # the best there is, whatever it costs
+            if candidate.price == 0:  # the best expert, whatever it costs
                 spent = np.array([hull[-1].cost for hull in hulls])
                 zero = [hull[-1].quality for hull in hulls]
             quality, gain = np.array(zero), np.zeros_like(gain)
-            how = fixed(policies.mix_at_cost(hulls[0], float(spent[0])), outcomes.experts)
-        found.append(
+            strategy = fixed(policies.mix_at_cost(hulls[0], float(spent[0])), outcomes.experts)
+        points.append(
             OperatingPoint(
                 price=candidate.price,
                 cost=float(spent[0]),
-                cost_fraction=float(spent[0]) / dearest if dearest > 0 else float("nan"),
+                cost_fraction=float(spent[0]) / highest_cost if highest_cost > 0 else float("nan"),
                 quality=float(quality[0]),
                 quality_ci=metrics.interval(quality[1:]),
                 gain=float(gain[0]),
                 gain_ci=metrics.interval(gain[1:]),
-                **how._asdict(),
+                **strategy._asdict(),
             )
         )
-    return tuple(found)
+    return tuple(points)
 
 
 def singles(prediction: Prediction, outcomes: Outcomes) -> list[Candidate]:
-    """One call per query, at BUDGETS, dearest first (λ = 0); `prediction` must be held out."""
+    """Single-shot routing at BUDGETS, λ = 0 first; `prediction` must be held out."""
     router = StandIn(prediction)
     rows = Recorded(outcomes, router)
-    ways = []
+    candidates = []
     for mixture in _mixtures(prediction):
-        spec, plan = _learned(mixture)
+        spec, plan = _spec_and_plan(mixture)
         ran = run(build(spec, router), rows)
-        how = PointStrategy(spec, plan, ran.shares(outcomes.experts))
-        ways.append(Candidate(mixture.price, ran.score, ran.cost, how))
-    return ways
+        strategy = PointStrategy(spec, plan, ran.shares(outcomes.experts))
+        candidates.append(Candidate(mixture.price, ran.score, ran.cost, strategy))
+    return candidates
 
 
 def worth(costs: Array, qualities: Array, outcomes: Outcomes) -> float:
-    """What operating points (k,) are worth: mean quality between the cheapest and the dearest
-    expert's cost, by straight lines between the points, which luck cannot lift as it does a hull.
+    """The worth of operating points (k,): their mean quality between the costs of the cheapest and
+    the most expensive expert.
+
+    Straight lines connect the points, because chance raises an upper hull more than lines.
     """
     price = metrics.mean(outcomes.charges)
     ends = float(np.nanmin(price)), float(np.nanmax(price))
     return metrics.aiq(costs, qualities, *ends, with_hull=False)
 
 
-def curve(ways: Sequence[Candidate]) -> tuple[Array, Array]:
-    """Mean cost (US$) and quality of each way, (k,) each."""
-    costs = np.array([float(metrics.mean(way.cost)) for way in ways])
-    return costs, np.array([float(metrics.mean(way.score)) for way in ways])
+def curve(candidates: Sequence[Candidate]) -> tuple[Array, Array]:
+    """Mean cost (US$) and quality of each candidate, (k,) each."""
+    costs = np.array([float(metrics.mean(candidate.cost)) for candidate in candidates])
+    return costs, np.array([float(metrics.mean(candidate.score)) for candidate in candidates])
 
 
 def decision_value(prediction: Prediction, outcomes: Outcomes, prices: int = 60) -> float:
-    """What forecasts are worth, one call per query, over the zero router's worth."""
+    """The decision value of predictions: worth of single-shot routing minus the zero router's."""
     price = metrics.mean(outcomes.charges)
     grid = np.geomspace(1e-3, 1e4, prices) / max(float(np.nanmax(price)), 1e-300)
     choices = [policies.choose(prediction, at) for at in (0.0, *grid.tolist(), policies.STEEPEST)]
@@ -173,18 +176,18 @@ def decision_value(prediction: Prediction, outcomes: Outcomes, prices: int = 60)
 
 
 def _mixtures(prediction: Prediction) -> list[policies.Mixture]:
-    """Prices of quality whose predicted costs are BUDGETS, the gentlest first."""
-    dear = _mean_cost(prediction, 0.0)
-    cheap = _mean_cost(prediction, policies.STEEPEST)
-    if dear <= cheap:
+    """Prices of quality whose predicted costs are BUDGETS, the lowest first."""
+    highest = _mean_cost(prediction, 0.0)
+    lowest = _mean_cost(prediction, policies.STEEPEST)
+    if highest <= lowest:
         return [policies.Mixture(0.0, 0.0, 0.0)]
-    span = dear - cheap
-    found = [policies.meet_budget(prediction, cheap + share * span) for share in BUDGETS[::-1]]
-    return [_simpler(mixture, prediction, span / len(BUDGETS)) for mixture in found]
+    span = highest - lowest
+    mixtures = [policies.meet_budget(prediction, lowest + share * span) for share in BUDGETS[::-1]]
+    return [_simpler(mixture, prediction, span / len(BUDGETS)) for mixture in mixtures]
 
 
 def _simpler(mixture: policies.Mixture, prediction: Prediction, step: float) -> policies.Mixture:
-    """One price where mixing two would move the cost by less than a tenth of a step."""
+    """A single price, if mixing two would move the cost by less than a tenth of a step."""
     if mixture.share <= 0:
         return mixture
     extra = _mean_cost(prediction, mixture.lower_price) - _mean_cost(prediction, mixture.price)
@@ -195,8 +198,8 @@ def _mean_cost(prediction: Prediction, price: float) -> float:
     return float(policies.take(prediction.cost, policies.choose(prediction, price)).mean())
 
 
-def _learned(mixture: policies.Mixture) -> tuple[dict[str, Any], str]:
-    """The spec of a strategy, and the same in words."""
+def _spec_and_plan(mixture: policies.Mixture) -> tuple[dict[str, Any], str]:
+    """The spec of a strategy, and the strategy in words."""
     first = {"strategy": "single", "price": mixture.price}
     words = f"ask the expert with the best predicted quality − {mixture.price:.4g}/$ × cost"
     if mixture.share <= 0:
@@ -209,13 +212,13 @@ def _learned(mixture: policies.Mixture) -> tuple[dict[str, Any], str]:
 
 
 def fixed(mix: policies.FixedMix, experts: Sequence[str]) -> PointStrategy:
-    cheap, dear = experts[mix.cheap], experts[mix.dear]
+    cheap, expensive = experts[mix.cheap], experts[mix.expensive]
     first = {"strategy": "fixed", "expert": cheap}
     if mix.share <= 0:
         return PointStrategy(first, f"always {cheap}", {cheap: 1.0})
-    second = {"strategy": "fixed", "expert": dear}
+    second = {"strategy": "fixed", "expert": expensive}
     return PointStrategy(
         {"strategy": "mix", "first": first, "second": second, "share": mix.share},
-        f"{dear} for {mix.share:.0%} of queries, else {cheap}",
-        {cheap: 1 - mix.share, dear: mix.share},
+        f"{expensive} for {mix.share:.0%} of queries, else {cheap}",
+        {cheap: 1 - mix.share, expensive: mix.share},
     )

@@ -1,7 +1,7 @@
 """A trained router: encoder, predictor, cost model and frontier, saved as a plain folder.
 
-`router.json` holds everything that a person would ask about it, `router.safetensors` the
-arrays. There is no pickle anywhere: a router from a stranger is safe to load.
+`router.json` holds everything that a person may want to read, `router.safetensors` the arrays.
+There is no pickle in it, so a router from someone else is safe to load.
 """
 
 from __future__ import annotations
@@ -39,15 +39,14 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Router:
-    """Believes something about every query and knows its operating points.
+    """Predicts quality, cost and latency for every query, and holds its operating points.
 
-    `signal` scales how far the predicted *differences* between experts may leave the
-    differences of their means: 0 ranks experts alike for every query. `calibration` maps
-    forecasts to what is reported. `seen` holds fingerprints
-    of the prompts that it was fitted on, so that an evaluation can tell an overlap. The last
-    `newcomers` experts joined later: `signal` leaves their forecasts, and them out of the others'.
-    `verifiers` are further experts, whose answers only verify those of `experts`. `prices` are what
-    it was fitted at in place of recorded costs, as `Outcomes.at_prices` takes them.
+    `signal` is the factor on the predicted *differences* between experts: 0 ranks experts alike
+    for every query. `calibration` maps predicted quality to the probability that is reported.
+    `seen` holds fingerprints of the prompts that it was fitted on, so that an evaluation can find
+    an overlap. The last `newcomers` experts are added experts, which `signal` does not apply to.
+    `verifiers` are further experts, whose answers only verify those of `experts`. `prices` replaced
+    the recorded costs in the fit, as `Outcomes.at_prices` takes them.
 
     >>> import routewright as rw
     >>> from routewright.demo import example
@@ -62,13 +61,13 @@ class Router:
     encoder: Encoder
     predictor: Predictor
     costs: CostModel
-    mean: Array  # (e,) mean known score per expert
+    mean: Array  # (e,) mean score per expert
     novelty: Novelty = field(default_factory=Novelty)
     signal: float = 1.0
     calibration: Calibration = field(default_factory=Calibration)
     newcomers: int = 0
-    latency: Array = field(default_factory=lambda: np.empty(0))  # (e,) seconds, NaN unknown
-    evidence: Evidence | None = None  # what answers tell; None: only prompts are weighed
+    latency: Array = field(default_factory=lambda: np.empty(0))  # (e,) seconds; NaN: unknown
+    evidence: Evidence | None = None  # None: decisions use the prompt only
     frontier: tuple[OperatingPoint, ...] = ()
     verifiers: tuple[str, ...] = ()
     prices: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -82,7 +81,7 @@ class Router:
         )
 
     def __str__(self) -> str:
-        """What it was fitted on, its experts, and the range of its operating points."""
+        """Its training data, its experts, and the range of its operating points."""
         data, facts = self.card.get("data", {}), self.card.get("experts", {})
         fitted = f", fitted on {data['rows']} queries" if "rows" in data else ""
         lines = [f"Router over {len(self.experts)} experts{fitted}"]
@@ -104,34 +103,34 @@ class Router:
         x = self.encoder.encode(queries)
         belief = self.predictor.predict(inputs(self.predictor, x, queries))
         trust = self.novelty.trust(x)
-        moved = belief.mean - self.mean
-        quality = self.mean + trust[:, None] * moved
-        # Where the forecast is given up, its own size is what we no longer know.
-        spread = np.hypot(belief.spread, (1 - trust)[:, None] * moved)
+        difference = belief.mean - self.mean
+        quality = self.mean + trust[:, None] * difference
+        # Where the forecast is replaced by the mean, its difference becomes uncertainty.
+        spread = np.hypot(belief.spread, (1 - trust)[:, None] * difference)
         prediction = self.believe(quality, spread, self.costs.predict(x, queries), trust)
         if self.evidence is None:
             return prediction
         return replace(prediction, context=context(x, self.encoder.blocks))
 
     def believe(self, quality: Array, spread: Array, cost: Array, trust: Array) -> Prediction:
-        """Scales predicted differences; an expert that was never scored is never chosen."""
+        """Scales predicted differences; an expert without any score is never chosen."""
         old = len(self.experts) - self.newcomers
-        drawn = quality.copy()
-        drawn[..., :old] = scale_differences(quality[..., :old], self.mean[:old], self.signal)
-        drawn = drawn.clip(0.0, 1.0)
-        drawn[np.isnan(drawn)] = -1.0
-        latency = np.full_like(drawn, np.nan)
+        scaled = quality.copy()
+        scaled[..., :old] = scale_differences(quality[..., :old], self.mean[:old], self.signal)
+        scaled = scaled.clip(0.0, 1.0)
+        scaled[np.isnan(scaled)] = -1.0
+        latency = np.full_like(scaled, np.nan)
         if self.latency.size:
             latency[...] = self.latency
         return Prediction(
-            self.experts, drawn, spread, cost, latency, trust, calibrate=self.calibration
+            self.experts, scaled, spread, cost, latency, trust, calibrate=self.calibration
         )
 
     def with_latency(self, seconds: Mapping[str, float]) -> Self:
-        """The same router, told how long experts take of which the table did not say it."""
-        told = np.array([seconds.get(name, np.nan) for name in self.experts])
+        """The same router, with latencies (s) for the experts whose latency the table lacks."""
+        given = np.array([seconds.get(name, np.nan) for name in self.experts])
         own = self.latency if self.latency.size else np.full(len(self.experts), np.nan)
-        return replace(self, latency=np.where(np.isfinite(own), own, told))
+        return replace(self, latency=np.where(np.isfinite(own), own, given))
 
     @property
     def average_cost(self) -> Array:
@@ -140,16 +139,15 @@ class Router:
 
     @property
     def knows_latency(self) -> bool:
-        """Whether it knows how long any expert takes, so that seconds can be weighed."""
+        """Whether it knows the latency of any expert."""
         return bool(np.isfinite(self.latency).any())
 
     def strategy(self, price: float | None = None) -> Strategy:
-        """What to do at a price of quality λ (None: 0, the best there is).
+        """The strategy at a price of quality λ (None: 0, the best quality).
 
-        Where the frontier says that learning does not pay, that is a fixed mix.
+        It is a fixed mix where the frontier shows no gain of the learned choice.
         """
-        wanted = 0.0 if price is None else price
-        return self.strategy_at(self.nearest(wanted))
+        return self.strategy_at(self.nearest(0.0 if price is None else price))
 
     def nearest(self, price: float) -> OperatingPoint:
         """The operating point whose λ is closest (as a ratio)."""
@@ -169,18 +167,18 @@ class Router:
     ) -> OperatingPoint:
         """The best point within a cost, or the cheapest that reaches a quality.
 
-        Costs are US$ per query or a fraction of always asking the dearest expert. Raises
-        BadInput saying what can be reached.
+        Costs are US$ per query or a fraction of always asking the most expensive expert. Raises
+        BadInput with the limit that can be reached.
         """
         goals = [goal for goal in (max_cost, max_cost_fraction, min_quality) if goal is not None]
         if len(goals) != 1:
             raise BadInput("give exactly one of max_cost, max_cost_fraction and min_quality")
         if min_quality is not None:
-            good = [p for p in self.frontier if p.quality >= min_quality]
-            if not good:
+            sufficient = [p for p in self.frontier if p.quality >= min_quality]
+            if not sufficient:
                 best = max(p.quality for p in self.frontier)
                 raise BadInput(f"quality {min_quality:g} is out of reach: at most {best:.4f}")
-            return min(good, key=lambda p: p.cost)
+            return min(sufficient, key=lambda p: p.cost)
         name = "cost" if max_cost is not None else "cost_fraction"
         limit = goals[0]
         within = [p for p in self.frontier if getattr(p, name) <= limit * (1 + 1e-9)]
@@ -194,7 +192,7 @@ class Router:
     # --- the folder ------------------------------------------------------------------------
 
     def save(self, folder: Path | str) -> None:
-        """Writes the folder; an older router there is replaced only once the new one is whole."""
+        """Writes the folder; replaces an older router there only after the new one is complete."""
         from safetensors.numpy import save_file
 
         target = Path(folder)
@@ -208,7 +206,9 @@ class Router:
             arrays = {k: np.ascontiguousarray(v) for k, v in self._arrays().items()}
             save_file(arrays, fresh / "router.safetensors")
             from_folder = partial(_from_folder, folder=target)
-            summary = {key: _referred(part, from_folder) for key, part in self.summary().items()}
+            summary = {
+                key: _with_references(part, from_folder) for key, part in self.summary().items()
+            }
             described = json.dumps(summary, indent=1, ensure_ascii=False)
             (fresh / "router.json").write_text(described + "\n", encoding="utf-8")
             fresh.chmod(0o755)
@@ -220,7 +220,7 @@ class Router:
             shutil.rmtree(fresh, ignore_errors=True)
 
     def describe(self) -> dict[str, Any]:
-        """What stands in router.json."""
+        """The content of router.json."""
         return {
             "format": FORMAT,
             "routewright": __version__,
@@ -245,9 +245,9 @@ class Router:
         }
 
     def summary(self) -> dict[str, Any]:
-        """`describe` in numbers that JSON knows: unknown ones are None."""
-        known: dict[str, Any] = finite(self.describe())
-        return known
+        """The content of router.json with None for unknown numbers, as JSON has no NaN."""
+        content: dict[str, Any] = finite(self.describe())
+        return content
 
     def _arrays(self) -> dict[str, Any]:
         parts = {
@@ -263,7 +263,7 @@ class Router:
 
     @classmethod
     def load(cls, folder: Path | str) -> Self:
-        """Reads a folder; raises BadRouter if it is missing, foreign, corrupt or too new."""
+        """Reads a folder; raises BadRouter if it is missing, no router, damaged or too new."""
         path = Path(folder)
         described = _read_json(path / "router.json")
         if described.get("format") != FORMAT:
@@ -272,9 +272,9 @@ class Router:
                 f" routewright reads format {FORMAT}: fit it again, or upgrade"
             )
         arrays = _read_arrays(path / "router.safetensors")
-        described = _referred(described, partial(_from_here, folder=path))
+        described = _with_references(described, partial(_from_working_directory, folder=path))
         try:
-            # Routers were saved with their verifiers and prices on the card.
+            # Older routers have their verifiers and prices on the card.
             card = dict(described["card"])
             of_card = {name: card.pop(name, ()) for name in ("verifiers", "prices")}
             return cls(
@@ -299,23 +299,23 @@ class Router:
             raise BadRouter(f"'{path}' cannot be loaded: {error}") from error
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise BadRouter(
-                f"'{path}' is not a whole router ({type(error).__name__}: {error}); fit it again"
+                f"'{path}' is not a complete router ({type(error).__name__}: {error}); fit it again"
             ) from error
 
 
 def scale_differences(quality: Array, mean: Array, signal: float) -> Array:
-    """Forecasts whose differences between experts are drawn towards those of the means.
+    """Forecasts whose differences between experts are shrunk towards those of the means.
 
-    What all experts have in common (how hard the query is) stays: only differences decide, and
-    the argmax over noisy ones has a winner's curse.
+    The common part of all experts (how hard the query is) stays: only the differences decide, and
+    an argmax over noisy differences suffers from the winner's curse.
     """
-    moved = quality - mean
+    difference = quality - mean
     known = np.isfinite(mean)
     if not known.all():
-        level = moved[..., known].mean(axis=-1, keepdims=True) if known.any() else 0.0
+        level = difference[..., known].mean(axis=-1, keepdims=True) if known.any() else 0.0
     else:
-        level = moved.mean(axis=-1, keepdims=True)
-    return np.asarray(mean + level + signal * (moved - level))
+        level = difference.mean(axis=-1, keepdims=True)
+    return np.asarray(mean + level + signal * (difference - level))
 
 
 def _load_part(
@@ -325,7 +325,7 @@ def _load_part(
 
 
 def context(x: Array, blocks: Mapping[str, slice]) -> Array:
-    """The columns of vectors (n, width) that are facts rather than embeddings: domain, form."""
+    """The columns of vectors (n, width) that are facts and no embeddings: domain, form."""
     facts = [x[:, blocks[name]] for name in ("domain", "surface") if name in blocks]
     return np.hstack([np.empty((len(x), 0)), *facts])
 
@@ -336,28 +336,28 @@ def _load_evidence(
     return None if described is None else Evidence.load(described, arrays)
 
 
-def _referred(described: Any, move: Callable[[str], str]) -> Any:
-    """The same with every model that it refers to (`source`, `base`) moved."""
+def _with_references(described: Any, move: Callable[[str], str]) -> Any:
+    """The description with `move` applied to every model that it refers to (`source`, `base`)."""
     if isinstance(described, list):
-        return [_referred(item, move) for item in described]
+        return [_with_references(item, move) for item in described]
     if not isinstance(described, Mapping):
         return described
     return {
         key: move(value)
         if key in ("source", "base") and isinstance(value, str) and value
-        else _referred(value, move)
+        else _with_references(value, move)
         for key, value in described.items()
     }
 
 
 def _from_folder(source: str, folder: Path) -> str:
-    """A local model as seen from the router's folder, so that both can be moved together and read
-    from anywhere; names on a hub, and absolute paths, stay as they are."""
+    """The path of a local model relative to the router's folder, so that both can be moved
+    together; names on a hub and absolute paths are unchanged."""
     local = not os.path.isabs(source) and Path(source).exists()
     return os.path.relpath(source, folder) if local else source
 
 
-def _from_here(source: str, folder: Path) -> str:
+def _from_working_directory(source: str, folder: Path) -> str:
     local = not os.path.isabs(source) and (folder / source).exists()
     return os.path.relpath(folder / source) if local else source
 
@@ -391,7 +391,7 @@ def _read_arrays(path: Path) -> dict[str, Any]:
 
 
 def finite(value: Any) -> Any:
-    """JSON has no NaN: unknown numbers are null."""
+    """The value with None in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):

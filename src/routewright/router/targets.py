@@ -1,6 +1,6 @@
-"""Targets in the user's own units: "$0.30 per 1,000", "95% of gpt-4o", "at most 20%".
+"""Reads targets in the user's own units: "$0.30 per 1,000", "95% of gpt-4o", "at most 20%".
 
-Each function reads one kind of text and says, if it cannot, which forms it knows.
+Each function reads one kind of text and raises BadInput with the forms that it accepts.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def dollars(text: str) -> float:
     >>> dollars("0.0003"), dollars("0.30/1000"), dollars("at most $0.30 per 1,000 queries")
     (0.0003, 0.0003, 0.0003)
     """
-    found = DOLLARS.fullmatch(_without(AT_MOST, text))
-    per = _queries(found["per"]) if found else 0.0
-    if found is None or not per > 0:
+    match = DOLLARS.fullmatch(_without(AT_MOST, text))
+    per = _queries(match["per"]) if match else 0.0
+    if match is None or not per > 0:
         raise BadInput(
-            f"cost '{text}' is not understood: write US$ per query (0.0003) or for many"
+            f"cost '{text}' is not understood: write US$ per query (0.0003) or per many queries"
             " (0.30/1000, '$0.30 per 1000')"
         )
-    return float(found["number"]) / per
+    return float(match["number"]) / per
 
 
 def _queries(text: str | None) -> float:
@@ -56,8 +56,8 @@ def share(text: str, what: str = "share", most: float = 1.0) -> float:
     >>> share("20%"), share("at most 0.2")
     (0.2, 0.2)
     """
-    found = SHARE.fullmatch(_without(AT_MOST, text))
-    value = _part(found) if found else math.nan
+    match = SHARE.fullmatch(_without(AT_MOST, text))
+    value = _part(match) if match else math.nan
     if not 0 <= value <= most:
         raise BadInput(f"{what} '{text}' is not understood: write a percentage (20%) or 0.2")
     return value
@@ -70,12 +70,12 @@ def quality(text: str, experts: Mapping[str, float]) -> float:
     (0.8, 0.76)
     """
     bare = _without(AT_LEAST, text)
-    if found := OF_EXPERT.fullmatch(bare):
-        return _part(found) * _quality_of(found["expert"].strip(), experts)
-    found = SHARE.fullmatch(bare)
-    if found and found["percent"]:
+    if match := OF_EXPERT.fullmatch(bare):
+        return _part(match) * _quality_of(match["expert"].strip(), experts)
+    match = SHARE.fullmatch(bare)
+    if match and match["percent"]:
         raise BadInput(f"quality '{text}' of which expert? Write '{text.strip()} of NAME' or 0.8")
-    value = _part(found) if found else math.nan
+    value = _part(match) if match else math.nan
     if not 0 <= value <= 1:
         raise BadInput(
             f"quality '{text}' is not understood: write a mean score in 0..1 (0.8) or a part of"
@@ -85,13 +85,13 @@ def quality(text: str, experts: Mapping[str, float]) -> float:
 
 
 def _without(words: re.Pattern[str], text: str) -> str:
-    """What the option says anyhow may be said again; the opposite may not."""
+    """The text without words that the option already says; the opposite words stay."""
     return words.sub("", text.strip())
 
 
-def _part(found: re.Match[str]) -> float:
-    number = float(found["number"])
-    return round(number / 100, 15) if found["percent"] else number
+def _part(match: re.Match[str]) -> float:
+    number = float(match["number"])
+    return round(number / 100, 15) if match["percent"] else number
 
 
 def _quality_of(expert: str, experts: Mapping[str, float]) -> float:
@@ -99,10 +99,10 @@ def _quality_of(expert: str, experts: Mapping[str, float]) -> float:
         close = difflib.get_close_matches(expert, experts, n=1, cutoff=0.5)
         hint = f"did you mean '{close[0]}'? " if close else ""
         raise BadInput(f"no expert '{expert}': {hint}the router knows {', '.join(experts)}")
-    known = experts[expert]
-    if not math.isfinite(known):
+    quality_of_expert = experts[expert]
+    if not math.isfinite(quality_of_expert):
         raise BadInput(f"the router does not know the quality of '{expert}': name a mean score")
-    return known
+    return quality_of_expert
 
 
 def within_share(points: Sequence[OperatingPoint], expert: str, most: float) -> OperatingPoint:
@@ -110,16 +110,18 @@ def within_share(points: Sequence[OperatingPoint], expert: str, most: float) -> 
 
     Raises BadInput if no point does, or if the points do not record whom they ask.
     """
-    asked = [_asked(point, expert) for point in points]
-    good = [point for point, share in zip(points, asked, strict=True) if share <= most + 1e-9]
-    if not good:
+    shares = [_share_of(point, expert) for point in points]
+    sufficient = [
+        point for point, share in zip(points, shares, strict=True) if share <= most + 1e-9
+    ]
+    if not sufficient:
         raise BadInput(
-            f"{expert} cannot be kept to {most:.1%} of the queries: at least {min(asked):.1%}"
+            f"{expert} cannot be kept to {most:.1%} of the queries: at least {min(shares):.1%}"
         )
-    return max(good, key=lambda point: (point.quality, -point.cost))
+    return max(sufficient, key=lambda point: (point.quality, -point.cost))
 
 
-def _asked(point: OperatingPoint, expert: str) -> float:
+def _share_of(point: OperatingPoint, expert: str) -> float:
     if not point.shares:
         raise BadInput(
             "the router does not record which share of the queries each expert gets: fit it again"

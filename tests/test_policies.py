@@ -137,7 +137,7 @@ def test_the_zero_router_is_the_best_mix_of_any_two_experts():
 def test_a_fixed_mix_costs_what_was_asked():
     quality, cost = np.array([0.4, 0.6, 0.9]), np.array([1.0, 2.0, 9.0])
     mix = mix_at_cost(zero_router(quality, cost), 5.0)
-    assert cost[mix.cheap] * (1 - mix.share) + cost[mix.dear] * mix.share == pytest.approx(5.0)
+    assert cost[mix.cheap] * (1 - mix.share) + cost[mix.expensive] * mix.share == pytest.approx(5.0)
 
 
 def test_the_published_greedy_depends_on_order_and_is_no_better_than_the_lagrangian():

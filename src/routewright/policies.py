@@ -29,10 +29,10 @@ def values(prediction: Prediction, price: float, latency_price: float = 0.0) -> 
 
 
 def seconds(prediction: Prediction) -> Array:
-    """Latencies as they are weighed, shaped like `quality`: an unknown one is taken to be the worst
-    one known, and 0 where none is known."""
-    known = prediction.latency[np.isfinite(prediction.latency)]
-    worst = float(known.max()) if known.size else 0.0
+    """Latencies (s) for decisions, shaped like `quality`: an unknown one counts as the highest
+    known one, or as 0 if none is known."""
+    latencies = prediction.latency[np.isfinite(prediction.latency)]
+    worst = float(latencies.max()) if latencies.size else 0.0
     return np.nan_to_num(prediction.latency, nan=worst)
 
 
@@ -68,8 +68,8 @@ def take(table: Array, choice: Indices) -> Array:
 class Mixture(NamedTuple):
     """Two prices of quality and the share of queries that is decided at the lower one."""
 
-    price: float  # the steeper λ: cheaper choices
-    lower_price: float  # the gentler λ: dearer choices
+    price: float  # the higher λ: cheaper choices
+    lower_price: float  # the lower λ: more expensive choices
     share: float  # in [0, 1), of queries decided at `lower_price`
 
 
@@ -77,30 +77,30 @@ def meet_budget(prediction: Prediction, budget: float, latency_price: float = 0.
     """The λ at which the mean predicted cost meets `budget` (US$ per query), by bisection.
 
     Cost falls in steps as λ grows; the two sides of the step at the critical λ are mixed so
-    that the budget is met in expectation. A budget above what λ = 0 spends gives λ = 0; one
-    below the cheapest choice gives the steepest λ (check the cost that comes out).
+    that the budget is met in expectation. A budget above the cost at λ = 0 gives λ = 0; one below
+    the cheapest choice gives the highest λ (check the resulting cost).
     """
 
-    def spends(price: float) -> float:
+    def cost_at(price: float) -> float:
         choice = choose(prediction, price, latency_price=latency_price)
         return float(take(prediction.cost, choice).mean())
 
-    if spends(0.0) <= budget:
+    if cost_at(0.0) <= budget:
         return Mixture(0.0, 0.0, 0.0)
-    dear, cheap = 0.0, STEEPEST
-    if spends(cheap) >= budget:
-        return Mixture(cheap, cheap, 0.0)
+    low, high = 0.0, STEEPEST
+    if cost_at(high) >= budget:
+        return Mixture(high, high, 0.0)
     for _ in range(100):
-        middle = cheap / 1e6 if dear == 0.0 else float(np.sqrt(dear * cheap))
-        if spends(middle) > budget:
-            dear = middle
+        middle = high / 1e6 if low == 0.0 else float(np.sqrt(low * high))
+        if cost_at(middle) > budget:
+            low = middle
         else:
-            cheap = middle
-        if cheap - dear <= 1e-12 * cheap or cheap < 1e-12:
+            high = middle
+        if high - low <= 1e-12 * high or high < 1e-12:
             break
-    over, under = spends(dear), spends(cheap)
+    over, under = cost_at(low), cost_at(high)
     share = (budget - under) / (over - under) if over > under else 0.0
-    return Mixture(cheap, dear, share)
+    return Mixture(high, low, share)
 
 
 def best_ratio(
@@ -109,27 +109,29 @@ def best_ratio(
     budget: float = np.inf,
     admissible: NDArray[np.bool_] | None = None,
 ) -> Indices:
-    """The expert with the best ratio of expected score to average cost, of those that are expected
-    to cost at most `budget` US$; the cheapest where none fits (arXiv 2401.13979, section 3).
+    """The expert with the best ratio of expected score to average cost, among those with an
+    expected cost of at most `budget` US$; the cheapest if none fits (arXiv 2401.13979, section 3).
 
     `average` (e,) is in US$; an expert without costs is free. `admissible` is broadcast to the
-    predictions' shape. An expert that was never scored is chosen only where nobody else may be.
+    predictions' shape. An expert without any score is chosen only if no other is admissible.
     """
-    able = np.broadcast_to(True if admissible is None else admissible, prediction.quality.shape)
-    scored = able & (prediction.quality >= 0)
-    able = np.where(scored.any(axis=-1, keepdims=True), scored, able)
-    fits = able & (prediction.cost <= budget)
+    permitted = np.broadcast_to(
+        True if admissible is None else admissible, prediction.quality.shape
+    )
+    scored = permitted & (prediction.quality >= 0)
+    permitted = np.where(scored.any(axis=-1, keepdims=True), scored, permitted)
+    fits = permitted & (prediction.cost <= budget)
     ratio = prediction.quality / np.maximum(np.nan_to_num(average), 1e-300)
     best = np.where(fits, ratio, -np.inf).argmax(axis=-1)
-    cheapest = np.where(able, prediction.cost, np.inf).argmin(axis=-1)
+    cheapest = np.where(permitted, prediction.cost, np.inf).argmin(axis=-1)
     return np.asarray(np.where(fits.any(axis=-1), best, cheapest))
 
 
 def ratio_greedy(prediction: Prediction, budget: float) -> Indices:
-    """The published rule for a batch: queries in their order each take the best ratio that still
-    fits `budget`, US$ for all of them (arXiv 2401.13979, section 3).
+    """The published rule for a batch: each query in order takes the best ratio that fits the rest
+    of `budget`, US$ for all queries (arXiv 2401.13979, section 3).
 
-    Kept for comparison: it depends on the order of the queries and is not optimal.
+    It is here for comparison: it depends on the order of the queries and is not optimal.
     """
     average, left = prediction.cost.mean(axis=0), budget
     choice = np.empty(len(prediction.quality), dtype=np.intp)
@@ -157,9 +159,9 @@ def zero_router(quality: Array, cost: Array) -> list[Vertex]:
     >>> [v.expert for v in zero_router(np.array([.5, .4, .9]), np.array([1., 2., 3.]))]
     [0, 2]
     """
-    known = [m for m in range(len(quality)) if np.isfinite(quality[m]) and np.isfinite(cost[m])]
+    experts = [m for m in range(len(quality)) if np.isfinite(quality[m]) and np.isfinite(cost[m])]
     hull: list[Vertex] = []
-    for m in sorted(known, key=lambda m: (cost[m], -quality[m])):
+    for m in sorted(experts, key=lambda m: (cost[m], -quality[m])):
         vertex = Vertex(m, float(cost[m]), float(quality[m]))
         if hull and vertex.quality <= hull[-1].quality:
             continue
@@ -174,10 +176,10 @@ def _slope(a: Vertex, b: Vertex) -> float:
 
 
 class FixedMix(NamedTuple):
-    """Two experts and the share of queries that goes to the dearer one."""
+    """Two experts and the share of queries that goes to the more expensive one."""
 
     cheap: int
-    dear: int
+    expensive: int
     share: float
 
 

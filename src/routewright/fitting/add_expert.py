@@ -480,7 +480,7 @@ def _doubted(
     found = []
     for point in points:
         mix = policies.mix_at_cost(hull, point.cost)
-        share = (mix.cheap == newcomer) * (1 - mix.share) + (mix.dear == newcomer) * mix.share
+        share = (mix.cheap == newcomer) * (1 - mix.share) + (mix.expensive == newcomer) * mix.share
         asks = run(build(point.spec, router), recorded).asked[:, newcomer]
         reached = asks @ ground.forecast / len(asks)
         low, high = _widened(point.gain, point.gain_ci, spread(reached - share * middle))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# Options with which a tiny base learns the topics of `checks.taught` in two seconds.
+# Options with which a tiny base learns the topics of `checks.training_data` in two seconds.
 QUICK = {"head_rate": 0.02, "learning_rate": 5e-3, "epochs": 4, "rank": 2, "width": 4}
 WORDS = ["[UNK]", *"what is the of a function list word question 1 2 3 4 5 + ?".split()]
 

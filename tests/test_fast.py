@@ -7,7 +7,7 @@ import string
 import numpy as np
 import pytest
 
-from routewright.checks import TEXTS, taught
+from routewright.checks import TEXTS, training_data
 from routewright.prediction.encoders.lexical import BITS, Lexical, _counted
 from routewright.prediction.encoders.surface import _kinds
 from routewright.prediction.novelty import Novelty
@@ -24,7 +24,7 @@ CLOSE = 1e-9
 
 @pytest.fixture(scope="module")
 def lesson():
-    return taught(400)
+    return training_data(400)
 
 
 def equal(found, plain, within=CLOSE) -> bool:

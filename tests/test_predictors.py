@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from routewright.checks import taught
+from routewright.checks import training_data
 from routewright.prediction.predictors.factor import Factor
 from routewright.prediction.predictors.linear import Linear
 from routewright.prediction.predictors.stack import Stack, blend
 
 
 def test_specialists_win_on_their_topic_but_not_under_rasch():
-    x, scores, blocks = taught(600)
+    x, scores, blocks = training_data(600)
     topic = x[:, blocks["domain"]].argmax(axis=1)
     full = Factor(rank=2).fit(x, scores, blocks=blocks).predict(x).mean
     rasch = Factor(rank=0).fit(x, scores, blocks=blocks).predict(x).mean
@@ -22,7 +22,7 @@ def test_specialists_win_on_their_topic_but_not_under_rasch():
 
 
 def test_held_out_beliefs_do_not_know_their_own_scores():
-    x, _, blocks = taught(400)
+    x, _, blocks = training_data(400)
     noise = (np.random.default_rng(0).random((400, 3)) < 0.5).astype(float)
     fold = np.arange(400) % 5
     belief = Stack().fit_held_out(x, noise, blocks=blocks, fold=fold)
@@ -33,7 +33,7 @@ def test_held_out_beliefs_do_not_know_their_own_scores():
 
 
 def test_a_stack_is_at_least_as_good_as_its_members_are_on_average():
-    x, scores, blocks = taught(800)
+    x, scores, blocks = training_data(800)
     half = slice(0, 400), slice(400, 800)
     stack = Stack().fit(x[half[0]], scores[half[0]], blocks=blocks)
     truth = scores[half[1]]

@@ -39,8 +39,12 @@ def bert(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def lesson():
     """Texts (n,), scores (n, 3) of two specialists and a generalist, and the topics (n,)."""
-    x, scores, blocks = checks.taught(400)
-    return inputs(Transformer(), x, checks.told(x)), scores, x[:, blocks["domain"]].argmax(axis=1)
+    x, scores, blocks = checks.training_data(400)
+    return (
+        inputs(Transformer(), x, checks.as_queries(x)),
+        scores,
+        x[:, blocks["domain"]].argmax(axis=1),
+    )
 
 
 def fitted(lesson, base: str, **options) -> Transformer:

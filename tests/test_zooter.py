@@ -114,7 +114,7 @@ def test_missing_rewards_are_no_news(tmp_path):
 
 def test_beta_zero_learns_from_tags_alone():
     """Rewards that contradict their tags in half of the rows: the tags' means decide."""
-    x, scores, blocks = checks.taught(600)
+    x, scores, blocks = checks.training_data(600)
     own = Zooter(beta=1.0, temperature=1.0, penalty=1.0).fit(x, scores, blocks=blocks)
     tags = Zooter(beta=0.0, temperature=1.0, penalty=1.0).fit(x, scores, blocks=blocks)
 

@@ -1,12 +1,14 @@
-"""Contracts that every strategy, predictor and encoder keeps, yours included.
+"""Contracts for every strategy, predictor, encoder and grader, including your own.
 
-Each check takes a member and raises AssertionError with a sentence. The test suite runs them
-over everything that the registry finds; run them over a member of your own in the same way.
+Each check takes one of them and raises AssertionError with a sentence if it breaks the contract.
+The test suite runs the checks on everything that the registry finds; run them on your own plug-in
+in the same way.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import combinations, permutations
@@ -44,7 +46,7 @@ TEXTS = (
 
 
 def beliefs(queries: Sequence[Query]) -> Prediction:
-    """Made up from the queries' texts."""
+    """Made-up predictions, derived from the queries' texts."""
     quality = np.array([[query.lot, (query.lot * 7) % 1, 0.8] for query in queries])
     shape = (len(queries), len(EXPERTS))
     return Prediction(
@@ -56,7 +58,7 @@ def beliefs(queries: Sequence[Query]) -> Prediction:
     )
 
 
-EVIDENCE = Evidence(  # climbs to a committee of two and then doubts it by half
+EVIDENCE = Evidence(  # climbs to a committee of two, whose answers are right with probability 0.5
     kind="text",
     prices=np.array([0.0, 10.0]),
     rungs=(
@@ -64,13 +66,13 @@ EVIDENCE = Evidence(  # climbs to a committee of two and then doubts it by half
         Rung((0, 1), candidates=Forest.constant([0.5]), gains=Forest.constant([0.3])),
     ),
 )
-ROUTER = StandIn(  # enough for any strategy
+ROUTER = StandIn(  # has everything that a strategy may use
     beliefs, EVIDENCE, np.array([0.5, 0.5, 0.8]), average_cost=np.array([0.01, 0.03, 0.2])
 )
 
 
 def example(name: str) -> Any:
-    """A strategy of that name over EXPERTS; its fields are filled in by their names."""
+    """A strategy of that name over EXPERTS, with example values for its fields."""
     fixed = [{"strategy": "fixed", "expert": expert} for expert in EXPERTS]
     options: dict[str, Any] = {
         "expert": EXPERTS[0],
@@ -94,35 +96,37 @@ def queries(n: int = 12) -> list[Query]:
 
 
 def record(query: Query) -> Record:
-    """Answers and verifications of every expert, different from query to query."""
-    known: dict[str | tuple[str, str], Answer] = {}
+    """Answers, verifications and rewards of every expert, different for each query."""
+    answers: dict[str | tuple[str, str], Answer] = {}
     for m, expert in enumerate(EXPERTS):
         score = float((query.lot * 97 + m * 0.3) % 1 > 0.4)
-        known[expert] = Answer(expert, f"{expert} says {query.id}", cost=0.1 * (m + 1), score=score)
-        known[expert, "judge"] = Answer(
+        answers[expert] = Answer(
+            expert, f"{expert} says {query.id}", cost=0.1 * (m + 1), score=score
+        )
+        answers[expert, "judge"] = Answer(
             expert, kind="judge", reward=(query.lot * 31 + m * 0.4) % 1, cost=0.01
         )
-        known[expert, "verify"] = Answer(
+        answers[expert, "verify"] = Answer(
             expert, kind="verify", confidence=(query.lot * 13 + m * 0.2) % 1, cost=0.01
         )
-    return known
+    return answers
 
 
-def without(known: Record, experts: Collection[str], tag: str | None) -> Record:
-    """The record where everything that these experts are asked fails or, with a `tag`, opens
-    with it."""
+def without(answers: Record, experts: Collection[str], tag: str | None) -> Record:
+    """The record in which every ask of these experts fails or, with a `tag`, begins with the
+    tag."""
 
-    def worse(answer: Answer) -> Answer:
+    def failed(answer: Answer) -> Answer:
         if tag is not None:
             return dataclasses.replace(answer, text=f"{tag} {answer.text}")
         return Answer(answer.expert, kind=answer.kind, status="failed", reason="is down")
 
-    return {key: worse(a) if a.expert in experts else a for key, a in known.items()}
+    return {key: failed(a) if a.expert in experts else a for key, a in answers.items()}
 
 
 @dataclasses.dataclass
-class Witness:
-    """Follows a strategy and notes what it decides, before the loop judges that."""
+class DecisionRecorder:
+    """Runs a strategy and records its decision before the loop checks it."""
 
     strategy: Any
     decision: Decision | None = None
@@ -133,17 +137,19 @@ class Witness:
 
 
 def run(
-    strategy: Any, query: Query, known: Record, experts: Iterable[Expert] | None = None
+    strategy: Any, query: Query, answers: Record, experts: Iterable[Expert] | None = None
 ) -> Decision:
-    """As `replay`, but an answer that did not arrive is a broken contract, where the loop sees an
-    expert's failure."""
-    witness = Witness(strategy)
+    """Replays a strategy; returning an answer that did not arrive breaks the contract, although
+    the loop treats it as an expert's failure."""
+    recorder = DecisionRecorder(strategy)
     try:
-        return replay(witness, query, known, experts)
+        return replay(recorder, query, answers, experts)
     except UpstreamError:
-        if witness.decision is not None:
-            answer = witness.decision.answer
-            assert answer.status == "ok", f"an answer whose status is '{answer.status}' is no reply"
+        if recorder.decision is not None:
+            answer = recorder.decision.answer
+            assert answer.status == "ok", (
+                f"an answer with status '{answer.status}' must not be returned"
+            )
         raise
 
 
@@ -156,27 +162,29 @@ def check_strategy(strategy: Any) -> None:
 def it_returns_an_answer_that_it_asked_for(strategy: Any) -> None:
     for query in queries():
         decision = run(strategy, query, record(query))
-        assert decision.answer in decision.spent, "the answer must be one of those asked for"
+        assert decision.answer in decision.spent, (
+            "the answer must be one of the answers that were asked for"
+        )
         assert decision.answer.kind == "answer", "a verification is not an answer"
         assert decision.because, "a decision must say why"
 
 
 def it_returns_only_answers_that_arrived(strategy: Any) -> None:
-    """Whoever fails or defers, and in whatever order a committee's answers arrive."""
+    """For any experts that fail or defer, and any order in which a committee's answers arrive."""
     subsets = [s for n in range(1, len(EXPERTS) + 1) for s in combinations(EXPERTS, n)]
     for query in queries(3):
         asks = next(strategy.plan(query), ())
         tags = {tag for ask in ((asks,) if isinstance(asks, Ask) else asks) for tag in ask.unless}
         for order in permutations(range(len(EXPERTS))):
             seconds = dict(zip(EXPERTS, map(float, order), strict=True))
-            known: Record = {
+            delayed: Record = {
                 key: dataclasses.replace(answer, latency=seconds[answer.expert])
                 for key, answer in record(query).items()
             }
-            records = [without(known, s, tag) for s in subsets for tag in (None, *sorted(tags))]
-            for one in (known, *records):
+            records = [without(delayed, s, tag) for s in subsets for tag in (None, *sorted(tags))]
+            for answers in (delayed, *records):
                 with suppress(UpstreamError):
-                    run(strategy, query, one)
+                    run(strategy, query, answers)
 
 
 def it_decides_the_same_twice(strategy: Any) -> None:
@@ -203,26 +211,28 @@ def it_never_asks_whom_the_query_forbids(strategy: Any) -> None:
 
 def it_keeps_its_word_on_final_asks(strategy: Any) -> None:
     for query in queries():
-        known = record(query)
+        answers = record(query)
         plan = strategy.plan(query)
         final: Answer | None = None
         try:
-            wanted = next(plan)
+            asks = next(plan)
             while True:
                 assert final is None, "nothing may be asked after a final ask succeeded"
-                if isinstance(wanted, Ask):
-                    key = wanted.expert if wanted.kind == "answer" else (wanted.expert, wanted.kind)
-                    reply: Any = known[key]
-                    final = reply if wanted.final else None
+                if isinstance(asks, Ask):
+                    key = asks.expert if asks.kind == "answer" else (asks.expert, asks.kind)
+                    reply: Any = answers[key]
+                    final = reply if asks.final else None
                 else:
                     reply = tuple(
-                        known[a.expert if a.kind == "answer" else (a.expert, a.kind)]
-                        for a in wanted
+                        answers[a.expert if a.kind == "answer" else (a.expert, a.kind)]
+                        for a in asks
                     )
-                wanted = plan.send(reply)
+                asks = plan.send(reply)
         except StopIteration as stop:
             decision = stop.value
-        assert final is None or decision.answer is final, "a final answer must be the one"
+        assert final is None or decision.answer is final, (
+            "the answer of a final ask must be the decision's answer"
+        )
 
 
 def it_reports_failure_when_everybody_fails(strategy: Any) -> None:
@@ -235,14 +245,16 @@ def it_reports_failure_when_everybody_fails(strategy: Any) -> None:
 
 
 def it_runs_over_a_table_as_it_is_replayed(strategy: Any) -> None:
-    """Score, cost and who is asked, row by row; a lot that is drawn is one of those expected."""
+    """Score, cost and experts asked, row by row; a drawn lot must be among the expected ones."""
     rows = Recorded(table(queries(40)), ROUTER)
-    swept, replays = _recorded.run(strategy, rows), replayed(strategy, rows)
-    drawn = ((swept.asked > 0) & (swept.asked < 1)).any(axis=1)
-    words = "what it does over a table must be what its plan does"
-    for ours, theirs in zip(swept[:3], replays[:3], strict=True):
-        assert np.allclose(ours[~drawn], theirs[~drawn], rtol=1e-9, equal_nan=True), words
-    assert (swept.asked[replays.asked > 0] > 0).all(), words
+    at_once, replays = _recorded.run(strategy, rows), replayed(strategy, rows)
+    drawn = ((at_once.asked > 0) & (at_once.asked < 1)).any(axis=1)
+    sentence = "the result on a table must equal the result of the plan"
+    for expected, replayed_values in zip(at_once[:3], replays[:3], strict=True):
+        assert np.allclose(expected[~drawn], replayed_values[~drawn], rtol=1e-9, equal_nan=True), (
+            sentence
+        )
+    assert (at_once.asked[replays.asked > 0] > 0).all(), sentence
 
 
 def table(many: Sequence[Query]) -> Outcomes:
@@ -280,7 +292,7 @@ STRATEGY_CHECKS: tuple[Callable[[Any], None], ...] = (
 
 
 def check_encoder(make: Callable[[], Encoder], folder: Path) -> None:
-    """A fitted encoder gives finite rows that do not depend on their neighbours, and reloads."""
+    """A fitted encoder returns finite rows that do not depend on other rows, and reloads."""
     texts = [*TEXTS, *(query.text for query in queries(30))]
     many = [Query.of(t, domain="maths" if i % 2 else "code") for i, t in enumerate(texts)]
     encoder = make().fit(many, seed=1)
@@ -290,15 +302,15 @@ def check_encoder(make: Callable[[], Encoder], folder: Path) -> None:
     for i in (0, 3, len(many) - 1):
         alone = encoder.encode([many[i]])[0]
         assert np.array_equal(alone, x[i]), "a query must not depend on its batch"
-    again = make().fit(many, seed=1).encode(many)
-    assert np.allclose(again, x, atol=1e-6), "the same seed must give the same vectors"
+    refitted = make().fit(many, seed=1).encode(many)
+    assert np.allclose(refitted, x, atol=1e-6), "the same seed must give the same vectors"
     loaded = type(encoder).load(*stored(encoder, folder))
     assert np.array_equal(loaded.encode(many), x), "a loaded encoder must repeat the saved one"
     assert encoder.encode([]).shape[0] == 0
 
 
 def stored(member: Any, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options and arrays after a trip through JSON and safetensors."""
+    """The options and arrays, read back from JSON and safetensors."""
     import json
 
     from safetensors.numpy import load_file, save_file
@@ -311,8 +323,8 @@ def stored(member: Any, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 # --- predictors ----------------------------------------------------------------------------
 
 
-def taught(n: int = 300, seed: int = 0) -> tuple[Array, Array, dict[str, slice]]:
-    """Vectors and scores of three experts: each good on one topic, some scores unknown."""
+def training_data(n: int = 300, seed: int = 0) -> tuple[Array, Array, dict[str, slice]]:
+    """Vectors and scores of three experts: two are good on one topic each, some scores are NaN."""
     rng = np.random.default_rng(seed)
     topic = rng.integers(0, 2, n)
     text = np.hstack([np.eye(2)[topic] + rng.normal(0, 0.2, (n, 2)), rng.normal(0, 0.3, (n, 4))])
@@ -325,17 +337,18 @@ def taught(n: int = 300, seed: int = 0) -> tuple[Array, Array, dict[str, slice]]
     return x, scores, {"lexical": slice(0, 6), "domain": slice(6, 8)}
 
 
-def told(x: Array) -> list[Query]:
-    """The rows of `taught` in words, for predictors that read text: what is above zero."""
+def as_queries(x: Array) -> list[Query]:
+    """The rows of `training_data` as text, for predictors that read text: a word per positive
+    value."""
     words = np.array("list function of the is a what word".split())
-    order = (6, 7, 2, 3, 4, 5)  # the topic's columns say the topic, the others are noise
+    order = (6, 7, 2, 3, 4, 5)  # the columns 6 and 7 are the topic, the others are noise
     return [Query.of(" ".join(words[: len(order)][row[list(order)] > 0.1])) for row in x]
 
 
 def check_predictor(make: Callable[[], Predictor], folder: Path) -> None:
-    """Beliefs are probabilities, independent of batch and order, and survive saving."""
-    x, scores, blocks = taught()
-    x = inputs(make(), x, told(x))
+    """Predictions are probabilities, do not depend on batch or order, and survive saving."""
+    x, scores, blocks = training_data()
+    x = inputs(make(), x, as_queries(x))
     model = make().fit(x, scores, blocks=blocks, seed=1)
     mean, spread = model.predict(x)
     assert mean.shape == spread.shape == scores.shape
@@ -357,17 +370,17 @@ def _check_gaps(
     hidden = scores.copy()
     hidden[:, 1] = np.nan
     belief = make().fit(x, hidden, blocks=blocks).predict(x)
-    assert np.isnan(belief.mean[:, 1]).all(), "an expert never scored must stay unknown"
-    assert np.isfinite(belief.mean[:, [0, 2]]).all(), "the others must not suffer from it"
+    assert np.isnan(belief.mean[:, 1]).all(), "an expert without any score must stay unknown"
+    assert np.isfinite(belief.mean[:, [0, 2]]).all(), "the other experts must stay known"
     same = np.ones_like(scores)
     sure = make().fit(x, same, blocks=blocks).predict(x)
     assert np.allclose(sure.mean, 1.0, atol=0.05), "constant scores must be predicted"
 
 
 def it_learns_topics(make: Callable[[], Predictor]) -> float:
-    """How much squared error falls against the means, on rows not seen (a share)."""
-    x, scores, blocks = taught(600)
-    x, half = inputs(make(), x, told(x)), len(x) // 2
+    """The share by which squared error falls against the means, on held-out rows."""
+    x, scores, blocks = training_data(600)
+    x, half = inputs(make(), x, as_queries(x)), len(x) // 2
     model = make().fit(x[:half], scores[:half], blocks=blocks)
     error = np.nanmean((model.predict(x[half:]).mean - scores[half:]) ** 2)
     base = np.nanmean((metrics.mean(scores[:half]) - scores[half:]) ** 2)
@@ -378,37 +391,37 @@ def it_learns_topics(make: Callable[[], Predictor]) -> float:
 
 
 def check_grader(grader: Any) -> None:
-    """Right answers get 1, wrong ones less, and what cannot be told is NaN with a reason."""
+    """Right answers get 1, wrong ones less; an ungraded answer is NaN with a reason."""
     item, right, wrong = grader.example
     best, worse = grader.grade(item, right), grader.grade(item, wrong)
     assert best.score == 1, f"its own right answer got {best}"
     assert worse.score < 1, f"its own wrong answer got {worse}"
     for text in TEXTS:
         grade = grader.grade(item, text)
-        assert grade.score != grade.score or 0 <= grade.score <= 1, f"{grade} is outside 0..1"
-        assert grade.score == grade.score or grade.why, "an ungraded answer must say why"
+        assert math.isnan(grade.score) or 0 <= grade.score <= 1, f"{grade} is outside 0..1"
+        assert not math.isnan(grade.score) or grade.why, "an ungraded answer must say why"
     nothing = dataclasses.replace(item, reference=None, facts={})
     grade = grader.grade(nothing, right)
-    assert grade.score != grade.score, "without anything to compare with it guessed"
+    assert math.isnan(grade.score), "without a reference it must not guess"
     assert grade.why, "an ungraded answer must say why"
 
 
 def check_judge(judge: Any, experts: Sequence[str], good: str, bad: str) -> None:
-    """Verdicts become scores of every answer; malformed ones are ungraded and counted.
+    """A judge turns replies into scores of every answer; malformed replies leave them ungraded.
 
-    `good` is a reply of the judge's expert that is well-formed, `bad` one that is not. The query's
-    limits travel with what the judge asks.
+    `good` is a well-formed reply of the judge's expert, `bad` a malformed one. The query's limits
+    must hold for the judge's asks too.
     """
     secret = dataclasses.replace(queries(1)[0], data_class="restricted")
     answers = {name: f"{name} says so" for name in experts}
-    for reply, known in ((good, True), (bad, False)):
+    for reply, graded in ((good, True), (bad, False)):
         grades, asked = _judged(judge, Item(secret), answers, reply)
         assert set(grades) == set(answers), "every answer must get a grade"
-        assert asked, "a judge must ask somebody"
+        assert asked, "a judge must ask an expert"
         assert all(query.data_class == "restricted" for query in asked), "a limit was lost"
         for grade in grades.values():
-            assert (grade.score == grade.score) is known, f"{reply!r} gave {grade}"
-            assert known or grade.why, "an ungraded answer must say why"
+            assert math.isnan(grade.score) is not graded, f"{reply!r} gave {grade}"
+            assert graded or grade.why, "an ungraded answer must say why"
 
 
 def _judged(

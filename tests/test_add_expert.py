@@ -108,7 +108,7 @@ def test_answers_that_were_not_chosen_are_left_unread(study, joined, rows):
 
 def test_the_stated_error_is_the_error_made(study, rows):
     column = rows.pool(["speller"]).score[:, 0]
-    g, off = study.ground, []
+    g, off = study.design, []
     for seed in range(30):
         asked = add_expert.choose(g, g.prior, np.isfinite(column), 60, seed)
         scores = np.full_like(column, np.nan)
@@ -119,18 +119,18 @@ def test_the_stated_error_is_the_error_made(study, rows):
     assert 0.4 < np.sqrt(np.mean(np.square(off))) < 1.6
 
 
-def test_more_answers_leave_less_error_as_foretold(study, joined):
-    g, free = study.ground, np.ones(len(study.old), dtype=bool)
-    foretold = add_expert.foretell(g, g.prior, free, (25, 50, 100))
-    steps = [add_expert.errors(g, g.prior.covariance), *foretold.values()]
+def test_more_answers_leave_less_error_as_predicted(study, joined):
+    g, free = study.design, np.ones(len(study.old), dtype=bool)
+    predicted = add_expert.predict_errors(g, g.prior, free, (25, 50, 100))
+    steps = [add_expert.errors(g, g.prior.covariance), *predicted.values()]
     for sooner, later in pairwise(steps):
         assert later.mean < sooner.mean
         assert later.query < sooner.query
-    assert joined.errors.mean == pytest.approx(foretold[100].mean, rel=0.3)
+    assert joined.errors.mean == pytest.approx(predicted[100].mean, rel=0.3)
 
 
 def test_chosen_queries_tell_more_than_random_ones(study):
-    g, free = study.ground, np.ones(len(study.old), dtype=bool)
+    g, free = study.design, np.ones(len(study.old), dtype=bool)
     rng = np.random.default_rng(0)
 
     def left(asked) -> float:
@@ -144,16 +144,16 @@ def test_chosen_queries_tell_more_than_random_ones(study):
 
 
 def test_stepwise_covariances_equal_the_whole_posterior(study):
-    g, free = study.ground, np.ones(len(study.old), dtype=bool)
+    g, free = study.design, np.ones(len(study.old), dtype=bool)
     asked = add_expert.choose(g, g.prior, free, 30, seed=3)
     x = g.columns[asked]
     whole = np.linalg.inv(np.linalg.inv(g.prior.covariance) + x.T @ x / g.prior.noise)
-    stepwise = add_expert.foretell(g, g.prior, free, (30,), seed=3)[30]
+    stepwise = add_expert.predict_errors(g, g.prior, free, (30,), seed=3)[30]
     assert stepwise == pytest.approx(add_expert.errors(g, whole))
 
 
 def test_without_answers_it_is_a_typical_expert(study):
-    g = study.ground
+    g = study.design
     learned = add_expert.learn(g.prior, g.columns, np.full(len(g.columns), np.nan))
     forecast = g.forecast @ learned.mean
     assert forecast.mean() == pytest.approx(np.mean(metrics.mean(study.old.score)))
@@ -238,7 +238,7 @@ def test_a_gain_is_as_unsure_as_draws_of_the_newcomers_scores_make_it(expert, ro
     others, column = [name for name in rows.experts if name != expert], rows.pool([expert])
     study = add_expert.study(fit(rows.pool(others), predictor="linear"), rows)
     joined = add_expert.join(study, column, answers=25)
-    g, router, score = study.ground, joined.router, np.full(len(rows), np.nan)
+    g, router, score = study.design, joined.router, np.full(len(rows), np.nan)
     score[joined.asked] = column.score[joined.asked, 0]
     learned = add_expert.learn(g.prior, g.columns, score)
     rng = np.random.default_rng(0)
@@ -284,7 +284,7 @@ def test_a_table_that_cannot_be_used_says_why(old, study, rows):
 
 
 def test_its_auc_is_that_of_forecasts_which_saw_neither_of_two_answers(study, rows):
-    g, score = study.ground, rows.pool(["speller"]).score[:, 0].copy()
+    g, score = study.design, rows.pool(["speller"]).score[:, 0].copy()
     score[40:] = np.nan
     above = []
     for good in np.flatnonzero(score >= 0.5):

@@ -19,7 +19,7 @@ from routewright.errors import BadInput
 if TYPE_CHECKING:
     from routewright.data.outcomes import Outcomes
     from routewright.data.queries import Item
-    from routewright.fitting.add_expert import Joined
+    from routewright.fitting.add_expert import AddedExpert
     from routewright.router.router import Router
 
 
@@ -102,7 +102,7 @@ def _gradable(item: Item) -> Item:
     return replace(item, facts={name: item.facts[name] for name in FACTS if name in item.facts})
 
 
-def _join(router: Router, rows: Outcomes, expert: str, answers: int, seed: int) -> Joined:
+def _join(router: Router, rows: Outcomes, expert: str, answers: int, seed: int) -> AddedExpert:
     from routewright.fitting import add_expert
 
     column = rows.pool([expert])
@@ -124,7 +124,7 @@ def progress() -> Iterator[Callable[[str, float], None]]:
         yield lambda doing, share: bar.update(task, description=doing, completed=share)
 
 
-def _in_words(joined: Joined, out: Path) -> str:
+def _in_words(joined: AddedExpert, out: Path) -> str:
     learned = sum(point.gain > 0 for point in joined.router.frontier)
     facts = joined.router.card["experts"][joined.expert]
     return (

@@ -310,9 +310,9 @@ def scale_differences(quality: Array, mean: Array, signal: float) -> Array:
     an argmax over noisy differences suffers from the winner's curse.
     """
     difference = quality - mean
-    known = np.isfinite(mean)
-    if not known.all():
-        level = difference[..., known].mean(axis=-1, keepdims=True) if known.any() else 0.0
+    has_mean = np.isfinite(mean)
+    if not has_mean.all():
+        level = difference[..., has_mean].mean(axis=-1, keepdims=True) if has_mean.any() else 0.0
     else:
         level = difference.mean(axis=-1, keepdims=True)
     return np.asarray(mean + level + signal * (difference - level))

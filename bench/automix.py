@@ -182,18 +182,20 @@ def _show(train: Rows, dev: Rows, size: int) -> None:
 def _ours(name: str, train: Rows, dev: Rows) -> Done:
     began = time.perf_counter()
     fitted = automix.fit_one(name, train.trials, train.observations)
-    own = automix.as_seen(fitted, train.trials, train.observations)
+    own = automix.with_confidence(fitted, train.trials, train.observations)
     policy = fitted.rule(meta.steepest(fitted.rule, own))
     between = time.perf_counter()
-    score, cost = meta.outcome(policy, automix.as_seen(fitted, dev.trials, dev.observations))
+    score, cost = meta.outcome(
+        policy, automix.with_confidence(fitted, dev.trials, dev.observations)
+    )
     return Done(np.stack([cost, score]), between - began, time.perf_counter() - between)
 
 
 def _mean_lift(name: str, train: Rows, dev: Rows) -> float:
     """Over five regions of cost."""
     fitted = automix.fit_one(name, train.trials, train.observations)
-    own = automix.as_seen(fitted, train.trials, train.observations)
-    fresh = automix.as_seen(fitted, dev.trials, dev.observations)
+    own = automix.with_confidence(fitted, train.trials, train.observations)
+    fresh = automix.with_confidence(fitted, dev.trials, dev.observations)
     points = []
     for step in meta.steps(fitted.rule, own, BUDGETS):
         first, second = (np.stack(meta.outcome(p, fresh)) for p in (step.first, step.second))

@@ -345,11 +345,11 @@ def test_what_cannot_be_fitted_says_why(path):
     rows = outcomes.read(path, split="train")
     with pytest.raises(BadTable, match="no expert 'larg': did you mean 'large'"):
         automix.fit(rows, Cascade(("small", "larg")))
-    with pytest.raises(BadInput, match="no cost is asked of 'middle'"):
+    with pytest.raises(BadInput, match="no cost of 'middle' can be set"):
         automix.fit(rows, Cascade(("small", "large")), prices={"middle": 1.0})
     with pytest.raises(BadInput, match="no meta-verifier is called 'magic'"):
         automix.fit(rows, Cascade(("small", "large")), only="magic")
-    with pytest.raises(BadTable, match="of 10 rows 10 hold what AutoMix looks at"):
+    with pytest.raises(BadTable, match="of 10 rows 10 hold what AutoMix needs"):
         automix.fit(rows.rows(slice(0, 10)), Cascade(("small", "large")))
     bare = replace(rows, answers=None)
     with pytest.raises(BadInput, match="agreement needs columns answer::EXPERT"):
@@ -370,7 +370,7 @@ def test_a_committee_is_the_best_of_the_cheap_ones(path):
     )
     rows = outcomes.read(write(path.parent, frame, "parrot.parquet"), split="train")
     assert set(automix.committee(rows, ("small", "large"), 3)) == {"x", "y", "z"}
-    with pytest.raises(BadTable, match=r"8 experts are wanted .* 4 are cheap"):
+    with pytest.raises(BadTable, match=r"8 experts are needed .* 4 are cheap"):
         automix.committee(rows, ("small", "large"), 8)
 
 
@@ -434,7 +434,7 @@ def test_a_single_meta_verifier_and_a_ladder_by_name(path, tmp_path: Path):
             ["--small", "small", "--large", "large", "--costs", "small"],
             "costs takes NAME=USD",
         ),
-        (["--small", "small", "--large", "large", "--costs", "x=1"], "no cost is asked of 'x'"),
+        (["--small", "small", "--large", "large", "--costs", "x=1"], "no cost of 'x' can be set"),
         (["--small", "small", "--large", "large", "--agree", "large"], "both answer and verify"),
     ],
 )

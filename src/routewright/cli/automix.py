@@ -16,7 +16,7 @@ from routewright.registry import way_out
 
 if TYPE_CHECKING:
     from routewright.data.outcomes import Outcomes
-    from routewright.fitting.automix import Cascade, Compared
+    from routewright.fitting.automix import Cascade, Comparison
     from routewright.router.router import Router
 
 PREFIX = "automix_"  # a strategy of this name is fitted with one meta-verifier
@@ -143,7 +143,7 @@ def report(router: Router, out: Any) -> None:
     )
 
 
-def on_rows(router: Router, row: Compared) -> str:
+def on_rows(router: Router, row: Comparison) -> str:
     """How a router's AutoMix did on rows of an evaluation, in a sentence."""
     from routewright.fitting.automix import served
 

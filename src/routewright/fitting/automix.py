@@ -1,7 +1,7 @@
-"""Fits AutoMix on recorded outcomes: every meta-verifier, compared by cross-validation.
+"""Fits AutoMix on recorded outcomes, and compares the meta-verifiers by cross-validation.
 
-What is learnt are tables and at most a ridge; a router made here needs no predictor to serve.
-Everything is judged on rows that it was not fitted on, and served only where it does no harm.
+The fit consists of tables and at most a ridge regression; serving its points needs no predictor.
+Everything is measured on held-out rows, and served only where it does no harm.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from routewright.types import Array
 FOLDS = 5
 REPLICATES = 400
 SAMPLES = 8  # self-verifications per answer
-EVIDENCE = "evidence"  # the meta-verifier that weighs more than one number
+EVIDENCE = "evidence"  # the meta-verifier that uses more inputs than the confidence
 NAMES = (*meta.METAVERIFIERS, EVIDENCE)
 MIN_ROWS = 20
 
@@ -40,20 +40,20 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Cascade:
-    """Which models answer, cheapest first, and how their answers are verified."""
+    """The models that answer, cheapest first, and how their answers are verified."""
 
     ladder: tuple[str, ...]
-    agree: tuple[str, ...] = ()  # empty: each verifies its own answers
-    answers: Kind = "auto"  # how answers are compared
-    samples: int = SAMPLES  # verdicts that a self-verification draws
+    agree: tuple[str, ...] = ()  # empty: each expert verifies its own answers
+    answers: Kind = "auto"  # the kind of comparison of answers
+    samples: int = SAMPLES  # verdicts per self-verification
 
     @property
     def experts(self) -> tuple[str, ...]:
         return (*self.ladder, *self.agree)
 
 
-class Compared(NamedTuple):
-    """A meta-verifier by cross-validation. Costs in US$ per query; ΔIBC in percent."""
+class Comparison(NamedTuple):
+    """Cross-validated figures of a meta-verifier. Costs in US$ per query; ΔIBC in percent."""
 
     name: str
     cost: float  # at its best point
@@ -66,16 +66,16 @@ class Compared(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A meta-verifier fitted on rows: its policy at every price, and what it looks at."""
+    """A meta-verifier fitted on rows: its policy at every price, and its linear models, if any."""
 
     rule: meta.Rule
     evidence: tuple[Linear, ...]
 
 
-class _Held(NamedTuple):
-    """What a meta-verifier did on rows that it was not fitted on; (2, n): cost and score."""
+class _HeldOut(NamedTuple):
+    """Costs and scores of a meta-verifier on held-out rows; (2, n): cost and score."""
 
-    best: Array  # at the price that buys most, as the fitted rows say
+    best: Array  # at the price with the steepest gain on the fitted rows
     curve: Array  # (budgets, 2, n)
 
 
@@ -91,39 +91,39 @@ def fit(
     seed: int = 0,
     progress: Progress = lambda doing, share: None,
 ) -> Router:
-    """A router whose operating points are AutoMix policies, or fixed mixes where those are no
-    better with confidence.
+    """Fits a router whose operating points are AutoMix policies, or fixed mixes where the policies
+    are not better with confidence.
 
-    `only` fits one meta-verifier instead of the best of all. `prices` replaces the table's
-    costs: `small`, `large` or an expert's name ▶ what its answer costs, `verify` ▶ what looking
-    at one costs. Raises BadTable or BadInput naming what the table lacks.
+    `only` names one meta-verifier to fit instead of the best of all. `prices` replaces the table's
+    costs, in US$: `small`, `large` or an expert's name ▶ the cost of its answer, `verify` ▶ the
+    cost of verifying one answer. Raises BadTable or BadInput, naming what the table lacks.
     """
     began = time.monotonic()
-    Automix(cascade.ladder, agree=cascade.agree)  # says what is wrong with the two together
+    Automix(cascade.ladder, agree=cascade.agree)  # raises BadInput if the two do not fit together
     check_names(cascade.experts, outcomes.experts)
     priced = table_prices(cascade, prices or {})
     table = outcomes.pool(cascade.experts).at_prices(**priced).costed()
     progress("reading answers", 0.0)
     trials, observations, usable = observe(table, cascade)
-    known = table.rows(usable)
-    fold = folds(len(known), FOLDS, seed, known.groups)
+    complete = table.rows(usable)
+    fold = folds(len(complete), FOLDS, seed, complete.groups)
 
-    compared, held = [], {}
-    names = NAMES if only is None else (_checked(only),)
+    comparisons, held_out = [], {}
+    names = NAMES if only is None else (_check_name(only),)
     for i, name in enumerate(names):
         progress(f"cross-validating {name}", 0.1 + 0.5 * i / len(names))
-        held[name] = _hold_out(name, trials, observations, fold)
-        compared.append(compare(name, held[name].best, held[name].curve, trials, seed))
-    chosen = max(compared, key=_merit).name
+        held_out[name] = _hold_out(name, trials, observations, fold)
+        comparisons.append(compare(name, held_out[name].best, held_out[name].curve, trials, seed))
+    chosen = max(comparisons, key=_merit).name
 
     progress("tracing the frontier", 0.7)
     fitted = fit_one(chosen, trials, observations)
-    own = as_seen(fitted, trials, observations)
-    candidates = _candidates(cascade, fitted, own, held[chosen].curve)
-    # Who is paid for as a part of the verification is not there to answer.
+    own = with_confidence(fitted, trials, observations)
+    candidates = _candidates(cascade, fitted, own, held_out[chosen].curve)
+    # Experts whose cost is part of the verification do not answer.
     verifiers = cascade.agree if "verify" in (prices or {}) else ()
     answering = [name for name in cascade.experts if name not in verifiers]
-    points = frontier.trace(candidates, known.pool(answering), seed=seed)
+    points = frontier.trace(candidates, complete.pool(answering), seed=seed)
     progress("fitting the rest of the router", 0.85)
     router = fitting.fit(
         table.pool(answering),
@@ -140,8 +140,8 @@ def fit(
             "agree": list(cascade.agree),
             "answers": cascade.answers,
             "meta_verifier": chosen,
-            "rows": len(known),
-            "compared": [row._asdict() for row in compared],
+            "rows": len(complete),
+            "compared": [row._asdict() for row in comparisons],
         },
         "fit_seconds": round(time.monotonic() - began, 1),
     }
@@ -149,7 +149,7 @@ def fit(
 
 
 def fit_one(name: str, trials: meta.Trials, observations: Sequence[Observations]) -> Fitted:
-    """One meta-verifier on complete rows; the whole of what is learnt."""
+    """Fits one meta-verifier on complete rows."""
     if name != EVIDENCE:
         return Fitted(meta.METAVERIFIERS[name](trials), ())
     gains = [trials.quality[:, -1] - column for column in trials.quality[:, :-1].T]
@@ -158,20 +158,20 @@ def fit_one(name: str, trials: meta.Trials, observations: Sequence[Observations]
     )
     if len(lines) == 1:
         return Fitted(meta.linear(trials), lines)
-    # What a look reveals is counted on rows that the lines were not fitted on.
-    part = folds(len(trials), FOLDS, 0)
-    foreseen = np.empty_like(trials.confidence)
+    # The POMDP counts predictions for rows that the linear models were not fitted on.
+    fold = folds(len(trials), FOLDS, 0)
+    predicted = np.empty_like(trials.confidence)
     for rung, (observation, gain) in enumerate(zip(observations, gains, strict=True)):
         for k in range(FOLDS):
-            line = Linear.fit(observation.rows(part != k), gain[part != k])
-            foreseen[part == k, rung] = -line.predict(observation.rows(part == k))
-    return Fitted(meta.pomdp(replace(trials, confidence=foreseen)), lines)
+            line = Linear.fit(observation.rows(fold != k), gain[fold != k])
+            predicted[fold == k, rung] = -line.predict(observation.rows(fold == k))
+    return Fitted(meta.pomdp(replace(trials, confidence=predicted)), lines)
 
 
-def as_seen(
+def with_confidence(
     fitted: Fitted, trials: meta.Trials, observations: Sequence[Observations]
 ) -> meta.Trials:
-    """Rows as that meta-verifier sees them."""
+    """The trials with the confidence by which that meta-verifier decides."""
     if not fitted.evidence:
         return trials
     gains = [
@@ -184,14 +184,14 @@ def as_seen(
 def observe(
     outcomes: Outcomes, cascade: Cascade
 ) -> tuple[meta.Trials, list[Observations], NDArray[np.bool_]]:
-    """The rows of a table of which everything is known, what was seen of them, and which they
-    are, as a mask (n,). Raises BadTable where they are too few."""
+    """The complete rows of a table as trials, their observations, and the mask (n,) of these rows.
+    Raises BadTable if there are too few."""
     observations = observations_of(outcomes, cascade.ladder, cascade.agree, cascade.answers)
     trials = trials_of(outcomes, cascade.ladder, cascade.agree, observations)
     usable = trials.complete
     if usable.sum() < MIN_ROWS:
         raise BadTable(
-            f"of {len(outcomes)} rows {usable.sum()} hold what AutoMix looks at (scores of"
+            f"of {len(outcomes)} rows {usable.sum()} hold what AutoMix needs (scores of"
             f" {', '.join(cascade.experts)}"
             + ("" if cascade.agree else " and verify:: of all but the last")
             + f"); at least {MIN_ROWS} are needed"
@@ -199,22 +199,22 @@ def observe(
     return trials.rows(usable), [observation.rows(usable) for observation in observations], usable
 
 
-def compare(name: str, best: Array, curve: Array, trials: meta.Trials, seed: int = 0) -> Compared:
+def compare(name: str, best: Array, curve: Array, trials: meta.Trials, seed: int = 0) -> Comparison:
     """The figures of a meta-verifier: `best` (2, n) and `curve` (points, 2, n) are costs and
-    scores on the rows of `trials`, which it was not fitted on."""
+    scores on the held-out rows of `trials`."""
     n = len(trials)
     weights = np.vstack([np.ones(n), metrics.resample(n, REPLICATES, seed)])
     small, large = (np.stack([trials.cost[:, m], trials.quality[:, m]]) for m in (0, -1))
     ends = [metrics.mean(rows.T, weights) for rows in (small, large)]  # (b, 2) each
     lifts = metrics.ibc_lifts(best, small, large, weights)
     costs, scores = (metrics.mean(curve[:, i].T, weights) for i in (0, 1))  # (b, prices)
-    # Small and large alone are points of every curve: no verification need be paid for them.
+    # Small and large alone are points of every curve: they need no verification.
     costs = np.column_stack([ends[0][:, 0], costs, ends[1][:, 0]])
     scores = np.column_stack([ends[0][:, 1], scores, ends[1][:, 1]])
     replicates = zip(costs, scores, *(end.tolist() for end in ends), strict=True)
     means = np.array([metrics.mean_ibc_lift(*one) for one in replicates])
     cost, quality = (float(row.mean()) for row in best)
-    return Compared(
+    return Comparison(
         name,
         cost,
         quality,
@@ -226,15 +226,15 @@ def compare(name: str, best: Array, curve: Array, trials: meta.Trials, seed: int
     )
 
 
-def lifts(measured: Evaluation, seed: int = 0) -> Compared:
-    """ΔIBC of an AutoMix router on the rows of an evaluation, at the operating point that bought
-    most when it was fitted, and over its whole frontier."""
-    assert measured.router is not None, "an AutoMix router was measured"
+def lifts(measured: Evaluation, seed: int = 0) -> Comparison:
+    """ΔIBC of an AutoMix router on the rows of an evaluation, at the operating point with the
+    highest ΔIBC in the fit, and over its whole frontier."""
+    assert measured.router is not None, "the evaluation is of a router"
     card = measured.router.card
     ladder, facts = card["automix"]["ladder"], card["experts"]
     small, large = (measured.router.experts.index(ladder[m]) for m in (0, -1))
     ends = [(facts[ladder[m]]["cost"], facts[ladder[m]]["quality"]) for m in (0, -1)]
-    least = ends[0][0] + (ends[1][0] - ends[0][0]) / 50  # below it a lift is mostly noise
+    least = ends[0][0] + (ends[1][0] - ends[0][0]) / 50  # below this cost a lift is mostly noise
     bought = [
         metrics.ibc_lift(point.cost, point.quality, *ends)
         if _checks_answers(point.spec) and point.cost >= least
@@ -258,17 +258,17 @@ def lifts(measured: Evaluation, seed: int = 0) -> Compared:
 def committee(
     outcomes: Outcomes, ladder: Sequence[str], size: int = SAMPLES, among: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """The experts whose answers to compare with: the best on average.
+    """Chooses the experts whose answers are compared: those with the best mean score.
 
-    Without `among`, those are considered that cost at most twice what the first model does and
-    were scored almost everywhere. Raises BadTable if they are fewer than `size`. Choosing them
-    one by one for what their agreement says gained nothing on rows not seen (dev/LOG.md).
+    Without `among`, the candidates cost at most twice as much as the first model and have a score
+    on at least 99 % of the rows. Raises BadTable if there are fewer than `size`. Choosing them one
+    by one by the value of their agreement gained nothing on held-out rows (dev/LOG.md).
     """
     candidates = list(among) or _cheap(outcomes, ladder)
     if len(candidates) < size:
         raise BadTable(
-            f"{size} experts are wanted to compare answers with and {len(candidates)} are cheap"
-            " enough: name them with --agree A,B, or ask for fewer with --agree N"
+            f"{size} experts are needed to compare answers with and {len(candidates)} are cheap"
+            " enough: name them with --agree A,B, or request fewer with --agree N"
         )
     quality = dict(zip(outcomes.experts, metrics.mean(outcomes.score).tolist(), strict=True))
     return tuple(sorted(candidates, key=lambda name: -quality[name])[:size])
@@ -286,18 +286,18 @@ def _cheap(outcomes: Outcomes, ladder: Sequence[str]) -> list[str]:
 
 
 def table_prices(cascade: Cascade, prices: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Prices as `Outcomes.at_prices` takes them; the price of a committee is shared by it."""
+    """Prices as `Outcomes.at_prices` takes them; members share the price of a verification."""
     if not prices:
         return {}
     names = {"small": cascade.ladder[0], "large": cascade.ladder[-1]}
     for name, price in prices.items():
         if name not in (*names, "verify", *cascade.ladder):
             raise BadInput(
-                f"no cost is asked of '{name}': name small, large, verify or one of"
+                f"no cost of '{name}' can be set: name small, large, verify or one of"
                 f" {', '.join(cascade.ladder)}"
             )
         if not 0 <= price < float("inf"):
-            raise BadInput(f"the cost of '{name}' is {price:g} and must be finite, not negative")
+            raise BadInput(f"the cost of '{name}' is {price:g}; it must be finite and not negative")
     answer = {names.get(name, name): p for name, p in prices.items() if name != "verify"}
     verify = prices.get("verify")
     if verify is None:
@@ -310,24 +310,26 @@ def table_prices(cascade: Cascade, prices: Mapping[str, float]) -> dict[str, dic
 
 def _hold_out(
     name: str, trials: meta.Trials, observations: Sequence[Observations], fold: Folds
-) -> _Held:
+) -> _HeldOut:
     best = np.empty((2, len(trials)))
     curve = np.empty((len(frontier.BUDGETS), 2, len(trials)))
     for k in np.unique(fold):
         inside, outside = fold != k, fold == k
-        mine = trials.rows(inside), [observation.rows(inside) for observation in observations]
-        fitted = fit_one(name, *mine)
-        learnt = as_seen(fitted, *mine)
-        fresh = as_seen(
+        own_rows = trials.rows(inside), [observation.rows(inside) for observation in observations]
+        fitted = fit_one(name, *own_rows)
+        fitted_trials = with_confidence(fitted, *own_rows)
+        held_out_trials = with_confidence(
             fitted,
             trials.rows(outside),
             [observation.rows(outside) for observation in observations],
         )
-        best[:, outside] = _outcome(fitted.rule(meta.steepest(fitted.rule, learnt)), fresh)
-        for b, step in enumerate(meta.steps(fitted.rule, learnt, frontier.BUDGETS)):
-            curve[b][:, outside] = (1 - step.share) * _outcome(step.first, fresh)
-            curve[b][:, outside] += step.share * _outcome(step.second, fresh)
-    return _Held(best, curve)
+        best[:, outside] = _outcome(
+            fitted.rule(meta.steepest(fitted.rule, fitted_trials)), held_out_trials
+        )
+        for b, step in enumerate(meta.steps(fitted.rule, fitted_trials, frontier.BUDGETS)):
+            curve[b][:, outside] = (1 - step.share) * _outcome(step.first, held_out_trials)
+            curve[b][:, outside] += step.share * _outcome(step.second, held_out_trials)
+    return _HeldOut(best, curve)
 
 
 def _outcome(policy: meta.Node, trials: meta.Trials) -> Array:
@@ -335,11 +337,11 @@ def _outcome(policy: meta.Node, trials: meta.Trials) -> Array:
     return np.stack([cost, score])
 
 
-def _merit(row: Compared) -> tuple[float, float]:
+def _merit(row: Comparison) -> tuple[float, float]:
     return tuple(-np.inf if np.isnan(x) else x for x in (row.mean_lift, row.lift))  # type: ignore[return-value]
 
 
-def _checked(name: str) -> str:
+def _check_name(name: str) -> str:
     if name not in NAMES:
         raise BadInput(f"no meta-verifier is called '{name}': choose one of {', '.join(NAMES)}")
     return name
@@ -351,28 +353,28 @@ def _checked(name: str) -> str:
 def _candidates(
     cascade: Cascade, fitted: Fitted, trials: meta.Trials, curve: Array
 ) -> list[frontier.Candidate]:
-    """What the router would do at every budget, dearest first, with what that gave held out."""
-    found = []
+    """A candidate for every budget, the most expensive first, with held-out costs and scores."""
+    candidates = []
     for step, (cost, score) in zip(
         meta.steps(fitted.rule, trials, frontier.BUDGETS), curve, strict=True
     ):
         first, second = (
-            how(cascade, fitted, policy, trials) for policy in (step.first, step.second)
+            as_strategy(cascade, fitted, policy, trials) for policy in (step.first, step.second)
         )
         mixed = _mixed(first, second, step.share)
-        found.append(frontier.Candidate(step.price, score, cost, mixed))
-    return found[::-1]
+        candidates.append(frontier.Candidate(step.price, score, cost, mixed))
+    return candidates[::-1]
 
 
 def _checks_answers(spec: Mapping[str, Any]) -> bool:
-    """Whether a strategy, or a part of a mix, looks at answers."""
+    """Whether a strategy, or a part of a mix, verifies answers."""
     if spec["strategy"] == "mix":
         return _checks_answers(spec["first"]) or _checks_answers(spec["second"])
     return bool(spec["strategy"] == "automix")
 
 
 def served(router: Router) -> int:
-    """At how many operating points an AutoMix policy is followed."""
+    """The number of operating points with an AutoMix policy."""
     return sum(_checks_answers(point.spec) for point in router.frontier)
 
 
@@ -394,10 +396,10 @@ def _mixed(
     )
 
 
-def how(
+def as_strategy(
     cascade: Cascade, fitted: Fitted, policy: meta.Node, trials: meta.Trials
 ) -> frontier.PointStrategy:
-    """A policy as a strategy: its spec, what it does in words, whom it asks."""
+    """A policy as a strategy: its spec, the policy in words, and the shares of the experts."""
     spec: dict[str, Any]
     if "then" not in policy:
         expert = cascade.ladder[policy["expert"]]
@@ -420,7 +422,8 @@ def how(
 
 
 def in_words(policy: Mapping[str, Any], cascade: Cascade, evidence: bool) -> str:
-    """
+    """The policy in words.
+
     >>> cascade = Cascade(("small", "large"))
     >>> in_words({"expert": "small", "edges": [0.5], "then": [{"expert": "large"}, None]}, cascade,
     ...          False)
@@ -430,7 +433,7 @@ def in_words(policy: Mapping[str, Any], cascade: Cascade, evidence: bool) -> str
     if "then" not in policy:
         return f"ask {expert}"
     edges, children = list(policy["edges"]), list(policy["then"])
-    if evidence:  # what is seen is minus the gain
+    if evidence:  # the confidence is minus the gain
         what = f"{cascade.ladder[-1]}'s expected gain"
         edges, children = [-edge for edge in edges[::-1]], children[::-1]
     elif cascade.agree:
@@ -442,7 +445,7 @@ def in_words(policy: Mapping[str, Any], cascade: Cascade, evidence: bool) -> str
         if then is None:
             continue
         if not edges:
-            return f"ask {expert}, then {in_words(then, cascade, evidence)} whatever is seen"
+            return f"ask {expert}, then {in_words(then, cascade, evidence)} in any case"
         if b == 0:
             range_ = f"is below {edges[0]:.3g}"
         elif b == len(edges):

@@ -403,7 +403,7 @@ def test_a_point_says_its_plan_in_words(router):
 def test_members_are_those_who_add_most_for_their_cost(table):
     rows = outcomes.read(table, split="train")
     belief = fit(rows, encoder="surface", predictor="prior", strategy="single")
-    order = ladder.line_up(rows, belief.predict(rows.queries), "letter")
+    order = ladder.order_members(rows, belief.predict(rows.queries), "letter")
     assert sorted(rows.experts[m] for m in order) == sorted(CHEAP)
 
 

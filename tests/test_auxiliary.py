@@ -93,9 +93,9 @@ def test_many_others_are_learnt_from_by_kind():
     rng = np.random.default_rng(0)
     difficulty = rng.random((300, 2))
     scores = np.hstack([rng.random((300, 20)) < difficulty[:, [k]] for k in (0, 1)]).astype(float)
-    kinds = fitting.kinds(scores)
-    assert kinds.shape == (300, fitting.KINDS)
-    mixed = np.abs(np.corrcoef(kinds.T, difficulty.T)[:-2, -2:])
+    cluster_means = fitting.cluster_means(scores)
+    assert cluster_means.shape == (300, fitting.CLUSTERS)
+    mixed = np.abs(np.corrcoef(cluster_means.T, difficulty.T)[:-2, -2:])
     assert (mixed.max(axis=1) > 0.6).all(), "each kind finds the same hard"
     assert (mixed.min(axis=1) < 0.4).all(), "kinds are not mixed up"
 

@@ -1,4 +1,4 @@
-"""Published ways to route and to cascade, traced over recorded outcomes for comparison."""
+"""Traces published rules for routing and cascading over recorded outcomes, for comparison."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from routewright.strategies.cascade_routing import CascadeRouting
 from routewright.strategies.frugal import Frugal
 from routewright.types import Array, Prediction
 
-QUANTILES = np.linspace(0, 1, 14)  # of the chances on a rung, as its thresholds
-STRETCHES = (1.0, 2.0, 4.0, 8.0)  # of the spread of forecasts, for what answers will tell
+QUANTILES = np.linspace(0, 1, 14)  # of the chances on a rung; they are the thresholds to try
+STRETCHES = (1.0, 2.0, 4.0, 8.0)  # factors on the spread of forecasts to try
 NEVER = 2.0  # a threshold that no chance reaches
 
 Progress = Callable[[str, float], None]
@@ -33,12 +33,12 @@ def frugal(
     ladder: Ladder | None,
     progress: Progress = lambda doing, share: None,
 ) -> list[Candidate]:
-    """Threshold cascades over the ladder, or over single experts where there is none: for each
-    of BUDGETS the thresholds of the best quality within it, the dearest first.
+    """Threshold cascades over the ladder, or over single experts without one: for each of BUDGETS
+    the thresholds of the best quality within it, the most expensive first.
 
-    Thresholds are quantiles of the held-out chances, searched through rung by rung as FrugalGPT
-    does (arXiv 2305.05176, section 3); a ladder of single experts has one for all its rungs.
-    `prediction` must be held out.
+    Thresholds are quantiles of the held-out chances, searched for every rung as in FrugalGPT (arXiv
+    2305.05176, section 3); a ladder of single experts has one threshold for all rungs. `prediction`
+    must be held out.
     """
     kind = _kind(outcomes, "frugal")
     evidence = ladder.evidence if ladder else None
@@ -56,24 +56,26 @@ def frugal(
     def run(trust: tuple[float, ...]) -> Run:
         return Frugal(router, trust, last, kind).over(rows)
 
-    reached = []
+    means = []
     for i, trust in enumerate(trials):
         progress("searching for thresholds", i / len(trials))
         ran = run(trust)
-        reached.append([float(metrics.mean(ran.cost)), float(metrics.mean(ran.score))])
-    cost, quality = np.array(reached).T
-    found = []
+        means.append([float(metrics.mean(ran.cost)), float(metrics.mean(ran.score))])
+    cost, quality = np.array(means).T
+    candidates = []
     for k, price in _within_budgets(cost, quality):
         trust, ran = trials[k], run(trials[k])
         spec = {"strategy": "frugal", "trust": list(trust), "last": last, "answers": kind}
-        enough = ", then ".join("never" if t == NEVER else f"{t:.2f}" for t in trust)
-        plan = f"trust an answer from a probability of {enough}: {_plan(evidence, outcomes, ran)}"
-        found.append(
+        thresholds = ", then ".join("never" if t == NEVER else f"{t:.2f}" for t in trust)
+        plan = (
+            f"trust an answer from a probability of {thresholds}: {_plan(evidence, outcomes, ran)}"
+        )
+        candidates.append(
             Candidate(
                 price, ran.score, ran.cost, PointStrategy(spec, plan, ran.shares(outcomes.experts))
             )
         )
-    return found
+    return candidates
 
 
 def cascade_routing(
@@ -81,14 +83,14 @@ def cascade_routing(
     prediction: Prediction,
     progress: Progress = lambda doing, share: None,
 ) -> list[Candidate]:
-    """Cascade routing at every price of quality, the dearest first, with the stretch of the
-    greatest decision value; `prediction` must be held out."""
+    """Cascade routing at every price of quality, the most expensive first, with the stretch of the
+    highest decision value; `prediction` must be held out."""
     kind = _kind(outcomes, "cascade_routing")
     router = StandIn(prediction)
     rows = Recorded(outcomes, router)
-    dearest = max(float(np.nanmax(metrics.mean(outcomes.charges))), 1e-300)
+    highest_cost = max(float(np.nanmax(metrics.mean(outcomes.charges))), 1e-300)
 
-    def way(price: float, stretch: float) -> Candidate:
+    def candidate(price: float, stretch: float) -> Candidate:
         ran = CascadeRouting(router, price, kind, stretch).over(rows)
         spec = {
             "strategy": "cascade_routing",
@@ -97,28 +99,30 @@ def cascade_routing(
             "stretch": stretch,
         }
         plan = (
-            f"ask on while the best answer expected rises by {price:.4g}/$ × cost:"
+            f"ask further while the expected best answer rises by {price:.4g}/$ × cost:"
             f" {_plan(None, outcomes, ran)}"
         )
         return Candidate(
             price, ran.score, ran.cost, PointStrategy(spec, plan, ran.shares(outcomes.experts))
         )
 
-    prices = (PRICES / dearest).tolist()
-    tried = {}
+    prices = (PRICES / highest_cost).tolist()
+    worths = {}
     for i, stretch in enumerate(STRETCHES):
         progress("running cascades", i / (len(STRETCHES) + 2))
-        tried[stretch] = worth(*curve([way(price, stretch) for price in prices[::4]]), outcomes)
+        worths[stretch] = worth(
+            *curve([candidate(price, stretch) for price in prices[::4]]), outcomes
+        )
     progress("running cascades at every price", 0.6)
-    best = max(tried, key=lambda stretch: tried[stretch])
-    return [way(price, best) for price in prices]
+    best = max(worths, key=lambda stretch: worths[stretch])
+    return [candidate(price, best) for price in prices]
 
 
 def ratio_greedy(outcomes: Outcomes, prediction: Prediction) -> list[Candidate]:
-    """Routoo's decoding: for each of BUDGETS what is best within it, the dearest first.
+    """Routoo's decoding: for each of BUDGETS the best setting within it, the most expensive first.
 
-    Tried are budgets per query and, as the rule seldom spends what a larger budget allows, shares
-    of the queries that go to the best expert in its place. `prediction` must be held out.
+    The settings are budgets per query and, because the rule rarely uses a larger budget, shares of
+    the queries that go to the best expert instead. `prediction` must be held out.
     """
     tables = outcomes.score, outcomes.charges
     average = metrics.mean(tables[1])
@@ -127,7 +131,7 @@ def ratio_greedy(outcomes: Outcomes, prediction: Prediction) -> list[Candidate]:
     trials = [*((cap, 0.0) for cap in caps), *((None, share) for share in BUDGETS)]
 
     def run(cap: float | None, share: float) -> Array:
-        """Score, cost and who is asked, (2 + e, n)."""
+        """Score, cost and shares of the experts asked, (2 + e, n)."""
         choice = policies.best_ratio(prediction, average, np.inf if cap is None else cap)
         asked = (1 - share) * np.eye(len(average))[:, choice]
         asked[best] += share
@@ -137,7 +141,7 @@ def ratio_greedy(outcomes: Outcomes, prediction: Prediction) -> list[Candidate]:
     quality, cost = np.array([metrics.mean(run(*trial)[:2].T) for trial in trials]).T
     candidates = []
     for k, price in _within_budgets(cost, quality):
-        (cap, share), (score, paid, *asked) = trials[k], run(*trials[k])
+        (cap, share), (score, spent, *asked) = trials[k], run(*trials[k])
         spec: dict[str, Any] = {"strategy": "ratio_greedy", "budget": cap}
         plan = "ask the expert with the best ratio of expected score to average cost"
         if cap is not None:
@@ -146,9 +150,9 @@ def ratio_greedy(outcomes: Outcomes, prediction: Prediction) -> list[Candidate]:
             top = {"strategy": "fixed", "expert": outcomes.experts[best]}
             spec = {"strategy": "mix", "first": spec, "second": top, "share": share}
             plan += f", {outcomes.experts[best]} for {share:.0%} of queries"
-        often = zip(outcomes.experts, np.mean(asked, axis=1).tolist(), strict=True)
-        shares = {name: part for name, part in often if part > 0}
-        candidates.append(Candidate(price, score, paid, PointStrategy(spec, plan, shares)))
+        shares_asked = zip(outcomes.experts, np.mean(asked, axis=1).tolist(), strict=True)
+        shares = {name: part for name, part in shares_asked if part > 0}
+        candidates.append(Candidate(price, score, spent, PointStrategy(spec, plan, shares)))
     return candidates
 
 
@@ -166,8 +170,8 @@ def _thresholds(chance: Array) -> list[float]:
 
 
 def _within_budgets(cost: Array, quality: Array) -> list[tuple[int, float]]:
-    """Which trial is the best within each budget, the dearest first, and at which price of
-    quality: the slope there of the upper hull over all trials."""
+    """The best trial within each budget, the most expensive first, and its price of quality: the
+    slope of the upper hull over all trials at its cost."""
     hull = policies.zero_router(quality, cost)
     ends, heights = (np.array([vertex[i] for vertex in hull]) for i in (1, 2))
     slopes = [*(np.diff(heights) / np.diff(ends)).tolist(), 0.0]
@@ -184,5 +188,5 @@ def _within_budgets(cost: Array, quality: Array) -> list[tuple[int, float]]:
 def _plan(evidence: Evidence | None, outcomes: Outcomes, ran: Run) -> str:
     if evidence is not None:
         return words(evidence, outcomes.experts, ran)
-    often = sorted(ran.shares(outcomes.experts).items(), key=lambda item: -item[1])
-    return ", ".join(f"{name} ({share:.0%})" for name, share in often)
+    shares = sorted(ran.shares(outcomes.experts).items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} ({share:.0%})" for name, share in shares)

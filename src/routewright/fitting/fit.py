@@ -1,4 +1,4 @@
-"""From an outcome table to a router, judged only by rows that its predictors did not see."""
+"""Fits a router on an outcome table, and measures it on held-out rows only."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ from routewright.types import Array, Prediction
 
 FOLDS = 5
 SIGNALS = (0.0, 0.3, 0.5, 0.7, 0.85, 1.0, 1.15, 1.3)
-MILD, PREFERENCE = 0.85, 1e-3  # the signal that wins near ties, and by how much decision value
+MILD, PREFERENCE = 0.85, 1e-3  # the preferred signal, and its bonus in decision value
 AUTO_ENCODER = "lexical+surface+domain"
 AUTO_PREDICTORS = ("stack",)
 STRATEGIES = ("auto", "single", "frugal", "cascade_routing", "ratio_greedy")
 MIN_ROWS = 20
-KINDS = 8  # of other experts to learn from
-SURER = 0.5  # standard errors by which learning from them must help
+CLUSTERS = 8  # of auxiliary experts
+MIN_IMPROVEMENT = 0.5  # standard errors by which auxiliary experts must help
 
-Progress = Callable[[str, float], None]  # what is being done, share of the whole done before it
+Progress = Callable[[str, float], None]  # the current step, the share of the work done before it
 
 
 def fit(
@@ -61,16 +61,17 @@ def fit(
     seed: int = 0,
     progress: Progress = lambda doing, share: None,
 ) -> Router:
-    """Learns a router; every choice in it is made by cross-validated decision value.
+    """Fits a router; it makes every choice by cross-validated decision value.
 
-    `strategy` `single` keeps to one call per query, `auto` may look at answers; `frugal`,
-    `cascade_routing` and `ratio_greedy` are published rules, there for comparison. `label` `soft`
-    learns from `soft::m` where it is known (the share of several samples that pass, say);
-    decisions are still judged by the score. `options` set fields of the predictor that is named.
-    `assume` says what to take for granted of experts that were never scored. `auxiliary` holds
-    other experts on the same rows: what they find hard is learnt from too, where that foretells the
-    pool better. `engine` says where queries are encoded (`parallel`). Raises BadTable for tables
-    that are too small or have costs for some experts only, BadInput for names that do not exist.
+    The strategy `single` asks one expert per query, `auto` may weigh answers; `frugal`,
+    `cascade_routing` and `ratio_greedy` are published rules, for comparison. With the label `soft`,
+    predictors learn from `soft::m` where it is known (for example the share of several samples that
+    pass); decisions are still measured by the score. `options` sets fields of the named predictor.
+    `assume` holds an assumed quality and cost for experts without scores. `auxiliary` holds other
+    experts on the same rows; the predictor also learns from their scores if that improves its
+    predictions for the pool. `engine` is where queries are encoded (see `parallel`). Raises
+    BadTable for tables that are too small or have costs for some experts only, and BadInput for
+    unknown names.
 
     >>> import routewright as rw
     >>> from routewright.demo import example
@@ -110,43 +111,44 @@ def fit_each(
     seed: int = 0,
     progress: Progress = lambda doing, share: None,
 ) -> dict[str, Router]:
-    """The same for several strategies: routers that share their forecasts, which are fitted
-    once."""
+    """Fits one router per strategy; they share their predictions, which are fitted once."""
     with parallel.one_thread():
-        tried = makers(predictor, options or {})
+        predictors = makers(predictor, options or {})
         began = time.monotonic()
-        progress("reading the queries", 0.0)
-        known = _assuming(outcomes, assume or {}).costed()
-        _check(known, strategies)
+        progress("encoding the queries", 0.0)
+        costed = _with_assumed(outcomes, assume or {}).costed()
+        _check(costed, strategies)
         scored = np.isfinite(outcomes.score).any(axis=0)
-        read = _read(known, scored, _targets(known, label), encoder, engine, seed)
-        lesson = _lesson(read, auxiliary, label)
-        trials = _trials(read, lesson, tried, progress)
-        costs = _cross_fit_costs(known, read.x, read.blocks, read.fold)
+        table = _encode(costed, scored, _targets(costed, label), encoder, engine, seed)
+        targets = _extended_targets(table, auxiliary, label)
+        trials = _trials(table, targets, predictors, progress)
+        costs = _cross_fit_costs(costed, table.x, table.blocks, table.fold)
 
         progress("choosing", 0.75)
-        best, prediction, worth = _best(read, trials, costs)
+        best, prediction, worth = _best(table, trials, costs)
 
         progress("tracing the frontier", 0.85)
-        router = _router(read, lesson, best, prediction, worth)
-        held_out = replace(prediction, context=context(read.x, read.blocks))
-        traced = _trace(strategies, known, held_out, read.fold, seed, _within(progress, 0.85, 0.13))
+        router = _router(table, targets, best, prediction, worth)
+        held_out = replace(prediction, context=context(table.x, table.blocks))
+        candidates_of = _trace(
+            strategies, costed, held_out, table.fold, seed, _within(progress, 0.85, 0.13)
+        )
         seconds = round(time.monotonic() - began, 1)
         router = replace(router, card={**router.card, "fit_seconds": seconds})
         return {
             strategy: replace(
-                router, evidence=evidence, frontier=frontier.trace(ways, known, seed=seed)
+                router, evidence=evidence, frontier=frontier.trace(candidates, costed, seed=seed)
             )
-            for strategy, (ways, evidence) in traced.items()
+            for strategy, (candidates, evidence) in candidates_of.items()
         }
 
 
-class Reading(NamedTuple):
-    """A table as predictors see it: n rows, e experts."""
+class EncodedTable(NamedTuple):
+    """A table as input for predictors: n rows, e experts."""
 
     outcomes: Outcomes
-    scored: Any  # (e,) whether the expert was ever scored; of others something is assumed
-    targets: Array  # (n, e) what is learnt
+    scored: Any  # (e,) whether the expert has scores; otherwise its quality is assumed
+    targets: Array  # (n, e) targets of the predictors
     name: str  # of the encoder
     encoder: Any
     x: Array  # (n, width)
@@ -159,28 +161,28 @@ class Reading(NamedTuple):
         return blocks
 
 
-def _read(
+def _encode(
     outcomes: Outcomes, scored: Any, targets: Array, encoder: str, engine: str, seed: int
-) -> Reading:
+) -> EncodedTable:
     name = AUTO_ENCODER if encoder == "auto" else encoder
     reader = build_encoder(name).fit(outcomes.queries, seed=seed)
     x = parallel.stacked(reader.encode, outcomes.queries, engine)
     fold = folds(len(outcomes), FOLDS, seed, outcomes.groups)
-    return Reading(outcomes, scored, targets, name, reader, x, fold, seed)
+    return EncodedTable(outcomes, scored, targets, name, reader, x, fold, seed)
 
 
 class Trial(NamedTuple):
-    """A predictor and a signal to choose among."""
+    """A fitted predictor with a signal."""
 
     name: str
     model: Predictor
-    belief: Belief  # of rows that it did not see
+    belief: Belief  # held out
     signal: float
 
 
 def _trials(
-    read: Reading,
-    lesson: Lesson | None,
+    table: EncodedTable,
+    extended: ExtendedTargets | None,
     makers: Mapping[str, Callable[..., Predictor]],
     progress: Progress,
 ) -> list[Trial]:
@@ -189,49 +191,58 @@ def _trials(
     for i, (name, make) in enumerate(makers.items()):
         begin, share = 0.2 + 0.5 * i / len(makers), 0.5 / len(makers)
         progress(f"fitting and cross-validating {name}", begin)
-        seen = inputs(make(), read.x, read.outcomes.queries)
-        if hasattr(make(), "progress"):  # it takes long enough to say how far it is
+        x = inputs(make(), table.x, table.outcomes.queries)
+        if hasattr(make(), "progress"):  # its fit is long and reports progress
             make = partial(make, progress=_within(progress, begin, share))
-        maker: Callable[[], Predictor] = partial(_informed, make, read.outcomes)
-        taught = read.targets
-        if lesson is not None and _learns_columns(make()):
-            maker, taught = partial(Pool, maker(), read.scored.size, lesson.assumed), lesson.scores
+        maker: Callable[[], Predictor] = partial(_with_table, make, table.outcomes)
+        targets = table.targets
+        if extended is not None and _learns_columns(make()):
+            maker, targets = (
+                partial(Pool, maker(), table.scored.size, extended.assumed),
+                extended.scores,
+            )
         model, belief = fit_held_out(
-            maker, seen, taught, blocks=read.blocks, fold=read.fold, seed=read.seed
+            maker, x, targets, blocks=table.blocks, fold=table.fold, seed=table.seed
         )
         trials += [Trial(name, model, belief, signal) for signal in SIGNALS]
     return trials
 
 
-def _best(read: Reading, trials: Sequence[Trial], costs: Array) -> tuple[Trial, Prediction, float]:
-    """The trial of the best decision value, what it predicts of rows not seen, and that value."""
+def _best(
+    table: EncodedTable, trials: Sequence[Trial], costs: Array
+) -> tuple[Trial, Prediction, float]:
+    """The trial with the best decision value, its held-out predictions, and that value."""
     held_out = [
-        _prediction(read.outcomes, metrics.mean(read.targets), trial.belief, costs, trial.signal)
+        _prediction(table.outcomes, metrics.mean(table.targets), trial.belief, costs, trial.signal)
         for trial in trials
     ]
     worths = np.array(
-        [frontier.decision_value(prediction, read.outcomes) for prediction in held_out]
+        [frontier.decision_value(prediction, table.outcomes) for prediction in held_out]
     )
-    best = int(np.argmax(_steadied(worths.reshape(-1, len(SIGNALS))).ravel()))
+    best = int(np.argmax(_smoothed(worths.reshape(-1, len(SIGNALS))).ravel()))
     return trials[best], held_out[best], float(worths[best])
 
 
 def _router(
-    read: Reading, lesson: Lesson | None, best: Trial, prediction: Prediction, worth: float
+    table: EncodedTable,
+    extended: ExtendedTargets | None,
+    best: Trial,
+    prediction: Prediction,
+    worth: float,
 ) -> Router:
-    """The router but for its frontier."""
-    outcomes, x, blocks = read.outcomes, read.x, read.blocks
-    maps, chance = calibration.fit(prediction.quality, outcomes.score, read.fold)
-    card = _card(outcomes, read.name, best.name, chance, worth, read.seed)
-    if lesson is not None and lesson.names:
-        card["auxiliary"] = list(lesson.names)
+    """The router without its frontier."""
+    outcomes, x, blocks = table.outcomes, table.x, table.blocks
+    maps, chance = calibration.fit(prediction.quality, outcomes.score, table.fold)
+    card = _card(outcomes, table.name, best.name, chance, worth, table.seed)
+    if extended is not None and extended.names:
+        card["auxiliary"] = list(extended.names)
     return Router(
         experts=outcomes.experts,
-        encoder=read.encoder,
+        encoder=table.encoder,
         predictor=best.model,
         costs=CostModel().fit(x, blocks, outcomes.queries, outcomes.cost),
-        mean=metrics.mean(read.targets),
-        novelty=Novelty().fit(x, blocks, seed=read.seed),
+        mean=metrics.mean(table.targets),
+        novelty=Novelty().fit(x, blocks, seed=table.seed),
         signal=best.signal,
         calibration=maps,
         latency=_latency(outcomes),
@@ -248,14 +259,14 @@ def _trace(
     seed: int,
     progress: Progress,
 ) -> dict[str, tuple[list[frontier.Candidate], Evidence | None]]:
-    """What each strategy can do at which price, and the evidence that it needs; `prediction`
-    must be held out."""
-    climbs = {
+    """The candidates of each strategy, and the evidence that it needs; `prediction` must be held
+    out."""
+    ladders = {
         strategy: ladder.build(
             outcomes,
             prediction,
             fold,
-            agreement_only=strategy == "frugal",  # a threshold cascade weighs no more
+            agreement_only=strategy == "frugal",  # a threshold cascade uses nothing else
             seed=seed,
             progress=_within(progress, 0.0, 0.7),
         )
@@ -264,29 +275,35 @@ def _trace(
     }
     last = _within(progress, 0.7, 0.3)
     singles = frontier.singles(prediction, outcomes)
-    found: dict[str, tuple[list[frontier.Candidate], Evidence | None]] = {}
+    results: dict[str, tuple[list[frontier.Candidate], Evidence | None]] = {}
     for strategy in strategies:
-        climb = climbs.get(strategy)
-        evidence = climb and climb.evidence
+        committees = ladders.get(strategy)
+        evidence = committees and committees.evidence
         if strategy == "frugal":
-            found[strategy] = cascades.frugal(outcomes, prediction, climb, last), evidence
+            results[strategy] = (
+                cascades.frugal(outcomes, prediction, committees, last),
+                evidence,
+            )
         elif strategy == "cascade_routing":
-            found[strategy] = cascades.cascade_routing(outcomes, prediction, last), None
+            results[strategy] = cascades.cascade_routing(outcomes, prediction, last), None
         elif strategy == "ratio_greedy":
-            found[strategy] = cascades.ratio_greedy(outcomes, prediction), None
-        elif strategy == "auto" and climb is not None and _pays(climb, singles, outcomes):
-            found[strategy] = climb.ways, evidence
+            results[strategy] = cascades.ratio_greedy(outcomes, prediction), None
+        elif strategy == "auto" and committees is not None and _pays(committees, singles, outcomes):
+            results[strategy] = committees.candidates, evidence
         else:
-            found[strategy] = singles, None
-    return found
+            results[strategy] = singles, None
+    return results
 
 
-def _pays(climb: ladder.Ladder, singles: Sequence[frontier.Candidate], outcomes: Outcomes) -> bool:
-    """Are answers worth asking for, beside one call per query?"""
-    climbing, once = (
-        frontier.worth(*frontier.curve(ways), outcomes) for ways in (climb.ways, singles)
+def _pays(
+    committees: ladder.Ladder, singles: Sequence[frontier.Candidate], outcomes: Outcomes
+) -> bool:
+    """Whether the ladder is worth more than one ask per query."""
+    climbing, single = (
+        frontier.worth(*frontier.curve(candidates), outcomes)
+        for candidates in (committees.candidates, singles)
     )
-    return climbing > once
+    return climbing > single
 
 
 def _within(progress: Progress, begin: float, share: float) -> Progress:
@@ -294,108 +311,114 @@ def _within(progress: Progress, begin: float, share: float) -> Progress:
 
 
 def makers(predictor: str, options: Mapping[str, Any]) -> dict[str, Callable[..., Predictor]]:
-    """The predictors to try, by name; raises BadInput for options that cannot be used."""
+    """The predictors to try, by name; raises BadInput for invalid options."""
     if predictor != "auto":
         make = partial(registry.build, "predictors", {**options, "predictor": predictor})
         make()
         return {predictor: make}
     if options:
         raise BadInput(
-            f"option {next(iter(options))} needs to know its predictor: name it with --predictor"
+            f"option {next(iter(options))} belongs to one predictor: name it with --predictor"
         )
     return {name: partial(registry.build, "predictors", name) for name in AUTO_PREDICTORS}
 
 
-def _informed(make: Callable[..., Predictor], outcomes: Outcomes) -> Predictor:
-    """A predictor; one that learns from more than scores (rewards, tags) is shown the table."""
+def _with_table(make: Callable[..., Predictor], outcomes: Outcomes) -> Predictor:
+    """Makes a predictor; one that also learns from rewards or tags gets the table."""
     model: Any = make()
     informed: Predictor = model.given(outcomes) if hasattr(model, "given") else model
     return informed
 
 
 def _learns_columns(predictor: Any) -> bool:
-    """Whether further experts are further columns of scores to it, and no more than that."""
+    """Whether the predictor can learn from further experts as further columns of scores."""
     return not hasattr(predictor, "given") and not getattr(predictor, "reads_text", False)
 
 
-class Lesson(NamedTuple):
-    """What is learnt where that is more, or less, than the scores of the pool."""
+class ExtendedTargets(NamedTuple):
+    """Targets of the predictors if they differ from the scores of the pool."""
 
-    scores: Array  # (n, pool + kinds of others); NaN throughout for experts never scored
-    assumed: Array  # (pool,) quality of those; NaN for the others
-    names: Sequence[str]  # of the other experts
+    scores: Array  # (n, pool + clusters of auxiliary experts); NaN for experts without scores
+    assumed: Array  # (pool,) quality of the experts without scores; NaN for the others
+    names: Sequence[str]  # of the auxiliary experts
 
 
-def _lesson(read: Reading, auxiliary: Outcomes | None, label: str) -> Lesson | None:
-    """The pool's scores and the others', where those help; None for the pool's as they are.
+def _extended_targets(
+    encoded: EncodedTable, auxiliary: Outcomes | None, label: str
+) -> ExtendedTargets | None:
+    """The scores of the pool and of the auxiliary experts, if those help; None for the pool alone.
 
-    They help if a ridge regression that learns them too has less squared error on held-out rows,
-    in the differences between the pool's experts, by SURER standard errors.
+    They help if a ridge regression that also learns them has less squared error on held-out rows,
+    in the differences between the pool's experts, by MIN_IMPROVEMENT standard errors.
     """
-    scored, seed = read.scored, read.seed
-    own = np.where(scored, read.targets, np.nan)
-    assumed = np.where(scored, np.nan, metrics.mean(read.targets))
-    plain = None if scored.all() else Lesson(own, assumed, ())
+    scored, seed = encoded.scored, encoded.seed
+    own = np.where(scored, encoded.targets, np.nan)
+    assumed = np.where(scored, np.nan, metrics.mean(encoded.targets))
+    plain = None if scored.all() else ExtendedTargets(own, assumed, ())
     if auxiliary is None:
         return plain
     others = _targets(auxiliary, label)
-    known = np.isfinite(others).mean(axis=0) >= 0.5
-    if not known.any():
+    scored_enough = np.isfinite(others).mean(axis=0) >= 0.5
+    if not scored_enough.any():
         return plain
-    wide = np.hstack([own, kinds(others[:, known], seed)])
+    wide = np.hstack([own, cluster_means(others[:, scored_enough], seed)])
     held_out = [
-        fit_held_out(Linear, read.x, table, blocks=read.blocks, fold=read.fold, seed=seed)[1].mean
-        for table in (own, wide)
+        fit_held_out(
+            Linear, encoded.x, scores, blocks=encoded.blocks, fold=encoded.fold, seed=seed
+        )[1].mean
+        for scores in (own, wide)
     ]
-    alone, beside = (_missed(mean[:, : scored.size] - own) for mean in held_out)
-    saved = alone - beside
-    names = [name for name, use in zip(auxiliary.experts, known, strict=True) if use]
-    better = saved.mean() > SURER * saved.std() / np.sqrt(len(saved))
-    return Lesson(wide, assumed, names) if better else plain
+    error_alone, error_extended = (
+        _squared_errors(mean[:, : scored.size] - own) for mean in held_out
+    )
+    improvement = error_alone - error_extended
+    names = [name for name, use in zip(auxiliary.experts, scored_enough, strict=True) if use]
+    better = improvement.mean() > MIN_IMPROVEMENT * improvement.std() / np.sqrt(len(improvement))
+    return ExtendedTargets(wide, assumed, names) if better else plain
 
 
-def kinds(scores: Array, seed: int = 0) -> Array:
-    """Other experts' scores (n, e) ▶ those of at most KINDS kinds of them, alike in what they
-    find hard; each is a mean over its kind."""
+def cluster_means(scores: Array, seed: int = 0) -> Array:
+    """Scores (n, e) of auxiliary experts ▶ mean scores of at most CLUSTERS clusters of them; the
+    experts of a cluster find the same queries hard."""
     from sklearn.cluster import KMeans
 
     mean, deviation = deviations(scores)
-    if len(mean) <= KINDS:
+    if len(mean) <= CLUSTERS:
         return scores
     length = np.linalg.norm(deviation, axis=0)
     directions = (deviation / np.maximum(length, 1e-9)).T
-    kind = KMeans(KINDS, n_init=3, random_state=seed).fit_predict(directions)
-    members = [np.flatnonzero(kind == k) for k in np.unique(kind)]
+    cluster = KMeans(CLUSTERS, n_init=3, random_state=seed).fit_predict(directions)
+    members = [np.flatnonzero(cluster == k) for k in np.unique(cluster)]
     averaged = [mean[m].mean() + deviation[:, m].mean(axis=1) for m in members]
     return np.asarray(np.clip(np.column_stack(averaged), 0.0, 1.0))
 
 
-def _missed(error: Array) -> Array:
-    """Squared error per row, (n,): of the differences between experts, or of the only one."""
-    known = np.isfinite(error)
-    error = np.where(known, error, 0.0)
-    if known.any(axis=0).sum() > 1:
-        level = error.sum(axis=1) / np.maximum(known.sum(axis=1), 1)
-        error = np.where(known, error - level[:, None], 0.0)
+def _squared_errors(error: Array) -> Array:
+    """Squared error per row, (n,), in the differences between experts, or of a single expert."""
+    finite = np.isfinite(error)
+    error = np.where(finite, error, 0.0)
+    if finite.any(axis=0).sum() > 1:
+        level = error.sum(axis=1) / np.maximum(finite.sum(axis=1), 1)
+        error = np.where(finite, error - level[:, None], 0.0)
     return np.asarray((error**2).sum(axis=1))
 
 
 class Assumed(NamedTuple):
-    """What is taken for granted of an expert whose outcomes are not known."""
+    """The assumed quality and cost of an expert without recorded outcomes."""
 
     quality: float  # 0..1
     cost: float | None = None  # US$ per answer
 
 
-def _assuming(outcomes: Outcomes, assume: Mapping[str, Assumed]) -> Outcomes:
-    """Unknown scores and costs of the named experts filled with what is assumed of them."""
+def _with_assumed(outcomes: Outcomes, assume: Mapping[str, Assumed]) -> Outcomes:
+    """Fills unknown scores and costs of the named experts with the assumed ones."""
     check_names(list(assume), outcomes.experts)
     tables = {name: outcomes.measures[name].copy() for name in ("score", "cost")}
     for name, (quality, cost) in assume.items():
         if not 0 <= quality <= 1:
-            raise BadInput(f"the quality assumed of '{name}' is {quality:g} and must be in 0..1")
+            raise BadInput(f"the assumed quality of '{name}' is {quality:g} and must be in 0..1")
         if cost is not None and cost < 0:
-            raise BadInput(f"the cost assumed of '{name}' is {cost:g} and must not be negative")
+            raise BadInput(f"the assumed cost of '{name}' is {cost:g} and must not be negative")
         m = outcomes.experts.index(name)
         for table, value in (("score", quality), ("cost", cost)):
             column = tables[table][:, m]
@@ -404,7 +427,7 @@ def _assuming(outcomes: Outcomes, assume: Mapping[str, Assumed]) -> Outcomes:
 
 
 def _targets(outcomes: Outcomes, label: str) -> Array:
-    """What predictors learn: scores, or `soft` where it is known."""
+    """Targets of the predictors: scores, or `soft` where it is known."""
     if label == "score":
         return outcomes.score
     if label != "soft":
@@ -415,9 +438,9 @@ def _targets(outcomes: Outcomes, label: str) -> Array:
     return np.where(np.isfinite(soft), soft, outcomes.score)
 
 
-def _steadied(worths: Array) -> Array:
-    """Decision values (predictors, signals), each averaged with its neighbours': the best of
-    several noisy values is too good. Mild shrinkage wins near ties."""
+def _smoothed(worths: Array) -> Array:
+    """Decision values (predictors, signals), each averaged with its neighbours, because the
+    highest of several noisy values is too high. The signal MILD wins near ties."""
     padded = np.pad(worths, ((0, 0), (1, 1)), mode="edge")
     smooth = padded[:, :-2] / 4 + padded[:, 1:-1] / 2 + padded[:, 2:] / 4
     return np.asarray(smooth + PREFERENCE * (np.array(SIGNALS) == MILD))
@@ -439,10 +462,10 @@ def _prediction(
     outcomes: Outcomes, mean: Array, belief: Belief, costs: Array, signal: float
 ) -> Prediction:
     """Held-out predictions as the router would make them."""
-    drawn = scale_differences(belief.mean, mean, signal)
+    scaled = scale_differences(belief.mean, mean, signal)
     return Prediction(
         experts=outcomes.experts,
-        quality=np.nan_to_num(np.clip(drawn, 0.0, 1.0), nan=-1.0),
+        quality=np.nan_to_num(np.clip(scaled, 0.0, 1.0), nan=-1.0),
         spread=belief.spread,
         cost=costs,
         latency=np.full_like(costs, np.nan),
@@ -453,12 +476,12 @@ def check_strategy(name: str) -> None:
     """Raises BadInput for a strategy that cannot be fitted, naming those that can."""
     if name in STRATEGIES:
         return
-    there = (*STRATEGIES, "automix")
+    fittable = (*STRATEGIES, "automix")
     if name not in registry.names("strategies"):
-        raise BadInput(f"no strategy is called '{name}': {registry.way_out(name, there)}")
+        raise BadInput(f"no strategy is called '{name}': {registry.way_out(name, fittable)}")
     raise BadInput(
-        f"strategy '{name}' cannot be fitted, as it learns nothing from a table: choose one of"
-        f" {', '.join(there)}, or name '{name}' in routewright.yaml"
+        f"strategy '{name}' cannot be fitted, because it learns nothing from a table: choose one of"
+        f" {', '.join(fittable)}, or name '{name}' in routewright.yaml"
     )
 
 
@@ -496,7 +519,7 @@ def _card(
     worth: float,
     seed: int,
 ) -> dict[str, Any]:
-    """What a reader of router.json wants to know about the data and the fit."""
+    """Facts about the data and the fit, for readers of router.json."""
     return {
         "data": {
             "sources": list(outcomes.sources),

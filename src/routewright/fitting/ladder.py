@@ -1,9 +1,9 @@
-"""Builds the ladder of committees that `auto` climbs, judged by rows that nothing in it saw.
+"""Builds the ladder of committees that `auto` climbs, and measures it on held-out rows.
 
-Members are found greedily: who adds most right answers to a weighted vote, less what they cost.
-Each rung's forests are cross-fitted; the worth of climbing on is learned backwards from the top
-(regression of what climbing really gave on what is known below, as in Longstaff and Schwartz
-2001), so that a decision is weighed against how later decisions turn out.
+Members are chosen greedily by the quality that they add to a weighted vote, less their cost. The
+forests of each rung are cross-fitted. The value of climbing is learned backwards from the top, by a
+regression of the recorded gain of climbing on the state below (as in Longstaff and Schwartz 2001),
+so that a decision takes the results of later decisions into account.
 """
 
 from __future__ import annotations
@@ -48,30 +48,29 @@ from routewright.strategies.auto import Auto, new_members
 from routewright.types import Array, Indices, Prediction
 
 MEMBERS = 6  # of the top rung, at most
-EARLY = (1, 2, 3)  # members of a first rung below it
-SPOKEN = 0.5  # share of queries to which a member gives an answer that can be read, at least
-CHEAP = 0.2  # a member costs at most so much of the dearest expert
+EARLY = (1, 2, 3)  # members of a first committee below the top
+MIN_READABLE = 0.5  # least share of queries to which a member gives a readable answer
+CHEAP = 0.2  # highest cost of a member, as a share of the most expensive expert's
 FOLDS = 3
-# Queries in a leaf, at least, as multiples of the root of their number: who is right, what one
-# expert more would add, and what climbing on is worth (the noisiest).
+# Least number of queries in a leaf, as multiples of the square root of their number: which answer
+# is right, what one more expert would add, and the value of climbing (the noisiest).
 RIGHT, FURTHER, ONWARD = 0.25, 0.6, 2.5
 TREES = 80
-PRICES = np.array([0.0, *np.geomspace(0.01, 30.0, 44)])  # λ times the dearest expert's mean cost
+PRICES = np.array([0.0, *np.geomspace(0.01, 30.0, 44)])  # λ times the highest mean cost
 
 Progress = Callable[[str, float], None]
 
 
 class Ladder(NamedTuple):
-    """Evidence fitted on every row, what its policies gave on rows held out, and how those stand
-    on its rungs."""
+    """Evidence fitted on every row, and the held-out results and states of its policies."""
 
     evidence: Evidence
-    ways: list[Candidate]
+    candidates: list[Candidate]
     states: list[RungState]
 
 
-class Climbed(NamedTuple):
-    """A rung fitted on every row, and how each row stands on it without its own fold."""
+class FittedRung(NamedTuple):
+    """A rung fitted on every row, and the held-out state of each row on it."""
 
     rung: Rung
     state: RungState
@@ -87,103 +86,107 @@ def build(
     seed: int = 0,
     progress: Progress = lambda doing, share: None,
 ) -> Ladder | None:
-    """The ladder of the greatest decision value; None where answers tell nothing: none were
-    recorded, they cannot be compared, or nobody cheap enough gave any.
+    """Builds the ladder with the highest decision value; None if answers are of no use: none were
+    recorded, they cannot be compared, or no expert that is cheap enough gave any.
 
-    `prediction` must be held out. How the options of multiple choice look, log-probabilities and
-    verifications are used where the table has them, but for a ladder of `agreement_only`.
+    `prediction` must be held out. Chances of multiple-choice options, log-probabilities and
+    verifications are used where the table has them, except with `agreement_only`.
     """
     kind = kind_of(outcomes)
     if kind is None:
         return None
-    order = line_up(outcomes, prediction, kind)
-    signs = () if agreement_only else _signs(outcomes, order)
-    if len(order) < (1 if signs else 2):
+    order = order_members(outcomes, prediction, kind)
+    measures = () if agreement_only else _further_measures(outcomes, order)
+    if len(order) < (1 if measures else 2):
         return None
     fold = fold % FOLDS
-    option_chances, read = None, None
+    option_chances, choices = None, None
     if kind == "letter" and not agreement_only:
         assert outcomes.answers is not None
-        progress("weighing the options' texts", 0.0)
-        learned = multiple_choice.fit(
+        progress("fitting the chances of options", 0.0)
+        fitted_options = multiple_choice.fit(
             outcomes.queries, outcomes.answers, outcomes.score, fold, seed=seed
         )
-        option_chances, read = learned or (None, None)
+        option_chances, choices = fitted_options or (None, None)
     base = Evidence(
         kind,
         PRICES / max(metrics.mean(outcomes.charges).max(), 1e-300),
-        choices=read,
-        logprobs="logprob" in signs,
+        choices=choices,
+        logprobs="logprob" in measures,
         checking=_checking(outcomes),
         verdicts=outcomes.verdicts or 1,
     )
-    study = _Study(outcomes, prediction, fold, base, option_chances, seed)
+    fitter = _Fitter(outcomes, prediction, fold, base, option_chances, seed)
     progress(f"weighing the answers of {len(order)} experts", 0.0)
     sizes = sorted({min(size, len(order)) for size in (*EARLY, len(order))})
-    climbed = {0: study.ground()}
+    rung_of_size = {0: fitter.start()}
     for i, size in enumerate(sizes):
-        climbed[size] = study.climb(tuple(order[:size]))
+        rung_of_size[size] = fitter.climb(tuple(order[:size]))
         progress(f"weighing the answers of {size} experts", (i + 1) / (len(sizes) + 1))
-    ground, top = climbed[0], climbed[sizes[-1]]
-    steps = [[ground, top]] + [[ground, climbed[size], top] for size in sizes[:-1]]
-    if "verify" in signs:
-        sure = {size: study.check(climbed[size]) for size in sizes}
-        steps += [[ground, top, sure[sizes[-1]]]]
-        steps += [[ground, climbed[size], sure[size], top] for size in sizes[:-1]]
-        steps += [[ground, climbed[size], sure[size]] for size in sizes[:1] if len(sizes) > 1]
-    trials = [study.ladder(step) for step in steps]
-    return max(trials, key=lambda ladder: worth(*curve(ladder.ways), outcomes))
+    start, top = rung_of_size[0], rung_of_size[sizes[-1]]
+    ladders = [[start, top]] + [[start, rung_of_size[size], top] for size in sizes[:-1]]
+    if "verify" in measures:
+        checked_rung = {size: fitter.check(rung_of_size[size]) for size in sizes}
+        ladders += [[start, top, checked_rung[sizes[-1]]]]
+        ladders += [[start, rung_of_size[size], checked_rung[size], top] for size in sizes[:-1]]
+        ladders += [
+            [start, rung_of_size[size], checked_rung[size]] for size in sizes[:1] if len(sizes) > 1
+        ]
+    trials = [fitter.ladder(rungs) for rungs in ladders]
+    return max(trials, key=lambda ladder: worth(*curve(ladder.candidates), outcomes))
 
 
-def _signs(outcomes: Outcomes, order: Sequence[int]) -> tuple[str, ...]:
-    """What else the table tells of most answers of those members."""
+def _further_measures(outcomes: Outcomes, order: Sequence[int]) -> tuple[str, ...]:
+    """The further measures that the table has for most answers of those members."""
     tables = {name: outcomes.measures.get(name) for name in ("logprob", "verify")}
     return tuple(
         name
         for name, table in tables.items()
-        if table is not None and (np.isfinite(table[:, order]).mean(axis=0) >= SPOKEN).all()
+        if table is not None and (np.isfinite(table[:, order]).mean(axis=0) >= MIN_READABLE).all()
     )
 
 
 def _checking(outcomes: Outcomes) -> Array:
-    """What verifying an answer costs, as a multiple of the answer, (e,); 1 where unknown."""
+    """The cost of verifying an answer, as a multiple of the answer's, (e,); 1 where unknown."""
     n, e = outcomes.score.shape
-    found = np.ones(e)
+    ratios = np.ones(e)
     for m in range(e):
-        rung_states = verifications(outcomes, np.full(n, m))
-        paid = float(outcomes.charges[rung_states.confidence != UNSURE, m].sum())
-        if paid > 0:
-            found[m] = rung_states.cost.sum() / paid
-    return found
+        verified = verifications(outcomes, np.full(n, m))
+        cost_of_answers = float(outcomes.charges[verified.confidence != UNSURE, m].sum())
+        if cost_of_answers > 0:
+            ratios[m] = verified.cost.sum() / cost_of_answers
+    return ratios
 
 
 def kind_of(outcomes: Outcomes) -> equivalence.Kind | None:
-    """How the recorded answers are compared; None if they cannot be.
+    """The kind of comparison of the recorded answers; None if they cannot be compared.
 
-    Where half are numbers and half are words, as texts: so both can be read.
+    If half of them are numbers and half are words, they are compared as texts, which reads both.
     """
     if outcomes.answers is None:
         return None
     kinds = [equivalence.guess(row) for row in outcomes.answers[:: max(1, len(outcomes) // 300)]]
-    rather: tuple[equivalence.Kind, ...] = (*reversed(equivalence.KEYED), "code", "similar")
-    kind = max(rather, key=kinds.count)
+    preferred: tuple[equivalence.Kind, ...] = (*reversed(equivalence.KEYED), "code", "similar")
+    kind = max(preferred, key=kinds.count)
     return kind if kind in equivalence.KEYED else None
 
 
-def line_up(outcomes: Outcomes, prediction: Prediction, kind: equivalence.Kind) -> list[int]:
-    """Members in the order in which they are asked (columns).
+def order_members(outcomes: Outcomes, prediction: Prediction, kind: equivalence.Kind) -> list[int]:
+    """Members (columns) in the order in which they are asked.
 
-    Each next one adds most to the quality of a vote weighted by the log-odds of the forecasts,
-    less its cost at the price that the zero router pays on its way to the best expert; whether
-    asking it pays is decided per query later, so the line ends only where the vote gets worse.
+    Each next member adds most to the quality of a vote weighted by the log-odds of the forecasts,
+    less its cost at the zero router's price of quality up to the best expert. Whether asking it
+    pays is decided per query later, so the order ends only where the vote gets worse.
     """
     quality = metrics.mean(outcomes.score)
     cost = metrics.mean(outcomes.charges)
     everyone = Rung(tuple(range(len(outcomes.experts))))
     labels = recorded(Evidence(kind, PRICES), everyone, outcomes).labels
-    spoken = (labels >= 0).mean(axis=0)
-    able = [
-        m for m in range(len(cost)) if spoken[m] >= SPOKEN and cost[m] <= CHEAP * np.nanmax(cost)
+    readable_share = (labels >= 0).mean(axis=0)
+    available = [
+        m
+        for m in range(len(cost))
+        if readable_share[m] >= MIN_READABLE and cost[m] <= CHEAP * np.nanmax(cost)
     ]
     hull = policies.zero_router(quality, cost)
     span = hull[-1].cost - hull[0].cost
@@ -192,130 +195,137 @@ def line_up(outcomes: Outcomes, prediction: Prediction, kind: equivalence.Kind) 
     weight = np.log(chance / (1 - chance)) + np.log(4.0)  # a wrong answer has many rivals
     score = np.nan_to_num(outcomes.score)
     order: list[int] = []
-    reached = 0.0  # quality of the vote
-    while able and len(order) < MEMBERS:
-        votes = {m: _vote(labels, weight, score, [*order, m]) for m in able}
+    quality_of_vote = 0.0
+    while available and len(order) < MEMBERS:
+        votes = {m: _vote(labels, weight, score, [*order, m]) for m in available}
         best = max(votes, key=lambda m: votes[m] - price * cost[m])
-        if len(order) >= 2 and votes[best] <= reached:
+        if len(order) >= 2 and votes[best] <= quality_of_vote:
             break
-        reached = votes[best]
+        quality_of_vote = votes[best]
         order.append(best)
-        able.remove(best)
+        available.remove(best)
     return order
 
 
 def _vote(labels: Indices, weight: Array, score: Array, members: list[int]) -> float:
     """Mean score of the answer with the greatest summed weight of its supporters."""
-    said, weights = labels[:, members], np.maximum(weight[:, members], 0.05)
-    agree = (said[:, :, None] == said[:, None, :]) & (said >= 0)[:, :, None]
+    own_labels, weights = labels[:, members], np.maximum(weight[:, members], 0.05)
+    agree = (own_labels[:, :, None] == own_labels[:, None, :]) & (own_labels >= 0)[:, :, None]
     total = (agree * weights[:, None, :]).sum(axis=2)
-    winner = np.where(said >= 0, total, -1.0).argmax(axis=1)
-    replies = (said >= 0).any(axis=1)
-    return float((score[:, members][np.arange(len(said)), winner] * replies).mean())
+    winner = np.where(own_labels >= 0, total, -1.0).argmax(axis=1)
+    any_readable = (own_labels >= 0).any(axis=1)
+    return float((score[:, members][np.arange(len(own_labels)), winner] * any_readable).mean())
 
 
 @dataclass(frozen=True)
-class _Study:
-    """What every step of the fit needs."""
+class _Fitter:
+    """The data that every step of the fit uses."""
 
     outcomes: Outcomes
     prediction: Prediction  # held out
     fold: Folds
     base: Evidence
-    option_chances: Array | None  # held out: how likely each option looks
+    option_chances: Array | None  # held-out chance of each option
     seed: int
 
     @cached_property
     def rows(self) -> Recorded:
         return Recorded(self.outcomes, StandIn(self.prediction))
 
-    def ground(self) -> Climbed:
-        """The rung where nobody has been asked."""
+    def start(self) -> FittedRung:
+        """The rung where no expert has been asked."""
         nobody = recorded(self.base, Rung(), self.outcomes)
         state = self.base.assess(0, nobody, self.prediction)
-        return Climbed(Rung(), state, np.empty((len(self.outcomes), 0)))
+        return FittedRung(Rung(), state, np.empty((len(self.outcomes), 0)))
 
-    def climb(self, members: tuple[int, ...]) -> Climbed:
-        """A rung where these have answered, and how held-out rows stand on it."""
+    def climb(self, members: tuple[int, ...]) -> FittedRung:
+        """Fits the rung where these members have answered."""
         return self._learn(
             members, recorded(self.base, Rung(members), self.outcomes, self.option_chances)
         )
 
-    def check(self, below: Climbed) -> Climbed:
-        """The rung above one, where its likeliest answer has been verified."""
+    def check(self, below: FittedRung) -> FittedRung:
+        """Fits the rung above another one, where its likeliest answer has been verified."""
         replies = recorded(self.base, below.rung, self.outcomes, self.option_chances)
         return self._learn(
             below.rung.members, with_verifications(replies, self.outcomes, below.state.best)
         )
 
-    def _learn(self, members: tuple[int, ...], replies: Replies) -> Climbed:
-        """A rung's two forests."""
+    def _learn(self, members: tuple[int, ...], replies: Replies) -> FittedRung:
+        """Fits the first two forests of a rung."""
         score, prediction = self.outcomes.score, self.prediction
         lines = candidates(replies, members, prediction)
         right = score[lines.row, np.array(members)[lines.member]]
-        said, first = self._held_out(lines.columns, right[:, None], self.fold[lines.row], RIGHT)
-        chances = by_member(lines, said[:, 0], replies.labels.shape)
+        chance_of_line, first = self._held_out(
+            lines.columns, right[:, None], self.fold[lines.row], RIGHT
+        )
+        chances = by_member(lines, chance_of_line[:, 0], replies.labels.shape)
         best, chance = leader(chances, members)
         columns = gain_columns(replies, members, chances, prediction)
         rest = others(members, score.shape[1])
-        kept = self._score_of(best)
-        further = self._last_word(best, kept)[:, rest] - kept[:, None]
-        gained, second = self._held_out(columns, further, self.fold, FURTHER)
+        kept_score = self._score_of(best)
+        gain_targets = self._score_after_last_ask(best, kept_score)[:, rest] - kept_score[:, None]
+        gain_of_rest, second = self._held_out(columns, gain_targets, self.fold, FURTHER)
         gain = np.full(score.shape, -np.inf)
-        gain[:, rest] = gained
+        gain[:, rest] = gain_of_rest
         rung = Rung(members, replies.checked is not None, first, second)
         state = RungState(best, chance, gain, None, replies.checked)
-        return Climbed(rung, state, leaders(chances))
+        return FittedRung(rung, state, leaders(chances))
 
-    def ladder(self, climbed: Sequence[Climbed]) -> Ladder:
-        """Learns backwards what climbing on is worth; runs the policy at every price."""
-        rungs = [step.rung for step in climbed]
-        states = [step.state for step in climbed]
-        for r in range(len(climbed) - 2, -1, -1):
+    def ladder(self, fitted_rungs: Sequence[FittedRung]) -> Ladder:
+        """Fits the value of climbing backwards from the top, and runs the policy at every price."""
+        rungs = [step.rung for step in fitted_rungs]
+        states = [step.state for step in fitted_rungs]
+        for r in range(len(fitted_rungs) - 2, -1, -1):
             evidence = replace(self.base, rungs=tuple(rungs))
-            stays = self._runs(evidence, states, r, r)
-            climbs = self._runs(evidence, states, r + 1, len(rungs) - 1)
+            staying = self._runs(evidence, states, r, r)
+            climbing = self._runs(evidence, states, r + 1, len(rungs) - 1)
             prices = self.base.prices
-            # What both spend on this rung's members cancels; the toll is charged when deciding.
-            toll = np.nan_to_num(self.outcomes.charges[:, new_members(evidence, r + 1)]).sum(axis=1)
+            # The cost of this rung's members cancels; that of climbing is subtracted when deciding.
+            cost_of_climbing = np.nan_to_num(
+                self.outcomes.charges[:, new_members(evidence, r + 1)]
+            ).sum(axis=1)
             if rungs[r + 1].checked:
-                toll = verifications(self.outcomes, states[r].best).cost
-            adds = np.column_stack(
+                cost_of_climbing = verifications(self.outcomes, states[r].best).cost
+            targets = np.column_stack(
                 [
-                    b.score - a.score - price * (b.cost - a.cost - toll)
-                    for a, b, price in zip(stays, climbs, prices, strict=True)
+                    b.score - a.score - price * (b.cost - a.cost - cost_of_climbing)
+                    for a, b, price in zip(staying, climbing, prices, strict=True)
                 ]
             )
-            columns = onward_columns(climbed[r].leading, states[r].gain, self.prediction)
-            worths, forest = self._held_out(columns, np.nan_to_num(adds), self.fold, ONWARD)
+            columns = onward_columns(fitted_rungs[r].leading, states[r].gain, self.prediction)
+            worths, forest = self._held_out(columns, np.nan_to_num(targets), self.fold, ONWARD)
             rungs[r] = replace(rungs[r], onward=forest)
             states[r] = states[r]._replace(onward=worths)
         evidence = replace(self.base, rungs=tuple(rungs))
         runs = self._runs(evidence, states, 0, len(rungs) - 1)
-        ways = [
+        points = [
             Candidate(
-                float(price), run.score, run.cost, self._how(evidence, float(price), run, states)
+                float(price),
+                run.score,
+                run.cost,
+                self._point_strategy(evidence, float(price), run, states),
             )
             for price, run in zip(self.base.prices, runs, strict=True)
         ]
-        return Ladder(evidence, ways, states)
+        return Ladder(evidence, points, states)
 
     def _runs(
         self, evidence: Evidence, states: Sequence[RungState], low: int, high: int
     ) -> Iterator[Run]:
-        """The policy at every price, begun on rung `low` and not climbing past `high`."""
+        """Runs the policy at every price, from rung `low` and at most up to rung `high`."""
         part = replace(evidence, rungs=evidence.rungs[low : high + 1])
         steps = list(states[low : high + 1])
         if high < len(states) - 1:
             steps[-1] = steps[-1]._replace(onward=None)
-        self.rows.cached("states", (part,), lambda: steps)  # held out, where `over` would see all
+        self.rows.cached("states", (part,), lambda: steps)  # held out; `over` would use all rows
         router = StandIn(self.prediction, part)
         return (Auto(router, float(price)).over(self.rows) for price in self.base.prices)
 
     def _held_out(self, x: Array, y: Array, fold: Folds, leaf: float) -> tuple[Array, Forest]:
-        """Predictions without the row's own fold, and a forest on every row. Rows of unknown
-        target are not learned from."""
-        known = np.isfinite(y).all(axis=1)
+        """Held-out predictions, and a forest fitted on every row; rows with an unknown target are
+        left out of the fit."""
+        has_target = np.isfinite(y).all(axis=1)
         out = np.zeros(y.shape)
 
         def grow(rows: Any) -> Forest:
@@ -323,21 +333,25 @@ class _Study:
             return Forest.grow(x[rows], y[rows], trees=TREES, leaf=least, share=0.4, seed=self.seed)
 
         for k in np.unique(fold):
-            out[fold == k] = grow(known & (fold != k)).predict(x[fold == k])
-        return out, grow(known)
+            out[fold == k] = grow(has_target & (fold != k)).predict(x[fold == k])
+        return out, grow(has_target)
 
     def _score_of(self, best: Indices) -> Array:
-        """Score of the leading answer, 0 where there is none, (n,)."""
+        """The score of the best answer, 0 where there is none, (n,)."""
         table = np.nan_to_num(self.outcomes.score)
         return np.where(best == NOBODY, 0.0, table[np.arange(len(best)), best])
 
-    def _last_word(self, best: Indices, kept: Array) -> Array:
-        """Score of every expert's answer, or of the best so far where it cannot be read, (n, e)."""
-        score, said = self.outcomes.score, self.rows.readable(self.base)
-        stands = (best != NOBODY)[:, None] & ~said
-        return np.where(stands, kept[:, None], np.where(np.isfinite(score), score, kept[:, None]))
+    def _score_after_last_ask(self, best: Indices, kept_score: Array) -> Array:
+        """The score after one more ask, (n, e): the best answer's if the new one is unreadable."""
+        score, readable = self.outcomes.score, self.rows.readable(self.base)
+        keeps_best = (best != NOBODY)[:, None] & ~readable
+        return np.where(
+            keeps_best,
+            kept_score[:, None],
+            np.where(np.isfinite(score), score, kept_score[:, None]),
+        )
 
-    def _how(
+    def _point_strategy(
         self, evidence: Evidence, price: float, run: Run, states: Sequence[RungState]
     ) -> PointStrategy:
         experts = self.outcomes.experts
@@ -351,14 +365,14 @@ def words(
     run: Run,
     states: Sequence[RungState] | None = None,
 ) -> str:
-    """What a policy does, in a sentence; percentages are of all queries.
+    """The policy in a sentence; percentages are of all queries.
 
-    `states` of the same rows tell from which chance on an answer is kept (all but a tenth of
-    those kept are likelier).
+    With `states` of the same rows, it names the chance from which an answer is kept (the lowest
+    tenth of the kept answers is below it).
     """
-    assert run.rung is not None, "only a strategy that climbs says how far"
+    assert run.rung is not None, "a strategy that climbs returns the rungs reached"
     assert run.kept is not None
-    said = []
+    parts = []
     for r, rung in enumerate(evidence.rungs):
         stop = run.rung == r
         last = run.asked[stop].copy()
@@ -368,19 +382,19 @@ def words(
             for m in np.argsort(-last.sum(axis=0))
             if last[:, m].any()
         ]
-        ways = [f"ask {_or(finals[:3])}"] if finals else []
+        actions = [f"ask {_or(finals[:3])}"] if finals else []
         if r and (run.rung >= r).any():
             below = evidence.rungs[r - 1].members
             kept = stop & run.kept
-            sure = f"keep the best answer ({kept.mean():.0%}"
+            keep = f"keep the best answer ({kept.mean():.0%}"
             if states is not None and kept.any():
-                sure += f", p ≥ {np.quantile(states[r].chance[kept], 0.1):.2f}"
-            ways = ([f"{sure})"] if kept.any() else []) + ways
+                keep += f", p ≥ {np.quantile(states[r].chance[kept], 0.1):.2f}"
+            actions = ([f"{keep})"] if kept.any() else []) + actions
             new = [experts[m] for m in rung.members if m not in below]
-            do = "verify the likeliest answer" if rung.checked else f"ask {_and(new)}"
-            ways = [f"{do} ({(run.rung >= r).mean():.0%}), then {' or '.join(ways)}"]
-        said += ways
-    return "; else ".join(said)
+            action = "verify the likeliest answer" if rung.checked else f"ask {_and(new)}"
+            actions = [f"{action} ({(run.rung >= r).mean():.0%}), then {' or '.join(actions)}"]
+        parts += actions
+    return "; else ".join(parts)
 
 
 def _and(names: Sequence[str]) -> str:

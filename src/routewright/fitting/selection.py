@@ -1,12 +1,12 @@
-"""Which experts are worth keeping? Universe construction (Routoo, arXiv 2401.13979).
+"""Chooses the experts worth keeping: universe construction (Routoo, arXiv 2401.13979).
 
-F(S) = mean over queries of max_{e in S} score, what a set of experts could reach if every query
-went to the right one of them. F is monotone and submodular, so adding the largest gain first
+F(S) = mean over queries of max_{e in S} score: the quality of a set of experts if every query
+goes to the best of them. F is monotone and submodular, so adding the largest gain first
 comes within 1 − 1/e of the best set of that size (Nemhauser, Wolsey and Fisher 1978).
 
-F is an oracle's number, and grows with every lucky guess. So each expert is also judged by what
-it adds to two routers that can really be had: mixing fixed experts without looking at the query
-(the zero router) and a table of means per domain, cross-fitted.
+F is the quality of an oracle, and grows with every lucky guess. So each expert is also measured by
+what it adds to two feasible routers: the zero router, which mixes fixed experts, and a cross-fitted
+table of means per domain.
 
 Shapes: n queries, e experts, b bootstrap replicates; costs in US$, missing scores count 0 in F.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # reading tables needs Polars, choosing experts does not
 FOLDS = 5
 PRICES = 21  # operating points of the table router
 REPLICATES = 400
-NOTICED = 0.001  # a loss below a tenth of a point is no reason to keep an expert
+NOTICED = 0.001  # a smaller loss, below a tenth of a point, is no reason to keep an expert
 
 
 # --- choosing ------------------------------------------------------------------------------
@@ -39,37 +39,38 @@ NOTICED = 0.001  # a loss below a tenth of a point is no reason to keep an exper
 
 def coverage(score: Array, chosen: Sequence[int]) -> float:
     """F(S): the mean of the best score within the set; (n, e)."""
-    return float(_best(_known(score), chosen).mean())
+    return float(_best(_filled(score), chosen).mean())
 
 
 def greedy(score: Array, cost: Array, size: int, *, lazy: bool = True) -> list[int]:
     """At most `size` experts, the largest gain in F first; ties go to the lower cost.
 
-    Stops early when nobody adds anything. Lazy evaluation (Minoux 1978) asks only those again
-    whose last known gain could still win, and gives the same set as asking everyone. `cost`
-    (e,) is what an expert costs per query; unknown is dearest.
+    Stops early when no expert adds anything. Lazy evaluation (Minoux 1978) recomputes only the
+    gains that could still be the largest, and returns the same set. `cost` (e,) is in US$ per
+    query; an unknown cost counts as the highest.
     """
-    return _grow(_known(score), cost, size=size, lazy=lazy)
+    return _grow(_filled(score), cost, size=size, lazy=lazy)
 
 
 def greedy_within(score: Array, cost: Array, budget: float, size: int | None = None) -> list[int]:
     """Experts whose costs add up to at most `budget`, the largest gain in F per US$ first.
 
-    The better of two runs, from nothing and from the best affordable single expert, so at least
-    as good as the usual maximum of greedy and best single, which is within (1 − 1/e) / 2 of the
-    best set of any size (Leskovec et al. 2007, CELF). The sum is what asking every one of them
-    costs. Raises BadInput if a cost is unknown or nobody is affordable.
+    It is the better of two runs, from the empty set and from the best affordable single expert. So
+    it is at least as good as the usual maximum of greedy and best single, which is within
+    (1 − 1/e) / 2 of the best set of any size (Leskovec et al. 2007, CELF). `budget` is in US$ per
+    query that asks every expert of the set. Raises BadInput if a cost is unknown or every expert
+    costs more.
     """
-    known = _known(score)
+    filled = _filled(score)
     if not np.isfinite(cost).all():
         raise BadInput("a budget needs the cost of every expert")
     affordable = [m for m in range(len(cost)) if cost[m] <= budget]
     if not affordable:
         raise BadInput(f"no expert costs ${budget:g} or less: the cheapest costs ${cost.min():.3g}")
     most = len(cost) if size is None else size
-    single = min(affordable, key=lambda m: (-known[:, m].sum(), cost[m]))
-    runs = [_grow(known, cost, size=most, budget=budget, start=start) for start in ([], [single])]
-    return min(runs, key=lambda run: (-_best(known, run).sum(), cost[run].sum()))
+    single = min(affordable, key=lambda m: (-filled[:, m].sum(), cost[m]))
+    runs = [_grow(filled, cost, size=most, budget=budget, start=start) for start in ([], [single])]
+    return min(runs, key=lambda run: (-_best(filled, run).sum(), cost[run].sum()))
 
 
 def _grow(
@@ -83,8 +84,8 @@ def _grow(
 ) -> list[int]:
     """Adds the expert with the best key until `size`, `budget` or gains are used up.
 
-    A gain can only shrink as the set grows, so an old key never overstates its place in the
-    queue: one that is still first after being renewed is first among all.
+    A gain can only shrink as the set grows, so an old key is never too far back in the queue: an
+    expert that is still first with its new key is first among all.
     """
     chosen, per_dollar = list(start), np.isfinite(budget)
     left = budget - cost[chosen].sum() if per_dollar else np.inf
@@ -121,21 +122,22 @@ class _Key(NamedTuple):
 
 
 def _key(score: Array, cost: Array, m: int, best: Array, per_dollar: bool) -> _Key:
-    gain = round(float(np.maximum(score[:, m] - best, 0.0).sum()), 9)  # else sums tie by rounding
+    # Rounded, so that equal sums tie.
+    gain = round(float(np.maximum(score[:, m] - best, 0.0).sum()), 9)
     price = float(cost[m]) if np.isfinite(cost[m]) else np.inf
     return _Key(-gain / max(price, 1e-300) if per_dollar else -gain, -gain, price, m)
 
 
-def _known(score: Array) -> Array:
+def _filled(score: Array) -> Array:
     return np.where(np.isfinite(score), score, 0.0)
 
 
 def _best(score: Array, chosen: Sequence[int]) -> Array:
-    """The best score of the set per query, (n,); nobody scores 0."""
+    """The best score of the set per query, (n,); 0 for the empty set."""
     return np.asarray(score[:, list(chosen)].max(axis=1, initial=0.0))
 
 
-# --- judging -------------------------------------------------------------------------------
+# --- measuring -----------------------------------------------------------------------------
 
 
 class Step(NamedTuple):
@@ -143,15 +145,15 @@ class Step(NamedTuple):
 
     expert: str
     cost: float  # US$ per query, of this expert
-    quality: float  # mean known score of this expert
+    quality: float  # mean score of this expert
     coverage: float  # F of the set so far
     gain: float  # in F
     best_single: float  # quality of the set's best expert
-    table: float  # what a table of means per domain reaches with the set at λ = 0
+    table: float  # quality of a table of means per domain with the set at λ = 0
 
 
 class Loss(NamedTuple):
-    """What leaving an expert out costs, with its paired 95 % bootstrap interval."""
+    """The loss from leaving an expert out, with its paired 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -161,8 +163,8 @@ class Loss(NamedTuple):
 class Removal(NamedTuple):
     """Losses of leaving one expert out of the chosen set.
 
-    `coverage` is in F, the oracle's quality. The other two are in AIQ over the set's range of
-    costs (without costs: in quality at its best), of mixing fixed experts and of the table.
+    `coverage` is the loss in F, the oracle's quality. The other two are losses in AIQ over the
+    set's range of costs (without costs: in quality at λ = 0) of the zero router and of the table.
     """
 
     expert: str
@@ -172,26 +174,26 @@ class Removal(NamedTuple):
 
     @property
     def missed(self) -> bool:
-        """Whether a router that can really be had is noticeably worse without this expert."""
+        """Whether one of the feasible routers is noticeably worse without this expert."""
         return max(self.zero_router.low, self.table.low) > NOTICED
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The experts to keep in the order of their choice, and what each one is good for."""
+    """The experts to keep, in the order of their choice, with the contribution of each."""
 
     experts: tuple[str, ...]
     coverage: float  # F of the set
     coverage_of_all: float  # F of the whole pool
-    cost: float  # US$ per query for asking every one of them; NaN unknown
+    cost: float  # US$ per query for asking all of them; NaN: unknown
     rows: int
-    domains: int  # of the rows; with fewer than two a domain table cannot tell who is missed
+    domains: int  # of the rows; with fewer than two, the domain table cannot show a loss
     steps: tuple[Step, ...]
     removals: tuple[Removal, ...]
-    notes: tuple[str, ...]  # what a reader has to know before believing the figures
+    notes: tuple[str, ...]  # warnings about the figures
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data without NaN; what is unknown is None."""
+        """Plain data; unknown numbers are None instead of NaN."""
         return {
             **{k: v for k, v in asdict(self).items() if k not in ("steps", "removals")},
             "cost": _number(self.cost),
@@ -210,10 +212,10 @@ def select(
 ) -> Selection:
     """Chooses at most `size` experts, within `budget` US$ per query for asking all of them.
 
-    Raises BadInput for a size or a budget that cannot be met, and where costs are known for
-    some experts only.
+    Raises BadInput for a size or a budget that cannot be met, and if costs are known for some
+    experts only.
     """
-    outcomes = outcomes.pool(sorted(outcomes.experts))  # the order of columns decides nothing
+    outcomes = outcomes.pool(sorted(outcomes.experts))  # the order of columns must not matter
     score, cost = outcomes.score, metrics.mean(outcomes.cost)
     _check(outcomes.experts, cost, size)
     if budget is None:
@@ -221,74 +223,74 @@ def select(
     else:
         chosen = greedy_within(score, cost, budget, size)
     if not chosen:
-        raise BadInput("no expert ever scores above 0: there is nothing to choose by")
-    kept = outcomes.pool([outcomes.experts[m] for m in chosen])
-    judge = _Judge.of(kept, replicates, seed)
+        raise BadInput("no expert has a score above 0, so none can be chosen")
+    subset = outcomes.pool([outcomes.experts[m] for m in chosen])
+    measurer = _Measurer.of(subset, replicates, seed)
     return Selection(
-        experts=kept.experts,
+        experts=subset.experts,
         coverage=coverage(score, chosen),
         coverage_of_all=coverage(score, range(len(cost))),
         cost=float(cost[chosen].sum()),
         rows=len(outcomes),
         domains=len(set(outcomes.domains) - {None}),
-        steps=_steps(kept, judge),
-        removals=judge.removals(kept.experts),
-        notes=_notes(kept),
+        steps=_steps(subset, measurer),
+        removals=measurer.removals(subset.experts),
+        notes=_notes(subset),
     )
 
 
 def _check(experts: Sequence[str], cost: Array, size: int | None) -> None:
     if size is not None and not 1 <= size <= len(experts):
         raise BadInput(f"size {size} cannot be chosen: the table has {len(experts)} experts")
-    unknown = [name for name, c in zip(experts, cost, strict=True) if np.isnan(c)]
-    if 0 < len(unknown) < len(experts):
+    without_cost = [name for name, c in zip(experts, cost, strict=True) if np.isnan(c)]
+    if 0 < len(without_cost) < len(experts):
         raise BadInput(
-            f"no cost is known for {', '.join(unknown)}: add cost::NAME columns, or leave them"
+            f"no cost is known for {', '.join(without_cost)}: add cost::NAME columns, or leave them"
             " out with --experts"
         )
 
 
-def _steps(kept: Outcomes, judge: _Judge) -> tuple[Step, ...]:
-    """What each further expert brings, in the order of the choice."""
-    quality, cost = metrics.mean(kept.score), metrics.mean(kept.cost)
+def _steps(subset: Outcomes, measurer: _Measurer) -> tuple[Step, ...]:
+    """The contribution of each further expert, in the order of the choice."""
+    quality, cost = metrics.mean(subset.score), metrics.mean(subset.cost)
     steps: list[Step] = []
-    for m, name in enumerate(kept.experts):
-        reached = coverage(kept.score, range(m + 1))
+    for m, name in enumerate(subset.experts):
+        coverage_so_far = coverage(subset.score, range(m + 1))
         before = steps[-1].coverage if steps else 0.0
         steps.append(
             Step(
                 expert=name,
                 cost=float(cost[m]),
                 quality=float(quality[m]),
-                coverage=reached,
-                gain=reached - before,
+                coverage=coverage_so_far,
+                gain=coverage_so_far - before,
                 best_single=float(np.nanmax(quality[: m + 1])),
-                table=float(metrics.mean(policies.take(judge.score, judge.best(m + 1)))),
+                table=float(metrics.mean(policies.take(measurer.score, measurer.best(m + 1)))),
             )
         )
     return tuple(steps)
 
 
 @dataclass(frozen=True)
-class _Judge:
+class _Measurer:
     """Measures subsets of the chosen experts on the same bootstrap replicates."""
 
     score: Array  # (n, e)
     cost: Array
-    belief: Prediction  # the table's, each row from other folds
+    belief: Prediction  # of the table, cross-fitted
     weights: Array  # (b + 1, n); the first row is the sample itself
     prices: Array  # (k,)
 
     @classmethod
-    def of(cls, kept: Outcomes, replicates: int, seed: int) -> _Judge:
-        cost = kept.charges
-        drawn = metrics.resample(len(kept), replicates, seed, kept.groups)
-        belief = _cross_fitted(kept, cost, seed)
+    def of(cls, subset: Outcomes, replicates: int, seed: int) -> _Measurer:
+        cost = subset.charges
+        replicate_weights = metrics.resample(len(subset), replicates, seed, subset.groups)
+        belief = _cross_fitted(subset, cost, seed)
         return cls(
-            score=kept.score,
+            score=subset.score,
             cost=cost,
             belief=belief,
-            weights=np.vstack([np.ones(len(kept)), drawn]),
+            weights=np.vstack([np.ones(len(subset)), replicate_weights]),
             prices=_prices(belief),
         )
 
@@ -297,21 +299,21 @@ class _Judge:
         return _choose(self.belief, range(first), 0.0)
 
     def removals(self, experts: Sequence[str]) -> tuple[Removal, ...]:
-        """Nobody can be left out of a set of one."""
+        """The removals of each expert; none for a set of one."""
         if len(experts) < 2:
             return ()
         measures = (self._coverage, self._zero_router, self._table)
-        everyone = list(range(len(experts)))
-        whole = [measure(everyone) for measure in measures]
-        found = []
+        all_experts = list(range(len(experts)))
+        whole = [measure(all_experts) for measure in measures]
+        removals = []
         for m, name in enumerate(experts):
-            rest = [other for other in everyone if other != m]
+            rest = [other for other in all_experts if other != m]
             losses = [whole[i] - measure(rest) for i, measure in enumerate(measures)]
-            found.append(Removal(name, *map(_loss, losses)))
-        return tuple(found)
+            removals.append(Removal(name, *map(_loss, losses)))
+        return tuple(removals)
 
     def _coverage(self, chosen: Sequence[int]) -> Array:
-        return metrics.mean(_best(_known(self.score), chosen)[:, None], self.weights)[:, 0]
+        return metrics.mean(_best(_filled(self.score), chosen)[:, None], self.weights)[:, 0]
 
     def _zero_router(self, chosen: Sequence[int]) -> Array:
         """AIQ of mixing fixed experts, per replicate, (b + 1,)."""
@@ -332,12 +334,12 @@ class _Judge:
         """AIQ per replicate over the chosen set's range of costs; (b + 1, k) gives (b + 1,)."""
         price = metrics.mean(self.cost)
         span = float(np.nanmin(price)), float(np.nanmax(price))
-        known = np.isfinite(cost) & np.isfinite(quality)
-        found = np.full(len(cost), np.nan)
-        for b in np.flatnonzero(known.any(axis=1)):
-            x, y = cost[b][known[b]], quality[b][known[b]]
-            found[b] = metrics.aiq(x, y, *span, with_hull=with_hull)
-        return found
+        finite = np.isfinite(cost) & np.isfinite(quality)
+        values = np.full(len(cost), np.nan)
+        for b in np.flatnonzero(finite.any(axis=1)):
+            x, y = cost[b][finite[b]], quality[b][finite[b]]
+            values[b] = metrics.aiq(x, y, *span, with_hull=with_hull)
+        return values
 
 
 def _choose(belief: Prediction, chosen: Sequence[int], price: float) -> Indices:
@@ -345,33 +347,33 @@ def _choose(belief: Prediction, chosen: Sequence[int], price: float) -> Indices:
     return policies.choose(belief, price, admissible=admissible)
 
 
-def _cross_fitted(kept: Outcomes, cost: Array, seed: int) -> Prediction:
-    """What a table of means per domain says about rows it has not seen."""
-    domains = np.array([str(domain) for domain in kept.domains])
-    fold = folds(len(kept), FOLDS, seed, kept.groups)
+def _cross_fitted(subset: Outcomes, cost: Array, seed: int) -> Prediction:
+    """Held-out predictions of a table of means per domain."""
+    domains = np.array([str(domain) for domain in subset.domains])
+    fold = folds(len(subset), FOLDS, seed, subset.groups)
     quality, dollars = np.full_like(cost, np.nan), np.full_like(cost, np.nan)
     for k in np.unique(fold):
-        seen, asked = fold != k, fold == k
-        if not seen.any():
-            seen = asked
-        for belief, table in ((quality, kept.score), (dollars, cost)):
-            belief[asked] = metrics.domain_means(table[seen], domains[seen], domains[asked])
+        inside, outside = fold != k, fold == k
+        if not inside.any():
+            inside = outside
+        for belief, table in ((quality, subset.score), (dollars, cost)):
+            belief[outside] = metrics.domain_means(table[inside], domains[inside], domains[outside])
     unknown = np.full_like(cost, np.nan)
     return Prediction(
-        kept.experts, np.nan_to_num(quality, nan=-1.0), unknown, np.nan_to_num(dollars), unknown
+        subset.experts, np.nan_to_num(quality, nan=-1.0), unknown, np.nan_to_num(dollars), unknown
     )
 
 
 def _prices(belief: Prediction) -> Array:
-    """Prices of quality between "whatever it costs" and "the cheapest", where choices change."""
+    """Prices of quality, from 0 to the highest, at which choices change."""
     rows = np.unique(np.hstack([belief.quality, belief.cost]), axis=0)
     quality, cost = np.hsplit(rows, 2)
     better = quality[:, :, None] - quality[:, None, :]  # (rows, e, e)
-    dearer = cost[:, :, None] - cost[:, None, :]
-    real = (better > 0) & (dearer > 0)
-    if not real.any():
+    extra_cost = cost[:, :, None] - cost[:, None, :]
+    trade_offs = (better > 0) & (extra_cost > 0)
+    if not trade_offs.any():
         return np.array([0.0, policies.STEEPEST])
-    slopes = np.quantile(better[real] / dearer[real], np.linspace(0, 1, PRICES - 2))
+    slopes = np.quantile(better[trade_offs] / extra_cost[trade_offs], np.linspace(0, 1, PRICES - 2))
     return np.array([0.0, *slopes * (1 + 1e-9), policies.STEEPEST])
 
 
@@ -379,16 +381,16 @@ def _loss(difference: Array) -> Loss:
     return Loss(float(difference[0]), *metrics.interval(difference[1:]))
 
 
-def _notes(kept: Outcomes) -> tuple[str, ...]:
+def _notes(subset: Outcomes) -> tuple[str, ...]:
     notes = []
-    missing = 1 - np.isfinite(kept.score).mean(axis=0)
-    for name, share in zip(kept.experts, missing.tolist(), strict=True):
+    missing = 1 - np.isfinite(subset.score).mean(axis=0)
+    for name, share in zip(subset.experts, missing.tolist(), strict=True):
         if share > 0:
-            notes.append(f"{name} has no score on {share:.1%} of the rows; they count 0 for it")
-    if len(set(kept.domains)) < 2:
+            notes.append(f"{name} has no score on {share:.1%} of the rows; they count as 0")
+    if len(set(subset.domains)) < 2:
         notes.append("the rows have no domains, so the table router is a table of one row")
-    if not np.isfinite(kept.cost).any():
-        notes.append("no costs are known: losses are in quality, ties went by name")
+    if not np.isfinite(subset.cost).any():
+        notes.append("no costs are known: losses are in quality, and ties are decided by name")
     return tuple(notes)
 
 

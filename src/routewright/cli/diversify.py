@@ -73,7 +73,7 @@ def diversify(
     )
     outcomes.save(pl.concat([frame[list(picks.rows)], rest]), out)
     if json:
-        typer.echo(json_module.dumps(picks.told()))
+        typer.echo(json_module.dumps(picks.to_json()))
         return
     typer.echo(
         f"'{out}': {len(picks.rows)} of {len(frame)} queries kept; {picks.overlapping} share"

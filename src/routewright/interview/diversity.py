@@ -1,7 +1,7 @@
-"""Fewer and more varied training queries, none of which give the test away.
+"""Selects a small and varied set of training queries that do not overlap with a test set.
 
-Zooter (arXiv 2311.08692, section 4.1) trains on at most ten queries of each tag, and drops those
-that share six words in a row with a test query. Pure functions.
+Zooter (arXiv 2311.08692, section 4.1) trains on at most ten queries of each tag and drops those
+that share six words in a row with a test query. All functions here are pure.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from routewright.interview.overlap import COSINE, distinct, overlapping
 from routewright.types import Query
 
 PER_TAG, WORDS = 10, 6  # as published
-NO_VECTORS = 2.0  # a cosine that nothing reaches
+NO_VECTORS = 2.0  # above every cosine, so that vectors are not compared
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Which rows stay, in order, and why the others do not."""
+class Selection:
+    """The selected rows, in order, and the number of rows dropped for each reason."""
 
     rows: tuple[int, ...]
-    overlapping: int  # share a run of words with a held-out query
-    duplicates: int  # say the same as an earlier row
-    crowded: int  # all places of one of their tags were taken
-    untagged: int  # of the rows that stay
+    overlapping: int  # rows that share a run of words with a held-out query
+    duplicates: int  # near-duplicates of an earlier row
+    crowded: int  # rows that exceed the limit of one of their tags
+    untagged: int  # selected rows without a tag
 
-    def told(self) -> dict[str, int]:
+    def to_json(self) -> dict[str, int]:
         return {**asdict(self), "rows": len(self.rows)}
 
 
@@ -42,13 +42,13 @@ def diversify(
     words: int = WORDS,
     cosine: float = COSINE,
     seed: int = 0,
-) -> Kept:
-    """Rows without overlaps, then without near-duplicates, then at most `per_tag` of each tag."""
+) -> Selection:
+    """Drops overlaps, then near-duplicates, then limits each tag to `per_tag` queries."""
     shared = overlapping(queries, held_out, words=words, cosine=NO_VECTORS)
     clean = np.flatnonzero(~shared).tolist()
     fresh = [clean[i] for i in distinct([queries[i] for i in clean], cosine=cosine)]
     rows = [fresh[i] for i in at_most([tags[i] for i in fresh], per_tag, seed)]
-    return Kept(
+    return Selection(
         rows=tuple(rows),
         overlapping=len(queries) - len(clean),
         duplicates=len(clean) - len(fresh),
@@ -58,22 +58,23 @@ def diversify(
 
 
 def at_most(tags: Sequence[Sequence[str]], count: int, seed: int = 0) -> list[int]:
-    """Positions of rows such that no tag has more than `count` of them, in their old order.
+    """Positions of rows such that no tag has more than `count` of them, in the original order.
 
-    Rows of rare tags come first, so that no common tag takes their place; within that, chance
-    decides. A row with several tags needs a place in each. Rows without tags all stay.
+    Rows with rare tags are picked first, so that common tags do not displace them; rows of equal
+    rarity are picked in random order. A row with several tags counts for each of them. Rows
+    without tags are all kept.
 
     >>> at_most([["a"], ["a", "b"], ["a"], []], 1)
     [1, 3]
     """
-    carriers = Counter(tag for mine in tags for tag in set(mine))
-    lots = np.random.default_rng(seed).permutation(len(tags))
-    rarity = [min((carriers[tag] for tag in mine), default=0) for mine in tags]
-    taken: Counter[str] = Counter()
+    carriers = Counter(tag for row in tags for tag in set(row))
+    order = np.random.default_rng(seed).permutation(len(tags))
+    rarity = [min((carriers[tag] for tag in row), default=0) for row in tags]
+    counts: Counter[str] = Counter()
     chosen = []
-    for i in np.lexsort((lots, np.array(rarity))).tolist():
-        mine = set(tags[i])
-        if all(taken[tag] < count for tag in mine):
-            taken.update(mine)
+    for i in np.lexsort((order, np.array(rarity))).tolist():
+        row = set(tags[i])
+        if all(counts[tag] < count for tag in row):
+            counts.update(row)
             chosen.append(i)
     return sorted(chosen)

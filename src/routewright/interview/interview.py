@@ -1,4 +1,4 @@
-"""Asks every expert every query and grades what it says: the rows that routers learn from."""
+"""Asks every expert every query, grades the answers and writes them as an outcome table."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from routewright.grading.graders import Grade, Graders, is_judge, ungraded
 from routewright.strategies.fixed import Fixed
 from routewright.types import Answer, Ask, Expert, Query, total_cost
 
-CONCURRENCY = 4  # queries under way at once, per expert
-MAX_TOKENS = 1024  # of an answer, where neither the query set nor the config says
-HOPELESS = 8  # failures in a row after which an expert is left alone
+CONCURRENCY = 4  # concurrent queries per expert
+MAX_TOKENS = 1024  # limit of an answer if neither the query set nor the config sets one
+MAX_FAILURES = 8  # failures in a row after which an expert is skipped
 ALWAYS = ("id", "prompt", "messages", "domain", "tags", "split", "reference")
 COLUMNS = (
     *("score", "soft", "cost", "answer", "text", "verify", "verify_cost", "verdicts"),
@@ -33,10 +33,10 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Questions:
-    """What one expert is asked about one query: to answer, to check that, and to answer again."""
+    """The asks to one expert about one query: an answer, its verifications and further samples."""
 
     expert: str
-    verifications: int = 0  # one at temperature 0, several at 1
+    verifications: int = 0  # a single one has temperature 0, several have temperature 1
     samples: int = 0  # further answers at temperature 1
     logprobs: bool = False  # ask for the answer's log-probabilities
 
@@ -50,57 +50,57 @@ class Questions:
             try:
                 yield ask
             except (UpstreamError, NotAdmissible):
-                continue  # what is missing is not known
+                continue  # a missing sample or verification stays unknown
 
 
 @dataclass
 class Cell:
-    """One expert on one query: everything that it said, and what that is worth."""
+    """One expert on one query: all its answers and their grades."""
 
     item: Item
     expert: str
     spent: Sequence[Answer] = ()
-    failed: str | None = None  # why there is no answer
+    failed: str | None = None  # the reason why there is no answer
     grade: Grade = field(default_factory=lambda: ungraded("not graded"))
     soft: float = math.nan  # mean score of the samples
 
     @property
     def answers(self) -> list[Answer]:
         """The answer, then the samples."""
-        return [said for said in self.spent if said.kind == "answer" and said.status == "ok"]
+        return [a for a in self.spent if a.kind == "answer" and a.status == "ok"]
 
     @property
     def checks(self) -> list[Answer]:
-        return [said for said in self.spent if said.kind == "verify"]
+        return [answer for answer in self.spent if answer.kind == "verify"]
 
     def row(self) -> dict[str, Any]:
-        """The cell's part of the outcome table; what is not known is left out."""
-        found: dict[str, Any] = {"score": self.grade.score, "soft": self.soft}
+        """The cell's columns in the outcome table; unknown values are omitted."""
+        values: dict[str, Any] = {"score": self.grade.score, "soft": self.soft}
         failures = [a.cost for a in self.spent if a.kind == "answer" and a.status != "ok"]
         if self.answers:
-            said = self.answers[0]
-            found |= {"answer": said.text if self.grade.answer is None else self.grade.answer}
-            found |= {"text": said.text} if found["answer"] != said.text else {}
-            found |= {"cost": said.cost, "latency": said.latency}
-            found |= {"in_tokens": said.input_tokens, "out_tokens": said.output_tokens}
-            found |= {"logprob": min(0.0, said.logprob)} if said.logprobs else {}
+            first = self.answers[0]
+            values |= {"answer": first.text if self.grade.answer is None else self.grade.answer}
+            values |= {"text": first.text} if values["answer"] != first.text else {}
+            values |= {"cost": first.cost, "latency": first.latency}
+            values |= {"in_tokens": first.input_tokens, "out_tokens": first.output_tokens}
+            values |= {"logprob": min(0.0, first.logprob)} if first.logprobs else {}
         elif failures:
-            found["cost"] = math.fsum(failures)
-        sure = [check.confidence for check in self.checks if check.confidence is not None]
-        if sure:
-            found["verify"] = math.fsum(sure) / len(sure)
-            found["verify_cost"] = total_cost(self.checks)
-            found["verdicts"] = len(self.checks)
-        return {name: value for name, value in found.items() if value == value}  # NaN is not
+            values["cost"] = math.fsum(failures)
+        confidences = [check.confidence for check in self.checks if check.confidence is not None]
+        if confidences:
+            values["verify"] = math.fsum(confidences) / len(confidences)
+            values["verify_cost"] = total_cost(self.checks)
+            values["verdicts"] = len(self.checks)
+        return {name: value for name, value in values.items() if not _unknown(value)}
 
 
 class Interview:
-    """Asks `items` of every expert, some at a time; `cells` fills as the answers come in.
+    """Asks every expert the `items`, several concurrently, and collects the results in `cells`.
 
-    Rows are graded as soon as every expert has answered. `left_out` says which experts were given
-    up, and why: eight failures in a row, or no money left for their next ask. `recalled` experts
-    are not asked: what the asker `recall` knows of them joins the rows. `judges` are the experts
-    that graders may ask. In a `rehearsal` only what asks experts is run.
+    A row is graded as soon as every expert has answered it. `left_out` maps each skipped expert to
+    the reason: eight failures in a row, or a budget that does not cover its next ask. Experts in
+    `recalled` are not asked; their earlier answers come from the asker `recall`. `judges` are the
+    experts that graders may ask. With `rehearsal` only the graders that ask experts run.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Interview:
         self.concurrency = concurrency
         self.recalled = tuple(recalled)
         self.recall = recall
-        self.everybody = {expert.name: expert for expert in (*self.experts, *judges)}
+        self.experts_by_name = {expert.name: expert for expert in (*self.experts, *judges)}
         self.rehearsal = rehearsal
         self.on_cell = on_cell
         self.cells: dict[tuple[str, str], Cell] = {}  # (query's id, expert)
@@ -140,9 +140,9 @@ class Interview:
         self.out_of_money = False
         self.stopped = False
         for item in items:
-            graders.of(item)  # a grader that may not be used is found before money is spent
+            graders.of(item)  # raises for an unusable grader before money is spent
         self._missing = dict.fromkeys((item.query.id for item in items), len(self._all))
-        self._failures = dict.fromkeys(self.everybody, 0)  # in a row
+        self._failures = dict.fromkeys(self.experts_by_name, 0)  # in a row
         self._judging = asyncio.Semaphore(concurrency)
 
     @property
@@ -150,21 +150,21 @@ class Interview:
         return (*self.recalled, *self.experts)
 
     def stop(self) -> None:
-        """Begins nothing new; what is under way ends in peace."""
+        """Starts no further asks; those in progress are completed."""
         self.stopped = True
 
     async def run(self) -> dict[tuple[str, str], Cell]:
-        """Asks and grades whatever is not stopped; raises what an asker or grader raises."""
+        """Asks and grades until done or stopped; raises what an asker or grader raises."""
         try:
             async with asyncio.TaskGroup() as group:
                 for expert in self._all:
                     queue = iter(self.items)
                     for _ in range(self.concurrency):
                         group.create_task(self._work(expert, queue, group))
-        except BaseExceptionGroup as several:
-            raise _first(several) from several
+        except BaseExceptionGroup as group_error:
+            raise _first(group_error) from group_error
         for item in self.items:
-            if self._missing[item.query.id] > 0:  # somebody was given up on the way
+            if self._missing[item.query.id] > 0:  # an expert was skipped on the way
                 await self._grade(item)
         return self.cells
 
@@ -175,7 +175,7 @@ class Interview:
             if self.stopped or expert.name in self.left_out:
                 return
             if expert in self.recalled:
-                assert self.recall is not None, "somebody must know what is recalled"
+                assert self.recall is not None, "recalled experts need an asker"
                 cell = await self._ask(item, expert, self.recall)
                 cell = None if cell is None or cell.failed else cell
             else:
@@ -191,12 +191,12 @@ class Interview:
         if cell is None:
             return
         self._failures[expert] = self._failures[expert] + 1 if cell.failed else 0
-        if self._failures[expert] >= HOPELESS:
-            self.left_out[expert] = f"failed {HOPELESS} times in a row: {cell.failed}"
+        if self._failures[expert] >= MAX_FAILURES:
+            self.left_out[expert] = f"failed {MAX_FAILURES} times in a row: {cell.failed}"
         self.on_cell(cell)
 
     async def _ask(self, item: Item, expert: Expert, asker: Asker) -> Cell | None:
-        """None if the money does not reach for an answer."""
+        """The expert's cell; None if the budget does not cover an answer."""
         spent: list[Answer] = []
         failed = None
         questions = Questions(expert.name, self.verifications, self.samples, self.logprobs)
@@ -213,7 +213,7 @@ class Interview:
         return Cell(item, expert.name, spent, failed)
 
     def _limited(self, query: Query, expert: Expert) -> Query:
-        """An answer's length has a limit, so that its price has one."""
+        """The query with a limit on the answer's tokens, so that its cost has an upper bound."""
         if any({**query.options, **expert.options}.get(limit) is not None for limit in LIMITS):
             return query
         return replace(query, options={**query.options, "max_tokens": self.max_tokens})
@@ -221,9 +221,9 @@ class Interview:
     # --- grading ------------------------------------------------------------------------------
 
     async def _grade(self, item: Item) -> None:
-        """Grades everything that was said to one query."""
-        said = [self.cells.get((item.query.id, expert.name)) for expert in self._all]
-        cells = {cell.expert: cell for cell in said if cell is not None and cell.answers}
+        """Grades all answers to one query."""
+        row = [self.cells.get((item.query.id, expert.name)) for expert in self._all]
+        cells = {cell.expert: cell for cell in row if cell is not None and cell.answers}
         if not cells:
             return
         first = {name: cell.answers[0].text for name, cell in cells.items()}
@@ -231,9 +231,9 @@ class Interview:
             cells[name].grade = grade
         for cell in cells.values():
             samples = {str(n): answer.text for n, answer in enumerate(cell.answers[1:])}
-            scores = [grade.score for grade in (await self._grades(item, samples)).values()]
-            known = [score for score in scores if not math.isnan(score)]
-            cell.soft = math.fsum(known) / len(known) if known else math.nan
+            grades = (await self._grades(item, samples)).values()
+            scores = [grade.score for grade in grades if not math.isnan(grade.score)]
+            cell.soft = math.fsum(scores) / len(scores) if scores else math.nan
 
     async def _grades(self, item: Item, texts: Mapping[str, str]) -> Mapping[str, Grade]:
         grader = self.graders.of(item)
@@ -252,17 +252,23 @@ class Interview:
         async with self._judging:
             if self.stopped:
                 raise Stopped("stopped before a judge was asked")
-            decision = await decide(Fixed(expert), query, [self.everybody[expert]], self.asker)
+            decision = await decide(
+                Fixed(expert), query, [self.experts_by_name[expert]], self.asker
+            )
             return decision.answer
 
 
-def _first(several: BaseExceptionGroup[BaseException]) -> BaseException:
-    one = several.exceptions[0]
-    return _first(one) if isinstance(one, BaseExceptionGroup) else one
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _unknown(value: Any) -> bool:
+    return not isinstance(value, str) and math.isnan(value)
 
 
 class Stopped(RoutewrightError):
-    """The interview was told to stop."""
+    """The user stopped the interview."""
 
 
 # --- the table -----------------------------------------------------------------------------
@@ -274,9 +280,9 @@ def write(
     path: Path,
     order: Sequence[str] = (),
 ) -> None:
-    """Writes a wide outcome table (docs/outcome-tables.md), whole or not at all.
+    """Writes a wide outcome table (docs/outcome-tables.md) atomically.
 
-    The experts stand in the given `order`, others after them.
+    Experts are written in the given `order`, others after them by name.
     """
     frame = table(items, cells, order)
     partial = path.with_name(f".{path.name}.partial")
@@ -288,31 +294,30 @@ def write(
 def table(
     items: Sequence[Item], cells: Mapping[tuple[str, str], Cell], order: Sequence[str] = ()
 ) -> pl.DataFrame:
-    there = {expert for _, expert in cells}
-    experts = [*(expert for expert in order if expert in there), *sorted(there - set(order))]
+    names = {expert for _, expert in cells}
+    experts = [*(expert for expert in order if expert in names), *sorted(names - set(order))]
     columns: dict[str, list[Any]] = {f"{c}::{expert}": [] for expert in experts for c in COLUMNS}
     for item in items:
         for expert in experts:
             cell = cells.get((item.query.id, expert))
-            known = {} if cell is None else cell.row()
+            values = {} if cell is None else cell.row()
             for column in COLUMNS:
-                columns[f"{column}::{expert}"].append(known.get(column))
-    kept = [
+                columns[f"{column}::{expert}"].append(values.get(column))
+    series = [
         pl.Series(
-            name, values, pl.String if name.startswith(("answer::", "text::")) else pl.Float64
+            name, column, pl.String if name.startswith(("answer::", "text::")) else pl.Float64
         )
-        for name, values in columns.items()
-        if name.startswith("score::") or any(value is not None for value in values)
+        for name, column in columns.items()
+        if name.startswith("score::") or any(value is not None for value in column)
     ]
     lines = [_line(item) for item in items]
     shown = [n for n in lines[0] if n in ALWAYS or any(line[n] is not None for line in lines)]
     facts = pl.DataFrame(lines, infer_schema_length=None).select(shown)
-    return facts.with_columns(kept)
+    return facts.with_columns(series)
 
 
 def _line(item: Item) -> dict[str, Any]:
-    """The columns that are not about an expert: the query, and what grading an answer to it takes.
-    Lists and objects are JSON."""
+    """The columns of the query and of the facts for its grader; lists and objects are JSON."""
     query = rows.flat(rows.row(item.query))
     single = len(item.references) == 1
     grading: dict[str, Any] = {

@@ -1,9 +1,10 @@
-"""An interview by many processes, on a Ray cluster: one journal and one budget for all of them.
+"""Runs an interview on a Ray cluster, with one journal and one budget for all workers.
 
-The queries are spread in parts. Every worker interviews as one process would, but asks the purse
-before it spends: the actor that keeps the journal, reserves and settles. So what one worker has
-paid for no other pays for again, and when a worker dies, whoever takes over its part finds its
-answers there. The journal is the one of the local engine: either goes on where the other stopped.
+The queries are split into parts. A worker interviews the experts about one part as a local run
+would, but reserves and settles every ask at the shared ledger, an actor that holds the journal.
+No ask is therefore paid twice, and if a worker dies, the worker that takes over its part finds the
+paid answers in the journal. The journal has the format of the local engine, so either engine can
+continue a run of the other.
 """
 
 from __future__ import annotations
@@ -28,34 +29,34 @@ from routewright.interview.interview import Cell, Interview
 from routewright.parallel import cluster, spread
 from routewright.types import Answer, Expert
 
-PART = 32  # queries that a worker takes on at once
-AT_ONCE = 10_000  # asks that may wait for the purse
-CORES = 0.0  # that the purse needs: it mostly waits
+PART = 32  # queries per part
+MAX_CALLS = 10_000  # concurrent calls to the shared ledger
+LEDGER_CPUS = 0.0  # CPUs that Ray sets aside for the shared ledger, which mostly waits
 
 
 class SharedLedger:
-    """The journal and the account, as an actor; `attempt` names a worker's attempt at a part."""
+    """The journal and the account, as a Ray actor; `attempt` identifies one run of a part."""
 
     def __init__(self, path: Path, budget: float | None) -> None:
         self.path, self.budget = path, budget
-        self.attempts: dict[int, str] = {}  # part ▶ whose turn it is
-        self.held: dict[str, list[float]] = {}  # turn ▶ bounds of its asks under way
+        self.attempts: dict[int, str] = {}  # part ▶ its current attempt
+        self.reserved: dict[str, list[float]] = {}  # attempt ▶ upper bounds of its open asks
 
     async def open(self) -> RoutewrightError | None:
         try:
             self.journal = Journal(self.path)
         except RoutewrightError as error:
             return error
-        self.known, self.account = recall(self.journal.entries)
+        self.answers, self.account = recall(self.journal.entries)
         self.account.budget = math.inf if self.budget is None else self.budget
         return None
 
     async def begin(self, part: int, attempt: str) -> None:
-        """A worker takes a part on. If another had it, that one is dead, and nobody knows what
-        its asks under way have cost."""
+        """Registers a worker's attempt at a part. An earlier attempt means that its worker died;
+        the cost of its open asks is unknown and is counted at their upper bounds."""
         dead = self.attempts.get(part)
-        self.attempts[part], self.held[attempt] = attempt, []
-        for bound in self.held.pop(dead, []) if dead else []:
+        self.attempts[part], self.reserved[attempt] = attempt, []
+        for bound in self.reserved.pop(dead, []) if dead else []:
             await self.account.settle(bound, 0.0, bound)
 
     async def reserve(self, attempt: str, bound: float, expert: str) -> RoutewrightError | None:
@@ -63,27 +64,27 @@ class SharedLedger:
             await self.account.reserve(bound, expert)
         except RoutewrightError as error:
             return error
-        if attempt not in self.held:  # it died waiting
+        if attempt not in self.reserved:  # the worker died while it waited
             await self.account.settle(bound, 0.0, 0.0)
         else:
-            self.held[attempt].append(bound)
+            self.reserved[attempt].append(bound)
         return None
 
     async def settle(self, attempt: str, bound: float, cost: float, unsure: float) -> None:
-        if bound in self.held.get(attempt, []):
-            self.held[attempt].remove(bound)
+        if bound in self.reserved.get(attempt, []):
+            self.reserved[attempt].remove(bound)
             await self.account.settle(bound, cost, unsure)
 
     async def write(self, event: Mapping[str, Any]) -> None:
         self.journal.write(**event)
         if "answered" in event:
-            self.known |= recall([event])[0]
+            self.answers |= recall([event])[0]
             self.account.asked += 1
 
     async def find(self, key: str) -> Answer | None:
-        return self.known.get(key)
+        return self.answers.get(key)
 
-    async def tell(self) -> dict[str, float]:
+    async def totals(self) -> dict[str, float]:
         return {name: getattr(self.account, name) for name in ("spent", "unsure", "asked")}
 
 
@@ -92,15 +93,15 @@ class SharedLedger:
 
 @dataclass
 class WorkerLedger:
-    """A worker's end of the purse: what a Ledger wants of a journal, of an account, and of what
-    is known."""
+    """A worker's connection to the shared ledger, in place of a Ledger's journal, account and
+    earlier answers."""
 
     ledger: Any
     attempt: str
     entries: tuple[()] = ()
     asked: int = 0
     recalled: int = 0
-    found: dict[str, Answer] = field(default_factory=dict)
+    answers: dict[str, Answer] = field(default_factory=dict)
 
     def write(self, **event: Any) -> None:
         cluster().get(self.ledger.write.remote(event))
@@ -113,21 +114,21 @@ class WorkerLedger:
         await self.ledger.settle.remote(self.attempt, bound, cost, unsure)
 
     def __contains__(self, key: str) -> bool:
-        if key not in self.found:
+        if key not in self.answers:
             answer = cluster().get(self.ledger.find.remote(key))
-            self.found |= {} if answer is None else {key: answer}
-        return key in self.found
+            self.answers |= {} if answer is None else {key: answer}
+        return key in self.answers
 
     def __getitem__(self, key: str) -> Answer:
-        return self.found[key]
+        return self.answers[key]
 
     def __setitem__(self, key: str, answer: Answer) -> None:
-        self.found[key] = answer
+        self.answers[key] = answer
 
 
 @dataclass(frozen=True)
-class Done:
-    """What a worker brings back of its part."""
+class PartResult:
+    """The result of one part of the interview."""
 
     cells: list[Cell]
     left_out: dict[str, str]
@@ -139,84 +140,84 @@ def ask_part(
     part: tuple[int, list[Item]],
     *,
     ledger: Any,
-    known: Sequence[Expert],
+    experts: Sequence[Expert],
     graders: list[str],
     settings: Mapping[str, Any],
-) -> Done:
+) -> PartResult:
     """Interviews the experts about one part of the queries."""
     number, items = part
-    share: Any = WorkerLedger(ledger, uuid.uuid4().hex)
-    cluster().get(ledger.begin.remote(number, share.attempt))
+    shared: Any = WorkerLedger(ledger, uuid.uuid4().hex)
+    cluster().get(ledger.begin.remote(number, shared.attempt))
 
-    async def run() -> Done:
-        async with Ledger(known, share) as ledger:
-            ledger.answers, ledger.account = share, share
-            asked = Interview(
+    async def run() -> PartResult:
+        async with Ledger(experts, shared) as ledger:
+            ledger.answers, ledger.account = shared, shared
+            local = Interview(
                 items, asker=ledger, recall=Recall(ledger), graders=Graders(graders), **settings
             )
-            await asked.run()
-            cells = list(asked.cells.values())
-            return Done(cells, asked.left_out, asked.out_of_money, share.recalled)
+            await local.run()
+            cells = list(local.cells.values())
+            return PartResult(cells, local.left_out, local.out_of_money, shared.recalled)
 
     return asyncio.run(run())
 
 
-# --- everybody -----------------------------------------------------------------------------
+# --- the whole interview -------------------------------------------------------------------
 
 
 def interview(
     items: Sequence[Item],
-    known: Iterable[Expert],
+    experts: Iterable[Expert],
     journal: Path,
     budget: float | None,
     graders: list[str],
     settings: Mapping[str, Any],
     on_part: Callable[[int, float], None] = lambda cells, dollars: None,
 ) -> tuple[Interview, Account]:
-    """As `Interview.run` with a Ledger, on the cluster; gives the interview that is done, and
-    what it cost. Ctrl-C leaves out what no worker has brought back yet.
+    """Runs an `Interview` with a shared ledger on the cluster; returns it and its account.
 
-    Servers that Routewright runs (`launch:`) must be running: workers do not start them.
+    Ctrl-C stops it; cells that no worker has returned yet are missing from the result. Servers of
+    launched experts (`launch:`) must be running already: workers do not start them.
     """
     ray = cluster()
-    known = [replace(expert, launch=None) for expert in known]
-    settings = {**settings, **{kind: _still(settings[kind]) for kind in EXPERTS}}
-    # Before anything is asked: a grader that may not be used is found here.
-    done = Interview(items, asker=_nobody(), graders=Graders(graders), **settings)
-    ledger = _purse(ray, journal, budget)
-    work = partial(ask_part, ledger=ledger, known=known, graders=graders, settings=settings)
+    experts = _without_launch(experts)
+    settings = {**settings, **{kind: _without_launch(settings[kind]) for kind in EXPERTS}}
+    # Building the interview here raises for an unusable grader before anything is asked.
+    whole = Interview(items, asker=_no_asker(), graders=Graders(graders), **settings)
+    ledger = _shared_ledger(ray, journal, budget)
+    work = partial(ask_part, ledger=ledger, experts=experts, graders=graders, settings=settings)
     recalled = 0
     try:
-        for _, found in spread(work, list(enumerate(_parts(items))), "ray"):
-            done.cells |= {(cell.item.query.id, cell.expert): cell for cell in found.cells}
-            done.left_out |= found.left_out
-            done.out_of_money |= found.out_of_money
-            recalled += found.recalled
-            on_part(len(found.cells), ray.get(ledger.tell.remote())["spent"])
+        for _, result in spread(work, list(enumerate(_parts(items))), "ray"):
+            whole.cells |= {(cell.item.query.id, cell.expert): cell for cell in result.cells}
+            whole.left_out |= result.left_out
+            whole.out_of_money |= result.out_of_money
+            recalled += result.recalled
+            on_part(len(result.cells), ray.get(ledger.totals.remote())["spent"])
     except KeyboardInterrupt:
-        done.stop()
-    told = ray.get(ledger.tell.remote())
-    ray.kill(ledger)  # and with it the journal's lock
-    return done, Account(recalled=recalled, **told)
+        whole.stop()
+    totals = ray.get(ledger.totals.remote())
+    ray.kill(ledger)  # this also releases the journal's lock
+    return whole, Account(recalled=recalled, **totals)
 
 
-EXPERTS = ("experts", "recalled", "judges")  # settings that are about experts
+EXPERTS = ("experts", "recalled", "judges")  # settings that hold experts
 
 
-def _still(experts: Iterable[Expert]) -> list[Expert]:
+def _without_launch(experts: Iterable[Expert]) -> list[Expert]:
     return [replace(expert, launch=None) for expert in experts]
 
 
-def _nobody() -> Any:
+def _no_asker() -> Any:
     return None
 
 
-def _purse(ray: Any, journal: Path, budget: float | None) -> Any:
-    """Beside the journal: on this machine."""
-    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+def _shared_ledger(ray: Any, journal: Path, budget: float | None) -> Any:
+    """Starts the shared ledger on this machine, which holds the journal."""
+    node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
-    options = {"num_cpus": CORES, "max_concurrency": AT_ONCE, "scheduling_strategy": here}
+    options = {"num_cpus": LEDGER_CPUS, "max_concurrency": MAX_CALLS, "scheduling_strategy": node}
     ledger = ray.remote(SharedLedger).options(**options).remote(journal.absolute(), budget)
     if (error := ray.get(ledger.open.remote())) is not None:
         raise error
@@ -224,10 +225,10 @@ def _purse(ray: Any, journal: Path, budget: float | None) -> Any:
 
 
 def _parts(items: Sequence[Item]) -> list[list[Item]]:
-    """By the words of the queries, so that the same words are asked once, in one part."""
+    """The parts; a hash of the text assigns each query, so that equal texts share a part."""
     parts: list[list[Item]] = [[] for _ in range(-(-len(items) // PART))]
     for item in items:
-        words = json.dumps([list(item.query.messages)], sort_keys=True, default=str).encode()
-        digest = hashlib.blake2b(words, digest_size=8).digest()
+        text = json.dumps([list(item.query.messages)], sort_keys=True, default=str).encode()
+        digest = hashlib.blake2b(text, digest_size=8).digest()
         parts[int.from_bytes(digest, "big") % len(parts)].append(item)
     return [part for part in parts if part]

@@ -1,7 +1,7 @@
-"""Rates the answers of an outcome table: fills its `reward::` columns, and pays for none twice.
+"""Rates the answers of an outcome table with a reward model and pays for no rating twice.
 
-Rewards of a model in this process are written to a journal batch by batch; the asks of a judge go
-through a ledger. A run that is killed is taken up where it stopped by running it again.
+The rewards of a model in this process are written to a journal batch by batch; the asks of a judge
+go through a ledger. To continue a run that was stopped, run it again.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from routewright.grading import rewards
 from routewright.grading.rewards import AskingModel, LocalModel, Rated, RewardModel
 from routewright.types import Answer, Array, Expert, Query
 
-BATCH = 64  # answers between two entries of the journal
+BATCH = 64  # answers per entry of the journal
 
-Progress = Callable[[int, int, float], None]  # answers rated, of how many, US$ spent
+Progress = Callable[[int, int, float], None]  # answers rated, answers in total, US$ spent
 
 
 @dataclass
 class Tally(ledger.Tally):
-    """What rating a table came to."""
+    """The counts of a rated table."""
 
-    answers: int = 0  # that the table holds
-    rated: int = 0  # that have a reward now
+    answers: int = 0  # answers in the table
+    rated: int = 0  # answers that have a reward now
 
 
 @dataclass(frozen=True)
 class Row:
-    """A query and the answers to it that are to be rated."""
+    """A query and its answers to rate."""
 
     query: Query
     answers: tuple[Answer, ...]
@@ -60,37 +60,40 @@ def rate(
     engine: str = "local",
     progress: Progress = lambda done, of, cost: None,
 ) -> tuple[pl.DataFrame, Tally]:
-    """The table with `reward::m` and `reward_cost::m`, and a tally.
+    """Adds the columns `reward::m` and `reward_cost::m` to the table; returns it and a tally.
 
-    An answer is what the first column of `answers` that knows it says. `names` keeps to some
-    experts of the table, `experts` are those that a judge may be one of. Earlier rewards of these
-    experts are replaced: two reward models have two scales. `engine` says where a model runs
-    (engines.py); a judge is asked from here. Raises BadTable without any answers.
+    The text of an answer is in the first column of `answers` with a value. `names` limits the
+    rating to some experts of the table; a judge must be one of `experts`. Earlier rewards of the
+    rated experts are replaced, as two reward models have different scales. `engine` says where a
+    model runs (parallel.py); a judge is always asked from this process. Raises BadTable if the
+    table has no answers, and BadInput for a reward model that cannot be used.
     """
     model = rewards.build(spec)
     if rewards.asks(model):
         _check_judge(spec, model, experts)
         if engine != "local":
-            raise BadInput(f"--engine {engine} is for models: '{spec}' asks an expert, from here")
+            raise BadInput(
+                f"--engine {engine} is for models: '{spec}' asks an expert; leave --engine out"
+            )
     rows, pool = _rows(frame, answers, names)
     tally = Tally(answers=sum(len(row.answers) for row in rows))
     if rewards.asks(model):
         asking: AskingModel = model  # type: ignore[assignment]
         run = _asking(rows, asking, journal, experts, budget, providers, tally, progress)
-        found = asyncio.run(run)
+        ratings = asyncio.run(run)
     else:
-        found = _local(rows, spec, journal, engine, tally, progress)
-    tally.rated = sum(int(np.isfinite(one.rewards).sum()) for one in found if one is not None)
-    return _filled(frame, rows, found, pool), tally
+        ratings = _local(rows, spec, journal, engine, tally, progress)
+    tally.rated = sum(int(np.isfinite(one.rewards).sum()) for one in ratings if one is not None)
+    return _filled(frame, rows, ratings, pool), tally
 
 
 def _check_judge(spec: str, model: RewardModel, experts: Sequence[Expert]) -> None:
-    judge, there = getattr(model, "expert", None), [expert.name for expert in experts]
+    judge, names = getattr(model, "expert", None), [expert.name for expert in experts]
     if judge is None:
-        raise BadInput(f"reward model '{spec}' says what a table holds: there is nothing to rate")
-    if judge not in there:
-        known = f"it has {', '.join(there)}" if there else "name one with --config"
-        raise BadInput(f"no expert '{judge}' in the config: {known}")
+        raise BadInput(f"reward model '{spec}' reads the rewards of a table: it rates no answers")
+    if judge not in names:
+        advice = f"it has {', '.join(names)}" if names else "name one with --config"
+        raise BadInput(f"no expert '{judge}' in the config: {advice}")
 
 
 # --- in this process -----------------------------------------------------------------------
@@ -104,49 +107,50 @@ def _local(
     tally: Tally,
     progress: Progress,
 ) -> list[Rated | None]:
-    known = _recalled(journal)
+    rewards_by_key = _recalled(journal)
     pairs = [(row.query, answer.text) for row in rows for answer in row.answers]
     keys = [_key(spec, query, text) for query, text in pairs]
-    missing = list(dict.fromkeys(i for i, key in enumerate(keys) if key not in known))
+    missing = list(dict.fromkeys(i for i, key in enumerate(keys) if key not in rewards_by_key))
     tally.recalled = len(pairs) - len(missing)
     batches = parallel.in_parts(missing, size=BATCH)
     work = [[pairs[i] for i in batch] for batch in batches]
     progress(tally.recalled, len(pairs), 0.0)
-    for place, earned in parallel.spread(partial(_rated, spec), work, engine):
-        fresh = {keys[i]: _known(reward) for i, reward in zip(batches[place], earned, strict=True)}
-        journal.write(rated=fresh)
-        known |= fresh
-        progress(len(known), len(pairs), 0.0)
+    for place, batch in parallel.spread(partial(_rate, spec), work, engine):
+        new = {keys[i]: _finite(reward) for i, reward in zip(batches[place], batch, strict=True)}
+        journal.write(rated=new)
+        rewards_by_key |= new
+        progress(len(rewards_by_key), len(pairs), 0.0)
     progress(len(pairs), len(pairs), 0.0)
-    earned = np.array([np.nan if (r := known[key]) is None else r for key in keys])
-    found: list[Rated | None] = []
+    values = np.array([np.nan if (r := rewards_by_key[key]) is None else r for key in keys])
+    ratings: list[Rated | None] = []
     place = 0
     for row in rows:
-        mine = earned[place : place + len(row.answers)]
-        found.append(Rated(mine, np.zeros(len(mine))))
-        place += len(mine)
-    return found
+        part = values[place : place + len(row.answers)]
+        ratings.append(Rated(part, np.zeros(len(part))))
+        place += len(part)
+    return ratings
 
 
-def _rated(spec: str, pairs: Sequence[rewards.Pair]) -> Array:
-    """A model is loaded once per process."""
+def _rate(spec: str, pairs: Sequence[rewards.Pair]) -> Array:
+    """The rewards of one batch; `build` loads the model once per process."""
     model: LocalModel = rewards.build(spec)  # type: ignore[assignment]
     return model.rate(pairs)
 
 
 def _recalled(journal: Journal) -> dict[str, float | None]:
-    known: dict[str, float | None] = {}
+    """The rewards in the journal, by `_key`; None for one that was not finite."""
+    recalled: dict[str, float | None] = {}
     for event in journal.entries:
-        known |= event.get("rated", {})
-    return known
+        recalled |= event.get("rated", {})
+    return recalled
 
 
 def _key(spec: str, query: Query, answer: str) -> str:
-    words = "\0".join((spec, query.full_text, answer)).encode("utf-8", "replace")
-    return hashlib.blake2b(words, digest_size=12).hexdigest()
+    text = "\0".join((spec, query.full_text, answer)).encode("utf-8", "replace")
+    return hashlib.blake2b(text, digest_size=12).hexdigest()
 
 
-def _known(reward: float) -> float | None:
+def _finite(reward: float) -> float | None:
     return float(reward) if np.isfinite(reward) else None
 
 
@@ -165,21 +169,21 @@ async def _asking(
 ) -> list[Rated | None]:
     done = 0
 
-    async def one(row: Row, purse: ledger.Ledger) -> Rated:
+    async def rate_row(row: Row, client: ledger.Ledger) -> Rated:
         nonlocal done
         spent: list[Answer] = []
         rating = rewards.consider(model, row.query, row.answers)
-        rated = await consult(rating, row.query, experts, purse, spent)
-        silent = [answer.reason for answer in spent if answer.status == "failed"]
-        if silent:
-            tally.fail(silent[0], len(silent))
+        rated = await consult(rating, row.query, experts, client, spent)
+        failures = [answer.reason for answer in spent if answer.status == "failed"]
+        if failures:
+            tally.fail(failures[0], len(failures))
         done += len(row.answers)
         tally.unread += rated.unread
-        progress(done, tally.answers, purse.account.spent)
+        progress(done, tally.answers, client.account.spent)
         return rated
 
-    purse = ledger.Ledger(experts, journal, budget=budget, providers=providers)
-    return await ledger.side_by_side(one, rows, purse, tally)
+    client = ledger.Ledger(experts, journal, budget=budget, providers=providers)
+    return await ledger.side_by_side(rate_row, rows, client, tally)
 
 
 # --- the table -----------------------------------------------------------------------------
@@ -188,44 +192,47 @@ async def _asking(
 def _rows(
     frame: pl.DataFrame, answers: str, names: Sequence[str] | None
 ) -> tuple[list[Row], list[str]]:
-    """The queries with their answers: of the columns `answers`, the first that knows the cell."""
+    """The queries with their answers, and the experts that gave them.
+
+    An answer is the value of the first of the columns `answers` that has one.
+    """
     kinds = [kind.strip() for kind in answers.split(",")]
-    there = [c for c in frame.columns if c.split("::", 1)[0] in kinds and "::" in c]
-    pool = list(dict.fromkeys(column.split("::", 1)[1] for column in there))
-    wanted = f"{' or '.join(kinds)}::{{}}"
+    columns = [c for c in frame.columns if c.split("::", 1)[0] in kinds and "::" in c]
+    pool = list(dict.fromkeys(column.split("::", 1)[1] for column in columns))
+    column = f"{' or '.join(kinds)}::{{}}"
     if missing := [name for name in names or () if name not in pool]:
-        raise BadTable(f"the table has no {wanted.format(missing[0])}; it has {_some(pool)}")
+        raise BadTable(f"the table has no {column.format(missing[0])}; it has {_some(pool)}")
     if not pool:
         raise BadTable(
-            f"the table has no {wanted.format('EXPERT')} to rate; it has {_some(frame.columns)}"
+            f"the table has no {column.format('EXPERT')} to rate; it has {_some(frame.columns)}"
         )
     pool = pool if names is None else list(names)
     texts = {name: _texts(frame, [f"{kind}::{name}" for kind in kinds]) for name in pool}
     rows = []
     for i, query in enumerate(queries_of(frame)):
-        said = [Answer(name, text=t) for name in pool if (t := texts[name][i]) is not None]
-        rows.append(Row(query, tuple(said)))
+        row = [Answer(name, text=t) for name in pool if (t := texts[name][i]) is not None]
+        rows.append(Row(query, tuple(row)))
     return rows, pool
 
 
 def _texts(frame: pl.DataFrame, columns: Sequence[str]) -> list[str | None]:
-    known = [pl.col(column).cast(pl.String) for column in columns if column in frame.columns]
-    return frame.select(pl.coalesce(known)).to_series().to_list()
+    cells = [pl.col(column).cast(pl.String) for column in columns if column in frame.columns]
+    return frame.select(pl.coalesce(cells)).to_series().to_list()
 
 
 def _filled(
-    frame: pl.DataFrame, rows: Sequence[Row], found: Sequence[Rated | None], pool: Sequence[str]
+    frame: pl.DataFrame, rows: Sequence[Row], ratings: Sequence[Rated | None], pool: Sequence[str]
 ) -> pl.DataFrame:
-    earned: dict[str, list[float | None]] = {name: [None] * len(rows) for name in pool}
-    paid: dict[str, list[float | None]] = {name: [None] * len(rows) for name in pool}
-    for i, (row, rated) in enumerate(zip(rows, found, strict=True)):
+    values: dict[str, list[float | None]] = {name: [None] * len(rows) for name in pool}
+    costs: dict[str, list[float | None]] = {name: [None] * len(rows) for name in pool}
+    for i, (row, rated) in enumerate(zip(rows, ratings, strict=True)):
         if rated is None:
             continue
         for answer, reward, cost in zip(row.answers, rated.rewards, rated.costs, strict=True):
-            earned[answer.expert][i], paid[answer.expert][i] = _known(reward), float(cost)
+            values[answer.expert][i], costs[answer.expert][i] = _finite(reward), float(cost)
     return frame.with_columns(
-        *(pl.Series(f"reward::{name}", earned[name], dtype=pl.Float64) for name in pool),
-        *(pl.Series(f"reward_cost::{name}", paid[name], dtype=pl.Float64) for name in pool),
+        *(pl.Series(f"reward::{name}", values[name], dtype=pl.Float64) for name in pool),
+        *(pl.Series(f"reward_cost::{name}", costs[name], dtype=pl.Float64) for name in pool),
     )
 
 

@@ -1,9 +1,9 @@
-"""Makes its own training data: new queries where the router is unsure, asked, graded, learnt from.
+"""Self-play: grows a router's training data with new queries where the router is unsure.
 
-Generate, orchestrate, evaluate (Leeroo Orchestrator, arXiv 2401.13979, section 3): a source
-proposes queries, those that would teach most are asked of every expert, the answers are graded,
-and the router is fitted on all that is known. A round leaves a folder, so a run that is stopped
-goes on where it was.
+The loop is generate, orchestrate, evaluate (Leeroo Orchestrator, arXiv 2401.13979, section 3): a
+source proposes queries, every expert is asked the most informative ones, the answers are graded,
+and the router is fitted on all rows. Every round is stored in a folder, so that a stopped run
+continues where it was.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -35,57 +36,57 @@ from routewright.strategies.fixed import Fixed
 from routewright.types import Array, Expert, Prediction, Query
 
 NO_MONEY = "the budget is spent"
-CLUSTERS = 12  # stand in for topics where no query names its domain
-PER_ASK = 10  # queries that a generator writes at once
-EXAMPLES = 5  # that it is shown
-ROOM = 2048  # tokens of its reply
+CLUSTERS = 12  # clusters that replace topics if no query names its domain
+PER_ASK = 10  # queries that a generator writes per ask
+EXAMPLES = 5  # example queries in its prompt
+REPLY_TOKENS = 2048  # limit of its reply
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How self-play goes; kept in the folder, where a run that goes on must find it unchanged."""
+    """The settings of self-play, stored in its folder; a continued run must use the same ones."""
 
     queries: int = 100  # asked per round
     explore: float = 0.2  # share of them drawn at random
     candidates: int = 10  # proposed for each one that is asked
-    words: int = overlap.WORDS  # a shared run of so many is overlap with a held-out query
-    cosine: float = overlap.COSINE  # and so is this, in vectors; above 1: not looked at
-    at: float = 0.5  # of the dearest expert's cost, where quality is told
+    words: int = overlap.WORDS  # a shared run of this length is overlap with a held-out query
+    cosine: float = overlap.COSINE  # so is this cosine; above 1: vectors are not compared
+    at: float = 0.5  # cost at which quality is measured, as a share of the most expensive expert's
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the next queries should be like."""
+    """The properties that the next queries should have."""
 
     topic: str | None
-    difficulty: str  # easy, middling or hard, for the experts as forecast
-    rivals: tuple[str, str]  # the two experts between whom it is least clear whom to ask
+    difficulty: str  # easy, middling or hard for the experts, as predicted
+    rivals: tuple[str, str]  # the two experts between which the choice is least certain
     examples: tuple[str, ...]
 
 
 class Source(Protocol):
-    """Proposes queries: as many as asked for if it can, by the targets if it heeds them."""
+    """Proposes up to `n` queries; a source may ignore the targets."""
 
     async def propose(self, n: int, targets: Sequence[Target], seed: int) -> list[Item]: ...
 
 
 @dataclass(frozen=True)
 class Round:
-    """A line of the table of rounds."""
+    """One row of the table of rounds."""
 
     number: int
-    rows: int = 0  # that the router was fitted on
+    rows: int = 0  # rows that the router was fitted on
     quality: float | None = None  # on the held-out table, at the fixed cost
     aiq: float | None = None
-    gain: float = 0.0  # cross-validated, over the zero router, on the rows it was fitted on
+    gain: float = 0.0  # cross-validated gain over the zero router on the fitted rows
     spent: float = 0.0  # US$, so far
     proposed: int = 0
-    repeated: int = 0  # near-duplicates of what is known, or of each other
-    held_out: int = 0  # left out for overlap with held-out queries
+    repeated: int = 0  # near-duplicates of earlier queries or of each other
+    held_out: int = 0  # omitted because they overlap with held-out queries
     asked: int = 0
-    ungraded: int = 0  # of the asked, without any grade
-    stopped: str | None = None  # why there is no further round
+    ungraded: int = 0  # asked queries without any grade
+    stopped: str | None = None  # the reason why there is no further round
 
 
 # --- where queries come from ---------------------------------------------------------------
@@ -93,7 +94,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Templates:
-    """Queries from a function: `make(n, seed)` gives items, with references where it knows them."""
+    """Queries from a function: `make(n, seed)` returns items, with references if it has them."""
 
     make: Callable[[int, int], Iterable[Item]]
 
@@ -102,7 +103,7 @@ class Templates:
 
 
 def sandbox(n: int, seed: int) -> list[Item]:
-    """Questions of the sandbox, with their answers."""
+    """Questions of the sandbox, with references."""
     from routewright.sandbox.skills import questions
 
     return [
@@ -112,15 +113,18 @@ def sandbox(n: int, seed: int) -> list[Item]:
 
 
 def templates(name: str) -> Templates:
-    """`sandbox`, or `MODULE:FUNCTION` of yours, looked for in the current folder too."""
+    """The source `sandbox` or `MODULE:FUNCTION`; modules may be in the current folder.
+
+    Raises BadInput if the function cannot be imported.
+    """
     import os
     import sys
 
     if name == "sandbox":
         return Templates(sandbox)
     module, _, function = name.partition(":")
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)
+    if (folder := os.getcwd()) not in sys.path:
+        sys.path.append(folder)
     try:
         return Templates(getattr(import_module(module), function))
     except (ImportError, AttributeError, ValueError) as error:
@@ -143,22 +147,22 @@ Reply with a JSON array of {n} strings and nothing else.
 
 @dataclass(frozen=True)
 class Generator:
-    """An expert writes the queries. Replies that are no JSON array of texts are counted as none."""
+    """An expert writes the queries. A reply that is not a JSON array of texts yields none."""
 
     expert: Expert
     asker: Asker
     concurrency: int = interview.CONCURRENCY
 
     async def propose(self, n: int, targets: Sequence[Target], seed: int) -> list[Item]:
-        turn = asyncio.Semaphore(self.concurrency)
+        limit = asyncio.Semaphore(self.concurrency)
         asks = (
-            self._write(targets[k % len(targets)], seed, k, turn) for k in range(-(-n // PER_ASK))
+            self._write(targets[k % len(targets)], seed, k, limit) for k in range(-(-n // PER_ASK))
         )
-        written = await asyncio.gather(*asks)
-        return [item for some in written for item in some][:n]
+        batches = await asyncio.gather(*asks)
+        return [item for batch in batches for item in batch][:n]
 
     async def _write(
-        self, target: Target, seed: int, number: int, turn: asyncio.Semaphore
+        self, target: Target, seed: int, number: int, limit: asyncio.Semaphore
     ) -> list[Item]:
         prompt = PROMPT.format(
             n=PER_ASK,
@@ -168,56 +172,57 @@ class Generator:
             other=target.rivals[1],
             examples="\n".join(json.dumps(text, ensure_ascii=False) for text in target.examples),
         )
-        options = {"max_tokens": ROOM, "temperature": 1.0, "seed": (seed + number) % 2**31}
+        options = {"max_tokens": REPLY_TOKENS, "temperature": 1.0, "seed": (seed + number) % 2**31}
         try:
-            async with turn:
-                reply = await _say(self.expert, Query.of(prompt, options=options), self.asker)
+            async with limit:
+                reply = await _reply(self.expert, Query.of(prompt, options=options), self.asker)
         except (UpstreamError, NotAdmissible):
             return []
         return [Item(Query.of(text, domain=target.topic)) for text in texts(reply) if text.strip()]
 
 
-async def _say(expert: Expert, query: Query, asker: Asker) -> str:
+async def _reply(expert: Expert, query: Query, asker: Asker) -> str:
     return (await decide(Fixed(expert.name), query, [expert], asker)).answer.text
 
 
 def texts(reply: str) -> list[str]:
-    """
+    """The texts of the JSON array in a reply; empty if there is none.
+
     >>> texts('Here: ["One?", "Two?"]'), texts("1. One?")
     (['One?', 'Two?'], [])
     """
-    found = re.search(r"\[.*\]", reply, re.DOTALL)
+    array = re.search(r"\[.*\]", reply, re.DOTALL)
     try:
-        listed = json.loads(found[0]) if found else []
+        entries = json.loads(array[0]) if array else []
     except (ValueError, RecursionError):
         return []
-    return [text for text in listed if isinstance(text, str)]
+    return [entry for entry in entries if isinstance(entry, str)]
 
 
 # --- what to ask ---------------------------------------------------------------------------
 
 
 def doubt(prediction: Prediction, prices: Sequence[float]) -> Array:
-    """What knowing the best expert would be worth, per query, (n,): expected regret of the choice.
+    """Expected regret of the choice of expert for each query, (n,).
 
-    With δ between the two best utilities q − λc and s the spread of that difference, it is
-    s φ(δ/s) − δ Φ(−δ/s), averaged over the prices of quality λ.
+    It is the value of knowing the best expert: s φ(δ/s) − δ Φ(−δ/s), averaged over the prices of
+    quality λ. δ is the difference of the two highest utilities q − λc, and s its spread.
     """
     from scipy.stats import norm
 
-    found = np.zeros(len(prediction.quality))
-    rows = np.arange(len(found))
+    regret = np.zeros(len(prediction.quality))
+    rows = np.arange(len(regret))
     for price in prices:
         utility = prediction.quality - price * prediction.cost
         first, second = np.argsort(-utility, axis=1)[:, :2].T
         delta = utility[rows, first] - utility[rows, second]
         spread = np.hypot(prediction.spread[rows, first], prediction.spread[rows, second]) + 1e-9
-        found += spread * norm.pdf(delta / spread) - delta * norm.cdf(-delta / spread)
-    return np.asarray(found / len(prices))
+        regret += spread * norm.pdf(delta / spread) - delta * norm.cdf(-delta / spread)
+    return np.asarray(regret / len(prices))
 
 
 def prices_of(router: Router) -> list[float]:
-    """λ at a few operating points, evenly by cost: most of them where money is spent."""
+    """λ at four operating points, evenly spaced by their order in cost, without the cheapest."""
     points = sorted(router.frontier, key=lambda point: -point.cost)
     return [points[place].price for place in np.linspace(0, len(points) - 1, 5).astype(int)[:-1]]
 
@@ -225,20 +230,21 @@ def prices_of(router: Router) -> list[float]:
 def choose(
     router: Router, candidates: Sequence[Query], n: int, *, explore: float, seed: int
 ) -> list[int]:
-    """Positions of the candidates to ask.
+    """Positions of the `n` candidates to ask.
 
-    The mix of topics stays that of the candidates, or the router would mistake it for that of its
-    traffic. Within a topic queries are drawn evenly from the more doubtful half: the most doubtful
-    ones alone are odd ones. `explore` of all are drawn from all, so that no kind is forgotten.
+    The mix of topics stays that of the candidates, because the router assumes that its traffic has
+    the mix of its rows. Within a topic queries are drawn uniformly from the more doubtful half; the
+    most doubtful ones alone would be atypical. A share `explore` is drawn from all candidates, so
+    that every kind of query is represented.
     """
     rng = np.random.default_rng(seed)
     n = min(n, len(candidates))
-    unsure = doubt(router.predict(candidates), prices_of(router))
+    doubts = doubt(router.predict(candidates), prices_of(router))
     topics = _topics(router, candidates, seed)
     chosen: list[int] = []
     for topic, share in _shares(topics, n - round(explore * n)):
         rows = np.flatnonzero(topics == topic)
-        doubtful = rows[np.argsort(-unsure[rows], kind="stable")]
+        doubtful = rows[np.argsort(-doubts[rows], kind="stable")]
         half = doubtful[: max(share, -(-len(rows) // 2))]
         chosen += rng.choice(half, share, replace=False).tolist()
     rest = np.setdiff1d(np.arange(len(candidates)), chosen)
@@ -247,16 +253,16 @@ def choose(
 
 
 def _shares(topics: Array, n: int) -> list[tuple[Any, int]]:
-    """How many of n fall to each topic: in proportion, the largest remainders rounded up."""
+    """Splits n over the topics in proportion to their size; the largest remainders round up."""
     names, counts = np.unique(topics, return_counts=True)
-    wanted = n * counts / max(counts.sum(), 1)
-    shares = np.floor(wanted).astype(int)
-    shares[np.argsort(shares - wanted, kind="stable")[: n - shares.sum()]] += 1
+    exact = n * counts / max(counts.sum(), 1)
+    shares = np.floor(exact).astype(int)
+    shares[np.argsort(shares - exact, kind="stable")[: n - shares.sum()]] += 1
     return list(zip(names.tolist(), shares.tolist(), strict=True))
 
 
 def _topics(router: Router, queries: Sequence[Query], seed: int) -> Array:
-    """A number per query: its domain's, or where none is known its cluster's."""
+    """A number per query: that of its domain, or of its cluster if no query has a domain."""
     if any(query.domain for query in queries):
         names = [query.domain or "" for query in queries]
         return np.unique(names, return_inverse=True)[1].astype(np.float64)
@@ -267,38 +273,38 @@ def _topics(router: Router, queries: Sequence[Query], seed: int) -> Array:
     return np.asarray(groups.fit_predict(router.encoder.encode(queries)), dtype=np.float64)
 
 
-def targets(router: Router, known: Sequence[Query], n: int, seed: int) -> list[Target]:
-    """What a generator should write about: topics in proportion to the doubt about them."""
+def targets(router: Router, queries: Sequence[Query], n: int, seed: int) -> list[Target]:
+    """Targets for a generator; topics are drawn in proportion to the doubt about their queries."""
     rng = np.random.default_rng(seed)
-    prediction = router.predict(known)
-    unsure = doubt(prediction, prices_of(router))
-    topics = np.array([query.domain or "" for query in known], dtype=object)
+    prediction = router.predict(queries)
+    doubts = doubt(prediction, prices_of(router))
+    topics = np.array([query.domain or "" for query in queries], dtype=object)
     names = sorted(set(topics))
-    weight = np.array([unsure[topics == name].mean() for name in names]) + 1e-12
+    weight = np.array([doubts[topics == name].mean() for name in names]) + 1e-12
     levels = np.quantile(prediction.quality.max(axis=1), [1 / 3, 2 / 3])
-    found = []
+    drawn = []
     for topic in rng.choice(names, n, p=weight / weight.sum()):
         rows = np.flatnonzero(topics == topic)
-        here = rng.choice(rows, min(EXAMPLES, len(rows)), replace=False)
-        middle = int(rows[np.argmax(unsure[rows])])
+        examples = rng.choice(rows, min(EXAMPLES, len(rows)), replace=False)
+        middle = int(rows[np.argmax(doubts[rows])])
         first, second = np.argsort(-prediction.quality[middle])[:2]
         level = int(np.searchsorted(levels, prediction.quality[middle].max()))
-        found.append(
+        drawn.append(
             Target(
                 topic=str(topic) or None,
                 difficulty=("hard", "middling", "easy")[level],
                 rivals=(router.experts[first], router.experts[second]),
-                examples=tuple(known[int(row)].text[:500] for row in here),
+                examples=tuple(queries[int(row)].text[:500] for row in examples),
             )
         )
-    return found
+    return drawn
 
 
 # --- rounds --------------------------------------------------------------------------------
 
 
 class Play:
-    """Self-play in a folder; `rounds` are those that are done, the start (number 0) included."""
+    """Self-play in a folder; `rounds` holds the completed rounds, round 0 measures the start."""
 
     def __init__(
         self,
@@ -325,11 +331,11 @@ class Play:
         self.strategy = strategy
         folder.mkdir(parents=True, exist_ok=True)
         self._check_settings({**asdict(settings), **(described or {})})
-        self.rounds = self._done()
+        self.rounds = self._completed()
 
     async def next(self) -> Round:
-        """One round more; number 0 only measures the start. Raises BudgetSpent if the money ends
-        before there is a query to ask, and Stopped if the interview was told to stop."""
+        """Runs the next round; round 0 only measures the start. Raises BudgetSpent if the budget
+        is spent before there is a query to ask, and Stopped if the user stopped the interview."""
         if not self.rounds:
             return self._finish(Round(0))
         number = len(self.rounds)
@@ -338,16 +344,16 @@ class Play:
         chosen, counts = await self._queries(place, number)
         if not chosen:
             return self._finish(Round(number, **counts, stopped="nothing new to ask"))
-        asked = self.ask(chosen)
-        cells = await asked.run()
-        if asked.stopped:
-            raise interview.Stopped("stopped; run the same command again to go on")
-        graded = {id for (id, _), cell in cells.items() if cell.grade.score == cell.grade.score}
+        current = self.ask(chosen)
+        cells = await current.run()
+        if current.stopped:
+            raise interview.Stopped("stopped; run the same command again to continue")
+        graded = {id for (id, _), cell in cells.items() if not math.isnan(cell.grade.score)}
         counts |= {"asked": len(chosen), "ungraded": len(chosen) - len(graded)}
-        why = NO_MONEY if asked.out_of_money else None
+        reason = NO_MONEY if current.out_of_money else None
         if not graded:
-            why = why or "no answer could be graded"
-            return self._finish(Round(number, **counts, stopped=why))
+            reason = reason or "no answer could be graded"
+            return self._finish(Round(number, **counts, stopped=reason))
         interview.write(chosen, cells, place / "table.parquet", order=self.router.experts)
         rows = outcomes.read(
             self._tables(number),
@@ -362,69 +368,68 @@ class Play:
             seed=self.router.card["seed"],
         )
         self.router.save(place / "router")
-        return self._finish(Round(number, **counts, stopped=why), place)
+        return self._finish(Round(number, **counts, stopped=reason), place)
 
     # --- inside a round -----------------------------------------------------------------------
 
     async def _queries(self, place: Path, number: int) -> tuple[list[Item], dict[str, int]]:
-        """The queries of a round, chosen once: they are on disk before anybody is asked."""
-        path, about = place / "queries.jsonl", place / "proposed.json"
+        """The queries of a round; they are chosen once and stored before any expert is asked."""
+        path, counts_path = place / "queries.jsonl", place / "proposed.json"
         if path.exists():
-            counts: dict[str, int] = json.loads(about.read_text(encoding="utf-8"))
+            counts: dict[str, int] = json.loads(counts_path.read_text(encoding="utf-8"))
             return (query_sets.read(path) if path.stat().st_size else []), counts
         s, seed = self.settings, _seed(self.settings.seed, number)
-        known = outcomes.read(self._tables(number - 1)).queries
-        aims = targets(self.router, known, s.queries * s.candidates // PER_ASK + 1, seed)
+        earlier = outcomes.read(self._tables(number - 1)).queries
+        aims = targets(self.router, earlier, s.queries * s.candidates // PER_ASK + 1, seed)
         proposed = await self.source.propose(s.queries * s.candidates, aims, seed)
-        found, counts = self._new(proposed, known)
-        chosen = [found[i] for i in self._choose(found, seed)] if found else []
+        new, counts = self._new(proposed, earlier)
+        chosen = [new[i] for i in self._choose(new, seed)] if new else []
         chosen = [
             replace(item, query=replace(item.query, id=f"selfplay-{number}-{n}"), split="train")
             for n, item in enumerate(chosen)
         ]
-        about.write_text(json.dumps(counts) + "\n", encoding="utf-8")
+        counts_path.write_text(json.dumps(counts) + "\n", encoding="utf-8")
         partial = path.with_suffix(".partial")
         query_sets.write(chosen, partial)
         partial.replace(path)
         return chosen, counts
 
-    def _choose(self, found: Sequence[Item], seed: int) -> list[int]:
-        s, queries = self.settings, [item.query for item in found]
+    def _choose(self, items: Sequence[Item], seed: int) -> list[int]:
+        s, queries = self.settings, [item.query for item in items]
         return choose(self.router, queries, s.queries, explore=s.explore, seed=seed)
 
     def _new(
-        self, proposed: Sequence[Item], known: Sequence[Query]
+        self, proposed: Sequence[Item], earlier: Sequence[Query]
     ) -> tuple[list[Item], dict[str, int]]:
-        """What is neither known, nor like a held-out query, nor like another of its kind."""
+        """The proposed items that overlap with no held-out, earlier or other proposed query."""
         s = self.settings
         queries = [item.query for item in proposed]
-        secret: np.ndarray[Any, Any] = np.zeros(len(queries), bool)
+        overlaps: np.ndarray[Any, Any] = np.zeros(len(queries), bool)
         if self.held_out is not None:
-            secret = overlap.overlapping(
+            overlaps = overlap.overlapping(
                 queries, self.held_out.queries, words=s.words, cosine=s.cosine
             )
-        together = [*known, *queries]
-        kept = overlap.distinct(together, cosine=s.cosine)
-        fresh = {place - len(known) for place in kept if place >= len(known)}
-        found = [item for i, item in enumerate(proposed) if i in fresh and not secret[i]]
-        left_out = int(secret.sum())
-        repeated = len(proposed) - left_out - len(found)
-        return found, {
+        unique = overlap.distinct([*earlier, *queries], cosine=s.cosine)
+        fresh = {place - len(earlier) for place in unique if place >= len(earlier)}
+        new = [item for i, item in enumerate(proposed) if i in fresh and not overlaps[i]]
+        left_out = int(overlaps.sum())
+        repeated = len(proposed) - left_out - len(new)
+        return new, {
             "proposed": len(proposed),
             "repeated": repeated,
             "held_out": left_out,
         }
 
     def _finish(self, done: Round, place: Path | None = None) -> Round:
-        """Measures, writes the report and the line in the table of rounds."""
+        """Evaluates the router, writes the report and appends the round to the table."""
         router, quality, aiq = self.router, None, None
         if self.held_out is not None:
-            measured = evaluate(router, self.held_out)
-            figures = measured.to_json()
+            evaluation = evaluate(router, self.held_out)
+            figures = evaluation.to_json()
             at = figures["at_cost_fraction"].get(f"{self.settings.at:g}")
             quality, aiq = at and at["quality"], figures["aiq"]
             if place is not None:
-                _report(measured, figures, router, place)
+                _report(evaluation, figures, router, place)
         done = replace(
             done,
             rows=int(router.card["data"]["rows"]),
@@ -441,24 +446,25 @@ class Play:
 
     # --- the folder ---------------------------------------------------------------------------
 
-    def _tables(self, upto: int) -> list[Path]:
-        made = (self.folder / f"round-{n}" / "table.parquet" for n in range(1, upto + 1))
-        return [*self.tables, *(path for path in made if path.exists())]
+    def _tables(self, last: int) -> list[Path]:
+        """The tables of the start and of the rounds up to `last`."""
+        paths = (self.folder / f"round-{n}" / "table.parquet" for n in range(1, last + 1))
+        return [*self.tables, *(path for path in paths if path.exists())]
 
-    def _done(self) -> list[Round]:
-        """The rounds that are done; one that the budget cut short is not."""
+    def _completed(self) -> list[Round]:
+        """The completed rounds; a round that ran out of budget is repeated."""
         path = self.folder / "rounds.jsonl"
-        found = [Round(**line) for line in journal.read(path)]
-        if found and found[-1].stopped == NO_MONEY:
-            found.pop()
+        rounds = [Round(**line) for line in journal.read(path)]
+        if rounds and rounds[-1].stopped == NO_MONEY:
+            rounds.pop()
             path.unlink()
             with journal.Journal(path) as file:
-                for done in found:
+                for done in rounds:
                     file.write(**asdict(done))
-        made = [self.folder / f"round-{done.number}" / "router" for done in found]
-        if there := [router for router in made if router.exists()]:
-            self.router = Router.load(there[-1])
-        return found
+        paths = [self.folder / f"round-{done.number}" / "router" for done in rounds]
+        if saved := [path for path in paths if path.exists()]:
+            self.router = Router.load(saved[-1])
+        return rounds
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         path, now = self.folder / "settings.json", json.loads(json.dumps(settings))
@@ -470,25 +476,25 @@ class Play:
             if now.get(key) != before.get(key):
                 raise BadInput(
                     f"'{self.folder}' was begun with {key} = {before.get(key)}, not"
-                    f" {now.get(key)}: use the same, or another --out"
+                    f" {now.get(key)}: use the same value or another --out"
                 )
 
 
 def _seed(seed: int, number: int) -> int:
-    """A round's own seed, unlike the small numbers that people draw their tables with."""
-    written = f"selfplay {seed} {number}".encode()
-    return int.from_bytes(hashlib.blake2b(written, digest_size=4).digest(), "big")
+    """A seed for one round, far from the small numbers that users choose as seeds."""
+    text = f"selfplay {seed} {number}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")
 
 
 def plateau(rounds: Sequence[Round], gain: float, patience: int) -> bool:
-    """Whether the last `patience` rounds together brought less than `gain` in quality.
+    """Whether the last `patience` rounds together gained less than `gain` in quality.
 
-    Without a held-out table it is the cross-validated gain over the zero router that counts.
+    Without a held-out table the cross-validated gain over the zero router is compared instead.
     """
-    told = [done.gain if done.quality is None else done.quality for done in rounds]
-    if len(told) <= patience:
+    values = [done.gain if done.quality is None else done.quality for done in rounds]
+    if len(values) <= patience:
         return False
-    return max(told[-patience:]) < max(told[:-patience]) + gain
+    return max(values[-patience:]) < max(values[:-patience]) + gain
 
 
 def table(rounds: Sequence[Round], settings: Settings) -> str:
@@ -512,8 +518,11 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _report(measured: Evaluation, figures: Mapping[str, Any], router: Router, place: Path) -> None:
+def _report(
+    evaluation: Evaluation, figures: Mapping[str, Any], router: Router, place: Path
+) -> None:
     from routewright.evaluation.report import render
 
     seen = router.seen if router.seen.size else None
-    (place / "report.html").write_text(render(measured, figures, seen=seen), encoding="utf-8")
+    page = render(evaluation, figures, seen=seen)
+    (place / "report.html").write_text(page, encoding="utf-8")

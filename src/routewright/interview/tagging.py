@@ -1,7 +1,7 @@
-"""What queries are about: tags by an expert in its own words, or clusters of vectors.
+"""Tags queries by topic: an expert writes the tags, or the vectors of the queries are clustered.
 
-An open vocabulary spells one thing in many ways (InsTag, arXiv 2308.07074), so tags are brought
-to one spelling, and those that too few queries share are dropped.
+An expert spells the same tag in several ways (InsTag, arXiv 2308.07074), so spellings are merged,
+and tags that too few queries share are dropped.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from routewright.experts.providers import Provider
 from routewright.types import Answer, Ask, Expert, Query
 
 Tags = tuple[str, ...]
-Progress = Callable[[int, int, float], None]  # queries tagged, of how many, US$ spent
+Progress = Callable[[int, int, float], None]  # queries tagged, queries in total, US$ spent
 
 
 @dataclass
 class Tally(ledger.Tally):
-    """What tagging came to."""
+    """The counts of a tagged query set."""
 
     queries: int = 0
     tagged: int = 0
-    tags: int = 0  # different ones
+    tags: int = 0  # distinct tags
 
 
 def ask_for_tags(expert: str, query: Query) -> Generator[Ask, Answer, Tags | None]:
-    """What an expert says that a query is about; None where that cannot be read."""
+    """The tags that an expert writes for a query; None if the reply cannot be read."""
     reply = yield Ask(expert, "judge", prompt=prompts.tag(query))
     return prompts.tags(reply.text)
 
@@ -51,33 +51,37 @@ def by_expert(
     providers: Mapping[str, Provider] | None = None,
     progress: Progress = lambda done, of, cost: None,
 ) -> tuple[list[Tags], Tally]:
-    """Tags of each query, none where the expert said none that can be read, and a tally."""
-    if expert not in (there := [one.name for one in experts]):
-        raise BadInput(f"no expert '{expert}' in the config: it has {', '.join(there)}")
+    """The tags of each query and a tally; a query has no tags if the reply cannot be read.
+
+    Raises BadInput if `expert` is not one of `experts`.
+    """
+    if expert not in (names := [one.name for one in experts]):
+        raise BadInput(f"no expert '{expert}' in the config: it has {', '.join(names)}")
     tally = Tally(queries=len(queries))
 
     done = 0
 
-    async def one(query: Query, purse: ledger.Ledger) -> Tags:
+    async def tag_query(query: Query, client: ledger.Ledger) -> Tags:
         nonlocal done
-        tags = await consult(ask_for_tags(expert, query), query, experts, purse)
+        tags = await consult(ask_for_tags(expert, query), query, experts, client)
         done += 1
-        progress(done, len(queries), purse.account.spent)
+        progress(done, len(queries), client.account.spent)
         tally.unread += tags is None
         return tags or ()
 
     async def run() -> list[Tags]:
-        purse = ledger.Ledger(experts, journal, budget=budget, providers=providers)
-        return [tags or () for tags in await ledger.side_by_side(one, queries, purse, tally)]
+        client = ledger.Ledger(experts, journal, budget=budget, providers=providers)
+        rows = await ledger.side_by_side(tag_query, queries, client, tally)
+        return [tags or () for tags in rows]
 
-    found = merged(asyncio.run(run()), min_count)
-    tally.tagged = sum(bool(tags) for tags in found)
-    tally.tags = len({tag for tags in found for tag in tags})
-    return found, tally
+    rows = merged(asyncio.run(run()), min_count)
+    tally.tagged = sum(bool(tags) for tags in rows)
+    tally.tags = len({tag for tags in rows for tag in tags})
+    return rows, tally
 
 
 def by_cluster(queries: Sequence[Query], count: int, encoder: str, seed: int = 0) -> list[Tags]:
-    """One tag per query: which k-means cluster of the encoder's vectors it lies in."""
+    """One tag per query: the k-means cluster of its vector."""
     from routewright.prediction.encoders import build
     from routewright.prediction.predictors.zooter import clusters
 
@@ -87,7 +91,7 @@ def by_cluster(queries: Sequence[Query], count: int, encoder: str, seed: int = 0
 
 
 def normalised(tag: str) -> str:
-    """One spelling of case, width, hyphens and spaces.
+    """The tag with unified case, character width, hyphens and spaces.
 
     >>> normalised("  Word-Problems. ")
     'word problems'
@@ -97,21 +101,22 @@ def normalised(tag: str) -> str:
 
 
 def merged(rows: Sequence[Sequence[str]], min_count: int = 1) -> list[Tags]:
-    """The same rows with one spelling per tag, each once, without those of fewer queries.
+    """The rows with one spelling per tag, without repeats and without tags of too few queries.
 
-    Tags that differ in spaces and plurals are one; the commonest spelling stands for all.
+    Tags that differ only in spaces and plurals are the same tag, and the most frequent spelling is
+    used. A tag that fewer than `min_count` queries share is dropped.
 
     >>> merged([["Word problem", "word-problems"], ["wordproblem", "Logic"], ["word problem"]], 2)
     [('word problem',), ('word problem',), ('word problem',)]
     """
-    plain = [[tag for one in row if (tag := normalised(one))] for row in rows]
+    plain = [[tag for text in row if (tag := normalised(text))] for row in rows]
     spellings: dict[str, Counter[str]] = {}
     for row in plain:
         for tag in row:
             spellings.setdefault(_key(tag), Counter())[tag] += 1
     best = {
-        key: min(known, key=lambda tag: (-known[tag], len(tag), tag))
-        for key, known in spellings.items()
+        key: min(counts, key=lambda tag: (-counts[tag], len(tag), tag))
+        for key, counts in spellings.items()
     }
     keys = [list(dict.fromkeys(_key(tag) for tag in row)) for row in plain]
     carriers = Counter(key for row in keys for key in row)

@@ -1,7 +1,7 @@
-"""The outcome table: one row per query, for each expert `m` its `score::m`, `cost::m` and more.
+"""The outcome table: one row per query; for each expert `m` the columns `score::m`, `cost::m`, ….
 
-Wide Parquet is the format; long JSONL (one line per query and expert) is converted. Several
-files are joined on `id`: experts may be interviewed at different times. Missing cells are NaN.
+The format is wide Parquet; long JSONL (one line per query and expert) is converted. Several files
+are joined on `id`, so that experts may be interviewed at different times. Missing cells are NaN.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ NOT_NEGATIVE = ("cost", "verify_cost", "verdicts", "reward_cost", "latency", "ou
 NOT_POSITIVE = ("logprob",)
 ENDINGS = (".parquet", ".jsonl", ".ndjson", ".csv")
 ALL = "all"
-LONG_NAMES = {  # what other tools call our columns; for those of queries see `rows`
+LONG_NAMES = {  # names in other tools ▶ our columns; `rows` has those of queries
     "response": "answer",
     "model": "expert",
     "completion_tokens": "out_tokens",
     "latency_s": "latency",
 }
-UNKNOWN = ({"role": "user", "content": ""},)  # the messages of a row that knows no prompt
+UNKNOWN = ({"role": "user", "content": ""},)  # the messages of a row without a prompt
 
-Line = tuple[str, dict[str, Any]]  # a row's place in its file, and its cells
+Line = tuple[str, dict[str, Any]]  # the place of a row in its file, and its cells
 Fingerprints = NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """n queries and what e experts made of them; arrays are (n, e), NaN where unknown.
+    """The recorded outcomes of n queries and e experts; arrays are (n, e), NaN if unknown.
 
     >>> import routewright as rw
     >>> from routewright.demo import example
@@ -75,12 +75,12 @@ class Outcomes:
 
     experts: tuple[str, ...]
     queries: tuple[Query, ...]
-    measures: dict[str, Array]  # score (0..1), cost (US$), and whatever else was recorded
+    measures: dict[str, Array]  # score (0..1), cost (US$) and all other recorded measures
     answers: np.ndarray[Any, np.dtype[Any]] | None = None  # (n, e) of str or None
     sources: tuple[str, ...] = ()
     split: str = ALL
-    groups: tuple[str, ...] = field(default=())  # rows that must stay on one side of a fold
-    splits: tuple[str | None, ...] = ()  # of each row; empty: the table has no such column
+    groups: tuple[str, ...] = field(default=())  # rows of the same group share a fold
+    splits: tuple[str | None, ...] = ()  # of each row; empty without a column `split`
 
     @property
     def score(self) -> Array:
@@ -119,7 +119,7 @@ class Outcomes:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over ids, prompts, scores and costs: says which data a router was fitted on."""
+        """SHA-256 of ids, prompts, scores and costs; identifies the rows of a fit."""
         sha = hashlib.sha256("\0".join(self.experts).encode())
         for query in self.queries:
             sha.update(f"{query.id}\0{query.full_text}\0".encode())
@@ -129,26 +129,26 @@ class Outcomes:
 
     @property
     def verdicts(self) -> int | None:
-        """Of how many verdicts each verification is the mean; None where the table does not say."""
-        told = self.measures.get("verdicts")
-        return int(np.nanmax(told)) if told is not None and np.isfinite(told).any() else None
+        """The number of verdicts per verification; None if the table does not record it."""
+        counts = self.measures.get("verdicts")
+        return int(np.nanmax(counts)) if counts is not None and np.isfinite(counts).any() else None
 
     def rows(self, index: Any) -> Outcomes:
-        """Some rows, by positions or a mask."""
-        picked = np.arange(len(self))[index]
+        """Selects rows by positions or by a mask."""
+        positions = np.arange(len(self))[index]
         return replace(
             self,
-            queries=tuple(self.queries[i] for i in picked),
-            measures={name: table[picked] for name, table in self.measures.items()},
-            answers=None if self.answers is None else self.answers[picked],
-            groups=tuple(self.groups[i] for i in picked) if self.groups else (),
-            splits=tuple(self.splits[i] for i in picked) if self.splits else (),
+            queries=tuple(self.queries[i] for i in positions),
+            measures={name: table[positions] for name, table in self.measures.items()},
+            answers=None if self.answers is None else self.answers[positions],
+            groups=tuple(self.groups[i] for i in positions) if self.groups else (),
+            splits=tuple(self.splits[i] for i in positions) if self.splits else (),
         )
 
     def where(self, **columns: Any) -> Outcomes:
-        """The rows that have these values; a collection stands for any of its values.
+        """Selects the rows with the given values; a collection matches any of its values.
 
-        Columns are `id`, `domain`, `tags` (a row needs one of them), `data_class`, `split` and
+        The columns are `id`, `domain`, `tags` (a row needs one of them), `data_class`, `split` and
         `group`. Raises BadTable if the table has no such column, if no row has one of the values,
         or if no row has all of them.
         """
@@ -156,13 +156,13 @@ class Outcomes:
         for name, value in columns.items():
             rows &= self._having(name, value)
         if not rows.any():
-            together = " and ".join(f"{name}={value!r}" for name, value in columns.items())
-            raise BadTable(f"no row has {together}: filter by fewer columns")
+            condition = " and ".join(f"{name}={value!r}" for name, value in columns.items())
+            raise BadTable(f"no row has {condition}: filter by fewer columns")
         split = columns.get("split")
         return replace(self.rows(rows), split=split if isinstance(split, str) else self.split)
 
     def _having(self, name: str, value: Any) -> NDArray[np.bool_]:
-        """Which rows have the value, or one of the values, in a column; (n,)."""
+        """Whether each row has the value, or one of the values, in a column, (n,)."""
         columns: dict[str, list[set[Any]]] = {
             "id": [{query.id} for query in self.queries],
             "domain": [{query.domain} - {None} for query in self.queries],
@@ -181,7 +181,7 @@ class Outcomes:
         return np.array([not row.isdisjoint(values) for row in columns[name]])
 
     def pool(self, experts: Sequence[str]) -> Outcomes:
-        """Some experts, in the given order; raises BadTable for unknown or repeated names."""
+        """Selects experts, in the given order; raises BadTable for unknown or repeated names."""
         check_names(experts, self.experts)
         columns = [self.experts.index(name) for name in experts]
         return replace(
@@ -194,8 +194,10 @@ class Outcomes:
     def at_prices(
         self, answer: Mapping[str, float] | None = None, verify: Mapping[str, float] | None = None
     ) -> Outcomes:
-        """The same outcomes where answers, and verifications, of the named experts cost so much,
-        in US$ or any other unit of one's own."""
+        """The same outcomes with fixed costs per answer, and per verification, of some experts.
+
+        Costs are in US$ or any other unit. Raises BadTable for an unknown expert.
+        """
         measures = dict(self.measures)
         for measure, prices in (("cost", answer or {}), ("verify_cost", verify or {})):
             check_names(list(prices), self.experts)
@@ -208,68 +210,67 @@ class Outcomes:
 
     @cached_property
     def charges(self) -> Array:
-        """What each answer counts in sums and means of costs, (n, e) in US$: `cost`, with every
-        unknown one treated in one way.
+        """The cost of each answer for sums and means, (n, e) in US$; unknown costs are filled in.
 
-        A scored answer whose cost is unknown counts as much as that expert's others on average:
-        its mean stays as it is, and no strategy that adds up several costs finds some of them
-        free. In a table without any costs every answer is free. NaN where an expert has given no
-        answer, or none of its costs is known.
+        A scored answer with an unknown cost gets the mean cost of that expert's other answers.
+        This leaves the expert's mean unchanged, and a strategy that adds up several costs never
+        counts an answer as free. In a table without any costs every answer is free. The charge is
+        NaN if an expert gave no answer, or if all its costs are unknown.
         """
-        known = np.isfinite(self.cost)
-        if not known.any():
+        finite = np.isfinite(self.cost)
+        if not finite.any():
             return np.zeros_like(self.cost)
-        count = known.sum(axis=0)
-        total = np.where(known, self.cost, 0.0).sum(axis=0)
-        usual = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-        return np.where(np.isfinite(self.score) & ~known, usual, self.cost)
+        count = finite.sum(axis=0)
+        total = np.where(finite, self.cost, 0.0).sum(axis=0)
+        mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        return np.where(np.isfinite(self.score) & ~finite, mean, self.cost)
 
     def costed(self) -> Outcomes:
-        """The same with `charges` for costs, so that parts of its rows count what the whole does.
-        A table without any costs stays one."""
+        """The same outcomes with `charges` as costs, so that subsets of rows have the same charges
+        as the whole table. A table without any costs is returned unchanged."""
         if not np.isfinite(self.cost).any():
             return self
         return replace(self, measures={**self.measures, "cost": self.charges})
 
     def record(self, row: int) -> dict[str | tuple[str, str], Answer]:
-        """What every expert said to one query, as `drive.replay` reads it.
+        """Every expert's answers to one query, in the form that `drive.replay` reads.
 
-        A verification is counted at `verify_cost::m`; where the table has no such column it
-        costs as much as the answer did, as AutoMix counts it (arXiv 2310.12963, section 4). A
-        judgement says the reward, or the score in a table without rewards, at `reward_cost::m`;
-        without such a column it is free, as a small model's on one's own machine almost is.
+        A verification costs `verify_cost::m`; without that column it costs as much as the answer,
+        as in AutoMix (arXiv 2310.12963, section 4). A judgement returns the reward, or the score
+        in a table without rewards, and costs `reward_cost::m`; without that column it is free, as
+        a small local model costs almost nothing.
         """
-        known: dict[str | tuple[str, str], Answer] = {}
+        answers: dict[str | tuple[str, str], Answer] = {}
         for m, expert in enumerate(self.experts):
             score = self._cell("score", row, m)
             if score is None:
                 continue
             cost = float(np.nan_to_num(self.charges[row, m]))
-            said = None if self.answers is None else self.answers[row, m]
-            known[expert] = Answer(
+            reply = None if self.answers is None else self.answers[row, m]
+            answers[expert] = Answer(
                 expert,
-                text=said or "",
+                text=reply or "",
                 cost=cost,
                 score=score,
                 latency=self._cell("latency", row, m) or float("nan"),
                 output_tokens=int(self._cell("out_tokens", row, m) or 0),
-                logprobs=None if (sure := self._cell("logprob", row, m)) is None else (sure,),
+                logprobs=None if (logprob := self._cell("logprob", row, m)) is None else (logprob,),
             )
-            known[expert, "judge"] = Answer(
+            answers[expert, "judge"] = Answer(
                 expert,
                 kind="judge",
                 reward=self._cell("reward", row, m) if "reward" in self.measures else score,
                 cost=self._cell("reward_cost", row, m) or 0.0,
             )
-            if (sure := self._cell("verify", row, m)) is not None:
-                checked = self._cell("verify_cost", row, m)
-                known[expert, "verify"] = Answer(
+            if (confidence := self._cell("verify", row, m)) is not None:
+                verify_cost = self._cell("verify_cost", row, m)
+                answers[expert, "verify"] = Answer(
                     expert,
                     kind="verify",
-                    confidence=sure,
-                    cost=cost if checked is None else checked,
+                    confidence=confidence,
+                    cost=cost if verify_cost is None else verify_cost,
                 )
-        return known
+        return answers
 
     def _cell(self, measure: str, row: int, m: int) -> float | None:
         table = self.measures.get(measure)
@@ -279,7 +280,7 @@ class Outcomes:
 
 
 def fingerprints(queries: Sequence[Query]) -> Fingerprints:
-    """64-bit hashes of the prompts, sorted; case, width and spacing do not count.
+    """Sorted 64-bit hashes of the prompts, without case, character width and spacing.
 
     >>> fingerprints([Query.of(" What is\\n2 + 2?")]) == fingerprints([Query.of("what is 2 + 2?")])
     array([ True])
@@ -304,9 +305,9 @@ def read(
 ) -> Outcomes:
     """Reads, joins and checks outcome tables.
 
-    `split` keeps the rows whose `split` column says so; a table without that column is used
-    whole, and `all` takes every row. A table that has rewards and no scores is scored by them:
-    as they are where all lie in 0..1, else with its least as 0 and its greatest as 1. Raises
+    `split` selects rows by their `split` column; `all` takes every row, and a table without that
+    column is used as a whole. In a table with rewards but no scores the rewards become the scores:
+    unchanged if all are in 0..1, otherwise scaled linearly from 0 (lowest) to 1 (highest). Raises
     BadTable for anything that cannot be used.
 
     >>> import routewright as rw
@@ -318,28 +319,28 @@ def read(
     """
     files = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
     if not files:
-        raise BadTable("no outcome table was named")
+        raise BadTable("no outcome table is given: name at least one file")
     frames = [_typed(_frame(path), path) for path in files]
     frame = _scored(frames[0] if len(frames) == 1 else reduce(join, frames))
     frame = _keep_split(frame, split, files)
-    found = _experts(frame, files)
+    names = _experts(frame, files)
     if experts is not None:
-        check_names(experts, found)
-        found = tuple(experts)
-    outcomes = _outcomes(frame, found, files, split)
+        check_names(experts, names)
+        names = tuple(experts)
+    outcomes = _outcomes(frame, names, files, split)
     if not np.isfinite(outcomes.score).any():
-        raise BadTable(f"{_named(files)}: no score is known for {', '.join(found)}")
+        raise BadTable(f"{_quoted(files)}: no score is known for {', '.join(names)}")
     return outcomes
 
 
 def table(path: Path) -> pl.DataFrame:
-    """One file, checked: an outcome table or a query set, with the columns of its queries as
-    `rows` names and writes them. Queries without an `id` are named after their words."""
+    """One outcome table or query set, checked, with the columns of its queries as `rows` writes
+    them. Queries without an `id` get a hash of their messages. Raises BadTable."""
     return _typed(_frame(path), path)
 
 
 def save(frame: pl.DataFrame, path: Path) -> None:
-    """Writes Parquet, or JSONL by that ending: the file is whole or not there."""
+    """Writes Parquet, or JSONL if the path ends in `.jsonl`, atomically. Raises BadTable."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -355,30 +356,30 @@ def save(frame: pl.DataFrame, path: Path) -> None:
 
 
 def check_ending(path: Path) -> None:
-    """Raises BadInput if `save` has no format for it: better before the work than after."""
+    """Raises BadInput if `save` has no format for the path; call it before the work starts."""
     if path.suffix not in (".parquet", ".jsonl"):
         raise BadInput(f"'{path}' must end in .parquet or .jsonl")
 
 
 def tags_of(queries: Sequence[Query], kind: str = "table") -> list[tuple[str, ...]]:
-    """The tags of each query: those of the `table` (its domains where it has none at all), its
+    """The tags of each query: those of the `table` (its domains if it has no tags at all), its
     `domain`, or `none`. Raises BadInput for another kind."""
     domains = [(query.domain,) if query.domain else () for query in queries]
     own = [query.tags for query in queries]
     kinds = {"table": own if any(own) else domains, "domain": domains, "none": [()] * len(queries)}
     if kind not in kinds:
-        raise BadInput(f"tags '{kind}' is none of {', '.join(kinds)}")
+        raise BadInput(f"tags '{kind}' is not one of {', '.join(kinds)}")
     return list(kinds[kind])
 
 
-def check_names(wanted: Sequence[str], known: Sequence[str]) -> None:
-    """Raises BadTable if a wanted expert is not known, or is named twice."""
-    for name in wanted:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+def check_names(names: Sequence[str], experts: Sequence[str]) -> None:
+    """Raises BadTable if a name is not one of the experts, or occurs twice."""
+    for name in names:
+        if name not in experts:
+            close = difflib.get_close_matches(name, experts, n=1, cutoff=0.5)
             hint = f"did you mean '{close[0]}'? " if close else ""
-            raise BadTable(f"no expert '{name}': {hint}the table has {', '.join(known)}")
-    if twice := _repeated(wanted):
+            raise BadTable(f"no expert '{name}': {hint}the table has {', '.join(experts)}")
+    if twice := _repeated(names):
         raise BadTable(f"expert '{twice[0]}' is named twice")
 
 
@@ -401,13 +402,13 @@ def _frame(path: Path) -> pl.DataFrame:
 
 
 def _jsonl(path: Path, lines: Sequence[Line]) -> pl.DataFrame:
-    """The columns that are not of queries: in a column of chats Polars would give every message
-    the fields of every other."""
+    """The lines as a frame; the columns of queries are empty, because in a column of messages
+    Polars would give every message the fields of every other."""
     others = ({**cells, **dict.fromkeys(rows.COLUMNS)} for _, cells in lines)
-    written = "\n".join(json.dumps(cells, ensure_ascii=False) for cells in others)
-    frame = pl.read_ndjson(written.encode("utf-8", "replace"), infer_schema_length=None)
+    text = "\n".join(json.dumps(cells, ensure_ascii=False) for cells in others)
+    frame = pl.read_ndjson(text.encode("utf-8", "replace"), infer_schema_length=None)
     order = dict.fromkeys(column for _, cells in lines for column in cells)
-    return frame.select(list(order))  # Polars has another order on every run
+    return frame.select(list(order))  # the order of Polars varies between runs
 
 
 def _csv(path: Path, lines: Sequence[Line]) -> pl.DataFrame:
@@ -415,7 +416,7 @@ def _csv(path: Path, lines: Sequence[Line]) -> pl.DataFrame:
     empty = pl.all().cast(pl.String).fill_null("") == ""
     frame = frame.filter(~pl.all_horizontal(empty))
     if len(frame) != len(lines):
-        raise BadTable(f"'{path}': a cell with a line break must stand in double quotes")
+        raise BadTable(f"'{path}': a cell with a line break must be in double quotes")
     return frame
 
 
@@ -432,10 +433,10 @@ def _with_queries(frame: pl.DataFrame, lines: Sequence[Line], path: Path) -> pl.
     queries = [rows.query(cells, place) for place, cells in lines]
     if not _is_long(frame):
         rows.check_distinct(zip((place for place, _ in lines), queries, strict=True))
-    written = [_stored(query, cells) for query, cells in zip(queries, renamed, strict=True)]
-    columns = {name: [cells[name] for cells in written] for name in rows.COLUMNS}
-    before = _filled(rows.asked(cells) for _, cells in lines)
-    return frame.drop(before - _filled(renamed)).with_columns(
+    stored = [_stored(query, cells) for query, cells in zip(queries, renamed, strict=True)]
+    columns = {name: [cells[name] for cells in stored] for name in rows.COLUMNS}
+    original = _filled(rows.asked(cells) for _, cells in lines)
+    return frame.drop(original - _filled(renamed)).with_columns(
         pl.Series(name, values, pl.List(pl.String) if name == "tags" else pl.String)
         for name, values in columns.items()
         if name in frame.columns or any(value is not None for value in values)
@@ -447,8 +448,11 @@ def _filled(lines: Iterable[Mapping[str, Any]]) -> set[str]:
 
 
 def _stored(query: Query, read: Mapping[str, Any]) -> dict[str, Any]:
-    """The cells of a query in a table. What is unknown stays so, that another table may know it;
-    what the query does not need stays too: a prompt beside a chat, the options of a choice."""
+    """The cells of a query in a table.
+
+    Unknown cells stay empty, so that another table can fill them in. Cells that the query does not
+    use are kept: a prompt beside messages, the options of a multiple-choice question.
+    """
     cells = rows.flat(rows.row(query))
     prompt, options = read.get("prompt"), read.get("options")
     if query.messages == UNKNOWN and not read.get("messages"):
@@ -461,13 +465,13 @@ def _stored(query: Query, read: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_long(frame: pl.DataFrame) -> bool:
-    """Whether it has a row per query and expert."""
-    named = {"expert", "model", "score"} & set(frame.columns)
-    return bool(named) and not any("::" in column for column in frame.columns)
+    """Whether the frame has one row per query and expert."""
+    columns = {"expert", "model", "score"} & set(frame.columns)
+    return bool(columns) and not any("::" in column for column in frame.columns)
 
 
 def _wide(long: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """One line per query and expert ▶ one row per query; wide lines and mere queries pass."""
+    """Converts one row per query and expert to one row per query; other frames are unchanged."""
     if not _is_long(long):
         return long
     names = {old: new for old, new in LONG_NAMES.items() if new not in long.columns}
@@ -489,7 +493,7 @@ def _wide(long: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def _typed(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Checks what a file says of its experts: texts and ranges."""
+    """Converts the columns of experts to text and numbers, and checks their ranges."""
     frame = _with_texts(frame, path)
     cells = [c for c in frame.columns if c.split("::", 1)[0] in MEASURES and "::" in c]
     try:
@@ -503,7 +507,7 @@ def _typed(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def _with_texts(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Answers that were stored as numbers are texts: 7 and 7.0 are both '7'."""
+    """Converts answers and splits to text: 7 and 7.0 are both '7'."""
     for column in frame.columns:
         if column == "split" or column.startswith(("answer::", "text::")):
             cell = pl.col(column)
@@ -543,66 +547,67 @@ def _check_range(frame: pl.DataFrame, column: str, path: Path) -> None:
 
 
 def join(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
-    """Rows of the same id become one row; a cell known twice must agree."""
+    """Joins rows of the same id. Raises BadTable if a cell of an expert differs between tables."""
     shared = [c for c in right.columns if c in left.columns and c != "id"]
     joined = left.join(
         right, on="id", how="full", coalesce=True, suffix="\0", maintain_order="left_right"
     )
     for column in shared:
-        mine, theirs = pl.col(column), pl.col(f"{column}\0")
+        first, second = pl.col(column), pl.col(f"{column}\0")
         if "::" in column:
-            clash = joined.filter(mine.is_not_null() & theirs.is_not_null() & (mine != theirs))
+            clash = joined.filter(first.is_not_null() & second.is_not_null() & (first != second))
             if len(clash):
                 raise BadTable(
                     f"the tables disagree on {column} of row '{clash['id'][0]}':"
                     f" {clash[column][0]} and {clash[f'{column}' + chr(0)][0]}"
                 )
-        joined = joined.with_columns(pl.coalesce(mine, theirs).alias(column)).drop(f"{column}\0")
+        joined = joined.with_columns(pl.coalesce(first, second).alias(column)).drop(f"{column}\0")
     return joined
 
 
 def _scored(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with scores; without any, they are made from the rewards (see `read`)."""
     rewards = [column for column in frame.columns if column.startswith("reward::")]
     graded = [column for column in frame.columns if column.startswith("score::")]
     if not rewards or any(frame[column].count() for column in graded):
         return frame
     frame = frame.drop(graded)
-    known = frame.select(pl.col(rewards).cast(pl.Float64).fill_nan(None))
-    least = min((v for v in known.min().row(0) if v is not None), default=0.0)
-    most = max((v for v in known.max().row(0) if v is not None), default=1.0)
+    values = frame.select(pl.col(rewards).cast(pl.Float64).fill_nan(None))
+    least = min((v for v in values.min().row(0) if v is not None), default=0.0)
+    most = max((v for v in values.max().row(0) if v is not None), default=1.0)
     if least < 0 or most > 1:
-        known = known.select((pl.col(rewards) - least) / max(most - least, 1e-300))
-    scores = known.rename(lambda column: column.replace("reward::", "score::", 1))
+        values = values.select((pl.col(rewards) - least) / max(most - least, 1e-300))
+    scores = values.rename(lambda column: column.replace("reward::", "score::", 1))
     return frame.with_columns(scores.get_columns())
 
 
 def _keep_split(frame: pl.DataFrame, split: str, files: Sequence[Path]) -> pl.DataFrame:
     if split == ALL or "split" not in frame.columns:
         return frame
-    kept = frame.filter(pl.col("split") == split)
-    if not len(kept):
-        there = ", ".join(sorted(str(s) for s in frame["split"].unique().to_list()))
-        way_out = (
-            "; `interview --hold-out 0.2` sets some aside, and run again it pays nothing twice"
+    selected = frame.filter(pl.col("split") == split)
+    if not len(selected):
+        splits = ", ".join(sorted(str(s) for s in frame["split"].unique().to_list()))
+        advice = (
+            "; `interview --hold-out 0.2` holds some rows out and pays for no answer twice"
             if split == "dev"
             else ""
         )
         raise BadTable(
-            f"{_named(files)}: no row has split '{split}'; there are {there}"
-            f" (or --split all){way_out}"
+            f"{_quoted(files)}: no row has split '{split}'; there are {splits}"
+            f" (or --split all){advice}"
         )
-    return kept
+    return selected
 
 
 def _experts(frame: pl.DataFrame, files: Sequence[Path]) -> tuple[str, ...]:
-    found = tuple(c.removeprefix("score::") for c in frame.columns if c.startswith("score::"))
-    if not found:
+    names = tuple(c.removeprefix("score::") for c in frame.columns if c.startswith("score::"))
+    if not names:
         raise BadTable(
-            f"{_named(files)}: no column is called score::EXPERT; there are {_some(frame.columns)}"
+            f"{_quoted(files)}: no column is called score::EXPERT; there are {_some(frame.columns)}"
         )
-    if "" in found:
-        raise BadTable(f"{_named(files)}: column 'score::' has no expert's name after the colons")
-    return found
+    if "" in names:
+        raise BadTable(f"{_quoted(files)}: column 'score::' has no expert's name after the colons")
+    return names
 
 
 def _outcomes(
@@ -629,8 +634,8 @@ def _outcomes(
 
 
 def _stems(frame: pl.DataFrame, queries: Sequence[Query]) -> tuple[str, ...]:
-    """What makes rows variants of one question: their `stem_sha`, or the same text. Ids do not:
-    a question that was asked twice has two."""
+    """The group of each row: its `stem_sha` or a hash of its text. Ids do not identify a question,
+    because one that was asked twice has two."""
     if "stem_sha" in frame.columns:
         return tuple(frame["stem_sha"].cast(pl.String).fill_null("").to_list())
     return tuple(_hash(query.full_text).hex() for query in queries)
@@ -650,7 +655,7 @@ def _column(frame: pl.DataFrame, measure: str, expert: str) -> pl.Series:
 
 
 def queries_of(frame: pl.DataFrame) -> list[Query]:
-    """The queries of a table or query set, with the limits of how far their texts may travel.
+    """The queries of a table or query set, with their data classes and regions.
 
     Raises BadTable for a cell that cannot be read.
     """
@@ -663,7 +668,7 @@ def _repeated(names: Sequence[str]) -> list[str]:
     return [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
 
 
-def _named(files: Sequence[Path]) -> str:
+def _quoted(files: Sequence[Path]) -> str:
     return ", ".join(f"'{path}'" for path in files)
 
 

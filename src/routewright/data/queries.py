@@ -1,6 +1,6 @@
-"""Query sets: what to ask, and what is known about the right answer.
+"""Reads and writes query sets: queries with the facts that grading needs.
 
-JSONL, Parquet and CSV are read; `tasks/` turns the tasks of other tools into the same items.
+The formats are JSONL, Parquet and CSV; `formats/` converts the files of other tools.
 """
 
 from __future__ import annotations
@@ -17,53 +17,62 @@ from routewright.data import rows
 from routewright.errors import BadTable
 from routewright.types import Json, Query
 
-REFERENCES = ("references", "target", "answer", "expected", "gold")  # as others call `reference`
-LISTS = ("choices", "tests", "references")  # in CSV: JSON, or parts between semicolons
+REFERENCES = (
+    "references",
+    "target",
+    "answer",
+    "expected",
+    "gold",
+)  # other tools' names
+LISTS = ("choices", "tests", "references")  # in CSV: JSON, or texts between semicolons
 OBJECTS = ("schema",)  # in tables: JSON
-FACTS = ("choices", "tests", "setup", "schema", "rubric")  # what our graders may need to know
+FACTS = ("choices", "tests", "setup", "schema", "rubric")  # columns that graders read
 
 
 @dataclass(frozen=True)
 class Item:
-    """A query, and what grading its answers takes.
+    """A query with the facts for grading its answers.
 
-    `reference` is the right answer, or a list of right ones; None where nobody knows. `facts`
+    `reference` is the right answer or a list of right answers, and None if it is unknown. `facts`
     holds every other column of the set: `choices`, `tests`, `schema`, `rubric` and so on.
     """
 
     query: Query
     reference: Json = None
     split: str = "train"
-    grader: str | None = None  # by which to grade this one, if not by the run's own
+    grader: str | None = None  # grader of this item, in place of that of the run
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def references(self) -> tuple[str, ...]:
-        """The right answers as texts; empty where none is known.
+        """The right answers as texts; empty if none is known.
 
         >>> Item(Query.of("2 + 2?"), reference=4).references
         ('4',)
         """
-        known = self.reference if isinstance(self.reference, list | tuple) else [self.reference]
-        return tuple(rows.text(one) for one in known if one is not None)
+        answers = self.reference if isinstance(self.reference, list | tuple) else [self.reference]
+        return tuple(rows.text(answer) for answer in answers if answer is not None)
 
 
 def read(path: Path, *, split: str = "train") -> list[Item]:
-    """The items of a file; `split` is for those that name none.
+    """The items of a file; `split` is used for rows without a split.
 
-    An item needs a `prompt` or `messages`; without an `id` it is named after its words. Raises
-    BadTable, which names the line.
+    An item needs a `prompt` or `messages`; without an `id` its id is a hash of its messages.
+    Raises BadTable, which names the line.
     """
-    found = list(_items(path, split, to_ask=True))
-    if not found:
+    items = list(_items(path, split, to_ask=True))
+    if not items:
         raise BadTable(f"'{path}' has no queries")
-    rows.check_distinct((place, item.query) for place, item in found)
-    return [item for _, item in found]
+    rows.check_distinct((place, item.query) for place, item in items)
+    return [item for _, item in items]
 
 
 def recorded(paths: Iterable[Path]) -> dict[str, Item]:
-    """The items of outcome tables by id, from every row that tells of a query; a later row fills
-    in and overrides. `split` is empty where no row names one."""
+    """The items of outcome tables, by id.
+
+    If several rows have the same id, later rows override earlier ones and fill in what these lack.
+    `split` is empty if no row has one.
+    """
     items: dict[str, Item] = {}
     for path in paths:
         for _, item in _items(path, "", to_ask=False):
@@ -79,7 +88,7 @@ def recorded(paths: Iterable[Path]) -> dict[str, Item]:
 
 
 def write(items: Iterable[Item], path: Path) -> None:
-    """JSONL that `read` takes back."""
+    """Writes JSONL that `read` can read."""
     lines = [rows.dumps(row(item)) for item in items]
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
@@ -92,8 +101,9 @@ def row(item: Item) -> dict[str, Any]:
 
 
 def held_out(items: Sequence[Item], share: float, *, rest: str = "train") -> list[Item]:
-    """Items that name no split (theirs is empty) put into `dev`, about `share` (0..1) of them,
-    and into `rest`. Drawn from their words: the same query lies on the same side on every run.
+    """Assigns items without a split to `dev`, about `share` (0..1) of them, or to `rest`.
+
+    A hash of the text decides, so that a query is in the same split on every run.
 
     >>> some = [Item(Query.of(f"{n} + {n}?"), split="") for n in range(1000)]
     >>> sum(item.split == "dev" for item in held_out(some, 0.2))
@@ -106,16 +116,20 @@ def held_out(items: Sequence[Item], share: float, *, rest: str = "train") -> lis
 
 
 def _lot(item: Item) -> float:
-    """In [0, 1). Not `Query.lot`, by which mixes choose: they must not tell rows apart alike."""
-    words = f"split\0{item.query.full_text}".encode()
-    return int.from_bytes(hashlib.blake2b(words, digest_size=6).digest(), "big") / 2**48
+    """A number in [0, 1) from a hash of the text. It must be independent of `Query.lot`, by which
+    mixes choose."""
+    text = f"split\0{item.query.full_text}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=6).digest(), "big") / 2**48
 
 
 # --- files ---------------------------------------------------------------------------------
 
 
 def lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row with its place, as in `'q.jsonl' line 3`, and its cells as the file has them."""
+    """Each row with its place, such as `'q.jsonl' line 3`, and its cells, unconverted.
+
+    Raises BadTable for a file that cannot be read.
+    """
     if path.suffix not in READERS:
         raise BadTable(f"'{path}' must end in .jsonl, .parquet or .csv")
     if not path.is_file():
@@ -123,7 +137,7 @@ def lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         yield from READERS[path.suffix](path)
     except UnicodeDecodeError as error:
-        raise BadTable(f"'{path}' is not a text in UTF-8: {error}") from error
+        raise BadTable(f"'{path}' is not UTF-8 text: {error}") from error
     except OSError as error:
         raise BadTable(f"'{path}' cannot be read: {error.strerror}") from error
 
@@ -153,14 +167,14 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         frame = pl.read_parquet(path)
     except pl.exceptions.PolarsError as error:
         raise BadTable(f"'{path}' is not a Parquet file: {str(error).splitlines()[0]}") from error
-    # An outcome table may be asked again: what experts said to its queries is left out.
+    # The file may be an outcome table: its columns about experts are not part of the queries.
     frame = frame.select(column for column in frame.columns if "::" not in column)
     for number, row in enumerate(frame.iter_rows(named=True), start=1):
         yield f"'{path}' row {number}", row
 
 
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Empty cells are missing, and so is a line of empty cells."""
+    """The rows of a CSV file; empty cells are missing values, and empty lines are skipped."""
     csv.field_size_limit(1 << 24)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
@@ -182,15 +196,15 @@ READERS = {".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet, ".csv": _c
 
 
 def _items(path: Path, split: str, *, to_ask: bool) -> Iterator[tuple[str, Item]]:
-    """Each item with its place; those `to_ask` must say what is asked."""
-    fact = {".csv": _from_csv, ".parquet": _from_table}.get(path.suffix)
+    """Each item with its place; with `to_ask`, every item must have a text."""
+    convert = {".csv": _from_csv, ".parquet": _from_table}.get(path.suffix)
     for place, cells in lines(path):
-        if fact is not None:
-            cells = {key: fact(key, value, place) for key, value in cells.items()}
+        if convert is not None:
+            cells = {key: convert(key, value, place) for key, value in cells.items()}
         cells = rows.renamed(cells, {**rows.ALIASES, "reference": REFERENCES})
         item = _item(cells, place, split)
         if to_ask:
-            _check_words(cells, item.query, place)
+            _check_text(cells, item.query, place)
         yield place, item
 
 
@@ -207,8 +221,8 @@ def _item(cells: Mapping[str, Any], place: str, split: str) -> Item:
     )
 
 
-def _check_words(cells: Mapping[str, Any], query: Query, place: str) -> None:
-    """Raises BadTable for a row that leaves open what to ask: no expert is paid for that."""
+def _check_text(cells: Mapping[str, Any], query: Query, place: str) -> None:
+    """Raises BadTable for a row without a text to ask."""
     if not rows.has_words(cells):
         raise rows.no_words(cells, place)
     for message in query.messages:
@@ -223,7 +237,7 @@ def _from_csv(key: str, value: Any, place: str) -> Any:
 
 
 def _from_table(key: str, value: Any, place: str) -> Any:
-    """Tables keep lists and objects as JSON."""
+    """The value of a cell; tables store lists and objects as JSON."""
     if key not in (*LISTS, *OBJECTS) or not isinstance(value, str):
         return value
     try:

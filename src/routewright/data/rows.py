@@ -1,7 +1,7 @@
-"""A query as a row, and a row as a query: the one way for every file.
+"""Converts queries to rows and rows to queries, in the same way for every file.
 
 Outcome tables, query sets, interviews and the gateway's feedback share the columns of a query.
-`row` writes them and `query` reads them; what was written is read back as the same query.
+`row` writes them and `query` reads them; a query that is written is read back unchanged.
 
 >>> query({"question": "2 + 2?", "subject": "sums", "tags": "easy; short"}, "'q.csv' line 2").tags
 ('easy', 'short')
@@ -21,13 +21,17 @@ from routewright.errors import BadTable
 from routewright.types import DATA_CLASSES, DataClass, Message, Query
 
 COLUMNS = ("id", "prompt", "messages", "domain", "tags", "data_class", "region", "options")
-ALIASES = {  # our columns ▶ what other tools call them; the first one that is there counts
+ALIASES = {  # our columns ▶ their names in other tools; the first one present is used
     "id": ("query_id", "question_id", "task_id"),
     "prompt": ("query", "question", "input", "text"),
     "domain": ("task", "subject", "category"),
 }
-ANSWERS = ("answer", "response", "text")  # in a row of one query and one expert: what it answered
-NESTED = ("messages", "options")  # a table keeps them as JSON
+ANSWERS = (
+    "answer",
+    "response",
+    "text",
+)  # columns of the answer in a long table
+NESTED = ("messages", "options")  # stored as JSON in a table
 FORMS = {
     "messages": 'a list such as [{"role": "user", "content": "…"}]',
     "tags": 'a list such as ["easy", "short"], or texts between semicolons',
@@ -36,11 +40,11 @@ FORMS = {
 
 
 def query(row: Mapping[str, Any], place: str) -> Query:
-    """The query of a row, whose `place` (`'q.csv' line 2`) is for messages.
+    """The query of a row; `place`, such as `'q.csv' line 2`, is named in errors.
 
-    Lists and objects may be JSON, tags may be a text with semicolons. Without an `id` a query is
-    named after its words. A row with an `id` and no words asks the empty text: an outcome table
-    may not know its prompts. Raises BadTable.
+    Lists and objects may be JSON, tags may be a text with semicolons. Without an `id` the id is a
+    hash of the messages. A row with an `id` but without a text gives a query with an empty text,
+    because some outcome tables have no prompts. Raises BadTable for a cell that cannot be read.
     """
     cells = renamed(row)
     if cells.get("id") is None and not has_words(cells):
@@ -59,9 +63,10 @@ def query(row: Mapping[str, Any], place: str) -> Query:
 
 
 def row(query: Query) -> dict[str, Any]:
-    """The columns of a query as JSON values; None where there is nothing to say.
+    """The columns of a query as JSON values; None if a column is empty.
 
-    A single text of a user is the `prompt`; anything else, blank texts too, is `messages`.
+    A single user message with text is the `prompt`; anything else, a blank text included, is
+    `messages`.
     """
     text = query.text
     single = [dict(message) for message in query.messages] == [{"role": "user", "content": text}]
@@ -79,7 +84,7 @@ def row(query: Query) -> dict[str, Any]:
 
 
 def flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row as a table holds it: chats and objects as JSON."""
+    """The row with messages and objects as JSON, as a table stores it."""
     return {
         column: dumps(value) if column in NESTED and value is not None else value
         for column, value in row.items()
@@ -87,7 +92,7 @@ def flat(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def asked(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row without what experts made of the query."""
+    """The row without the answers and figures of experts."""
     long = ("expert" in row or "model" in row) and "score" in row
     answers = ANSWERS if long else ()
     return {key: cell for key, cell in row.items() if "::" not in key and key not in answers}
@@ -96,7 +101,7 @@ def asked(row: Mapping[str, Any]) -> dict[str, Any]:
 def renamed(
     row: Mapping[str, Any], aliases: Mapping[str, Sequence[str]] = ALIASES
 ) -> dict[str, Any]:
-    """What is asked, with our names for its columns."""
+    """The columns of the query, under our names."""
     cells = asked(row)
     for column, others in aliases.items():
         other = next((name for name in others if cells.get(name) is not None), None)
@@ -107,7 +112,7 @@ def renamed(
 
 
 def has_words(cells: Mapping[str, Any]) -> bool:
-    """Whether a renamed row says what is asked."""
+    """Whether a renamed row has messages or a prompt that is not blank."""
     prompt = cells.get("prompt")
     return cells.get("messages") is not None or (not _missing(prompt) and bool(str(prompt).strip()))
 
@@ -133,27 +138,27 @@ def check_distinct(queries: Iterable[tuple[str, Query]]) -> None:
 
 
 def name(messages: Sequence[Message]) -> str:
-    """The same words have the same name, in every file and on every run."""
-    written = json.dumps([dict(message) for message in messages], sort_keys=True)
-    return f"q-{hashlib.blake2b(written.encode(), digest_size=6).hexdigest()}"
+    """An id from a hash of the messages: the same in every file and on every run."""
+    text = json.dumps([dict(message) for message in messages], sort_keys=True)
+    return f"q-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
 
 
 def text(value: Any) -> str:
-    """A cell as a text: 7 and 7.0 are both '7'."""
+    """A cell as text: 7 and 7.0 are both '7'."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return value if isinstance(value, str) else str(value)
 
 
 def whole(text: str) -> str:
-    """Half a surrogate pair is no text: no file in UTF-8 can hold one."""
+    """The text with every lone surrogate replaced, as UTF-8 cannot encode it."""
     return text.encode("utf-8", "replace").decode()
 
 
 def dumps(value: Any) -> str:
-    """JSON that every file can hold: half a surrogate pair is escaped, other letters are not."""
-    written = json.dumps(value, ensure_ascii=False)
-    return written if whole(written) == written else json.dumps(value)
+    """JSON that UTF-8 can encode: it is escaped to ASCII only if it has a lone surrogate."""
+    encoded = json.dumps(value, ensure_ascii=False)
+    return encoded if whole(encoded) == encoded else json.dumps(value)
 
 
 # --- cells ---------------------------------------------------------------------------------
@@ -192,7 +197,7 @@ def _tags(value: Any, place: str) -> tuple[str, ...]:
 def _options(value: Any, place: str) -> Mapping[str, Any]:
     if isinstance(value, str) and value:
         value = _json("options", value, place)
-    if not value or isinstance(value, list):  # a list holds the choices of a question
+    if not value or isinstance(value, list):  # a list is the options of a question
         return {}
     if not isinstance(value, Mapping):
         raise must_be("options", place)
@@ -200,9 +205,9 @@ def _options(value: Any, place: str) -> Mapping[str, Any]:
 
 
 def _data_class(value: Any, place: str) -> DataClass:
-    for known in DATA_CLASSES:
-        if value == known or (value in (None, "") and known == "public"):
-            return known
+    for data_class in DATA_CLASSES:
+        if value == data_class or (value in (None, "") and data_class == "public"):
+            return data_class
     choices = ", ".join(DATA_CLASSES)
     raise BadTable(f"{place}: data class '{value}' is unknown: choose {choices}")
 
@@ -217,7 +222,7 @@ def _text(cells: Mapping[str, Any], column: str, place: str) -> str | None:
     if _missing(value):
         return None
     if isinstance(value, list | tuple | Mapping):
-        raise BadTable(f"{place}: `{column}` must be a text, not {str(value)[:60]}")
+        raise BadTable(f"{place}: `{column}` must be text, not {str(value)[:60]}")
     return str(value).lower() if isinstance(value, bool) else text(value)
 
 
@@ -225,9 +230,9 @@ def _missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _json(column: str, written: str, place: str) -> Any:
+def _json(column: str, cell: str, place: str) -> Any:
     try:
-        return json.loads(written)
+        return json.loads(cell)
     except (ValueError, RecursionError) as error:
         raise BadTable(
             f"{place}: `{column}` is not JSON ({error}): write {FORMS[column]}"

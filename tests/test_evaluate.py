@@ -143,5 +143,5 @@ def test_without_its_domain_a_query_is_decided_as_if_untagged(router, dev):
 
 def test_a_report_is_about_a_router(dev):
     measured = evaluate(Fixed("sage"), dev, replicates=5)
-    with pytest.raises(BadInput, match="a report is about a router"):
+    with pytest.raises(BadInput, match="a report needs the predictions of a router"):
         render(measured, measured.to_json())

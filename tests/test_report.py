@@ -180,7 +180,7 @@ def test_a_router_that_cannot_be_cheap_is_judged_at_its_own_cost(fitted):
     found = study(measured(dearest, dev))
     assert "the least it can spend" in report.headline(found).lead
     assert not any(row.reachable for row in report.fraction_rows(found) if row.fraction <= 0.5)
-    assert found.where == "at its cheapest"
+    assert found.half_label == "at its lowest cost"
 
 
 def test_a_router_that_never_spends_half_is_judged_at_its_dearest(fitted):

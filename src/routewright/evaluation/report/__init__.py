@@ -1,7 +1,7 @@
-"""`routewright evaluate --html`: one page that says whether a router pays, and shows why.
+"""`routewright evaluate --html`: one page that shows whether a router pays, and why.
 
-Everything on it is measured on the rows that were evaluated; where a difference is not proven,
-the page says so in its first sentence. The page needs no network and no script.
+Every figure on the page is measured on the evaluated rows. If a gain is not proven, the first
+sentence of the page says so. The page needs no network and no script.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ def render(
 ) -> str:
     """The report as one HTML file; `figures` is what `evaluate --json` writes.
 
-    `command` is printed as the way to make it again. `seen` holds the fingerprints of the
-    prompts that the router was fitted on, for the overlap audit. Raises BadInput for the evaluation
-    of a strategy: the report is about a router.
+    The page prints `command`, which makes it again. `seen` holds the fingerprints of the prompts
+    that the router was fitted on, for the overlap audit. Raises BadInput for the evaluation of a
+    strategy, because the report needs a router's predictions.
     """
     if evaluation.router is None:
-        raise BadInput("a report is about a router and its forecasts: evaluate a router for it")
+        raise BadInput("a report needs the predictions of a router: evaluate a router")
     study = Study(evaluation, figures)
     page: str = _template().render(
         study=study,

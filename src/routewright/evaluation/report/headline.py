@@ -1,4 +1,4 @@
-"""The first sentence: what the router is worth."""
+"""Writes the first sentences of the report: the quality and gain of the router."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from routewright.evaluation.report.words import between, percent, points, signed
 
 
 class Headline(NamedTuple):
-    """What the router is worth, in words; `verdict` is gain, unproven or loss."""
+    """The first sentences of the report; `verdict` is gain, unproven or loss."""
 
     verdict: str
     lead: str
@@ -27,7 +27,7 @@ def headline(study: Study) -> Headline:
 
 def _priced_headline(study: Study) -> Headline:
     least, most = study.span
-    always = f"the cost of always asking {study.dearest}"
+    always = f"the cost of always asking {study.most_expensive}"
     if least > HALF:
         at = _at_point(study, int(np.argmin(study.mean_costs)))
         lead = f"At {percent(least)} of {always}, the least it can spend"
@@ -41,31 +41,31 @@ def _priced_headline(study: Study) -> Headline:
     verdict = verdict_of(at["gain_ci"])
     gain = _gain(verdict, at["gain_over_zero_router"], at["gain_ci"])
     if _fixed(study):
-        gain += "; the fit found none either, so a fixed mix is what it serves here"
+        gain += "; the fit found no gain either, so the router serves a fixed mix here"
     return Headline(verdict, lead, gain + ".", _also(study))
 
 
 def _at_point(study: Study, k: int) -> dict[str, Any]:
-    """What `at_cost_fraction` holds, at an operating point's own cost."""
+    """The figures of `at_cost_fraction`, at the cost of operating point k."""
     e = study.evaluation
-    reached, spent = (metrics.mean(t[[k]].T, study.weights)[:, 0] for t in (e.scores, e.costs))
-    quality = metrics.mean(e.outcomes.score, study.weights)
-    price = metrics.mean(e.outcomes.charges, study.weights)
+    quality, costs = (metrics.mean(t[[k]].T, study.weights)[:, 0] for t in (e.scores, e.costs))
+    single_quality = metrics.mean(e.outcomes.score, study.weights)
+    single_cost = metrics.mean(e.outcomes.charges, study.weights)
     zero = [
-        float(policies.hull_quality(policies.zero_router(q, c), at))
-        for q, c, at in zip(quality, price, spent, strict=True)
+        float(policies.hull_quality(policies.zero_router(q, c), cost))
+        for q, c, cost in zip(single_quality, single_cost, costs, strict=True)
     ]
-    gain = reached - np.array(zero)
+    gain = quality - np.array(zero)
     return {
-        "quality": float(reached[0]),
-        "quality_ci": metrics.interval(reached[1:]),
+        "quality": float(quality[0]),
+        "quality_ci": metrics.interval(quality[1:]),
         "gain_over_zero_router": float(gain[0]),
         "gain_ci": metrics.interval(gain[1:]),
     }
 
 
 def _fixed(study: Study) -> bool:
-    """Whether fixed experts are what the router itself serves there."""
+    """Whether the router serves fixed experts at half cost."""
     return all(study.evaluation.points[k].strategy == "fixed" for k, _ in study.half)
 
 
@@ -86,18 +86,18 @@ def _unpriced_headline(study: Study) -> Headline:
         "mixing fixed experts at the same cost", "always asking the best single expert"
     )
     if _fixed(study):
-        text += "; the fit found none either, so it asks one expert always"
+        text += "; the fit found no gain either, so the router always asks one expert"
     free = any(expert["cost"] == 0 for expert in study.figures["experts"].values())
-    why = "Every expert is free" if free else "No costs are known"
+    reason = "Every expert is free" if free else "No costs are known"
     lead = (
-        f"{why}, so only quality is judged: this router reaches"
+        f"{reason}, so only quality is judged: this router reaches"
         f" {points(best['quality'])} {between(best['quality_ci'])}"
     )
     return Headline(verdict, lead, text + ".", (_best_single(study),))
 
 
 def _gain_over_best_single(study: Study) -> tuple[float, tuple[float, float]]:
-    """Paired; which expert is best is found anew in every replicate."""
+    """The gain and its interval, paired; each replicate has its own best single expert."""
     e = study.evaluation
     router = metrics.mean(e.scores[[study.best]].T, study.weights)[:, 0]
     gain = router - np.nanmax(metrics.mean(e.outcomes.score, study.weights), axis=1)
@@ -107,9 +107,9 @@ def _gain_over_best_single(study: Study) -> tuple[float, tuple[float, float]]:
 def _also(study: Study) -> tuple[str, ...]:
     best = study.best_figures
     whole = (
-        f"Asked for the best whatever it costs, the router reaches {points(best['quality'])}"
+        f"With no limit on costs, the router reaches {points(best['quality'])}"
         f" {between(best['quality_ci'])} at {percent(best['cost_fraction'])} of the cost of"
-        f" {study.dearest}."
+        f" {study.most_expensive}."
     )
     return (_best_single(study), whole)
 
@@ -118,5 +118,5 @@ def _best_single(study: Study) -> str:
     best, oracle = (study.figures["references"][key] for key in ("best_single", "oracle"))
     return (
         f"The best single expert, {best['name']}, reaches {points(best['quality'])};"
-        f" an oracle that knows every score would reach {points(oracle['quality'])}."
+        f" an oracle that knows every score in advance would reach {points(oracle['quality'])}."
     )

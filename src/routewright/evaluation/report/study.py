@@ -1,4 +1,4 @@
-"""An evaluation and what several sections of the page need of it."""
+"""The quantities of an evaluation that several sections of the page share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MORE_THAN_ONE = 1 + 1e-9
 
 @dataclass(frozen=True)
 class Study:
-    """An evaluation, its figures, and what several sections need of both.
+    """An evaluation, its figures, and quantities derived from both.
 
     Shapes: k operating points, n queries, e experts, b bootstrap replicates; the first
     replicate is the sample itself.
@@ -39,7 +39,7 @@ class Study:
 
     @property
     def chance(self) -> Array:
-        """The forecasts of every score, (n, e)."""
+        """The predicted scores, (n, e)."""
         assert self.evaluation.prediction is not None, "a router has a prediction"
         return self.evaluation.prediction.chance
 
@@ -50,12 +50,12 @@ class Study:
 
     @cached_property
     def best_figures(self) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.figures["curve"][self.best]
-        return found
+        figures: Mapping[str, Any] = self.figures["curve"][self.best]
+        return figures
 
     @cached_property
-    def dearest(self) -> str:
-        """The expert whose cost the fractions refer to; of several, the best."""
+    def most_expensive(self) -> str:
+        """The expert to whose cost the fractions refer; of several, the best one."""
         facts = self.figures["experts"]
         return max(
             self.experts, key=lambda m: (plots.or_zero(facts[m]["cost"]), facts[m]["quality"])
@@ -63,17 +63,17 @@ class Study:
 
     @cached_property
     def asked(self) -> Array:
-        """How often each query asks each expert, (k, n, e), in expectation over lots."""
+        """The expected number of asks of each expert for each query, (k, n, e)."""
         return np.array([run.asked[:, : len(self.experts)] for run in self.evaluation.runs])
 
     @cached_property
     def shares(self) -> Array:
-        """How often each expert is asked, (k, e)."""
+        """The mean number of asks of each expert per query, (k, e)."""
         return np.array([metrics.mean(asked) for asked in self.asked])
 
     @cached_property
     def several(self) -> bool:
-        """Whether a query is put to more than one expert."""
+        """Whether any query is sent to more than one expert."""
         totals = np.array([run.asked.sum(axis=1) for run in self.evaluation.runs])
         return bool((totals > MORE_THAN_ONE).any())
 
@@ -83,22 +83,23 @@ class Study:
 
     @cached_property
     def half(self) -> tuple[tuple[int, float], ...]:
-        """The operating points, with weights, whose mix costs half of the dearest expert."""
-        facts = self.figures["experts"][self.dearest]
+        """The operating points and weights whose mix costs half of the most expensive expert."""
+        facts = self.figures["experts"][self.most_expensive]
         return _neighbours(self, HALF * facts["cost"]) if self.priced else ((self.best, 1.0),)
 
     @property
-    def where(self) -> str:
-        """`half` in words."""
+    def half_label(self) -> str:
+        """A phrase for `half`."""
         if not self.priced:
             return "at λ = 0"
         least, most = self.span
         if least > HALF:
-            return "at its cheapest"
-        return "at its dearest" if most < HALF else "at half cost"
+            return "at its lowest cost"
+        return "at its highest cost" if most < HALF else "at half cost"
 
     @cached_property
     def near_half(self) -> int:
+        """The operating point with the largest weight in `half`."""
         return max(self.half, key=lambda part: part[1])[0]
 
     @cached_property
@@ -114,12 +115,12 @@ class Study:
         outcomes = self.evaluation.outcomes
         tables = (outcomes.charges, outcomes.score)
         costs, qualities = (metrics.shuffled(t, self.asked, self.weights) for t in tables)
-        known = np.isfinite(costs[0]).all() and np.isfinite(qualities[0]).all()
-        return (costs, qualities) if known else None
+        finite = np.isfinite(costs[0]).all() and np.isfinite(qualities[0]).all()
+        return (costs, qualities) if finite else None
 
     @cached_property
     def span(self) -> tuple[float, float]:
-        """The least and the most that the router spends, relative to the dearest expert."""
+        """The lowest and the highest cost of the router, as cost fractions."""
         fractions = [point["cost_fraction"] for point in self.figures["curve"]]
         return min(fractions), max(fractions)
 
@@ -132,16 +133,16 @@ class Study:
 
     @cached_property
     def colours(self) -> list[str]:
-        """Of the experts in the order of `by_cost`."""
+        """The colours of the experts, in the order of `by_cost`."""
         return plots.palette(self.shares.max(axis=0)[self.by_cost].tolist())
 
     def at_half(self, per_point: Mapping[int, float] | Array) -> float:
-        """What a quantity (k,) is where the router spends half."""
+        """The value of a quantity (k,) at half cost."""
         return float(sum(weight * per_point[k] for k, weight in self.half))
 
 
 def _neighbours(study: Study, cost: float) -> tuple[tuple[int, float], ...]:
-    """The points on both sides of a cost with their weights, as `metrics.quality_at` mixes."""
+    """The operating points on both sides of a cost, weighted as in `metrics.quality_at`."""
     costs, qualities = study.mean_costs, metrics.mean(study.evaluation.scores.T)
     order = np.lexsort((qualities, costs))
     right = int(np.searchsorted(costs[order], cost))

@@ -1,4 +1,4 @@
-"""The tables: fixed fractions of the cost, experts, domains, and where the router is wrong."""
+"""Computes the tables of the report: cost fractions, experts, domains and mistakes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from routewright.evaluation.report.study import MORE_THAN_ONE, Study
 from routewright.evaluation.report.words import verdict_of
 from routewright.types import Array
 
-SMALL_DOMAIN = 30  # rows; below, a domain's numbers are shown grey
+SMALL_DOMAIN = 30  # rows; the figures of smaller domains are grey
 MISTAKES_SHOWN = 15
 EXCERPT = 120  # characters of a prompt
 
@@ -34,11 +34,11 @@ class FractionRow(NamedTuple):
 
 
 def fraction_rows(study: Study) -> list[FractionRow]:
-    """Quality, gain and the shuffled control at the fixed fractions of the dearest cost."""
+    """Quality, gain and the shuffled control at the fixed cost fractions."""
     if not study.priced:
         return []
     least, _ = study.span
-    dearest = study.figures["experts"][study.dearest]["cost"]
+    full_cost = study.figures["experts"][study.most_expensive]["cost"]
     control = _control_at_fractions(study)
     rows = []
     for f, fraction in enumerate(FRACTIONS):
@@ -46,7 +46,7 @@ def fraction_rows(study: Study) -> list[FractionRow]:
         rows.append(
             FractionRow(
                 fraction=fraction,
-                cost=fraction * dearest,
+                cost=fraction * full_cost,
                 reachable=fraction >= least - 1e-6,
                 quality=at["quality"],
                 quality_ci=at["quality_ci"],
@@ -62,17 +62,17 @@ def fraction_rows(study: Study) -> list[FractionRow]:
 
 
 def _control_at_fractions(study: Study) -> tuple[Array, Array] | None:
-    """Quality of the shuffled control and what the router has over it, each (b, fractions)."""
+    """Quality of the shuffled control and the router's gain over it, each (b, fractions)."""
     if study.control is None:
         return None
     fractions = np.array(FRACTIONS)
-    reached, _ = curve_replicates(study.evaluation, study.weights, fractions)
-    price = metrics.mean(study.evaluation.outcomes.charges, study.weights)
-    dealt = np.empty_like(reached)
+    quality, _ = curve_replicates(study.evaluation, study.weights, fractions)
+    cost = metrics.mean(study.evaluation.outcomes.charges, study.weights)
+    control = np.empty_like(quality)
     for b, (costs, qualities) in enumerate(zip(*study.control, strict=True)):
         order = np.lexsort((qualities, costs))
-        dealt[b] = np.interp(fractions * np.nanmax(price[b]), costs[order], qualities[order])
-    return dealt, reached - dealt
+        control[b] = np.interp(fractions * np.nanmax(cost[b]), costs[order], qualities[order])
+    return control, quality - control
 
 
 class ExpertRow(NamedTuple):
@@ -80,7 +80,7 @@ class ExpertRow(NamedTuple):
     colour: str
     quality: float
     cost: float | None
-    half: float | None  # share of queries it is asked at half the cost of the dearest
+    half: float | None  # share of the queries that are sent to it at half cost
     whole: float | None  # at λ = 0
     auc: float | None
     brier: float
@@ -88,7 +88,7 @@ class ExpertRow(NamedTuple):
 
 
 def expert_rows(study: Study) -> list[ExpertRow]:
-    """Every expert, cheapest first as in the picture of shares."""
+    """Every expert, cheapest first, as in the picture of shares."""
     e = study.evaluation
     colours = dict(zip(study.by_cost, study.colours, strict=True))
     rows = []
@@ -101,8 +101,8 @@ def expert_rows(study: Study) -> list[ExpertRow]:
                 colour=colours[m],
                 quality=facts["quality"],
                 cost=facts["cost"],
-                half=_known(study.at_half(study.shares[:, m])),
-                whole=_known(study.shares[study.best, m]),
+                half=_or_none(study.at_half(study.shares[:, m])),
+                whole=_or_none(study.shares[study.best, m]),
                 auc=belief["auc"],
                 brier=metrics.brier(study.chance[:, m], e.outcomes.score[:, m]),
                 ece=belief["ece"],
@@ -123,15 +123,16 @@ class DomainRow(NamedTuple):
 
 
 def domain_rows(study: Study) -> list[DomainRow]:
-    """The largest domains first; the best expert is the one that looks best in hindsight."""
+    """The domains, largest first; the best expert is chosen in hindsight."""
     e = study.evaluation
     domains = np.array([domain or "" for domain in e.outcomes.domains])
     facts_of = study.figures["experts"]
     rows = []
     for name, facts in study.figures["domains"].items():
         per_point = metrics.mean(e.scores[:, domains == name].T)
-        known = {m: q for m, q in facts["experts"].items() if q is not None}
-        best = max(known, key=lambda m: (known[m], -plots.or_zero(facts_of[m]["cost"])), default="")
+        scored = {m: q for m, q in facts["experts"].items() if q is not None}
+        cost = {m: plots.or_zero(facts_of[m]["cost"]) for m in scored}
+        best = max(scored, key=lambda m: (scored[m], -cost[m]), default="")
         rows.append(
             DomainRow(
                 name=name,
@@ -139,8 +140,8 @@ def domain_rows(study: Study) -> list[DomainRow]:
                 router=facts["router"],
                 half=study.at_half(per_point) if study.priced else None,
                 best=best,
-                best_quality=known.get(best),
-                difference=facts["router"] - known[best] if known else None,
+                best_quality=scored.get(best),
+                difference=facts["router"] - scored[best] if scored else None,
                 small=facts["n"] < SMALL_DOMAIN,
             )
         )
@@ -160,13 +161,13 @@ class Mistake(NamedTuple):
 
 
 def mistakes(study: Study) -> list[Mistake]:
-    """The queries with the largest regret at half cost: points lost, then dollars wasted."""
+    """The queries with the largest regret at half cost: points lost, then US$ overspent."""
     e, k = study.evaluation, study.near_half
     score, cost = e.outcomes.score, e.outcomes.charges
     better = metrics.oracle(score, cost)
     lost = policies.take(score, better) - e.scores[k]
-    wasted = e.costs[k] - policies.take(cost, better)
-    order = np.lexsort((-np.nan_to_num(wasted), -np.nan_to_num(lost, nan=-1.0)))
+    overspent = e.costs[k] - policies.take(cost, better)
+    order = np.lexsort((-np.nan_to_num(overspent), -np.nan_to_num(lost, nan=-1.0)))
     worst = [int(i) for i in order[:MISTAKES_SHOWN] if lost[i] > 0]
     return [_mistake(study, i, int(better[i])) for i in worst]
 
@@ -182,12 +183,12 @@ def _mistake(study: Study, i: int, better: int) -> Mistake:
         text=text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…",
         asked=None if asked.sum() > MORE_THAN_ONE else " or ".join(names),
         score=float(e.scores[k, i]),
-        cost=_known(e.costs[k, i]) if study.priced else None,
+        cost=_or_none(e.costs[k, i]) if study.priced else None,
         better=study.experts[better],
         better_score=float(e.outcomes.score[i, better]),
-        better_cost=_known(e.outcomes.cost[i, better]) if study.priced else None,
+        better_cost=_or_none(e.outcomes.cost[i, better]) if study.priced else None,
     )
 
 
-def _known(value: float) -> float | None:
+def _or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None

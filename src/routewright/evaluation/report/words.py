@@ -1,4 +1,4 @@
-"""Numbers in words, as the page shows them."""
+"""Formats numbers as the page shows them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def points(quality: float | None) -> str:
-    """Quality 0..1 as points of 100."""
+    """A quality from 0 to 1 as points of 100."""
     return "–" if quality is None or not np.isfinite(quality) else f"{100 * quality:.1f}"
 
 
@@ -37,7 +37,7 @@ def rate(number: float | None) -> str:
 
 
 def dollars(cost: float | None) -> str:
-    """US$ per query as US$ per 1,000 queries."""
+    """A cost in US$ per query, as US$ per 1,000 queries."""
     if cost is None or not np.isfinite(cost):
         return "–"
     if abs(cost) >= 0.1:
@@ -46,7 +46,7 @@ def dollars(cost: float | None) -> str:
 
 
 def verdict_of(interval: Sequence[float]) -> str:
-    """Whether an interval of a gain proves one: gain, unproven or loss."""
+    """The verdict of the interval of a gain: gain, unproven or loss."""
     low, high = interval
     if low > 0:
         return "gain"

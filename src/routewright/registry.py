@@ -1,9 +1,9 @@
-"""The plug-in families, and the one way to build a member of any of them.
+"""The plug-in families; finds, checks and builds their members.
 
 A member is named after its file: `strategies/cascade.py` holds `Cascade`. Other packages add
-members with an entry point in the family's group, `routewright.strategies` and so on. `build`
-makes a member from `name`, `name=argument` or a mapping, and checks its options with Pydantic, so
-that the same mistake reads the same in every family.
+members with an entry point in the family's group, such as `routewright.strategies`. `build` makes a
+member from `name`, `name=argument` or a mapping, and checks its options with Pydantic, so that the
+same mistake gives the same message in every family.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Family(NamedTuple):
     """One kind of plug-in; the entry-point group of `strategies` is `routewright.strategies`."""
 
     noun: str
-    package: str  # whose files are the members
+    package: str  # each of its files is a member
     protocol: str  # MODULE:NAME
     purpose: str
 
     @property
     def key(self) -> str:
-        """What names a member in a mapping: `strategy`, `reward`."""
+        """The key of a member's name in a mapping: `strategy`, `reward`."""
         return self.noun.partition(" ")[0]
 
 
@@ -93,11 +93,11 @@ FAMILIES = {
     ),
 }
 
-REMOVED = {  # members that routers of earlier versions name, by family
+REMOVED = {  # by family, removed members that older routers may name
     "predictors": {"kernel": "was removed, as it improved no router: fit the router again"}
 }
 LONGEST_SHOWN = 60  # characters of a value in a message
-MANY = 16  # names; with a close match at hand, more of them only distract
+MANY = 16  # if a name has a close match, a longer list of names is not shown
 
 
 @cache
@@ -108,10 +108,10 @@ def names(family: str) -> tuple[str, ...]:
 
 @cache
 def find(family: str, name: str) -> Any:
-    """The class behind a name.
+    """The class of a name.
 
-    Raises BadInput for a name that does not exist, naming those that do, and for a plug-in that
-    cannot be imported.
+    Raises BadInput for an unknown name, with the names that exist, and for a plug-in that cannot be
+    imported.
     """
     noun = FAMILIES[family].noun
     if name in _files(family):
@@ -119,10 +119,10 @@ def find(family: str, name: str) -> Any:
     if name in _plugins(family):
         try:
             return _plugins(family)[name].load()
-        except Exception as error:  # somebody else's code may raise anything
-            where = _plugins(family)[name].value
+        except Exception as error:  # a plug-in may raise anything
+            source = _plugins(family)[name].value
             raise BadInput(
-                f"{noun} '{name}' cannot be loaded from {where}: {error}; install what it needs"
+                f"{noun} '{name}' cannot be loaded from {source}: {error}; install its requirements"
             ) from error
     if reason := REMOVED.get(family, {}).get(name):
         raise BadInput(f"{noun} '{name}' {reason}")
@@ -130,7 +130,7 @@ def find(family: str, name: str) -> Any:
 
 
 def name_of(family: str, member: object) -> str:
-    """The name under which `find` gives the member's class."""
+    """The name for which `find` returns the member's class."""
     package, _, file = type(member).__module__.rpartition(".")
     if package != FAMILIES[family].package:
         for name in _plugins(family):
@@ -143,53 +143,54 @@ def name_of(family: str, member: object) -> str:
 def build(family: str, spec: Spec, **objects: Any) -> Any:
     """A member from `name`, `name=argument`, or a mapping of its name and its options.
 
-    The argument fills the option that must be given, or the only one there is. Values are
-    converted to the types of the options: text to numbers, lists to tuples, mappings to members.
-    `objects` are what no text can say, such as a strategy's `router`; a member that does not take
-    one is built without it.
+    The argument sets the required option, or the only option of the member. Values are converted
+    to the types of the options: text to numbers, lists to tuples, mappings to members. `objects`
+    holds arguments that are not plain data, such as a strategy's `router`; a member without such
+    an argument is built without it.
 
     >>> build("graders", "numeric=0.01").tolerance
     0.01
     >>> build("strategies", {"strategy": "cascade", "ladder": ["small", "large"]}).ladder
     ('small', 'large')
 
-    Raises BadInput for a name that does not exist, and for an option that does not exist, is
-    missing, or has a value that does not fit.
+    Raises BadInput for an unknown name, and for an option that is unknown or missing, or whose
+    value does not fit.
     """
-    given = {name: value for name, value in objects.items() if value is not None}
+    extra = {name: value for name, value in objects.items() if value is not None}
     name, chosen = _read(family, spec)
     cls = find(family, name)
-    for fault in faults(family, name, chosen, given):
+    for fault in faults(family, name, chosen, extra):
         raise BadInput(fault.sentence)
-    known = options(cls)
-    arguments = {key: one for key, one in given.items() if takes(cls, key)}
+    fields = options(cls)
+    arguments = {key: value for key, value in extra.items() if takes(cls, key)}
     for key, value in chosen.items():
-        arguments[key] = known[key].convert(value, given) if key in known else value
+        arguments[key] = fields[key].convert(value, extra) if key in fields else value
     return cls(**arguments)
 
 
-def choose(word: object, known: Iterable[str]) -> str:
-    """The way out of a misspelt name.
+def choose(word: object, names: Iterable[str]) -> str:
+    """Advice for a misspelt name: the closest match and the names that exist.
 
     >>> choose("cascad", ["cascade", "fixed"])
     "did you mean 'cascade'? There are: cascade, fixed"
     """
-    known = list(known)
-    close = get_close_matches(str(word), known, n=1)
+    candidates = list(names)
+    close = get_close_matches(str(word), candidates, n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""
-    if close and len(known) > MANY:
+    if close and len(candidates) > MANY:
         return hint.strip()
-    return f"{hint}There are: {', '.join(known) or 'none'}"
+    return f"{hint}There are: {', '.join(candidates) or 'none'}"
 
 
-def way_out(word: object, known: Iterable[str]) -> str:
-    """The same within a sentence."""
-    told = choose(word, known)
-    return told.replace("There are: ", f"{'choose' if told[0] == 'T' else 'Choose'} one of ")
+def way_out(word: object, names: Iterable[str]) -> str:
+    """The advice of `choose`, worded for the end of a sentence."""
+    advice = choose(word, names)
+    return advice.replace("There are: ", f"{'choose' if advice[0] == 'T' else 'Choose'} one of ")
 
 
 def class_name(name: str) -> str:
-    """
+    """The class name of a member.
+
     >>> class_name("ratio_greedy")
     'RatioGreedy'
     """
@@ -198,7 +199,7 @@ def class_name(name: str) -> str:
 
 @cache
 def _files(family: str) -> frozenset[str]:
-    """Found without importing the package, which may load an array library."""
+    """The members in the family's package, which is not imported: it may load an array library."""
     package = find_spec(FAMILIES[family].package)
     assert package is not None, f"the package of {family} is part of this one"
     modules = iter_modules(package.submodule_search_locations)
@@ -207,14 +208,14 @@ def _files(family: str) -> frozenset[str]:
 
 @cache
 def _plugins(family: str) -> dict[str, Any]:
-    from importlib import metadata  # slow to import, and most names stand in the tree
+    from importlib import metadata  # slow to import, and needed only for plug-ins
 
     points = metadata.entry_points(group=f"routewright.{family}")
     return {point.name: point for point in points if not point.name.startswith("_")}
 
 
 def _read(family: str, spec: Spec) -> tuple[str, dict[str, Any]]:
-    """A member's name and its options."""
+    """A member's name and its options, from a spec; raises BadInput if it cannot be read."""
     noun, key = FAMILIES[family].noun, FAMILIES[family].key
     if not isinstance(spec, str):
         if not isinstance(spec.get(key), str):
@@ -222,28 +223,28 @@ def _read(family: str, spec: Spec) -> tuple[str, dict[str, Any]]:
         return spec[key], {option: value for option, value in spec.items() if option != key}
     name, _, argument = spec.partition("=")
     cls = find(family, name)
-    known = options(cls)
-    # The argument fills the option that must be given, or the only one there is.
-    takers = [option for option in known if known[option].required] or list(known)
-    taker = takers[0] if len(takers) == 1 else None
-    if argument and taker is None:
+    fields = options(cls)
+    # The argument sets the required option, or the only option of the member.
+    candidates = [option for option in fields if fields[option].required] or list(fields)
+    target = candidates[0] if len(candidates) == 1 else None
+    if argument and target is None:
         raise BadInput(f"{noun} '{name}' takes nothing after '=': write {name}, not '{spec}'")
-    if not argument and taker is not None and known[taker].required:
-        about = " ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split())
-        raise BadInput(f"{noun} '{name}' needs {taker}: write {name}={taker.upper()} ({about})")
-    return name, {taker: argument} if argument and taker else {}
+    if not argument and target is not None and fields[target].required:
+        summary = " ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split())
+        raise BadInput(f"{noun} '{name}' needs {target}: write {name}={target.upper()} ({summary})")
+    return name, {target: argument} if argument and target else {}
 
 
 # --- options ---------------------------------------------------------------------------------
 
 
 class Option(NamedTuple):
-    """One setting of a member that a file or a command line can fill."""
+    """One option of a member that a config or the command line can set."""
 
     hint: Any  # its type
-    default: Any  # inspect.Parameter.empty: it must be given
-    adapter: TypeAdapter[Any] | None  # reads plain data; None for another member
-    family: str | None  # of that member
+    default: Any  # inspect.Parameter.empty if it is required
+    adapter: TypeAdapter[Any] | None  # converts plain data; None if the value is a member
+    family: str | None  # the family of such a member
 
     @property
     def required(self) -> bool:
@@ -254,44 +255,44 @@ class Option(NamedTuple):
         if self.adapter is None:
             assert self.family is not None, "an option is plain data or another member"
             return build(self.family, value, **objects) if _is_data(value) else value
-        if isinstance(value, str) and value.lower() == "none" and self._takes_none_and_no_text():
+        if isinstance(value, str) and value.lower() == "none" and self._is_optional_non_text():
             return None
         return self.adapter.validate_python(value)
 
-    def _takes_none_and_no_text(self) -> bool:
+    def _is_optional_non_text(self) -> bool:
         return NoneType in get_args(self.hint) and str not in get_args(self.hint)
 
 
 class Fault(NamedTuple):
-    """What is wrong with one option."""
+    """One mistake in the options of a member."""
 
-    loc: tuple[str | int, ...]  # the option, and the way into its value
+    loc: tuple[str | int, ...]  # the option, and the path into its value
     problem: str  # "must be a number"
-    mend: str
-    sentence: str  # all of it, for somebody who sees no file
+    fix: str
+    sentence: str  # the whole message, for a reader who does not see the file
     kind: Literal["unknown", "missing", "object", "value"] = "value"
 
 
 @cache
 def options(cls: Any) -> Mapping[str, Option]:
-    """What can be set of a member: the arguments of its class that plain data can fill.
+    """The options of a member: the arguments of its class that plain data can set.
 
-    A field of a dataclass that is hidden from its repr holds what is learned, and is no option.
+    A dataclass field with `repr=False` holds fitted state and is not an option.
     """
     hints = _hints(cls)
     fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
     hidden = {field.name for field in fields if not field.repr}
-    found = {}
+    result = {}
     for name, default in _parameters(cls).items():
         hint = hints.get(name, Any)
         family, adapter = _family_of(hint), _adapter(hint)
         if name not in hidden and (family or adapter):
-            found[name] = Option(hint, default, adapter, family)
-    return found
+            result[name] = Option(hint, default, adapter, family)
+    return result
 
 
 def settings(member: Any) -> dict[str, Any]:
-    """A member's options as they are set: enough to build another one like it."""
+    """The values of a member's options; `build` makes an equal member from them."""
     cls: Any = type(member)
     return {name: getattr(member, name) for name in options(cls)}
 
@@ -304,84 +305,86 @@ def takes(cls: Any, name: str) -> bool:
 def faults(
     family: str, name: str, chosen: Mapping[str, Any], objects: Collection[str] = ()
 ) -> Iterator[Fault]:
-    """Everything that is wrong with a member's options, and with the members among them.
+    """All mistakes in a member's options and in the members among them.
 
-    `objects` names what will be given besides.
+    `objects` names the further arguments that `build` will get.
     """
-    cls, who = find(family, name), f"{FAMILIES[family].noun} '{name}'"
-    known = options(cls)
+    cls, member = find(family, name), f"{FAMILIES[family].noun} '{name}'"
+    fields = options(cls)
     for option, value in chosen.items():
-        if option not in known and takes(cls, option) and not _is_data(value):
-            continue  # an object that no text can say
-        if option not in known:
-            there = way_out(option, known) if known else "it has none"
-            sentence = f"{who} has no option {option}: {there}"
-            what = f"is no option of {who}"
-            yield Fault((option,), what, choose(option, known), sentence, "unknown")
-        elif (inner := known[option].family) is not None:
-            yield from _faults_of_part(who, option, inner, value, objects)
+        if option not in fields and takes(cls, option) and not _is_data(value):
+            continue  # an object, which is not an option
+        if option not in fields:
+            advice = way_out(option, fields) if fields else "it has none"
+            sentence = f"{member} has no option {option}: {advice}"
+            problem = f"is no option of {member}"
+            yield Fault((option,), problem, choose(option, fields), sentence, "unknown")
+        elif (inner := fields[option].family) is not None:
+            yield from _faults_of_part(member, option, inner, value, objects)
         else:
-            yield from _misfits(who, option, known[option], value)
+            yield from _type_faults(member, option, fields[option], value)
     for option, default in _parameters(cls).items():
         if default is not inspect.Parameter.empty or option in chosen or option in objects:
             continue
-        if option in known:
-            mend, sentence = f"add `{option}: …`", f"{who} needs the option {option}"
-            yield Fault((option,), f"{who} needs `{option}`", mend, sentence, "missing")
+        if option in fields:
+            fix, sentence = f"add `{option}: …`", f"{member} needs the option {option}"
+            yield Fault((option,), f"{member} needs `{option}`", fix, sentence, "missing")
         else:
-            needs, mend = f"{who} needs a {option}", f"give it a {option}"
-            yield Fault((), needs, mend, needs, "object")
+            problem, fix = f"{member} needs a {option}", f"give it a {option}"
+            yield Fault((), problem, fix, problem, "object")
 
 
 def _faults_of_part(
-    who: str, option: str, family: str, value: Any, objects: Collection[str]
+    member: str, option: str, family: str, value: Any, objects: Collection[str]
 ) -> Iterator[Fault]:
-    """What is wrong with a member inside another one."""
+    """The mistakes in a member that is an option of another one."""
     noun, key = FAMILIES[family].noun, FAMILIES[family].key
     if not _is_data(value):
-        return  # it has been built already
+        return  # the member is built already
     if not isinstance(value, Mapping) or not isinstance(value.get(key), str):
-        mend = f"write {{{key}: NAME}}, with its options beside it"
-        sentence = f"option {option} of {who} must be a {noun}, not {_shown(value)}: {mend}"
-        yield Fault((option,), f"must be a {noun}", mend, sentence)
+        fix = f"write {{{key}: NAME}}, with its options beside it"
+        sentence = f"option {option} of {member} must be a {noun}, not {_shown(value)}: {fix}"
+        yield Fault((option,), f"must be a {noun}", fix, sentence)
         return
     name, chosen = _read(family, value)
     try:
         find(family, name)
     except BadInput as error:
-        mend = choose(name, names(family))
-        yield Fault((option, key), f"is no {noun} that can be used", mend, str(error))
+        fix = choose(name, names(family))
+        yield Fault((option, key), f"is no {noun} that can be used", fix, str(error))
         return
     for fault in faults(family, name, chosen, objects):
         yield fault._replace(loc=(option, *fault.loc))
 
 
-def _misfits(who: str, name: str, option: Option, value: Any) -> Iterator[Fault]:
-    """Where a value is not of the option's type."""
+def _type_faults(member: str, name: str, option: Option, value: Any) -> Iterator[Fault]:
+    """The mistakes in a value that is not of the option's type."""
     from pydantic import ValidationError
 
     try:
         option.convert(value, {})
     except ValidationError as error:
-        problems: dict[tuple[str | int, ...], dict[str, str]] = {}
+        problems: dict[tuple[str | int, ...], dict[str, str]] = {}  # path ▶ problem ▶ fix
         for detail in error.errors(include_input=False, include_url=False):
-            way = tuple(step for step, _ in _inside(value, detail["loc"]))
-            problems.setdefault(way, {}).update([mistake(detail)])
-        for way, told in problems.items():
-            if len(way) == max(map(len, problems)):  # the others are of a union's other types
-                problem = " or ".join(told).replace(" or must be ", " or ")
-                *_, (_, part) = ("", value), *_inside(value, way)
-                sentence = f"option {_path((name, *way))} of {who} {problem}, not {_shown(part)}"
-                yield Fault((name, *way), problem, next(iter(told.values())), sentence)
+            path = tuple(step for step, _ in _inside(value, detail["loc"]))
+            problems.setdefault(path, {}).update([mistake(detail)])
+        for path, fixes in problems.items():
+            if len(path) == max(map(len, problems)):  # the others are of a union's other types
+                problem = " or ".join(fixes).replace(" or must be ", " or ")
+                *_, (_, part) = ("", value), *_inside(value, path)
+                place = f"option {_path((name, *path))} of {member}"
+                sentence = f"{place} {problem}, not {_shown(part)}"
+                yield Fault((name, *path), problem, next(iter(fixes.values())), sentence)
 
 
 def _is_data(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float | list | tuple | Mapping)
 
 
-def _inside(value: Any, way: Sequence[str | int]) -> Iterator[tuple[str | int, Any]]:
-    """The steps of pydantic's way that lead into a value, and where to; the others name types."""
-    for step in way:
+def _inside(value: Any, loc: Sequence[str | int]) -> Iterator[tuple[str | int, Any]]:
+    """The steps of pydantic's `loc` that index into the value, with the part of the value that
+    each one reaches; the other steps name types and are omitted."""
+    for step in loc:
         try:
             value = value[step]
         except (KeyError, IndexError, TypeError):
@@ -390,7 +393,8 @@ def _inside(value: Any, way: Sequence[str | int]) -> Iterator[tuple[str | int, A
 
 
 def _path(loc: tuple[str | int, ...]) -> str:
-    """
+    """The steps as text.
+
     >>> _path(("ladder", 1))
     'ladder[1]'
     """
@@ -406,13 +410,13 @@ def _shown(value: Any) -> str:
 @cache
 def _parameters(cls: Any) -> Mapping[str, Any]:
     """The arguments of a class and their defaults."""
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(cls).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind in named}
+    return {p.name: p.default for p in parameters if p.kind in kinds}
 
 
 def _hints(cls: Any) -> dict[str, Any]:
-    """The types of a class's arguments; none where they cannot be resolved."""
+    """The types of a class's arguments; empty if they cannot be resolved."""
     try:
         return get_type_hints(
             cls if dataclasses.is_dataclass(cls) else getattr(cls, "__init__", cls),
@@ -423,19 +427,19 @@ def _hints(cls: Any) -> dict[str, Any]:
 
 
 def _family_of(hint: Any) -> str | None:
-    """The family of a field that holds another member."""
+    """The family of the member that a field holds; None if it holds plain data."""
     hints = get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
     for name, family in FAMILIES.items():
         module, _, protocol = family.protocol.partition(":")
         # A class whose field names a protocol has imported it.
-        found = getattr(sys.modules.get(module), protocol, None)
-        if found is not None and found in hints:
+        cls = getattr(sys.modules.get(module), protocol, None)
+        if cls is not None and cls in hints:
             return name
     return None
 
 
 def _adapter(hint: Any) -> TypeAdapter[Any] | None:
-    """Reads plain data into a type; None for a type that no plain data has."""
+    """The adapter that converts plain data to a type; None for a type without plain values."""
     from pydantic import ConfigDict, PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter
 
     for config in (ConfigDict(allow_inf_nan=False), None):  # some types allow no config
@@ -444,7 +448,7 @@ def _adapter(hint: Any) -> TypeAdapter[Any] | None:
     return None
 
 
-# --- pydantic's errors in our words ----------------------------------------------------------
+# --- messages for pydantic's errors ----------------------------------------------------------
 
 EMPTY = ("must not be empty", "fill it in, or leave the key out")
 LIST = ("must be a list", "write [one, two], or one `- entry` a line")
@@ -470,7 +474,7 @@ BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than
 
 
 def mistake(error: ErrorDetails, meaning: str = "") -> tuple[str, str]:
-    """What is wrong with a value, and how to mend it."""
+    """The problem with a value, and how to fix it."""
     advice = f"change the value: {meaning}" if meaning else "change the value"
     if error["type"] in KINDS:
         return KINDS[error["type"]]

@@ -166,7 +166,7 @@ def _options(document: Document, loc: Loc, options: Mapping[str, Any]) -> Iterat
         at = (*loc, "options", *fault.loc)
         wrong.add(at)
         if fault.loc:  # `_router` has told of a router that the policy itself lacks
-            mend = fault.mend
+            mend = fault.fix
             if fault.kind == "object" or fault.loc[-1] == "router":
                 mend = "write `router: FOLDER` beside the policy's `strategy:`"
             yield document.problem(at, fault.problem, mend, key=fault.kind == "unknown")

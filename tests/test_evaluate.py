@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 
 import numpy as np
+import polars as pl
 import pytest
+from typer.testing import CliRunner
 
+from routewright.cli.main import app
 from routewright.data import outcomes
 from routewright.errors import BadInput, BadTable
 from routewright.evaluation.evaluate import evaluate
@@ -145,3 +149,159 @@ def test_a_report_is_about_a_router(dev):
     measured = evaluate(Fixed("sage"), dev, replicates=5)
     with pytest.raises(BadInput, match="a report needs the predictions of a router"):
         render(measured, measured.to_json())
+
+
+# --- the policies of a config ------------------------------------------------------------------
+
+
+POLICIES = """\
+  best: {strategy: fixed, options: {expert: sage}, fallback: [adder]}
+  half: {strategy: auto, router: router, max_cost_fraction: 0.5}
+  dear: {strategy: single, router: router, price: 0, latency_price: 0}
+  climb: {strategy: cascade, options: {ladder: [adder, sage], trust: 0.6}}
+  share: {strategy: mix, options: {first: {strategy: fixed, expert: adder},
+          second: {strategy: cascade, ladder: [speller, sage]}, share: 0.25}}
+"""
+
+
+@pytest.fixture
+def config(tmp_path, router):
+    def written(policies: str = POLICIES, experts=("adder", "speller", "sage")):
+        router.save(tmp_path / "router")
+        entries = ", ".join(
+            f"{{name: {name}, base_url: http://localhost:1/v1}}" for name in experts
+        )
+        text = f"version: 1\nexperts: [{entries}]\npolicies:\n{policies}"
+        (tmp_path / "routewright.yaml").write_text(text)
+        return tmp_path / "routewright.yaml"
+
+    return written
+
+
+def cli(*words: object):
+    return CliRunner().invoke(app, ["evaluate", *map(str, words)], env={"COLUMNS": "120"})
+
+
+def test_a_configs_own_policies_are_judged_any_strategy_among_them(
+    config, outcome_table, router, dev, tmp_path
+):
+    done = cli(config(), outcome_table, "--json", tmp_path / "figures.json")
+    assert done.exit_code == 0, done.output
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    policies = figures["policies"]
+    assert list(policies) == ["best", "half", "dear", "climb", "share"]
+    assert {name: told["asked_for"] for name, told in policies.items()} == {
+        "best": "",
+        "half": "max_cost_fraction 0.5",
+        "dear": "price 0, latency_price 0",
+        "climb": "",
+        "share": "",
+    }
+    curve = evaluate(router, dev).to_json()
+    k = router.frontier.index(router.at(max_cost_fraction=0.5))
+    for key in ("quality", "quality_ci", "cost", "cost_fraction"):
+        assert policies["half"][key] == pytest.approx(curve["curve"][k][key])
+    climbs = evaluate(Cascade(("adder", "sage"), 0.6), dev).to_json()["curve"][0]
+    assert policies["climb"]["cost"] == pytest.approx(climbs["cost"])
+    assert policies["best"]["quality"] == pytest.approx(figures["experts"]["sage"]["quality"])
+    assert policies["best"]["cost_fraction"] == pytest.approx(1.0)
+    low, high = policies["share"]["quality_ci"]
+    assert low < policies["share"]["quality"] < high
+    assert figures["n"] == len(dev)
+    assert figures["references"] == curve["references"]
+    for words in ("half (max_cost_fraction 0.5)", "of the dearest", "quality (95 %)", "oracle"):
+        assert words in done.stdout
+
+
+def test_one_policy_is_judged_and_printed_as_json_alone(config, outcome_table):
+    done = cli(config(), outcome_table, "--policy", "climb", "--json", "-")
+    assert list(json.loads(done.stdout)["policies"]) == ["climb"]
+    done = cli(config(), outcome_table, "--policy", "clim")
+    assert "no policy 'clim' in this config: choose one of best, half" in str(done.exception)
+
+
+def test_policies_are_compared_with_the_experts_of_the_config_that_the_table_has(
+    config, outcome_table
+):
+    few = config("  best: {strategy: fixed, options: {expert: adder}}\n", ("adder", "oracle"))
+    figures = json.loads(cli(few, outcome_table, "--json", "-").stdout)
+    assert list(figures["experts"]) == ["adder"]
+    other = config("  best: {strategy: fixed, options: {expert: oracle}}\n", ("oracle",))
+    done = cli(other, outcome_table)
+    assert "none of them is in both" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ("{strategy: fixed, options: {expert: oracle}}", "asks 'oracle', the table has adder"),
+        ("{strategy: cascade, options: {ladder: [adder, oracle], trust: 1}}", "'oracle' is asked"),
+        ("{strategy: ranking, options: {experts: [adder, oracle]}}", "'oracle' is asked"),
+        ("{strategy: automix, options: {ladder: [adder, oracle]}}", "no expert 'oracle'"),
+    ],
+)
+def test_an_expert_that_a_policy_asks_and_the_table_lacks_is_named(
+    config, outcome_table, policy, message
+):
+    experts = ("adder", "speller", "sage", "oracle")
+    done = cli(config(f"  mine: {policy}\n", experts), outcome_table)
+    assert isinstance(done.exception, BadTable)
+    assert str(done.exception).startswith("policy 'mine': ")
+    assert message in str(done.exception)
+
+
+def test_a_policys_router_needs_all_its_experts_in_the_table(config, outcome_table, tmp_path):
+    path = tmp_path / "two.parquet"
+    frame = pl.read_parquet(outcome_table)
+    frame.select([c for c in frame.columns if not c.endswith("::sage")]).write_parquet(path)
+    done = cli(config(), path, "--policy", "half")
+    assert "policy 'half': the router knows sage, the table does not" in str(done.exception)
+
+
+def test_a_latency_price_is_weighed_as_the_gateway_weighs_it(config, outcome_table, dev, router):
+    timed = replace(router, latency=np.array([9.0, 9.0, 1.0]))
+    assert router.at(max_cost_fraction=0.2).shares.get("sage", 0.0) < 0.5
+    path = config(
+        "  fast: {strategy: auto, router: router, max_cost_fraction: 0.2, latency_price: 1}\n"
+    )
+    timed.save(path.parent / "router")
+    figures = json.loads(cli(path, outcome_table, "--json", "-").stdout)
+    fast = figures["policies"]["fast"]
+    assert fast["asked_for"] == "max_cost_fraction 0.2, latency_price 1"
+    assert fast["quality"] == pytest.approx(figures["experts"]["sage"]["quality"])
+    assert fast["cost_fraction"] == pytest.approx(1.0), "the quick one always, whatever it costs"
+
+
+def test_a_policy_is_judged_by_the_strategy_of_its_point(config, outcome_table, router):
+    path = config("  half: {strategy: auto, router: router, max_cost_fraction: 0.5}\n")
+    adder = {"strategy": "fixed", "expert": "adder"}
+    points = tuple(replace(point, spec=adder) for point in router.frontier)
+    replace(router, frontier=points).save(path.parent / "router")
+    figures = json.loads(cli(path, outcome_table, "--json", "-").stdout)
+    assert figures["policies"]["half"]["quality"] == figures["experts"]["adder"]["quality"]
+
+
+def test_queries_are_judged_as_untagged_where_that_is_asked(
+    config, outcome_table, router_folder, router, dev
+):
+    without = evaluate(router, dev, without_domain=True)
+    for judged in (router_folder, config()):
+        plain, bare = (
+            json.loads(cli(judged, outcome_table, "--json", "-", *words).stdout)
+            for words in ((), ("--without-domain",))
+        )
+        key = "policies" if judged.suffix else "curve"
+        assert plain[key] != bare[key]
+        assert plain["experts"] == bare["experts"]
+        if key == "curve":
+            (point, *_), (expected, *_) = bare[key], without.to_json()[key]
+            assert point["quality"] == pytest.approx(expected["quality"])
+
+
+def test_options_that_do_not_go_together_say_so(config, outcome_table, router_folder, tmp_path):
+    done = cli(router_folder, outcome_table, "--policy", "half")
+    assert "--policy names a policy of a config" in str(done.exception)
+    done = cli(config(), outcome_table, "--html", tmp_path / "report.html")
+    assert "--html writes a report about a router" in str(done.exception)
+    done = cli(tmp_path / "none.yaml", outcome_table)
+    assert "none.yaml" in str(done.exception)

@@ -1,4 +1,4 @@
-"""`routewright evaluate`: what would this router have done on recorded outcomes?"""
+"""`routewright evaluate`: what would this router, or a policy, have done on recorded outcomes?"""
 
 from __future__ import annotations
 
@@ -20,9 +20,24 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    router: Annotated[Path, typer.Argument(help="Folder of a router.")],
+    router: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ROUTER|CONFIG.yaml",
+            help="Folder of a router; or a config, whose policies are judged.",
+        ),
+    ],
     tables: Tables,
+    policy: Annotated[
+        str | None, typer.Option(help="Judge this policy of the config; default: every one.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Rows to evaluate on; `all` takes every row.")] = "dev",
+    without_domain: Annotated[
+        bool,
+        typer.Option(
+            "--without-domain", help="Judge the queries as if they had no domain or tags."
+        ),
+    ] = False,
     json: Annotated[
         Path | None,
         typer.Option(help="Write the figures to this file; `-` prints them and nothing else."),
@@ -30,25 +45,32 @@ def evaluate(
     html: Annotated[Path | None, typer.Option(help="Write a report to this file.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
 ) -> None:
-    """Measure a router on recorded outcomes against every reference."""
+    """Measure a router, or the policies of a config, on recorded outcomes."""
     from routewright.data import outcomes
+    from routewright.errors import BadInput
     from routewright.evaluation import evaluate as evaluation
     from routewright.evaluation.report.audit import audit
-    from routewright.router.router import Router, finite
+    from routewright.router.router import Router
 
+    if router.is_file() or router.suffix in (".yaml", ".yml"):
+        if html is not None:
+            raise BadInput("--html writes a report about a router: name its folder")
+        _judge(router, tables, policy, split, without_domain, seed, json)
+        return
+    if policy is not None:
+        raise BadInput(f"--policy names a policy of a config, and '{router}' is a router's folder")
     loaded = Router.load(router)
     rows = outcomes.read(tables, split=split)
     with Console(stderr=True).status("evaluating"):
-        measured = evaluation.evaluate(loaded, rows, seed=seed)
+        measured = evaluation.evaluate(loaded, rows, without_domain=without_domain, seed=seed)
         figures = measured.to_json()
     seen = loaded.seen if loaded.seen.size else None
-    written = json_module.dumps(finite(figures), indent=1, allow_nan=False)
-    if json is not None and str(json) != "-":
-        _write(json, f"{written}\n")
+    written = _as_json(figures, json)
     if html is not None:
         from routewright.evaluation.report import render
 
         words = [str(router), *map(str, tables), "--split", split, "--seed", str(seed)]
+        words += ["--without-domain"] if without_domain else []
         command = shlex.join(["routewright", "evaluate", *words, "--html", str(html)])
         _write(html, render(measured, figures, command, seen=seen))
     if str(json) == "-":
@@ -65,6 +87,40 @@ def evaluate(
         Console(soft_wrap=True).print(on_rows(loaded, automix.lifts(measured, seed=seed)))
 
 
+def _judge(
+    config: Path,
+    tables: list[Path],
+    policy: str | None,
+    split: str,
+    without_domain: bool,
+    seed: int,
+    json: Path | None,
+) -> None:
+    from routewright import config as configs
+    from routewright.data import outcomes
+    from routewright.evaluation.policies import judge
+
+    loaded = configs.load(config)
+    rows = outcomes.read(tables, split=split)
+    with Console(stderr=True).status("evaluating"):
+        figures = judge(loaded, rows, policy, without_domain=without_domain, seed=seed)
+    written = _as_json(figures, json)
+    if str(json) == "-":
+        typer.echo(written)
+    else:
+        show_policies(figures, Console())
+
+
+def _as_json(figures: dict[str, Any], path: Path | None) -> str:
+    """The figures as JSON, written to the file if one is named."""
+    from routewright.router.router import finite
+
+    written = json_module.dumps(finite(figures), indent=1, allow_nan=False)
+    if path is not None and str(path) != "-":
+        _write(path, f"{written}\n")
+    return written
+
+
 def _write(path: Path, text: str) -> None:
     from routewright.errors import BadInput
 
@@ -73,6 +129,36 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise BadInput(f"'{path}' cannot be written: {error.strerror}") from error
+
+
+def show_policies(figures: dict[str, Any], console: Console) -> None:
+    """Prints what each policy costs and reaches, beside the experts."""
+    table = Table(
+        title=f"{figures['n']} rows",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("", overflow="fold")
+    for heading in ("US$/query", "of the dearest", "quality (95 %)"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    dearest = max((e["cost"] or 0.0 for e in figures["experts"].values()), default=0.0)
+    oracle = figures["references"]["oracle"]
+    for name, facts in [*figures["experts"].items(), ("oracle", oracle)]:
+        share = facts["cost"] / dearest if dearest and facts["cost"] is not None else None
+        table.add_row(name, dollars(facts["cost"]), _percent(share), _known(facts["quality"]))
+    table.add_section()
+    for name, facts in figures["policies"].items():
+        quality = _with_interval(facts["quality"], facts["quality_ci"])
+        share = _percent(facts["cost_fraction"])
+        asked_for = f" ({facts['asked_for']})" if facts["asked_for"] else ""
+        table.add_row(f"{name}{asked_for}", dollars(facts["cost"]), share, quality)
+    console.print(table)
+
+
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None or math.isnan(share) else f"{share:.0%}"
 
 
 def show(figures: dict[str, Any], console: Console) -> None:

@@ -85,9 +85,8 @@ def in_short(figures: dict[str, Any]) -> str:
 
 def summary(e: Evaluation) -> dict[str, Any]:
     """Everything of design section 5: experts, references, curve, gains, AIQ, forecasts."""
-    score, cost = e.outcomes.score, e.outcomes.charges
-    quality, price = metrics.mean(score), metrics.mean(cost)
-    priced = bool(np.isfinite(e.outcomes.cost).any())
+    quality, price = metrics.mean(e.outcomes.score), metrics.mean(e.outcomes.charges)
+    priced = _priced(e.outcomes)
     whole = priced and bool(np.isfinite(e.scores).any(axis=1).all())  # every point was measured
     cheap, dear = _extremes(quality, price)
     curve_cost, curve_quality = metrics.mean(e.costs.T), metrics.mean(e.scores.T)
@@ -95,16 +94,10 @@ def summary(e: Evaluation) -> dict[str, Any]:
     zero = np.array([[v.cost, v.quality] for v in hull]).T
     span = (float(price[cheap]), float(price[dear]))
 
-    def dollars(amount: float) -> float | None:
-        return float(amount) if priced else None
-
     return {
-        "experts": {
-            name: {"quality": _number(quality[m]), "cost": dollars(price[m])}
-            for m, name in enumerate(e.outcomes.experts)
-        },
-        "references": _references(e, quality, price, dollars),
-        "curve": _curve(e, curve_cost, curve_quality, span[1] if priced else None),
+        "experts": experts(e.outcomes),
+        "references": references(e.outcomes),
+        "curve": curve(e),
         "at_cost_fraction": (
             _at_fractions(e, span[1])
             if priced
@@ -133,6 +126,24 @@ def summary(e: Evaluation) -> dict[str, Any]:
     }
 
 
+def experts(outcomes: Outcomes) -> dict[str, Any]:
+    """What always asking one expert gives."""
+    quality, price = metrics.mean(outcomes.score), metrics.mean(outcomes.charges)
+    return {
+        name: {"quality": _number(quality[m]), "cost": _dollars(price[m], outcomes)}
+        for m, name in enumerate(outcomes.experts)
+    }
+
+
+def _priced(outcomes: Outcomes) -> bool:
+    return bool(np.isfinite(outcomes.cost).any())
+
+
+def _dollars(amount: float, outcomes: Outcomes) -> float | None:
+    """None in a table without any costs."""
+    return float(amount) if _priced(outcomes) else None
+
+
 def _forecasts(e: Evaluation) -> dict[str, Any]:
     """How good the forecasts of each expert's score are; of a strategy without a router, {}."""
     if e.prediction is None:
@@ -154,13 +165,18 @@ def _extremes(quality: Array, price: Array) -> tuple[int, int]:
     return cheap, max(known, key=lambda m: (price[m], quality[m]))
 
 
-def _references(e: Evaluation, quality: Array, price: Array, dollars: Any) -> dict[str, Any]:
-    score, cost = e.outcomes.score, e.outcomes.charges
+def references(outcomes: Outcomes) -> dict[str, Any]:
+    """What a router is compared with: single experts, the oracle, the zero router."""
+    score, cost = outcomes.score, outcomes.charges
+    quality, price = metrics.mean(score), metrics.mean(cost)
     best, (cheap, _) = int(np.nanargmax(quality)), _extremes(quality, price)
     ideal = metrics.oracle(score, cost)
 
+    def dollars(amount: float) -> float | None:
+        return _dollars(amount, outcomes)
+
     def expert(m: int) -> dict[str, Any]:
-        name = e.outcomes.experts[m]
+        name = outcomes.experts[m]
         return {"name": name, "quality": float(quality[m]), "cost": dollars(price[m])}
 
     return {
@@ -174,9 +190,11 @@ def _references(e: Evaluation, quality: Array, price: Array, dollars: Any) -> di
     }
 
 
-def _curve(
-    e: Evaluation, costs: Array, qualities: Array, dearest: float | None
-) -> list[dict[str, Any]]:
+def curve(e: Evaluation) -> list[dict[str, Any]]:
+    """Every operating point: what it costs and reaches."""
+    quality, price = metrics.mean(e.outcomes.score), metrics.mean(e.outcomes.charges)
+    costs, qualities = metrics.mean(e.costs.T), metrics.mean(e.scores.T)
+    dearest = _dollars(price[_extremes(quality, price)[1]], e.outcomes)
     replicates = metrics.mean(e.scores.T, e.weights)  # (b, k)
     return [
         {

@@ -12,6 +12,7 @@ from routewright.gateway.errors import BadRequest
 from routewright.router.frontier import OperatingPoint
 from routewright.router.router import Router
 from routewright.strategies import build
+from routewright.strategies._recorded import Recorded, Run, run
 from routewright.strategies.fallback import with_fallback
 from routewright.strategies.fixed import Fixed
 from routewright.strategies.single import Single
@@ -79,6 +80,10 @@ class WithinLimits:
         except NotAdmissible:
             decision = yield from self.alternative.plan(query)
         return decision
+
+    def over(self, rows: Recorded) -> Run:
+        """Recorded queries have no limits, so `preferred` decides."""
+        return run(self.preferred, rows)
 
 
 class Policies:

@@ -219,7 +219,7 @@ class _Watched:
     experts: tuple[str, ...]
 
     def plan(self, query: Query) -> Plan:
-        allowed = _WithStrangers(query.allowed or ())
+        allowed = _Allowed(query.allowed or ())
         allowed.experts = self.experts
         plan = self.strategy.plan(replace(query, allowed=allowed))
         try:
@@ -247,8 +247,9 @@ class _Watched:
                 )
 
 
-class _WithStrangers(frozenset[str]):
-    """Experts that may be asked, and all that the table does not know."""
+class _Allowed(frozenset[str]):
+    """The experts that a query may use, and every name that the table does not know: a plan that
+    leaves out whom the query may not use must ask these, to be refused."""
 
     experts: tuple[str, ...] = ()
 

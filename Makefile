@@ -24,6 +24,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python dev/check_docs.py
 	$(BIN)/python dev/check_api.py
+	$(BIN)/python dev/run_docs.py
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

@@ -1,0 +1,85 @@
+"""`make check` runs the Python of the docs, and can fail: dev/run_docs.py on small pages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+RUNNER = Path(__file__).parent.parent / "dev" / "run_docs.py"
+GOOD = """\
+# A page
+
+```python
+import json
+from pathlib import Path
+from openai import OpenAI
+import routewright as rw
+
+table = rw.read("OUTCOMES.parquet")
+assert Path("router/router.json").exists()
+assert json.load(open("figures.json"))["n"] == 60
+decision = await rw.decide("What is 2 + 2?")
+```
+
+The next block knows the names of the first; the third is not run.
+
+```python
+assert len(table) == 180
+client = OpenAI(base_url="http://127.0.0.1:4100/v1", api_key="none")
+assert client.models.list().data[0].id == "auto"
+```
+
+<!-- not run: it needs a GPU -->
+```python
+raise SystemError
+```
+
+```yaml
+not: [Python
+```
+"""
+BAD = """\
+```python
+one = 1
+```
+
+```python
+def divide():
+    return one / 0
+
+
+divide()
+```
+
+```python
+two = = 2
+```
+
+```python
+missing
+```
+"""
+
+
+def test_pages_pass_where_their_blocks_run_and_fail_with_file_and_line(tmp_path: Path):
+    (tmp_path / "good.md").write_text(GOOD)
+    (tmp_path / "bad.md").write_text(BAD)
+    command = [sys.executable, str(RUNNER), "good.md", "bad.md"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    marked, *problems = done.stdout.splitlines()
+    assert marked == "good.md:24: not run: it needs a GPU"
+    assert problems == [
+        "bad.md:7: ZeroDivisionError: division by zero",
+        "bad.md:14: SyntaxError: invalid syntax (bad.md, line 14)",
+        "bad.md:18: NameError: name 'missing' is not defined",
+    ]
+
+
+def test_a_page_that_runs_passes(tmp_path: Path):
+    (tmp_path / "page.md").write_text("```python\nprint(1)\n```\n")
+    command = [sys.executable, str(RUNNER), "page.md"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "the Python of the docs runs\n"

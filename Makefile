@@ -25,6 +25,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/python dev/check_docs.py
 	$(BIN)/python dev/check_api.py
 	$(BIN)/python dev/run_docs.py
+	$(BIN)/python dev/count_lines.py
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

@@ -83,3 +83,18 @@ def test_a_page_that_runs_passes(tmp_path: Path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "the Python of the docs runs\n"
+
+
+def test_the_lines_of_every_package_are_counted():
+    script = RUNNER.with_name("count_lines.py")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    heading, *rows = (line.replace(",", "").split() for line in done.stdout.splitlines())
+    assert heading == ["package", "files", "code", "lines"]
+    counts = {name: tuple(map(int, cells)) for name, *cells in rows}
+    source = RUNNER.parent.parent / "src" / "routewright"
+    texts = [path.read_text(encoding="utf-8") for path in source.rglob("*.py")]
+    total = counts.pop("together")
+    assert total[0] == len(texts)
+    assert total[2] == sum(len(text.splitlines()) for text in texts)
+    assert total == tuple(map(sum, zip(*counts.values(), strict=True)))
+    assert counts["__main__"] == (1, 2, 5)  # an import and a call, under a docstring

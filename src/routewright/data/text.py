@@ -48,19 +48,18 @@ def listed(names: Sequence[str], width: int = 80) -> str:
     return shorten(", ".join(names), width, placeholder=" …")
 
 
-def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Lines of cells in columns: the first to the left, the others to the right. Long tables are
-    cut after `LINES` lines.
+def columns(rows: Sequence[Sequence[str]], lines: int = LINES) -> str:
+    """Cells in columns: the first to the left, the others to the right, and no more than so many
+    lines of them.
 
     >>> print(columns([["expert", "quality"], ["small", "72.4 %"]]))
     expert   quality
     small     72.4 %
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "   ".join([first.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])
-        for first, *cells in rows[:LINES]
+    shown = [
+        "   ".join([first.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]).rstrip()
+        for first, *cells in rows[:lines]
     ]
-    if len(rows) > LINES:
-        lines.append(f"… and {len(rows) - LINES} more")
-    return "\n".join(line.rstrip() for line in lines)
+    more = [f"… and {len(rows) - lines} more"] if len(rows) > lines else []
+    return "\n".join(shown + more)

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -25,6 +24,7 @@ from routewright.experts.client import Client
 from routewright.experts.launch import VARIABLE, Server
 from routewright.experts.supervisor import Supervisor
 from routewright.types import Ask, Query
+from upstream import until, wait_until
 
 SCRIPT = Path(__file__).parent / "fixtures" / "server_script.py"
 
@@ -90,13 +90,6 @@ async def ask(client: Client) -> str:
     return (await client.ask(Ask("own/small"), Query.of("Who are you?"))).text
 
 
-async def until(true, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it never came to be"
-        await asyncio.sleep(0.05)
-
-
 def test_start_is_idempotent_and_stop_leaves_nobody(launched, tmp_path):
     path = launched("--child")
     assert row(path)["state"] == "absent"
@@ -111,17 +104,18 @@ def test_start_is_idempotent_and_stop_leaves_nobody(launched, tmp_path):
     assert left(tmp_path) == []
 
 
-def test_another_command_is_another_server(launched):
+def test_another_command_is_another_server(launched, tmp_path):
     path = launched()
     experts("start", path)
     before = row(path)["pid"]
-    experts("start", launched("--slow", "0.1"))
+    experts("start", launched("--until", str(tmp_path)))
     assert row(path)["state"] == "running"
     assert row(path)["pid"] != before
 
 
-def test_slow_readiness_is_loading_then_running_then_degraded(launched):
-    server = Server(expert_of(launched("--slow", "1")))
+def test_slow_readiness_is_loading_then_running_then_degraded(launched, tmp_path):
+    ready = tmp_path / "ready"
+    server = Server(expert_of(launched("--until", str(ready))))
     record = server.start("user")
 
     async def watch() -> list[str]:
@@ -129,17 +123,21 @@ def test_slow_readiness_is_loading_then_running_then_degraded(launched):
         while not seen or seen[-1] != "running":
             if (state := (await server.status()).state) not in seen:
                 seen.append(state)
+            if state == "loading":
+                ready.touch()
             await asyncio.sleep(0.02)
         os.kill(record.pid, signal.SIGSTOP)  # it lives and does not answer
         seen.append((await server.status()).state)
         os.kill(record.pid, signal.SIGCONT)
         return seen
 
-    assert asyncio.run(watch()) == ["starting", "loading", "running", "degraded"]
+    seen = asyncio.run(watch())
+    assert seen[-3:] == ["loading", "running", "degraded"]
+    assert seen[:-3] in ([], ["starting"]), "it may listen before we look"
 
 
 def test_one_that_is_never_ready_is_stopped_and_told(launched, tmp_path):
-    result = experts("start", launched("--slow", "60", patience=0.5))
+    result = experts("start", launched("--until", "/never", patience=0.5))
     assert isinstance(result.exception, BadInput)
     assert "not ready within 0.5 s" in str(result.exception)
     assert left(tmp_path) == []
@@ -147,7 +145,7 @@ def test_one_that_is_never_ready_is_stopped_and_told(launched, tmp_path):
 
 
 def test_a_crash_tells_its_exit_code_and_last_words(launched):
-    result = experts("start", launched("--slow", "60", "--crash", "0.2"))
+    result = experts("start", launched("--until", "/never", "--crash", "0.2"))
     message = str(result.exception)
     assert "exit code 3" in message
     assert "out of memory, alas" in message
@@ -190,15 +188,17 @@ def test_it_starts_on_demand_stops_when_idle_and_starts_again(launched, tmp_path
 
 
 def test_a_crash_is_followed_by_a_restart(launched, tmp_path):
-    once = str(tmp_path / "crashed")
-    expert = expert_of(launched("--crash", "0.7", "--once", once))
+    die = tmp_path / "die"
+    expert = expert_of(launched("--die", str(die)))
 
     async def live() -> tuple[str, str]:
         async with Client([expert]) as client:
             client.servers["own/small"]._first_pause = 0.1
             supervisor = client.servers["own/small"]
-            first = await ask(client)
-            await until(lambda: supervisor.state == "failed")
+            first, record = await ask(client), supervisor.server.record()
+            assert record is not None
+            die.touch()
+            await until(lambda: (now := supervisor.server.record()) and now.pid != record.pid)
             await until(lambda: supervisor.state == "running")
             return first, await ask(client)
 
@@ -207,19 +207,17 @@ def test_a_crash_is_followed_by_a_restart(launched, tmp_path):
 
 
 def test_after_its_restarts_it_is_failed_and_requests_are_refused_at_once(launched, caplog):
-    expert = expert_of(launched("--slow", "60", "--crash", "0.1", restarts=1))
+    expert = expert_of(launched("--until", "/never", "--crash", "0.1", restarts=1, wait=60))
 
     async def live() -> str:
         supervisor = Supervisor(expert, first_pause=0.1)
         with pytest.raises(UpstreamError, match="did not start"):
-            async with supervisor.use(10):
+            async with supervisor.use(60):
                 pass
         await until(lambda: supervisor._crashes == 2 and supervisor.state == "failed")
-        began = time.monotonic()
-        with pytest.raises(UpstreamError) as refused:
-            async with supervisor.use(10):
+        with pytest.raises(UpstreamError, match="has failed") as refused:
+            async with supervisor.use(60):
                 pass
-        assert time.monotonic() - began < 0.2
         await supervisor.close()
         return str(refused.value)
 
@@ -229,13 +227,15 @@ def test_after_its_restarts_it_is_failed_and_requests_are_refused_at_once(launch
     assert "no restart left" in caplog.messages[1]
 
 
-def test_a_request_that_has_waited_long_enough_goes_to_others_while_it_loads(launched):
-    expert = expert_of(launched("--slow", "1.5", wait=0.3))
+def test_a_request_that_has_waited_long_enough_goes_to_others_while_it_loads(launched, tmp_path):
+    ready = tmp_path / "ready"
+    expert = expert_of(launched("--until", str(ready), wait=0.3))
 
     async def live() -> str:
         async with Client([expert]) as client:
             with pytest.raises(UpstreamError, match="was not ready within"):
                 await ask(client)
+            ready.touch()
             await until(lambda: client.servers["own/small"].state == "running")
             return await ask(client)
 
@@ -249,6 +249,13 @@ from routewright.config import load
 from routewright.gateway.server import run
 run(load(Path(sys.argv[1])), "127.0.0.1", 0, lambda url: print(url, flush=True))
 """
+
+
+def connects(url: str) -> bool:
+    """Whether somebody listens there."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.socket() as one:
+        return one.connect_ex((host, int(port))) == 0
 
 
 def gateway(path: Path) -> subprocess.Popen[str]:
@@ -266,7 +273,7 @@ def test_a_server_survives_kill_9_of_the_gateway_is_taken_over_and_then_stopped(
 
     first = gateway(path)
     row_of: dict[str, object] = {}
-    asyncio.run(asyncio.wait_for(running(), 20))
+    asyncio.run(asyncio.wait_for(running(), 60))
     first.kill()
     first.wait()
     assert row(path)["state"] == "running"
@@ -277,45 +284,39 @@ def test_a_server_survives_kill_9_of_the_gateway_is_taken_over_and_then_stopped(
         import httpx2
 
         body = {"model": "auto", "messages": [{"role": "user", "content": "Who?"}]}
-        for _ in range(100):
-            try:
-                reply = httpx2.post(f"{url}/v1/chat/completions", json=body)
-                break
-            except httpx2.TransportError:
-                time.sleep(0.05)
+        wait_until(lambda: connects(url))
+        reply = httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=60)
         said = reply.json()["choices"][0]["message"]["content"]
         assert said == f"pid {row_of['pid']}"  # the same process
         assert httpx2.get(f"{url}/health").json()["servers"] == {"own/small": "running"}
     finally:
         second.send_signal(signal.SIGINT)
-        second.wait(timeout=20)
+        second.wait(timeout=60)
     assert left(tmp_path) == []
     assert row(path)["state"] == "stopped"
 
 
-def test_a_gateway_is_ready_once_the_servers_that_start_with_it_are_up(launched):
+def test_a_gateway_is_ready_once_the_servers_that_start_with_it_are_up(launched, tmp_path):
     import httpx2
 
-    process = gateway(launched("--slow", "1.5", start="serve"))
+    file = tmp_path / "ready"
+    process = gateway(launched("--until", str(file), start="serve"))
     assert process.stdout is not None
     url = process.stdout.readline().strip()
-    seen = []
+
+    def ready() -> tuple[int, dict[str, object]]:
+        reply = httpx2.get(f"{url}/ready", timeout=60)
+        return reply.status_code, reply.json()
+
     try:
-        for _ in range(200):
-            try:
-                reply = httpx2.get(f"{url}/ready")
-            except httpx2.TransportError:
-                time.sleep(0.05)
-                continue
-            seen.append((reply.status_code, reply.json()))
-            if reply.status_code == 200:
-                break
-            time.sleep(0.05)
+        wait_until(lambda: connects(url))
+        assert ready() == (503, {"status": "starting", "waiting_for": ["own/small"]})
+        file.touch()
+        wait_until(lambda: ready()[0] == 200)
+        assert ready() == (200, {"status": "ready"})
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=20)
-    assert seen[0] == (503, {"status": "starting", "waiting_for": ["own/small"]})
-    assert seen[-1] == (200, {"status": "ready"})
+        process.wait(timeout=60)
 
 
 def test_what_the_user_started_outlives_a_gateway(launched, tmp_path):
@@ -335,8 +336,7 @@ def test_children_of_a_killed_server_are_ended_before_the_next_start(launched, t
     path = launched("--child")
     experts("start", path)
     os.kill(int(str(row(path)["pid"])), signal.SIGKILL)
-    time.sleep(0.2)
-    assert row(path)["state"] == "failed"
+    wait_until(lambda: row(path)["state"] == "failed")
     assert len(left(tmp_path)) == 1  # the child
     experts("start", path)
     assert len(left(tmp_path)) == 2
@@ -435,27 +435,38 @@ async def statuses(url: str, times: int) -> list[int]:
     return found
 
 
-def test_a_server_that_is_still_loading_is_not_taken_for_one_that_keeps_failing(launched):
-    path = launched("--slow", "1.5", wait=0.1)
+async def states(url: str) -> dict[str, str]:
+    import aiohttp
+
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/health") as reply:
+        return (await reply.json())["servers"]
+
+
+def test_a_server_that_is_still_loading_is_not_taken_for_one_that_keeps_failing(launched, tmp_path):
+    ready = tmp_path / "ready"
+    path = launched("--until", str(ready), wait=0.1)
 
     async def run() -> list[int]:
-        async with upstream.gateway(config.load(path)) as url:
+        async with upstream.gateway(config.load(path)) as url, asyncio.timeout(120):
             early = await statuses(url, 7)
-            await asyncio.sleep(2)
+            ready.touch()
+            while await states(url) != {"own/small": "running"}:
+                await asyncio.sleep(0.05)
             return early + await statuses(url, 1)
 
     assert asyncio.run(run()) == [503] * 7 + [200]
 
 
 def test_a_server_that_hangs_is_left_alone(launched):
-    path = launched()
+    path = launched(wait=60)
     said = yaml.safe_load(path.read_text())
-    said["experts"][0]["timeout"] = 0.3
+    said["experts"][0]["timeout"] = 0.5
     path.write_text(yaml.safe_dump(said))
 
     async def run() -> list[int]:
         async with upstream.gateway(config.load(path)) as url:
-            first = await statuses(url, 1)
+            while (first := await statuses(url, 1)) != [200]:  # half a second may be too little
+                assert first == [504]
             record = Server(expert_of(path)).record()
             assert record is not None
             pid = record.pid

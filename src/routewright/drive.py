@@ -1,8 +1,8 @@
 """The two loops that run a strategy: `replay` on recorded answers, `live` on the network.
 
-Both check every ask against the query's limits, both count everything spent, and both hand a
-strategy the same things in the same order: what we evaluate is what we serve. Both refuse a
-decision whose answer did not arrive: a failed answer is never a reply.
+Both loops check every ask against the query's limits, count all costs, and send a strategy the same
+values in the same order: what is evaluated is what is served. Both refuse a decision whose answer
+did not arrive: a failed answer is never a reply.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from routewright.types import (
     total_cost,
 )
 
-Record = Mapping[str | tuple[str, str], Answer]  # expert, or (expert, kind), ▶ what it said
+Record = Mapping[str | tuple[str, str], Answer]  # expert, or (expert, kind) ▶ answer
 Result = TypeVar("Result")
 
 
 class Asker(Protocol):
-    """What `live` needs of the world; `routewright.experts.client.Client` is the real one.
+    """Sends the asks of `live`; the network client is `routewright.experts.client.Client`.
 
-    Both raise UpstreamError before the first byte and StreamBroken after it. `stream` yields
-    the pieces, then the whole answer, once. `bill` says what an ask that was cancelled after
-    `seconds` has cost. What an ask may cost, and how long it may take, stands in the ask; the
-    query is the client's.
+    `ask` returns the whole answer; `stream` yields the pieces and then the whole answer. Both
+    raise UpstreamError before the first byte, and `stream` raises StreamBroken after it. `bill`
+    returns an answer with the cost of an ask that was cancelled after `seconds`. The limits on
+    cost and time are in the ask.
     """
 
     async def ask(self, ask: Ask, query: Query) -> Answer: ...
@@ -68,11 +68,12 @@ def replay(
     """Runs a plan on recorded answers.
 
     `record` maps an expert's name (or `(name, kind)` for verifications) to its Answer. Without
-    `experts` whoever is in the record may be asked. A missing answer counts as an expert that
-    failed, so fallbacks are exercised too.
+    `experts` every expert in the record may be asked. A missing answer counts as a failure of the
+    expert, so that fallbacks are replayed too.
 
-    Raises NotAdmissible, and UpstreamError also where the plan ends with an answer that did not
-    arrive. An AssertionError names a mistake of the strategy, such as an answer that it made up.
+    Raises NotAdmissible, and UpstreamError, also if the plan returns an answer that did not
+    arrive. An AssertionError reports a mistake in the strategy, such as an answer that no expert
+    gave.
 
     >>> import routewright as rw
     >>> class AlwaysSmall:
@@ -84,9 +85,9 @@ def replay(
     ('hello', 0.001)
     """
     if experts is None:
-        named = (key if isinstance(key, str) else key[0] for key in record)
-        experts = [recorded(name) for name in dict.fromkeys(named)]
-        query = replace(query, region=None)  # an answer that is recorded may be used anywhere
+        names = (key if isinstance(key, str) else key[0] for key in record)
+        experts = [recorded(name) for name in dict.fromkeys(names)]
+        query = replace(query, region=None)  # a recorded answer may be used in any region
     by_name = {expert.name: expert for expert in experts}
     query, rejected = admit(query, by_name.values())
     spent: list[Answer] = []
@@ -139,7 +140,7 @@ def _recorded(
 
 
 def _look_up(ask: Ask, record: Record) -> Answer:
-    """What is recorded, and whether it defers; a missing answer counts as one that failed."""
+    """The recorded answer, marked if it defers; a failed one if no answer is recorded."""
     answer = record.get((ask.expert, ask.kind))
     if answer is None and ask.kind == "answer":
         answer = record.get(ask.expert)
@@ -149,21 +150,22 @@ def _look_up(ask: Ask, record: Record) -> Answer:
 
 
 def _first_enough(asks: tuple[Ask, ...], answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
-    """Replays the order of arrival; whoever would have been cancelled is marked so.
+    """Replays the order of arrival and marks the answers that would have been cancelled.
 
-    The cost of a cancelled answer stays whole: the record cannot say how far it had come.
+    The cost of a cancelled answer is counted in full, because the record does not tell how much
+    of it had been written.
     """
     enough = asks.enough if isinstance(asks, Committee) else None
     if enough is None:
         return answers
-    order = sorted(range(len(answers)), key=lambda i: (_known(answers[i].latency), i))
-    seen: tuple[Answer, ...] = ()
+    order = sorted(range(len(answers)), key=lambda i: (_arrival(answers[i]), i))
+    arrivals: tuple[Answer, ...] = ()
     late: set[int] = set()
     for i in order:
-        if seen and enough(seen):
+        if arrivals and enough(arrivals):
             late.add(i)
         elif answers[i].status == "ok":
-            seen += (answers[i],)
+            arrivals += (answers[i],)
     return tuple(
         replace(answer, status="cancelled", text="")
         if i in late and answer.status != "failed"
@@ -172,8 +174,9 @@ def _first_enough(asks: tuple[Ask, ...], answers: tuple[Answer, ...]) -> tuple[A
     )
 
 
-def _known(latency: float) -> float:
-    return latency if latency == latency else float("inf")
+def _arrival(answer: Answer) -> float:
+    """The seconds until an answer arrives; infinite if its latency is unknown."""
+    return math.inf if math.isnan(answer.latency) else answer.latency
 
 
 # --- live ----------------------------------------------------------------------------------
@@ -190,15 +193,15 @@ async def live(
 ) -> AsyncGenerator[Delta | Decision, None]:
     """Runs a plan on the network; yields pieces of the final answer, then the Decision.
 
-    With `stream` the text of final asks is passed on as it arrives; an answer that a strategy
-    keeps after looking at it comes as one piece. Without, only the Decision is yielded. The
-    deadline of the query cancels whatever is under way; so does closing this generator, or
-    cancelling the task that reads it. Every answer paid for is added to `spent` as it ends, so
-    that a query whose client went away is still accounted for.
+    With `stream` the pieces of final asks are yielded as they arrive, and an answer that a
+    strategy accepts after it has judged it comes as one piece. Without `stream` only the Decision
+    is yielded. Asks in progress are cancelled at the deadline of the query, when this generator is
+    closed, and when the task that reads it is cancelled. Every answer that costs money is added to
+    `spent` as soon as it ends, so that the costs are known even if the client disconnects.
 
-    Raises NotAdmissible, UpstreamError, StreamBroken or DeadlineExceeded; UpstreamError also where
-    the plan ends with an answer that did not arrive. An AssertionError names a mistake of the
-    strategy, such as an answer that it made up.
+    Raises NotAdmissible, UpstreamError, StreamBroken or DeadlineExceeded; UpstreamError also if
+    the plan returns an answer that did not arrive. An AssertionError reports a mistake in the
+    strategy, such as an answer that no expert gave.
     """
     by_name = {expert.name: expert for expert in experts}
     query, rejected = admit(query, by_name.values())
@@ -216,7 +219,7 @@ async def live(
 async def decide(
     strategy: Strategy, query: Query, experts: Iterable[Expert], asker: Asker
 ) -> Decision:
-    """`live` without streaming: waits for the Decision."""
+    """Runs a plan on the network, like `live`, and returns the Decision."""
     async with aclosing(live(strategy, query, experts, asker)) as events:
         async for event in events:
             if isinstance(event, Decision):
@@ -231,9 +234,9 @@ async def consult(
     asker: Asker,
     spent: list[Answer] | None = None,
 ) -> Result:
-    """Runs a plan that asks experts and decides nothing, such as a reward model's; its result.
+    """Runs a plan that returns something else than a Decision, such as that of a reward model.
 
-    Limits, deadline, `spent` and errors are those of `live`.
+    Returns the result of the plan. Limits, deadline, `spent` and errors are as in `live`.
     """
     by_name = {expert.name: expert for expert in experts}
     query, _ = admit(query, by_name.values())
@@ -246,7 +249,7 @@ async def consult(
 
 
 class _Run:
-    """One query on its way: what it has cost so far and when it must be done."""
+    """Runs the plan of one query on the network, with its costs so far and its deadline."""
 
     def __init__(
         self,
@@ -262,13 +265,13 @@ class _Run:
         self.streams = stream
         self.deadline = _deadline(query)
         self.spent = spent
-        self.streamed = False  # the client has read something
-        self.result: Any = None  # of the plan
+        self.streamed = False  # whether the client has received a piece
+        self.result: Any = None  # what the plan returned
 
     async def follow(
         self, plan: Generator[Ask | tuple[Ask, ...], Any, Any]
     ) -> AsyncGenerator[Delta, None]:
-        """Runs a plan until it returns its `result`; yields the pieces of final answers."""
+        """Runs a plan until it returns; yields the pieces of final answers."""
         try:
             asks = next(plan)
             while True:
@@ -287,7 +290,7 @@ class _Run:
                     else:
                         answers = await self.ask_all(asks)
                 except (StreamBroken, DeadlineExceeded):
-                    raise  # nobody may take over
+                    raise  # no other expert can take over
                 except (NotAdmissible, UpstreamError) as error:
                     asks = plan.throw(error)
                 else:
@@ -299,59 +302,59 @@ class _Run:
 
     async def ask(self, ask: Ask) -> Answer:
         (ask,) = self._allow((ask,))
-        with self._accounts(ask):
+        with self._counted(ask):
             async with asyncio.timeout(ask.max_latency):
                 answer = ask.mark_deferred(await self.asker.ask(ask, self.query))
         self.spent.append(answer)
         return answer
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Delta | Answer, None]:
-        """The pieces, held back while the answer may still turn out deferred; then the answer."""
+        """Yields the pieces, then the answer. Pieces are held back while the answer may defer."""
         (ask,) = self._allow((ask,))
         began = time.monotonic()
-        held: list[Delta] = []
-        with self._accounts(ask):
+        pending: list[Delta] = []
+        with self._counted(ask):
             async with aclosing(self.asker.stream(ask, self.query)) as pieces:
                 while True:
-                    # The clock runs while we wait for the expert, not while the client reads.
-                    async with asyncio.timeout(self._left()):
+                    # The timeout covers the wait for the expert, not the client's reading.
+                    async with asyncio.timeout(self._seconds_left()):
                         piece = await anext(pieces)
                     if isinstance(piece, Answer):
                         answer = ask.mark_deferred(piece)
                         break
-                    if piece.text and ask.defers(_text(held)):  # nobody listens to what follows
+                    if piece.text and ask.defers(_text(pending)):  # the rest is not needed
                         bill = self.asker.bill(ask, self.query, time.monotonic() - began)
-                        answer = replace(bill, text=_text(held), status="deferred")
+                        answer = replace(bill, text=_text(pending), status="deferred")
                         break
-                    held.append(piece)
-                    if self.streamed or _is_clear(ask, held):
+                    pending.append(piece)
+                    if self.streamed or _cannot_defer(ask, pending):
                         self.streamed = True
-                        for delta in held:
+                        for delta in pending:
                             yield delta
-                        held.clear()
+                        pending.clear()
         self.spent.append(answer)
         if answer.status == "ok":
-            for delta in held:
+            for delta in pending:
                 self.streamed = True
                 yield delta
         yield answer
 
     @contextmanager
-    def _accounts(self, ask: Ask) -> Iterator[None]:
-        """Counts what an ask has cost that fails, is late, or is cancelled."""
+    def _counted(self, ask: Ask) -> Iterator[None]:
+        """Adds the cost of an ask to `spent` if it fails, is late, or is cancelled."""
         began = time.monotonic()
         try:
             yield
         except UpstreamError as error:
             self.spent.append(_failed(ask, error.reason, error.cost))
             if isinstance(error, StreamBroken) != self.streamed:
-                raise self._as_the_client_sees(error) from error
+                raise self._for_client(error) from error
             raise
         except TimeoutError as error:
-            self._cancelled(ask, began)
-            raise DeadlineExceeded(_too_late(self.query)) from error
+            self._count_cancelled(ask, began)
+            raise DeadlineExceeded(_deadline_message(self.query)) from error
         except (asyncio.CancelledError, GeneratorExit):
-            self._cancelled(ask, began)
+            self._count_cancelled(ask, began)
             raise
 
     async def ask_all(self, asks: tuple[Ask, ...]) -> tuple[Answer, ...]:
@@ -359,26 +362,26 @@ class _Run:
         asks = self._allow(asks)
         began = time.monotonic()
         tasks = [asyncio.create_task(self._member(ask)) for ask in asks]
-        arrived: tuple[Answer, ...] = ()
+        arrivals: tuple[Answer, ...] = ()
         try:
-            async with asyncio.timeout(self._left()):
-                for next_one in asyncio.as_completed(tasks):
-                    answer = await next_one
-                    arrived += (answer,) if answer.status == "ok" else ()
-                    if enough is not None and arrived and enough(arrived):
+            async with asyncio.timeout(self._seconds_left()):
+                for completion in asyncio.as_completed(tasks):
+                    answer = await completion
+                    arrivals += (answer,) if answer.status == "ok" else ()
+                    if enough is not None and arrivals and enough(arrivals):
                         break
         except TimeoutError as error:
-            raise DeadlineExceeded(_too_late(self.query)) from error
+            raise DeadlineExceeded(_deadline_message(self.query)) from error
         finally:
             for task in tasks:
                 task.cancel()
-            said = await asyncio.gather(*tasks, return_exceptions=True)
+            results = await asyncio.gather(*tasks, return_exceptions=True)
             seconds = time.monotonic() - began
             answers = tuple(
-                answer
-                if isinstance(answer, Answer)
+                result
+                if isinstance(result, Answer)
                 else replace(self.asker.bill(ask, self.query, seconds), status="cancelled")
-                for answer, ask in zip(said, asks, strict=True)
+                for result, ask in zip(results, asks, strict=True)
             )
             self.spent.extend(answers)
         return answers
@@ -392,19 +395,22 @@ class _Run:
             return _failed(ask, error.rejected[ask.expert])
 
     def _allow(self, asks: tuple[Ask, ...]) -> tuple[Ask, ...]:
-        return _allow(asks, self.query, self.experts, self.spent, self._left())
+        return _allow(asks, self.query, self.experts, self.spent, self._seconds_left())
 
-    def _cancelled(self, ask: Ask, began: float) -> None:
+    def _count_cancelled(self, ask: Ask, began: float) -> None:
         bill = self.asker.bill(ask, self.query, time.monotonic() - began)
         self.spent.append(replace(bill, status="cancelled"))
 
-    def _as_the_client_sees(self, error: UpstreamError) -> UpstreamError:
-        """Once the client has read something nobody may take over; a stream that broke while it
-        was held back may be taken over."""
+    def _for_client(self, error: UpstreamError) -> UpstreamError:
+        """The error as it concerns the client.
+
+        After the client's first piece no other expert can take over. Before it another expert can,
+        even if pieces had arrived here and were held back.
+        """
         kind = StreamBroken if self.streamed else UpstreamError
         return kind(error.expert, error.reason, cost=error.cost)
 
-    def _left(self) -> float | None:
+    def _seconds_left(self) -> float | None:
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
 
@@ -412,7 +418,7 @@ def _deadline(query: Query) -> float | None:
     return None if query.max_latency is None else time.monotonic() + query.max_latency
 
 
-def _too_late(query: Query) -> str:
+def _deadline_message(query: Query) -> str:
     return f"no complete answer within max_latency of {query.max_latency:g} s"
 
 
@@ -420,10 +426,10 @@ def _text(deltas: list[Delta]) -> str:
     return "".join(delta.text for delta in deltas)
 
 
-def _is_clear(ask: Ask, deltas: list[Delta]) -> bool:
-    """Whether these deltas are certainly an answer: another opening, or a tool call."""
-    called = any(delta.message.get("tool_calls") for delta in deltas)
-    return called or ask.defers(_text(deltas)) is False
+def _cannot_defer(ask: Ask, deltas: list[Delta]) -> bool:
+    """Whether an answer with these deltas is certain not to defer: no tag, or a tool call."""
+    has_tool_call = any(delta.message.get("tool_calls") for delta in deltas)
+    return has_tool_call or ask.defers(_text(deltas)) is False
 
 
 def _whole(answer: Answer) -> Delta:
@@ -441,10 +447,10 @@ def _allow(
     spent: list[Answer],
     seconds: float | None = None,
 ) -> tuple[Ask, ...]:
-    """The asks with what each may cost and how long it may take; raises NotAdmissible.
+    """The asks with their limits on cost and time; raises NotAdmissible.
 
-    `seconds` are left of the query's time. Asks that run side by side share the money that is left
-    by their experts' prices: each may write as much.
+    `seconds` is the rest of the query's time. Concurrent asks share the rest of the query's money
+    in proportion to their experts' prices, so that each may write equally much.
     """
     shares = _shares(asks, query, experts, spent)
     limited = tuple(
@@ -459,24 +465,24 @@ def _allow(
 def _shares(
     asks: tuple[Ask, ...], query: Query, experts: Mapping[str, Expert], spent: list[Answer]
 ) -> list[float] | list[None]:
-    """US$ for each ask of what is left of the query's money; None where it has no limit."""
+    """The share in US$ of each ask in the rest of the query's money; None without a limit."""
     if query.max_cost is None:
         return [None] * len(asks)
-    left = query.max_cost - total_cost(spent)
+    remaining = query.max_cost - total_cost(spent)
     prices = [_price(ask, query, experts) for ask in asks]
     total = math.fsum(prices)
-    return [left * (price / total) if total else left for price in prices]
+    return [remaining * (price / total) if total else remaining for price in prices]
 
 
 def _price(ask: Ask, query: Query, experts: Mapping[str, Expert]) -> float:
-    """US$ of an answer as long as the query, to weigh experts against each other."""
+    """The US$ of an answer as long as the query, by which experts are compared."""
     expert = experts.get(ask.expert)
     return expert.price(query.input_tokens + 1, query.input_tokens + 1) if expert else 0.0
 
 
 @contextmanager
 def _attach_spent(spent: list[Answer]) -> Iterator[None]:
-    """A failure that leaves a loop carries what was paid for before it."""
+    """Adds the answers paid for so far to an error that a loop raises."""
     try:
         yield
     except RoutewrightError as error:
@@ -489,9 +495,10 @@ def _failed(ask: Ask, reason: str, cost: float = 0.0) -> Answer:
 
 
 def _settle(decision: object, spent: list[Answer], rejected: Mapping[str, str]) -> Decision:
-    """The decision of a plan, with everything that it asked.
+    """The decision of a plan, with all answers paid for and all experts rejected.
 
-    Raises UpstreamError unless its answer arrived, AssertionError unless this plan asked for it.
+    Raises UpstreamError if its answer did not arrive, and AssertionError if the plan did not ask
+    for it.
     """
     if not isinstance(decision, Decision):
         raise AssertionError(f"a strategy must return a Decision, not {decision!r:.100}")
@@ -500,7 +507,7 @@ def _settle(decision: object, spent: list[Answer], rejected: Mapping[str, str]) 
         raise UpstreamError.of(answer)
     if answer.kind != "answer" or answer not in spent:
         raise AssertionError(
-            "a strategy must return an answer that it asked for: this plan was given no such"
-            f" answer of '{answer.expert}'"
+            "a strategy must return an answer that it asked for: expert"
+            f" '{answer.expert}' gave no such answer in this plan"
         )
     return replace(decision, spent=tuple(spent), rejected={**rejected, **decision.rejected})

@@ -1,18 +1,18 @@
-"""What can go wrong, for whom.
+"""The exceptions that Routewright raises on purpose.
 
-    RoutewrightError                the message is for a person and says the way out
-    ├── BadInput                    a file, option or request that cannot be used (exit 2, HTTP 400)
+    RoutewrightError                the message is for a person and names the way out
+    ├── BadInput                    a file, option or request cannot be used (exit 2, HTTP 400)
     │   ├── BadConfig               routewright.yaml
     │   ├── BadTable                an outcome table or a query set
     │   ├── BadRouter               a router folder
     │   └── MissingExtra            packages that an extra of ours installs
-    ├── NotAdmissible               an ask that the query's limits forbid (HTTP 422)
-    │   └── NoAdmissibleExpert      the limits leave nobody to ask
-    └── UpstreamError               an expert failed before its first byte (HTTP 502/503)
-        ├── UpstreamTimeout         it took too long (HTTP 504)
-        ├── UpstreamRefused         it said no to the request itself; a retry is useless (4xx)
-        └── StreamBroken            it failed after its first byte; nobody may take over
-    DeadlineExceeded                the query's own deadline passed (RoutewrightError, HTTP 504)
+    ├── NotAdmissible               the query's limits forbid an ask (HTTP 422)
+    │   └── NoAdmissibleExpert      the limits exclude every expert
+    ├── UpstreamError               an expert failed before its first byte (HTTP 502/503)
+    │   ├── UpstreamTimeout         it did not answer in time (HTTP 504)
+    │   ├── UpstreamRefused         it refused the request itself; a retry is useless (4xx)
+    │   └── StreamBroken            it failed after its first byte; no other expert can take over
+    └── DeadlineExceeded            the query's own deadline passed (HTTP 504)
 
 Errors of libraries are translated once, at the edge, with `from exc`.
 """
@@ -41,16 +41,16 @@ EXTRAS = {  # package ▶ the extra that installs it
 
 
 class RoutewrightError(Exception):
-    """Base of everything that Routewright raises on purpose.
+    """The base of all exceptions that Routewright raises on purpose.
 
-    One that leaves a loop of `drive` carries in `spent` the answers that were paid for before it.
+    If it is raised by a loop of `drive`, `spent` holds the answers that were paid for before.
     """
 
     spent: tuple[Any, ...] = ()
 
 
 class BadInput(RoutewrightError):
-    """The caller's file, option or request cannot be used."""
+    """A file, option or request of the caller cannot be used."""
 
 
 class BadConfig(BadInput):
@@ -58,7 +58,7 @@ class BadConfig(BadInput):
 
 
 class BadTable(BadInput):
-    """An outcome table or a query set is broken or does not hold what was asked of it."""
+    """An outcome table or a query set is malformed, or lacks what the caller needs of it."""
 
 
 class BadRouter(BadInput):
@@ -97,7 +97,7 @@ def needs(what: str) -> Iterator[None]:
 
 
 class NotAdmissible(RoutewrightError):
-    """The query's limits do not let it reach this expert."""
+    """The query's limits forbid an ask; `rejected` maps the expert to the reason."""
 
     def __init__(self, expert: str, reason: str) -> None:
         super().__init__(f"expert '{expert}' may not be asked: {reason}")
@@ -105,7 +105,7 @@ class NotAdmissible(RoutewrightError):
 
 
 class NoAdmissibleExpert(NotAdmissible):
-    """The query's limits leave nobody to ask; `rejected` says what removed each expert."""
+    """The query's limits exclude every expert; `rejected` maps each expert to the reason."""
 
     def __init__(self, rejected: Mapping[str, str]) -> None:
         reasons = "; ".join(f"{expert}: {reason}" for expert, reason in rejected.items())
@@ -116,8 +116,8 @@ class NoAdmissibleExpert(NotAdmissible):
 class UpstreamError(RoutewrightError):
     """An expert failed before its first byte: a retry or another expert may answer.
 
-    `cost` is what the failed tries cost, in US$; `retry_after` what the upstream asked for, in
-    seconds. `sent` means that the request went out and nobody knows whether it will be charged.
+    `cost` is the cost of the failed tries in US$, `retry_after` the upstream's Retry-After in
+    seconds. `sent` means that the request was sent and that it is unknown whether it is charged.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class UpstreamError(RoutewrightError):
 
     @classmethod
     def of(cls, answer: Answer) -> Self:
-        """The failure that an answer reports which did not arrive."""
+        """The error for an answer that did not arrive, with its reason and its cost."""
         reasons = {"failed": answer.reason, "cancelled": "it was cancelled"}
         return cls(answer.expert, reasons.get(answer.status, "it deferred"), cost=answer.cost)
 
@@ -150,12 +150,12 @@ class UpstreamTimeout(UpstreamError):
 
 
 class UpstreamRefused(UpstreamError):
-    """An expert said no to the request itself (4xx): asking it again is useless."""
+    """An expert refused the request itself (4xx): a retry is useless."""
 
 
 class StreamBroken(UpstreamError):
-    """An expert failed after its first byte had reached the client."""
+    """An expert failed after its first byte had been sent to the client."""
 
 
 class DeadlineExceeded(RoutewrightError):
-    """The query's own deadline passed before an answer was complete."""
+    """The query's own deadline (`max_latency`) passed before an answer was complete."""

@@ -1,7 +1,7 @@
-"""The nouns: Query ▶ Prediction ▶ Ask ▶ Answer ▶ Decision ▶ Outcome, and the Expert asked.
+"""The seven nouns: Query ▶ Prediction ▶ Ask ▶ Answer ▶ Decision ▶ Outcome, and Expert.
 
-Every value here is frozen and does no I/O. Money is in US$, time in seconds, text is counted
-in tokens. Unknown numbers are NaN (arrays) or None (fields), never a plausible guess.
+Every value is frozen and does no I/O. Money is in US$, time in seconds, the length of texts in
+tokens. Unknown numbers are NaN in arrays and None in fields, never a guess.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[np.float64]
 Indices: TypeAlias = NDArray[np.intp]
-Json: TypeAlias = Any  # what json.dumps takes; spelling the recursion out helps nobody
+Json: TypeAlias = Any  # a value that json.dumps can write; the recursive type would not help
 Message: TypeAlias = Mapping[str, Any]  # one OpenAI chat message
 
 DataClass = Literal["public", "internal", "restricted"]
@@ -29,26 +29,26 @@ Status = Literal["ok", "failed", "cancelled", "deferred"]
 
 @dataclass(frozen=True)
 class Launch:
-    """How we start an expert's server and keep it running; see `experts/launch.py`."""
+    """How the server of an expert is started and kept running; see `experts/launch.py`."""
 
-    command: tuple[str, ...]  # stays in the foreground
-    folder: str = "."  # where it runs; its record and log lie in .routewright/experts/ there
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)  # added to ours
+    command: tuple[str, ...]  # a process that stays in the foreground
+    folder: str = "."  # its working directory; its record and log are in .routewright/experts/
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)  # added to the environment
     start: Literal["demand", "serve"] = "demand"
-    ready: str | None = None  # the path that answers 200 once it can; None: see launch.PATHS
+    ready: str | None = None  # the path that returns 200 when it is ready; None: launch.PATHS
     patience: float = 600.0  # seconds until it must be ready
-    wait: float = 30.0  # seconds that a request waits for that
+    wait: float = 30.0  # seconds that a request waits until it is ready
     idle: float | None = None  # seconds without a request after which it is stopped
-    restarts: int = 3  # after crashes, one after another
-    grace: float = 10.0  # seconds from asking it to end to killing it
+    restarts: int = 3  # crashes in a row after which it is restarted
+    grace: float = 10.0  # seconds between asking it to end and killing it
 
 
 @dataclass(frozen=True)
 class Expert:
-    """A model we can ask: where it lives, what it costs, what it can do, what it may see.
+    """A model that can be asked: its address, its prices, its capabilities and its limits.
 
-    Prices are US$ per million tokens. `data_classes` names every class of text that may reach
-    it; an expert without an entry for a class never sees such a query.
+    Prices are in US$ per million tokens. `data_classes` lists every class of text that may be sent
+    to the expert; a query of another class never reaches it.
 
     >>> import routewright as rw
     >>> large = rw.Expert("large", model="gpt-4o", input_per_mtok=2.5, output_per_mtok=10.0)
@@ -57,26 +57,26 @@ class Expert:
     """
 
     name: str
-    model: str = ""  # the upstream's own name for it; empty: `name`
+    model: str = ""  # the upstream's name of the model; empty: `name`
     provider: str = "openai"
     base_url: str | None = None
     api_key: str | None = field(default=None, repr=False)
     input_per_mtok: float = 0.0
     cached_input_per_mtok: float | None = None  # None: as input_per_mtok
     output_per_mtok: float = 0.0
-    context_window: int | None = None  # tokens; None: unknown, never a reason to reject
+    context_window: int | None = None  # tokens; None: unknown, no query is too long
     capabilities: frozenset[str] = frozenset()
     data_classes: frozenset[str] = frozenset({"public"})
     region: str | None = None
-    latency: float | None = None  # seconds a typical answer takes
+    latency: float | None = None  # seconds of a typical answer
     timeout: float = 60.0  # seconds until an answer must be complete
     retries: int = 2  # further tries after a failure before the first byte
     verify_prompt: str | None = None  # overrides prompts.VERIFY for this expert
-    options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # sent every time
-    launch: Launch | None = None  # None: somebody else runs it
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # sent with every ask
+    launch: Launch | None = None  # None: Routewright does not run its server
 
     def price(self, input_tokens: float, output_tokens: float, cached_tokens: float = 0) -> float:
-        """US$ for a call; `cached_tokens` is the part of `input_tokens` read from a cache."""
+        """The US$ of one ask; `cached_tokens` of the `input_tokens` were read from a cache."""
         cached = self.cached_input_per_mtok
         cached = self.input_per_mtok if cached is None else cached
         fresh = input_tokens - cached_tokens
@@ -90,11 +90,11 @@ class Expert:
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked, and within which limits it may be answered.
+    """The messages to be answered, and the limits on the answer.
 
-    `price` is λ, the price of quality: how much expected quality (0..1) one US$ must buy.
-    0 asks for the best answer whatever it costs. None leaves λ to the policy. `latency_price` is
-    μ, how much expected quality one second less must buy; None leaves that to the policy too.
+    `price` is λ, the price of quality: the expected quality (0..1) that one US$ must buy. 0
+    requests the best answer at any cost. `latency_price` is μ, the price of latency: the expected
+    quality that one second less must be worth. If either is None, the policy decides.
 
     >>> import routewright as rw
     >>> query = rw.Query.of("What is 2 + 2?", data_class="restricted", max_cost=0.001)
@@ -109,7 +109,7 @@ class Query:
     data_class: DataClass = "public"
     needs: frozenset[str] = frozenset()  # capabilities: tools, vision, json
     region: str | None = None
-    max_cost: float | None = None  # US$, everything spent on the way included
+    max_cost: float | None = None  # US$ for all asks of the query
     min_quality: float | None = None  # 0..1, as predicted
     max_latency: float | None = None  # seconds until the answer is complete
     price: float | None = None
@@ -128,7 +128,7 @@ class Query:
 
     @cached_property
     def text(self) -> str:
-        """What an encoder reads: the last user turn."""
+        """The last user message, which encoders read."""
         for message in reversed(self.messages):
             if message.get("role") == "user":
                 return _whole(content_text(message))
@@ -136,26 +136,27 @@ class Query:
 
     @cached_property
     def full_text(self) -> str:
-        """Everything that is sent, for counting tokens."""
+        """The texts of all messages, for counting tokens."""
         return _whole("\n".join(content_text(message) for message in self.messages))
 
     @cached_property
     def input_tokens(self) -> int:
-        """Tokens of the whole conversation, estimated at four characters each."""
+        """The tokens of all messages, estimated at four characters per token."""
         return math.ceil(len(self.full_text) / 4)
 
     @cached_property
     def lot(self) -> float:
-        """A number in [0, 1) drawn from the text: mixing is random over queries, yet repeatable."""
+        """A number in [0, 1) from a hash of the text, so that a mix is random but repeatable."""
         digest = hashlib.blake2b(self.full_text.encode(), digest_size=8).digest()
         return (int.from_bytes(digest, "big") >> 11) / 2**53
 
     def permits(self, expert: str) -> bool:
+        """Whether `allowed` is None or contains the expert."""
         return self.allowed is None or expert in self.allowed
 
 
 def _whole(text: str) -> str:
-    """JSON may carry half a surrogate pair; no encoder can read one."""
+    """The text without half surrogate pairs, which JSON may contain and no encoder can read."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -170,25 +171,27 @@ def content_text(message: Message) -> str:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Believed quality, cost and latency of every expert; arrays shaped (..., experts)."""
+    """The expected quality, cost and latency of every expert; arrays are (..., experts)."""
 
     experts: tuple[str, ...]
     quality: Array  # mean, 0..1
-    spread: Array  # standard deviation of our belief about that mean
+    spread: Array  # standard deviation of the belief about that mean
     cost: Array  # US$
-    latency: Array  # seconds, NaN where nothing is known
-    trust: Array | None = None  # (...), how familiar the query is: 1, falling to 0 far away
-    context: Array | None = None  # (..., c), facts of the query that weigh answers: domain, form
-    calibrate: Callable[[Array], Array] | None = None  # quality ▶ what is reported of it
+    latency: Array  # seconds, NaN where unknown
+    trust: Array | None = None  # (...), familiarity of the query: 1, falling to 0 far away
+    context: Array | None = None  # (..., c), facts of the query for weighing answers: domain, form
+    calibrate: Callable[[Array], Array] | None = None  # quality ▶ probability, see `chance`
 
     @property
     def chance(self) -> Array:
-        """`quality` calibrated: for people, and for limits on quality. Choices are made by
-        `quality` itself, whose differences between experts are the better ones."""
+        """The calibrated quality, for reports and for limits on quality.
+
+        Choices use `quality` itself, because its differences between experts are more accurate.
+        """
         return self.quality if self.calibrate is None else self.calibrate(self.quality)
 
     def take(self, rows: Any) -> Prediction:
-        """The rows of a batch, in the same way as NumPy indexing."""
+        """The rows of a batch that a NumPy index selects."""
         return replace(
             self,
             quality=self.quality[rows],
@@ -202,15 +205,15 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Ask:
-    """Ask this expert this kind of thing.
+    """One call to one expert, of one kind: `answer`, `verify` or `judge`.
 
-    `final` promises that the answer is the one the client gets, so its text may be streamed.
-    `of` is the answer that a verification or a judgement is about; `samples` how many verdicts a
-    verification draws, in one request where the provider can. A judge is sent `prompt`; what its
-    reply means is for whoever asked to say. An answer that opens with one of `unless` is none: it
-    comes back with the status "deferred", breaks the promise of `final`, and none of it is
-    streamed. `max_cost` and `max_latency` are this ask's share of what the query may still take;
-    the loops set them, whatever a strategy says.
+    `final` promises that the client gets the answer, so that its text may be streamed. `of` is the
+    answer that a verification or a judgement is about. `samples` is the number of verdicts of a
+    verification, which come from one request if the provider supports that. A judge reads
+    `prompt`, and the caller interprets its reply. An answer that begins with one of the tags in
+    `unless` defers: it gets the status "deferred", none of it is streamed, and `final` promises
+    nothing about it. `max_cost` and `max_latency` are this ask's share of what the query may still
+    spend; the loops set them and ignore the values of a strategy.
 
     >>> import routewright as rw
     >>> ask = rw.Ask("small")
@@ -223,28 +226,28 @@ class Ask:
     kind: AskKind = "answer"
     of: Answer | None = None
     final: bool = False
-    sample: int = 0  # tells k samples of the same ask apart
+    sample: int = 0  # distinguishes several samples of the same ask
     samples: int = 1
-    prompt: str | None = None  # what a judge reads in place of the conversation
+    prompt: str | None = None  # what a judge reads instead of the conversation
     unless: tuple[str, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)  # sent over all others
+    options: Mapping[str, Any] = field(default_factory=dict)  # override all other options
     max_cost: float | None = None  # US$; None: no limit
     max_latency: float | None = None  # seconds; None: no limit
 
     def defers(self, text: str) -> bool | None:
-        """Whether an answer that begins so is deferred; None: more of it must be heard.
+        """Whether an answer that begins with `text` defers; None if that is not clear yet.
 
         >>> ask = Ask("small", unless=("<DEFER>",))
         >>> ask.defers(" <DEFER>"), ask.defers("<D"), ask.defers("<div>")
         (True, None, False)
         """
-        said = text.lstrip()
-        if any(said.startswith(tag) for tag in self.unless):
+        start = text.lstrip()
+        if any(start.startswith(tag) for tag in self.unless):
             return True
-        return None if any(tag.startswith(said) for tag in self.unless) else False
+        return None if any(tag.startswith(start) for tag in self.unless) else False
 
     def mark_deferred(self, answer: Answer) -> Answer:
-        """The answer, marked if it is deferred: it opens with a tag, or was cut off within one."""
+        """The answer, with the status "deferred" if it begins with a tag or was cut off in one."""
         cut = answer.finish_reason == "length" and bool(answer.text.strip())
         deferred = self.defers(answer.text)
         return (
@@ -253,11 +256,11 @@ class Ask:
 
 
 class Committee(tuple[Ask, ...]):
-    """Asks that run side by side until `enough` of their answers are in.
+    """Asks that run concurrently until `enough` of their answers have arrived.
 
-    `enough` sees the answers that have arrived, in order of arrival. Once it is true the
-    latecomers are cancelled; what they had cost by then is still counted. A plain tuple of
-    asks is a committee that waits for everyone.
+    `enough` gets the answers that have arrived, in order of arrival. As soon as it returns True,
+    the other asks are cancelled; their costs until then are counted. A plain tuple of asks is a
+    committee that waits for all answers.
 
     >>> import routewright as rw
     >>> class FirstTwo:
@@ -285,12 +288,12 @@ class Committee(tuple[Ask, ...]):
 
 @dataclass(frozen=True)
 class Answer:
-    """What one expert said, and what saying it took.
+    """The reply of one expert to one ask, with its tokens, cost and latency.
 
-    `status` is "ok" for an answer that arrived. A member of a committee that could not answer has
-    "failed", and `reason` says why; a latecomer has "cancelled"; an answer that leaves the query
-    to another expert (see `Ask.unless`) has "deferred". `score` is known only for recorded
-    outcomes.
+    `status` is "ok" for an answer that arrived. For a member of a committee that could not answer
+    it is "failed", with the `reason`; for a member that was too late it is "cancelled"; for an
+    answer that leaves the query to another expert (see `Ask.unless`) it is "deferred". Only
+    recorded outcomes have a `score`.
 
     >>> import routewright as rw
     >>> answer = rw.Answer("small", "4", cost=0.0002, latency=0.3)
@@ -308,18 +311,18 @@ class Answer:
     output_tokens: int = 0
     confidence: float | None = None  # 0..1, of a verification
     score: float | None = None  # 0..1
-    reward: float | None = None  # of a recorded judgement, on the reward model's own scale
+    reward: float | None = None  # of a recorded judgement, on the reward model's scale
     finish_reason: str = "stop"
-    message: Message | None = None  # the upstream's whole assistant message, tool calls included
+    message: Message | None = None  # the upstream's whole assistant message, with tool calls
     logprobs: tuple[float, ...] | None = None
-    choices: tuple[str, ...] = ()  # every text, where more than one was asked for
+    choices: tuple[str, ...] = ()  # all texts, if more than one was requested
     status: Status = "ok"
-    reason: str = ""  # why it failed
-    estimated: bool = False  # tokens were counted by us: the upstream did not say
+    reason: str = ""  # of a failure
+    estimated: bool = False  # whether tokens are estimates, because the upstream reported none
 
     @property
     def logprob(self) -> float:
-        """Mean log-probability of the answer's tokens, in nats; NaN where it is not known."""
+        """The mean log-probability of the answer's tokens, in nats; NaN if unknown."""
         return math.fsum(self.logprobs) / len(self.logprobs) if self.logprobs else math.nan
 
 
@@ -327,7 +330,7 @@ class Answer:
 class Delta:
     """A piece of a streamed answer; `message` is the upstream's own delta object.
 
-    `whole`: it is all of an answer that was kept after it had been looked at.
+    `whole` means that the piece is a whole answer, which a strategy has judged and accepted.
     """
 
     expert: str
@@ -339,9 +342,9 @@ class Delta:
 
 @dataclass(frozen=True)
 class Decision:
-    """Which answer the client gets, why, and everything that was paid for on the way.
+    """The answer that the client gets, the reason for it, and every answer that was paid for.
 
-    A strategy returns `Decision(answer, because=...)`; the loops fill in the rest.
+    A strategy returns `Decision(answer, because=...)`; the loops add the rest.
 
     >>> import routewright as rw
     >>> small, large = rw.Answer("small", "5", cost=0.001), rw.Answer("large", "4", cost=0.02)
@@ -358,22 +361,22 @@ class Decision:
 
     @property
     def cost(self) -> float:
-        """US$ for everything asked: failed tries, verification and committee members too."""
+        """The US$ of all asks: failed tries, verifications and committee members too."""
         return total_cost(self.spent)
 
     @property
     def path(self) -> str:
-        """The way taken, as in `small>verify:0.31>large` or `small:deferred>large`."""
+        """The asks in order, as in `small>verify:0.31>large` or `small:deferred>large`."""
         return path_of(self.spent)
 
 
 def total_cost(spent: Iterable[Answer]) -> float:
-    """US$ that some answers have cost together."""
+    """The total cost of answers in US$."""
     return math.fsum(answer.cost for answer in spent)
 
 
 def path_of(spent: Iterable[Answer]) -> str:
-    """The way that leads over some answers, whether or not it ended in a decision.
+    """The path of answers in order, whether or not it ended in a decision.
 
     >>> path_of([Answer("small", status="failed"), Answer("large")])
     'small:failed>large'
@@ -386,14 +389,13 @@ def _step(answer: Answer) -> str:
         return f"{answer.expert}:{answer.status}"
     if answer.kind == "answer":
         return answer.expert
-    said = answer.reward if answer.kind == "judge" else answer.confidence
-    sure = "?" if said is None else f"{said:.2f}"
-    return f"{answer.kind}:{sure}"
+    value = answer.reward if answer.kind == "judge" else answer.confidence
+    return f"{answer.kind}:{'?' if value is None else f'{value:.2f}'}"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A scored answer: one (query, expert) cell of the table we train on and evaluate with."""
+    """One scored answer: the cell of an outcome table for one query and one expert."""
 
     id: str
     expert: str
@@ -413,10 +415,10 @@ Plan: TypeAlias = Generator[Ask | tuple[Ask, ...], Any, Decision]  # Any: Answer
 
 
 class Strategy(Protocol):
-    """Decides, step by step, whom to ask; does no I/O of its own.
+    """The rule that decides, step by step, which experts to ask. It does no I/O.
 
     `plan` is a generator: it yields asks, is sent answers and returns a decision. A failed ask
-    raises UpstreamError at the `yield`; an ask that the query's limits forbid raises NotAdmissible.
+    raises UpstreamError at the `yield`, and an ask that the query's limits forbid NotAdmissible.
 
     >>> import routewright as rw
     >>> class Climb:

@@ -32,7 +32,8 @@ def objection(expert: Expert, query: Query, max_cost: float | None = None) -> st
     if missing := query.needs - expert.capabilities:
         return f"lacks {', '.join(sorted(missing))}"
     if expert.context_window is not None and query.input_tokens > expert.context_window:
-        return f"reads {expert.context_window} tokens, the query has about {query.input_tokens}"
+        window, length = expert.context_window, query.input_tokens
+        return f"has a context window of {window} tokens, and the query has about {length}"
     max_cost = query.max_cost if max_cost is None else max_cost
     if max_cost is not None and (least := expert.price(query.input_tokens, 1)) > max_cost:
         return f"costs at least ${least:.2g}, more than max_cost ${max_cost:.2g}"

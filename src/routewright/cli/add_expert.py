@@ -1,4 +1,4 @@
-"""`routewright add-expert`: a new expert joins a fitted router with a hundred answers."""
+"""`routewright add-expert`: adds an expert to a fitted router from about a hundred answers."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 def add_expert(
     router: Annotated[Path, typer.Argument(help="Folder of a fitted router.")],
     tables: Tables,
-    expert: Annotated[str, typer.Option(help="The newcomer, as the tables name it.")],
+    expert: Annotated[str, typer.Option(help="The expert to add, as named in the tables.")],
     answers: Annotated[
-        int, typer.Option(help="Use so many of its answers at most, the most informative.")
+        int, typer.Option(help="Most of its answers to use; the most informative ones are chosen.")
     ] = 100,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write to; default: the router is replaced.")
+        Path | None, typer.Option(help="Folder to write to; default: replace the router.")
     ] = None,
     split: Annotated[str, typer.Option(help="Rows to use; `all` takes every row.")] = "train",
     choose: Annotated[
         Path | None,
-        typer.Option(help="Only write the queries to ask it next to this JSONL file, best first."),
+        typer.Option(help="Only write its next queries to this JSONL file, the most useful first."),
     ] = None,
-    n: Annotated[int, typer.Option("--n", help="How many queries --choose writes.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="Of the queries drawn at random.")] = 0,
+    n: Annotated[int, typer.Option("--n", help="Number of queries that --choose writes.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random queries.")] = 0,
     json: Annotated[bool, typer.Option(help="Print the figures as JSON.")] = False,
 ) -> None:
     """Add an expert to a router, or choose what to ask it."""
@@ -54,16 +54,17 @@ def add_expert(
     if choose is not None:
         items = queries.recorded(tables)
         figures = _choose(loaded, rows, expert, choose, n, seed, items)
-        said = f"{figures['chosen']} queries for '{expert}' are in '{choose}', best first."
+        count = figures["chosen"]
+        message = f"{count} queries for '{expert}' are in '{choose}', the most useful first."
     else:
         joined = _join(loaded, rows, expert, answers, seed)
         joined.router.save(out or router)
         figures = joined.to_json()
-        said = _in_words(joined, out or router)
+        message = _summary(joined, out or router)
     if json:
         typer.echo(json_module.dumps(figures))
         return
-    console.print(said, markup=False)
+    console.print(message, markup=False)
     console.print(_expected(figures))
 
 
@@ -76,7 +77,9 @@ def _choose(
     seed: int,
     items: Mapping[str, Item],
 ) -> dict[str, Any]:
-    """Writes the queries, with what the tables say of grading them; returns the figures."""
+    """Writes the queries with the facts for their grading; returns the figures."""
+    import numpy as np
+
     from routewright.data import queries
     from routewright.fitting import add_expert
 
@@ -84,9 +87,9 @@ def _choose(
     with Console(stderr=True).status("choosing"):
         study = add_expert.study(router, rows, held_out=False)
         chosen, left, ahead = add_expert.interview(study, column, n, seed)
-    asked = [rows.queries[row] for row in chosen]
-    queries.write([_gradable(replace(items[query.id], query=query)) for query in asked], path)
-    answered = int((column.score == column.score).sum())
+    selected = [rows.queries[row] for row in chosen]
+    queries.write([_gradable(replace(items[query.id], query=query)) for query in selected], path)
+    answered = int(np.isfinite(column.score).sum())
     return {
         "expert": expert,
         "answers": answered,
@@ -96,7 +99,7 @@ def _choose(
 
 
 def _gradable(item: Item) -> Item:
-    """The item without the facts that no grader reads."""
+    """The item with only the facts that graders read."""
     from routewright.data.queries import FACTS
 
     return replace(item, facts={name: item.facts[name] for name in FACTS if name in item.facts})
@@ -116,34 +119,36 @@ def _join(router: Router, rows: Outcomes, expert: str, answers: int, seed: int) 
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, float], None]]:
+    """Shows a progress bar; yields a function of the current step and the share done, 0..1."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading the queries", total=1.0)
-        yield lambda doing, share: bar.update(task, description=doing, completed=share)
+        yield lambda step, share: bar.update(task, description=step, completed=share)
 
 
-def _in_words(joined: AddedExpert, out: Path) -> str:
+def _summary(joined: AddedExpert, out: Path) -> str:
     learned = sum(point.gain > 0 for point in joined.router.frontier)
     facts = joined.router.card["experts"][joined.expert]
     return (
         f"{joined.expert} joined the router in '{out}' with {len(joined.asked)} answers:"
         f" quality {joined.quality:.3f}, {facts['cost']:.3g} US$/query, AUC {facts['auc']:.3f}"
-        f" (leave-pair-out). What is believed of the others has not changed. Learned at"
-        f" {learned} of {len(joined.router.frontier)} operating points, the fixed mix elsewhere."
+        f" (leave-pair-out). The predictions for the other experts are unchanged. The router serves"
+        f" a learned choice at {learned} of {len(joined.router.frontier)} operating points and a"
+        " fixed mix elsewhere."
     )
 
 
 def _expected(figures: Mapping[str, Any]) -> Table:
-    """The errors now and after further answers, as standard deviations of quality."""
-    table = Table(title="How far its quality may be off (one sd)", title_justify="left")
+    """A table of the errors now and after further answers, as standard deviations of quality."""
+    table = Table(title="Error of its estimated quality (one sd)", title_justify="left")
     table.add_column("answers")
-    for head in ("mean", "of one query"):
+    for head in ("mean", "one query"):
         table.add_column(head, justify="right")
     now = figures["answers"]
     steps = [{"answers": 0, **figures["error"]}, *figures["error_after_further"]]
     for step in steps:
-        told = f"{now + step['answers']}" + ("" if step["answers"] else " (now)")
-        table.add_row(told, f"± {step['mean']:.3f}", f"± {step['query']:.3f}")
+        answers = f"{now + step['answers']}" + ("" if step["answers"] else " (now)")
+        table.add_row(answers, f"± {step['mean']:.3f}", f"± {step['query']:.3f}")
     return table

@@ -40,7 +40,7 @@ def open_journal(
         TimeRemainingColumn(),
     )
     with (
-        Journal(journal or out.with_suffix(".journal.jsonl")) as paid,
+        Journal(journal or out.with_suffix(".journal.jsonl")) as file,
         Progress(*columns, console=Console(stderr=True), transient=True) as bar,
     ):
         task = bar.add_task("", total=1.0, cost=0.0)
@@ -48,7 +48,7 @@ def open_journal(
         def show(done: int, total: int, cost: float) -> None:
             bar.update(task, completed=done, total=total, cost=cost)
 
-        yield paid, show
+        yield file, show
 
 
 def trouble(tally: Tally) -> list[str]:

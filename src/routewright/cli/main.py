@@ -1,4 +1,5 @@
-"""`routewright`: all verbs. Errors become one message and an exit code; never a traceback."""
+"""The command `routewright`. An error prints one message, without a traceback, and sets the exit
+code."""
 
 from __future__ import annotations
 
@@ -52,8 +53,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(version: bool) -> None:
+    if version:
         typer.echo(__version__)
         raise typer.Exit
 
@@ -67,10 +68,10 @@ def options(
         ),
     ] = False,
 ) -> None:
-    """Options that stand before the verb."""
+    """Options before the command."""
 
 
-for verb in (
+for command in (
     demo,
     serve,
     experts,
@@ -88,12 +89,12 @@ for verb in (
     add_expert,
     selfplay,
 ):
-    app.command()(verb)
+    app.command()(command)
 app.add_typer(dedicate)
 
 
 def run() -> None:
-    """The entry point: exit code 2 for what the user can mend, 130 after Ctrl-C."""
+    """The entry point: exit code 2 for an error that the user can fix, 130 after Ctrl-C."""
     try:
         app()
     except RoutewrightError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import log1p
 
+import numpy as np
 import pytest
 
 from routewright.answers import multiple_choice
@@ -82,3 +83,16 @@ def test_long_texts_of_any_kind_are_read(part: str, length: int):
         assert seen(text)["options"] == len(options)
         assert About.of([Query.of(text)]).options.tolist() == [len(options)]
         assert len(multiple_choice.table([Query.of(text)]).row) == len(options)
+
+
+def test_a_router_keeps_the_features_that_it_was_fitted_on(tmp_path):
+    """Those of earlier versions counted every line that looks like an option."""
+    text = "Who found it?\nI. Newton\nQ: why?\n"
+    mean, deviation = np.zeros(len(surface.NAMES)), np.ones(len(surface.NAMES))
+    arrays = {"mean": mean, "deviation": deviation}
+    earlier = surface.Surface.load({}, arrays)
+    present = surface.Surface.load(surface.Surface().options(), arrays)
+    place = surface.NAMES.index("has_options")
+    assert [e.encode([Query.of(text)])[0, place] for e in (earlier, present)] == [1.0, 0.0]
+    again = surface.Surface.load(earlier.options(), arrays)
+    assert again.encode([Query.of(text)])[0, place] == 1.0

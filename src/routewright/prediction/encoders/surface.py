@@ -33,6 +33,8 @@ NAMES = (
     *("symbols", "code", "all_or_none", "statements", "uneven_choices"),
 )
 CLIP = 4.0  # standard deviations
+VERSION = 2  # 1: every line that looks like an option counted as one
+_LINE = re.compile(r"^[^\S\n]*+\(?[A-Z][.):]\s", re.MULTILINE)
 
 
 @dataclass
@@ -41,35 +43,37 @@ class Surface:
 
     mean: NDArray[np.float64] = field(default_factory=lambda: np.zeros(len(NAMES)))
     deviation: NDArray[np.float64] = field(default_factory=lambda: np.ones(len(NAMES)))
+    version: int = field(default=VERSION, repr=False)  # a router keeps the features of its fit
 
     @property
     def blocks(self) -> Mapping[str, slice]:
         return {"surface": slice(0, len(NAMES))}
 
     def fit(self, queries: Sequence[Query], *, seed: int = 0) -> Self:
-        raw = np.array([features(query.text) for query in queries])
+        raw = np.array([features(query.text, self.version) for query in queries])
         self.mean = raw.mean(axis=0)
         self.deviation = raw.std(axis=0) + 1e-9
         return self
 
     def encode(self, queries: Sequence[Query]) -> Array:
-        raw = np.array([features(query.text) for query in queries]).reshape(-1, len(NAMES))
+        rows = [features(query.text, self.version) for query in queries]
+        raw = np.array(rows).reshape(-1, len(NAMES))
         return np.asarray(((raw - self.mean) / self.deviation).clip(-CLIP, CLIP))
 
     def options(self) -> dict[str, Any]:
-        return {}
+        return {"version": self.version}
 
     def arrays(self) -> dict[str, Any]:
         return {"mean": self.mean, "deviation": self.deviation}
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        return cls(arrays["mean"], arrays["deviation"])
+        return cls(arrays["mean"], arrays["deviation"], options.get("version", 1))
 
 
-def features(text: str) -> list[float]:
+def features(text: str, version: int = VERSION) -> list[float]:
     """The raw values, in the order of NAMES. The stem is what precedes the listed options."""
-    listed = marks(text)
+    listed = marks(text) if version > 1 else list(_LINE.finditer(text))
     options = len(listed)
     first = _after_text(text, listed[0].start()) if listed else len(text)
     stem, choices = text[:first], text[first:]

@@ -22,6 +22,7 @@ from routewright.evaluation.evaluate import evaluate
 from routewright.fitting import add_expert
 from routewright.fitting.fit import fit
 from routewright.router.router import Router
+from routewright.strategies._recorded import Recorded, run
 from tables import table, write
 
 
@@ -246,7 +247,7 @@ def test_a_gain_is_as_unsure_as_draws_of_the_newcomers_scores_make_it(expert, ro
     prediction = router.predict(rows.queries)
     quality, cost = study.old.score.mean(axis=0), prediction.cost.mean(axis=0)
     for point in [point for point in router.frontier if point.gain > 0][5::8]:
-        asks = router.strategy_at(point).choose(rows.queries, prediction) == 2
+        asks = run(router.strategy_at(point), Recorded(rows, router)).asked[:, 2]
         zero = [
             policies.hull_quality(policies.zero_router(np.append(quality, mean), cost), point.cost)
             for mean in drawn.mean(axis=0)

@@ -164,7 +164,10 @@ def test_options_set_the_fields_of_a_predictor(routewright, outcome_table, tmp_p
         (("calibrate", "ROUTER"), "exactly one"),
         (("route", "ROUTER", "x", "--lambda", "1", "--max-cost-fraction", ".5"), "not both"),
         (("route", "ROUTER", "x", "--latency-price", "0.1"), "the router knows none"),
-        (("fit", "none.parquet", "--out", "x", "--strategy", "cascade"), "cannot be fitted, as it"),
+        (
+            ("fit", "none.parquet", "--out", "x", "--strategy", "cascade"),
+            "cannot be fitted",
+        ),
         (("fit", "none.parquet", "--out", "x", "--strategy", "sinlge"), "did you mean 'single'?"),
         (("serve", "nowhere.yaml"), "nowhere.yaml"),
         (("check", "nowhere.yaml"), "nowhere.yaml"),

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from routewright.cli.main import app
 from routewright.data import outcomes
-from routewright.errors import BadInput, BadTable
+from routewright.errors import BadInput, BadTable, UpstreamError
 from routewright.evaluation.evaluate import evaluate
 from routewright.evaluation.report import render
 from routewright.strategies.auto import Auto
@@ -124,10 +124,11 @@ def test_an_expert_of_unknown_cost_is_not_free(dev):
 
 @dataclass(frozen=True)
 class Nobody:
-    """Returns a verification, which is no answer and has no score."""
+    """Gives up on every query, after an answer."""
 
     def plan(self, query):
-        return Decision((yield Ask("adder", "verify")), because="verified")
+        yield Ask("adder")
+        raise UpstreamError("adder", "is not good enough")
 
 
 def test_a_strategy_that_never_gets_a_score_says_so(dev):

@@ -6,12 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import httpx2
 import pytest
 
 from routewright.sandbox.model import TinyLM
+from upstream import wait_until
 
 CONFIG = """\
 version: 1
@@ -67,24 +67,25 @@ def test_serve_says_where_it_is_answers_and_stops_when_told(config):
         assert reply.headers["x-routewright-path"].startswith("abacus>verify:")
     finally:
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
     assert '"status": "ok"' in errors
 
 
 def _post(url, body):
-    for _ in range(100):
-        try:
-            return httpx2.post(url, json=body)
-        except httpx2.TransportError:
-            time.sleep(0.05)
-    raise AssertionError("the gateway never answered")
+    wait_until(lambda: _listens(url))
+    return httpx2.post(url, json=body, timeout=60)
+
+
+def _listens(url):
+    with socket.socket() as one:
+        return one.connect_ex((httpx2.URL(url).host, httpx2.URL(url).port)) == 0
 
 
 def test_a_port_that_is_taken_is_one_clear_message(config):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         process = start(config, "--port", port)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert f"127.0.0.1:{port}" in errors
     assert "--port" in errors
@@ -95,7 +96,7 @@ def test_a_config_with_mistakes_is_not_served(tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text("version: 1\nexperts: []\n")
     process = start(str(path))
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "experts" in errors
     assert "Traceback" not in errors

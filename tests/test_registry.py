@@ -101,7 +101,7 @@ def test_an_option_that_is_missing_or_does_not_fit_is_told(family, member, told)
             "numeric=1",
             "option tolerance of grader 'numeric' must be less than 1, not '1'",
         ),
-        ("rewards", "function", "reward model 'function' needs where: write function=WHERE ("),
+        ("rewards", "function", "reward model 'function' needs path: write function=PATH ("),
         ("rewards", "recorded=x", "reward model 'recorded' takes nothing after '='"),
         ("providers", "sandbox=3", "provider 'sandbox' takes nothing after '='"),
     ],

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from routewright.router.router import Router
 from routewright.sandbox.skills import questions
 from routewright.types import Query
 from test_interview import serving
-from upstream import Upstream
+from upstream import Upstream, wait_until
 
 
 def asked(n: int, seed: int, path: Path) -> outcomes.Outcomes:
@@ -99,10 +98,8 @@ def test_a_round_that_is_killed_goes_on_and_pays_nothing_twice(place: Path, tmp_
     out = tmp_path / "play"
     words = command(place, out, "--templates", "sandbox", "--rounds", 1, "--queries", 60)
     process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
     journal = out / "journal.jsonl"
-    while time.monotonic() < deadline and len(read(journal)) < 40:
-        time.sleep(0.01)
+    wait_until(lambda: len(read(journal)) >= 40)
     process.send_signal(signal.SIGKILL)
     process.wait()
     chosen = (out / "round-1" / "queries.jsonl").read_text()

@@ -185,7 +185,7 @@ def test_a_missing_extra_is_one_clear_error(lesson, bert, monkeypatch, package):
     ("options", "message"),
     [
         ({"base": "no/such/folder"}, "base 'no/such/folder' cannot be loaded"),
-        ({"tune": "full", "precision": "bfloat16"}, "does not go with tune 'full'"),
+        ({"tune": "full", "precision": "bfloat16"}, "cannot be trained with tune 'full'"),
     ],
 )
 def test_mistakes_name_the_way_out(lesson, bert, monkeypatch, options, message):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+
+from upstream import wait_until
 
 RUNNER = Path(__file__).parent.parent / "dev" / "run_tutorial.py"
 PAGE = """\
@@ -31,7 +32,7 @@ not run
 def tutorial(place: Path, page: str) -> subprocess.CompletedProcess[str]:
     (place / "page.md").write_text(page)
     words = [sys.executable, str(RUNNER), str(place / "page.md")]
-    return subprocess.run(words, capture_output=True, text=True, timeout=60)
+    return subprocess.run(words, capture_output=True, text=True, timeout=120)
 
 
 def test_a_page_whose_figures_come_out_passes(tmp_path: Path):
@@ -61,9 +62,11 @@ def test_what_a_page_leaves_running_is_stopped_and_fails_it(tmp_path: Path):
     assert done.returncode == 1
     assert "left a process behind" in done.stdout
     left = int(done.stdout.split("left a process behind: ")[1].split()[0])
-    deadline = time.monotonic() + 10
-    while psutil.pid_exists(left) and time.monotonic() < deadline:
-        if psutil.Process(left).status() == psutil.STATUS_ZOMBIE:
-            return
-        time.sleep(0.05)
-    assert not psutil.pid_exists(left)
+    wait_until(lambda: ended(left))
+
+
+def ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -66,10 +66,14 @@ class Upstream:
             if self.faults and (fault := self.faults.pop(0)) is not None:
                 return await fault(self, request, body)
             await asyncio.sleep(self.delay)
-            reply = await (self._stream(request, body) if body.get("stream") else self._whole(body))
+            return await self.answer(request, body)
         except (asyncio.CancelledError, ConnectionResetError):
             self.cancelled += 1
             raise
+
+    async def answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        """A proper answer, sent to its end."""
+        reply = await (self._stream(request, body) if body.get("stream") else self._whole(body))
         self.finished += 1
         return reply
 
@@ -182,9 +186,9 @@ def once_all(count: int) -> Any:
     """Answers properly once so many requests wait for it, whichever upstreams they came to."""
     barrier = asyncio.Barrier(count)
 
-    async def fault(upstream: Upstream, request: web.Request, body: Any) -> web.Response:
+    async def fault(upstream: Upstream, request: web.Request, body: Any) -> web.StreamResponse:
         await barrier.wait()
-        return await upstream._whole(body)
+        return await upstream.answer(request, body)
 
     return fault
 

@@ -248,9 +248,7 @@ def test_a_gain_is_as_unsure_as_draws_of_the_newcomers_scores_make_it(expert, ro
     quality, cost = study.old.score.mean(axis=0), prediction.cost.mean(axis=0)
     place = rows.experts.index(expert)
     for point in [point for point in router.frontier if point.gain > 0][5::8]:
-        asks = run(router.strategy_at(point), Recorded(rows, router)).asked[
-            :, rows.experts.index(expert)
-        ]
+        asks = run(router.strategy_at(point), Recorded(rows, router)).asked[:, place]
         zero = [
             policies.hull_quality(policies.zero_router(np.append(quality, mean), cost), point.cost)
             for mean in drawn.mean(axis=0)

@@ -92,12 +92,39 @@ def test_a_heap_of_metadata_does_not_hold_everybody_up():
     assert "200000 keys" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("levels", [101, 950, 960, 5000, 200_000])
+@pytest.mark.parametrize("pair", ["[]", "{}"])
+def test_a_body_that_is_nested_too_deeply_is_refused(levels, pair):
+    opening = pair[0] if pair == "[]" else '{"a": '
+    nested = f"{opening * levels}1{pair[1] * levels}"
+    upstream = Upstream()
+    body = f'{{"messages": [{{"role": "user", "content": "hi"}}], "metadata": {{"x": {nested}}}}}'
+    answer = served(sent(body), upstream)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_json")
+    assert upstream.requests == 0
+
+
+def test_a_long_model_name_is_unknown_and_holds_nobody_up():
+    for name in (
+        "router-" + "1" * 10**6,
+        "router-a-" + "1" * 10**6 + "x",
+        "router-" + "-1" * 10**5,
+    ):
+        answer = served(sent(json.dumps({"messages": asked(), "model": name})), Upstream())
+        assert answer.status_code == 404
+        assert len(answer.text) < 1000
+
+
 def test_a_web_page_cannot_ask_behind_its_readers_back():
     body = json.dumps({"messages": asked()})
     upstream = Upstream()
     page = {"origin": "https://example.com"}
-    for kind in ({}, {"content-type": "text/plain"}):
+    for kind in ({}, {"content-type": "text/plain"}, {"content-type": "text/plain; x=json"}):
         assert served(sent(body, **page, **kind), upstream).status_code == 415
+        assert (
+            served(sent(body, **{"sec-fetch-site": "cross-site"}, **kind), upstream).status_code
+            == 415
+        )
     assert upstream.requests == 0
     json_kind = {"content-type": "application/json; charset=utf-8"}
     assert served(sent(body, **page, **json_kind), upstream).status_code == 200

@@ -318,10 +318,15 @@ def _formula(text: str) -> Hashable | None:
     # The parser's timeout needs signals, which only the main thread may use. _TOWER keeps out what
     # would need one. Without a timeout the parser logs a warning each time.
     logging.getLogger("math_verify.parser").setLevel(logging.ERROR)
-    results = parse(f"${text.strip()}$", parsing_timeout=None, raise_on_error=False)
-    if not results or isinstance(results[0], str):
+    try:
+        results = parse(f"${text.strip()}$", parsing_timeout=None, raise_on_error=False)
+        return None if not results or isinstance(results[0], str) else _exact(results[0])
+    except Exception:  # SymPy raises errors of any kind: such an answer cannot be read
         return None
-    value = results[0].doit() if hasattr(results[0], "doit") else results[0]
+
+
+def _exact(value: Any) -> Hashable:
+    value = value.doit() if hasattr(value, "doit") else value
     if getattr(value, "is_Rational", False):
         return Fraction(int(value.p), int(value.q))
     return str(value.evalf(12)) if hasattr(value, "evalf") else str(value)

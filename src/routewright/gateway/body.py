@@ -28,6 +28,7 @@ def number(value: object) -> object:
     return value
 
 
+DEEPEST = 100  # levels of a request's JSON
 Number = Annotated[float, BeforeValidator(number), Field(allow_inf_nan=False)]
 Money = Annotated[Number, Field(gt=0)]
 
@@ -64,7 +65,8 @@ class ChatRequest:
 async def read(request: Request, max_bytes: int) -> Any:
     """Returns the JSON body; raises BadRequest (413, 415 or 400)."""
     content_type = request.headers.get("content-type", "")
-    if "origin" in request.headers and "json" not in content_type.lower():
+    essence = content_type.partition(";")[0].strip().lower()  # a parameter may hold anything
+    if _from_web_page(request) and essence != "application/json" and not essence.endswith("+json"):
         # A browser sends such a request on behalf of any web page, without a preflight request.
         message = f"a web page must send application/json, not {content_type[:60] or 'nothing'}"
         raise BadRequest(message, status=415, code="unsupported_media_type")
@@ -84,9 +86,32 @@ async def read(request: Request, max_bytes: int) -> Any:
         body = json.loads(raw.decode("utf-8-sig"), parse_constant=_not_json, parse_float=_finite)
         if b"\\ud" in raw.lower():
             json.dumps(body, ensure_ascii=False).encode()  # fails for half a surrogate pair
-        return body
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is not JSON: {error}", code="bad_json") from error
+    if _is_deeper(body, DEEPEST):
+        message = f"the body is nested more than {DEEPEST} levels deep: flatten it"
+        raise BadRequest(message, code="bad_json")
+    return body
+
+
+def _from_web_page(request: Request) -> bool:
+    site = request.headers.get("sec-fetch-site", "none")
+    return "origin" in request.headers or site not in ("none", "same-origin")
+
+
+def _is_deeper(body: Any, levels: int) -> bool:
+    """Whether objects and lists are nested in more levels; takes no stack of its own."""
+    level = [body]
+    for _ in range(levels + 1):
+        level = [
+            item
+            for value in level
+            if isinstance(value, dict | list)
+            for item in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _not_json(constant: str) -> NoReturn:

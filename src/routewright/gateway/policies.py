@@ -21,8 +21,9 @@ from routewright.types import Plan, Query, Strategy
 PREFIX = "routewright/"
 AUTO = ("", "auto", f"{PREFIX}auto")
 DIRECT = "direct"  # the policy of a request that names an expert
-ROUTELLM = re.compile(r"router-(?P<name>.+)-(?P<threshold>\d*\.?\d+)")
+ROUTELLM = re.compile(r"router-(?P<name>.+)-(?P<threshold>\d+(?:\.\d+)?|\.\d+)")
 ROUTELLM_NAMES = ("mf", "sw_ranking", "bert", "causal_llm", "random")
+LONGEST_NAME = 256  # characters
 GOALS = ("max_cost", "max_cost_fraction", "min_quality")
 
 
@@ -117,7 +118,7 @@ class Policies:
             return self.by_name[name.removeprefix(PREFIX)]
         if name in self.experts:
             return Policy(DIRECT, Fixed(name))
-        if match := ROUTELLM.fullmatch(name):
+        if len(name) <= LONGEST_NAME and (match := ROUTELLM.fullmatch(name)):
             return self._at_threshold(name, match["name"], match["threshold"])
         raise self._unknown(name)
 

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from routewright import files
 from routewright.config import Config, load
 from routewright.data import outcomes
 from routewright.data.queries import Item
@@ -85,8 +86,7 @@ class Folder:
 
     def prepare(self) -> None:
         """Writes the config. It is not valid yet, because the router is fitted later."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.config.write_text(CONFIG, encoding="utf-8")
+        files.write(self.config, CONFIG)
 
 
 @cache

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from routewright.errors import BadInput, BadTable
+from routewright.files import replacing
 
 if TYPE_CHECKING:
     import polars as pl
@@ -145,20 +146,13 @@ def _write(frame: pl.DataFrame, out: Path, files: Sequence[Path]) -> Outcomes:
     """Writes the table, but only if it is a valid outcome table."""
     from routewright.data import outcomes
 
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as partial:
         frame.write_parquet(partial)
-        rows = outcomes.read(partial)
-        partial.replace(out)
-    except BadTable as error:
-        source = files[0] if len(files) == 1 else out
-        raise BadTable(str(error).replace(str(partial), str(source))) from error
-    except OSError as error:
-        raise BadInput(f"'{out}' cannot be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return rows
+        try:
+            return outcomes.read(partial)
+        except BadTable as error:
+            source = files[0] if len(files) == 1 else out
+            raise BadTable(str(error).replace(str(partial), str(source))) from error
 
 
 def _summary(rows: Outcomes) -> dict[str, Any]:

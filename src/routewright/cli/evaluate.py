@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from routewright import files
 from routewright.cli.fit import Tables
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def evaluate(
         words = [str(router), *map(str, tables), "--split", split, "--seed", str(seed)]
         words += ["--without-domain"] if without_domain else []
         command = shlex.join(["routewright", "evaluate", *words, "--html", str(html)])
-        _write(html, render(measured, figures, command, seen=seen))
+        files.write(html, render(measured, figures, command, seen=seen))
     if str(json) == "-":
         typer.echo(written)
         return
@@ -117,18 +118,8 @@ def _as_json(figures: dict[str, Any], path: Path | None) -> str:
 
     written = json_module.dumps(finite(figures), indent=1, allow_nan=False)
     if path is not None and str(path) != "-":
-        _write(path, f"{written}\n")
+        files.write(path, f"{written}\n")
     return written
-
-
-def _write(path: Path, text: str) -> None:
-    from routewright.errors import BadInput
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"'{path}' cannot be written: {error.strerror}") from error
 
 
 def show_policies(figures: dict[str, Any], console: Console) -> None:

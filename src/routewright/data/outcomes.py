@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from routewright import files
 from routewright.data import queries as query_sets
 from routewright.data import rows, text
 from routewright.errors import BadInput, BadTable, needs
@@ -340,19 +341,12 @@ def table(path: Path) -> pl.DataFrame:
 
 
 def save(frame: pl.DataFrame, path: Path) -> None:
-    """Writes Parquet, or JSONL if the path ends in `.jsonl`, atomically. Raises BadTable."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes Parquet, or JSONL if the path ends in `.jsonl`, atomically. Raises BadInput."""
+    with files.replacing(path) as partial:
         if path.suffix == ".jsonl":
             frame.write_ndjson(partial)
         else:
             frame.write_parquet(partial)
-        partial.replace(path)
-    except OSError as error:
-        raise BadTable(f"'{path}' cannot be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def check_ending(path: Path) -> None:

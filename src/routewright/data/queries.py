@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from routewright import files
 from routewright.data import rows
 from routewright.errors import BadTable
 from routewright.types import Json, Query
@@ -88,9 +89,9 @@ def recorded(paths: Iterable[Path]) -> dict[str, Item]:
 
 
 def write(items: Iterable[Item], path: Path) -> None:
-    """Writes JSONL that `read` can read."""
+    """Writes JSONL that `read` can read, atomically. Raises BadInput."""
     lines = [rows.dumps(row(item)) for item in items]
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    files.write(path, "".join(f"{line}\n" for line in lines))
 
 
 def row(item: Item) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from routewright import files
 from routewright.errors import BadInput
 from routewright.types import Array
 
@@ -31,9 +32,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 def write_card(out: Path, card: Mapping[str, Any]) -> None:
     """Replaces the card in one step, so that a reader never sees half of it."""
-    partial = out / f".{CARD}.partial"
-    partial.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    partial.replace(out / CARD)
+    files.write(out / CARD, json.dumps(card, indent=2) + "\n")
 
 
 def offset(doubts: Array, share: float) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from routewright import files
 from routewright.data.queries import Item
 from routewright.dedicated.recipe import Progress, Recipe
 from routewright.prediction import language_models
@@ -23,7 +24,7 @@ def train_gate(
     items: Sequence[Item], base: str, out: Path, recipe: Recipe, progress: Progress
 ) -> dict[str, Any]:
     """Writes the base and its gate to `out`; returns the gate's entry of the card."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     progress(f"loading {base}", 0.0)
     loaded = language_models.open_base(base, precision=recipe.precision, causal_head=True)
@@ -37,5 +38,5 @@ def train_gate(
         str(out), head="rasch", **settings, folder=str(out / "checkpoints"), progress=progress
     )
     gate.fit(prompts, 1 - failure[:, None], blocks={}, seed=recipe.seed)
-    save_file(gate.arrays(), out / GATE)
+    files.write(out / GATE, save(gate.arrays()))
     return {"gate": {**gate.options(), "base": ""}}

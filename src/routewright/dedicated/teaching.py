@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from routewright import files
 from routewright.data import outcomes as tables
 from routewright.data.outcomes import Outcomes, fingerprints
 from routewright.data.queries import Item
@@ -126,7 +127,8 @@ def held_out(outcomes: Outcomes, folder: Path) -> Outcomes:
 
 def record_queries(out: Path, base: str, items: Sequence[Item]) -> None:
     """Records in `out` the queries of `items` and those that the base was trained on."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     own = fingerprints([item.query for item in items])
-    save_file({"queries": np.union1d(own, training_queries(base))}, out / TRAINING_QUERIES)
+    queries = np.union1d(own, training_queries(base))
+    files.write(out / TRAINING_QUERIES, save({"queries": queries}))

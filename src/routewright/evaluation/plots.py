@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from routewright import files
 from routewright.types import Array
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Panel:
 def curve(figures: Mapping[str, Any], path: Path | str) -> None:
     """Writes the cost–quality picture of the figures of `evaluate --json` to an SVG file."""
     svg = cost_quality(figures) if priced(figures) else quality_bars(figures)
-    Path(path).write_text(_standalone(svg), encoding="utf-8")
+    files.write(Path(path), _standalone(svg))
 
 
 def priced(figures: Mapping[str, Any]) -> bool:

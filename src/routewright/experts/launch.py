@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import quote, urlsplit
 
+from routewright import files
 from routewright.errors import BadInput
 from routewright.types import Expert
 
@@ -380,14 +381,12 @@ def read(folder: Path) -> Record | None:
 
 
 def _write(folder: Path, record: Record) -> None:
-    partial = folder / f"server.json.{os.getpid()}"
-    partial.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder / "server.json")
+    files.write(folder / "server.json", json.dumps(asdict(record), indent=1) + "\n")
 
 
 def _try_write(folder: Path, record: Record) -> None:
     """Writes a record unless the disk is full: its changes can also be seen from the process."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(BadInput):
         _write(folder, record)
 
 

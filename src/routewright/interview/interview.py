@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from routewright.data import rows
+from routewright.data import outcomes, rows
 from routewright.data.queries import FACTS, Item
 from routewright.drive import Asker, consult, decide
 from routewright.errors import NotAdmissible, RoutewrightError, UpstreamError
@@ -284,11 +284,7 @@ def write(
 
     Experts are written in the given `order`, others after them by name.
     """
-    frame = table(items, cells, order)
-    partial = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frame.write_parquet(partial)
-    partial.replace(path)
+    outcomes.save(table(items, cells, order), path)
 
 
 def table(

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from routewright import files
 from routewright.data import journal, outcomes
 from routewright.data import queries as query_sets
 from routewright.data.outcomes import Outcomes
@@ -388,10 +389,8 @@ class Play:
             replace(item, query=replace(item.query, id=f"selfplay-{number}-{n}"), split="train")
             for n, item in enumerate(chosen)
         ]
-        counts_path.write_text(json.dumps(counts) + "\n", encoding="utf-8")
-        partial = path.with_suffix(".partial")
-        query_sets.write(chosen, partial)
-        partial.replace(path)
+        files.write(counts_path, json.dumps(counts) + "\n")
+        query_sets.write(chosen, path)
         return chosen, counts
 
     def _choose(self, items: Sequence[Item], seed: int) -> list[int]:
@@ -441,7 +440,7 @@ class Play:
         with journal.Journal(self.folder / "rounds.jsonl") as file:
             file.write(**asdict(done))
         self.rounds.append(done)
-        (self.folder / "rounds.md").write_text(table(self.rounds, self.settings), encoding="utf-8")
+        files.write(self.folder / "rounds.md", table(self.rounds, self.settings))
         return done
 
     # --- the folder ---------------------------------------------------------------------------
@@ -457,10 +456,7 @@ class Play:
         rounds = [Round(**line) for line in journal.read(path)]
         if rounds and rounds[-1].stopped == NO_MONEY:
             rounds.pop()
-            path.unlink()
-            with journal.Journal(path) as file:
-                for done in rounds:
-                    file.write(**asdict(done))
+            files.write(path, "".join(json.dumps(asdict(done)) + "\n" for done in rounds))
         paths = [self.folder / f"round-{done.number}" / "router" for done in rounds]
         if saved := [path for path in paths if path.exists()]:
             self.router = Router.load(saved[-1])
@@ -469,7 +465,7 @@ class Play:
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         path, now = self.folder / "settings.json", json.loads(json.dumps(settings))
         if not path.exists():
-            path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+            files.write(path, json.dumps(now, indent=1) + "\n")
             return
         before = json.loads(path.read_text(encoding="utf-8"))
         for key in sorted(now.keys() | before.keys()):
@@ -525,4 +521,4 @@ def _report(
 
     seen = router.seen if router.seen.size else None
     page = render(evaluation, figures, seen=seen)
-    (place / "report.html").write_text(page, encoding="utf-8")
+    files.write(place / "report.html", page)

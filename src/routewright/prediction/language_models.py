@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from routewright import files
 from routewright.errors import BadInput, needs
 from routewright.types import content_text
 
@@ -225,10 +225,10 @@ def module() -> Any:
 
 def save(base: Base, out: Path) -> None:
     """Writes the model and the tokenizer to a Hugging Face folder."""
-    out.mkdir(parents=True, exist_ok=True)
-    with quiet():
-        base.model.save_pretrained(out)
-    base.tokenizer.save_pretrained(out)
+    with files.adding(out, last="config.json") as partial:
+        with quiet():
+            base.model.save_pretrained(partial)
+        base.tokenizer.save_pretrained(partial)
 
 
 def body(base: Base) -> Base:
@@ -456,15 +456,13 @@ def _check_job(folder: Path, job: str) -> None:
             f"'{folder}' holds checkpoints of another training (other rows, options, base or"
             " seed): choose another folder, or delete this one to start again"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(job, encoding="utf-8")
+    files.write(path, job)
 
 
 def _write(path: Path, arrays: Weights) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    save_file(arrays, partial := path.with_suffix(".part"))
-    os.replace(partial, path)
+    files.write(path, save(arrays))
 
 
 def weights(network: Any) -> Weights:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from routewright import __version__
+from routewright import __version__, files
 from routewright.answers.evidence import Evidence
 from routewright.data import text
 from routewright.errors import BadInput, BadRouter, RoutewrightError
@@ -35,6 +34,7 @@ from routewright.strategies import build
 from routewright.types import Array, Prediction, Query, Strategy
 
 FORMAT = 1
+DESCRIPTION, ARRAYS = "router.json", "router.safetensors"
 
 
 @dataclass(frozen=True)
@@ -192,32 +192,24 @@ class Router:
     # --- the folder ------------------------------------------------------------------------
 
     def save(self, folder: Path | str) -> None:
-        """Writes the folder; replaces an older router there only after the new one is complete."""
-        from safetensors.numpy import save_file
+        """Writes the folder. A crash leaves the older router that was there, or the new one.
+
+        Raises BadInput if the folder holds something else, or cannot be written.
+        """
+        from safetensors.numpy import save
 
         target = Path(folder)
-        if target.is_file():
+        if target.exists() and not target.is_dir():
             raise BadInput(f"'{target}' is a file: name a folder for the router")
-        if target.exists() and any(target.iterdir()) and not (target / "router.json").exists():
+        if _is_foreign(target):
             raise BadInput(f"'{target}' exists and is not a router: choose another folder")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=".router-"))
-        try:
-            arrays = {k: np.ascontiguousarray(v) for k, v in self._arrays().items()}
-            save_file(arrays, fresh / "router.safetensors")
-            from_folder = partial(_from_folder, folder=target)
-            summary = {
-                key: _with_references(part, from_folder) for key, part in self.summary().items()
-            }
-            described = json.dumps(summary, indent=1, ensure_ascii=False)
-            (fresh / "router.json").write_text(described + "\n", encoding="utf-8")
-            fresh.chmod(0o755)
-            (fresh / "router.safetensors").chmod(0o644)
-            if target.exists():
-                shutil.rmtree(target)
-            os.replace(fresh, target)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+        from_folder = partial(_from_folder, folder=target)
+        summary = {key: _with_references(part, from_folder) for key, part in self.summary().items()}
+        described = json.dumps(summary, indent=1, ensure_ascii=False)
+        arrays = save({k: np.ascontiguousarray(v) for k, v in self._arrays().items()})
+        with files.replacing(target, folder=True) as partial_folder:
+            files.write(partial_folder / ARRAYS, arrays)
+            files.write(partial_folder / DESCRIPTION, described + "\n")
 
     def describe(self) -> dict[str, Any]:
         """The content of router.json."""
@@ -265,13 +257,12 @@ class Router:
     def load(cls, folder: Path | str) -> Self:
         """Reads a folder; raises BadRouter if it is missing, no router, damaged or too new."""
         path = Path(folder)
-        described = _read_json(path / "router.json")
+        described, arrays = _read(path)
         if described.get("format") != FORMAT:
             raise BadRouter(
                 f"'{path}' has router format {described.get('format')!r}; this version of"
                 f" routewright reads format {FORMAT}: fit it again, or upgrade"
             )
-        arrays = _read_arrays(path / "router.safetensors")
         described = _with_references(described, partial(_from_working_directory, folder=path))
         try:
             # Older routers have their verifiers and prices on the card.
@@ -366,28 +357,42 @@ def _under(arrays: Mapping[str, Any], part: str) -> dict[str, Any]:
     return {k.removeprefix(f"{part}/"): v for k, v in arrays.items() if k.startswith(f"{part}/")}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _is_foreign(folder: Path) -> bool:
+    """Whether the folder holds something, but no router."""
+    with suppress(FileNotFoundError):  # another process is replacing it
+        return any(folder.iterdir()) and not (folder / DESCRIPTION).exists() and folder.exists()
+    return False
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The description and the arrays of a router, both of the same save."""
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BadRouter(f"'{path.parent}' is not a router: it has no router.json") from error
-    except (ValueError, OSError) as error:
-        raise BadRouter(f"'{path}' cannot be read: {error}") from error
+        most = {DESCRIPTION: files.LONGEST, ARRAYS: files.memory()}
+        json_text, tensors = files.read_folder(path, most)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if Path(str(error.filename)).name == ARRAYS:
+            raise BadRouter(
+                f"'{path}' is damaged: it has no {ARRAYS}; fit the router again"
+            ) from error
+        raise BadRouter(f"'{path}' is not a router: it has no {DESCRIPTION}") from error
+    except OSError as error:
+        raise BadRouter(f"'{path}' cannot be read: {error.strerror}") from error
+    except BadInput as error:
+        raise BadRouter(str(error)) from error
+    described = files.parse_json(json_text, f"'{path / DESCRIPTION}'")
     if not isinstance(described, dict):
-        raise BadRouter(f"'{path}' does not describe a router")
-    return described
+        raise BadRouter(f"'{path / DESCRIPTION}' does not describe a router")
+    return described, _tensors(tensors, path / ARRAYS)
 
 
-def _read_arrays(path: Path) -> dict[str, Any]:
+def _tensors(content: bytes, path: Path) -> dict[str, Any]:
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
     try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BadRouter(
-            f"'{path}' is damaged or missing ({error}); fit the router again"
-        ) from error
+        return dict(load(content))
+    except (SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise BadRouter(f"'{path}' is damaged ({error}); fit the router again") from error
 
 
 def finite(value: Any) -> Any:

@@ -31,9 +31,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
-from safetensors.torch import save_file
+from safetensors.torch import save as as_safetensors
 from torch import Tensor
 
+from routewright import files
 from routewright.sandbox.model import (
     ANSWER,
     END,
@@ -333,10 +334,8 @@ def _parts(examples: Sequence[Example], size: int = 32) -> Iterator[Sequence[Exa
 
 def save(network: Network, path: Path) -> None:
     """Writes the weights in half precision, with the model's shape in the metadata."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: w.detach().half() for name, w in network.weights.items()}
-    save_file(tensors, path, {"config": json.dumps(asdict(network.config))})
-    path.chmod(0o644)  # safetensors makes a file that only its owner can read
+    files.write(path, as_safetensors(tensors, {"config": json.dumps(asdict(network.config))}))
 
 
 def accuracies(lm: TinyLM, per_skill: int = 100, seed: int = 0) -> dict[str, float]:
@@ -411,7 +410,7 @@ def measure(name: str, out: Path, facts: dict[str, int]) -> None:
     with _CARD_LOCK:
         card = {**read_card(out), name: entry}
         ordered = {name: card[name] for name in MODELS if name in card}
-        (out / "card.json").write_text(json.dumps(ordered, indent=2) + "\n")
+        files.write(out / "card.json", json.dumps(ordered, indent=2) + "\n")
 
 
 _CARD_LOCK = Lock()

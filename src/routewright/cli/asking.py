@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from routewright.data.journal import Journal
     from routewright.experts.ledger import Tally
+    from routewright.types import Expert, Query
 
 
 @contextmanager
@@ -49,6 +50,21 @@ def open_journal(
             bar.update(task, completed=done, total=total, cost=cost)
 
         yield file, show
+
+
+def tell_withheld(expert: Expert, queries: Sequence[Query]) -> list[Query]:
+    """The queries that an expert may see; says on stderr how many others there are, and why.
+
+    Raises BadInput if it may see none.
+    """
+    import typer
+
+    from routewright.experts.limits import check_visible, visible
+
+    positions = check_visible(expert, queries)
+    if sentence := visible(expert, queries)[1]:
+        typer.echo(f"{sentence}.", err=True)
+    return [queries[place] for place in positions]
 
 
 def trouble(tally: Tally) -> list[str]:

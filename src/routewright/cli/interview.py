@@ -89,10 +89,12 @@ def interview(
     After Ctrl-C, a crash or a spent budget, run the same command again: it continues from the
     journal. The exit code is 130 after Ctrl-C, and 2 if no expert answered any query.
     """
+    from routewright.config import default_data_class
     from routewright.config import experts as read_experts
     from routewright.data import tasks
     from routewright.data.queries import held_out
     from routewright.grading.graders import Graders
+    from routewright.interview.interview import withheld, write
 
     if out.suffix != ".parquet":
         raise BadInput(f"'{out}' must end in .parquet: an outcome table is a Parquet file")
@@ -104,7 +106,9 @@ def interview(
         )
     experts = read_experts(config)
     chosen = _select(experts, only)
-    items = held_out(tasks.read(queries, split="")[:limit], hold_out, rest=split)
+    data_class = default_data_class(config)
+    items = tasks.read(queries, split="", data_class=data_class)[:limit]
+    items = held_out(items, hold_out, rest=split)
     settings: dict[str, Any] = {
         "experts": chosen,
         "recalled": [expert for expert in experts.values() if expert not in chosen],
@@ -117,6 +121,9 @@ def interview(
         "concurrency": concurrency,
     }
     console = Console(stderr=json, soft_wrap=True, highlight=False)
+    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    for sentence in withheld(items, chosen, settings["judges"], settings["graders"]):
+        errors.print(f"{sentence}.", markup=False)
     if dry_run:
         estimate = asyncio.run(_dry_run(items, experts, journal, settings))
         _show_estimate(estimate, json, console, budget)
@@ -126,17 +133,16 @@ def interview(
         result, account = asyncio.run(run)
     else:
         result, account = _spread(items, experts, journal, budget, grader, settings, engine)
-    from routewright.interview.interview import write
-
     answered = any(cell.answers for cell in result.cells.values())
     if answered:
-        write(items, result.cells, out, order=list(experts))
+        write(items, result.cells, out, order=list(experts), data_class=data_class)
     summary = summarise(result, account)
     if json:
         typer.echo(json_module.dumps(summary))
     else:
         _show(summary, out, console)
-    _show_notes(summary, journal, Console(stderr=True, soft_wrap=True, highlight=False))
+    retry = any(cell.failed and not cell.barred for cell in result.cells.values())
+    _show_notes(summary, journal, errors, retry)
     if result.stopped:
         raise typer.Exit(EXIT_INTERRUPTED)
     if not answered:
@@ -326,8 +332,8 @@ def _format(value: float | None, form: str) -> str:
     return "unknown" if value is None else format(value, form)
 
 
-def _show_notes(summary: Mapping[str, Any], journal: Path, console: Console) -> None:
-    """Prints what went wrong and how to continue."""
+def _show_notes(summary: Mapping[str, Any], journal: Path, console: Console, retry: bool) -> None:
+    """Prints what went wrong and how to continue; `retry` if failed asks can be repeated."""
     if summary["cost_unsure"]:
         console.print(
             f"Answers that never arrived may have cost up to ${summary['cost_unsure']:.6f} more;"
@@ -342,8 +348,7 @@ def _show_notes(summary: Mapping[str, Any], journal: Path, console: Console) -> 
             console.print(f"{name}: {facts['cut_off']} cut off at the limit: raise --max-tokens")
     for name, why in summary["left_out"].items():
         console.print(f"{name}: left out: {why}", markup=False)
-    failed = any(facts["failed"] for facts in summary["experts"].values())
-    if summary["stopped"] or not summary["complete"] or failed:
+    if summary["stopped"] or not summary["complete"] or retry:
         advice = " with a larger --budget" if summary["out_of_money"] else ""
         console.print(
             f"To continue, run the same command again{advice}: nothing in '{journal}' is paid for"

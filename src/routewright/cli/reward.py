@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from routewright.cli.asking import open_journal, trouble
+from routewright.cli.asking import open_journal, tell_withheld, trouble
 from routewright.cli.fit import names
 
 if TYPE_CHECKING:
@@ -58,7 +58,11 @@ def reward(
     if out.suffix != ".parquet":
         raise BadInput(f"'{out}' must end in .parquet: an outcome table is a Parquet file")
     frame = outcomes.table(table)
-    pool = [] if config is None else [entry.expert() for entry in load(config).experts]
+    loaded = None if config is None else load(config)
+    pool = [] if loaded is None else list(loaded.experts_by_name().values())
+    data_class = "public" if loaded is None else loaded.server.default_data_class
+    if (judge := rewarding.judge_of(model, pool)) is not None:
+        tell_withheld(judge, outcomes.queries_of(frame, data_class))
     with open_journal("rating answers", journal, out) as (paid, show):
         result, tally = rewarding.rate(
             frame,
@@ -69,6 +73,7 @@ def reward(
             experts=pool,
             budget=budget,
             engine=engine,
+            data_class=data_class,
             progress=show,
         )
     outcomes.save(result, out)

@@ -166,13 +166,17 @@ async def _play(
     plateau: float,
     concurrency: int,
 ) -> Play:
+    from routewright.cli.asking import tell_withheld
     from routewright.cli.interview import progress, stopping
+    from routewright.config import default_data_class
     from routewright.config import experts as read_experts
+    from routewright.data import outcomes
     from routewright.data.journal import Journal
+    from routewright.data.queries import Item
     from routewright.experts.ledger import BudgetSpent, Ledger
     from routewright.grading.graders import Graders
     from routewright.interview import selfplay as study
-    from routewright.interview.interview import Interview, Stopped
+    from routewright.interview.interview import Interview, Stopped, withheld
 
     experts = read_experts(config)
     if unknown := [name for name in (*router.experts, generator) if name and name not in experts]:
@@ -181,20 +185,28 @@ async def _play(
         if not path.exists():
             raise BadInput(f"the router was fitted on '{path}', which does not exist: name --table")
     graders = Graders(options["graders"])
+    data_class = default_data_class(config)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
+    asked = [experts[name] for name in router.experts]
+    if generator:
+        queries = outcomes.read(tables, data_class=data_class).queries
+        quotable = tell_withheld(experts[generator], queries)
+        withheld([Item(query) for query in quotable], asked, experts.values(), graders)
     with Journal(out / "journal.jsonl") as journal:
         async with Ledger(experts.values(), journal, budget=budget) as ledger:
             source = (
-                study.templates(templates)
+                study.templates(templates, data_class)
                 if templates
                 else study.Generator(experts[str(generator)], ledger, concurrency)
             )
 
             def ask(items: Sequence[Item]) -> Interview:
+                for sentence in withheld(items, asked, experts.values(), graders):
+                    console.print(f"{sentence}.", markup=False)
                 interviews.append(
                     Interview(
                         items,
-                        [experts[name] for name in router.experts],
+                        asked,
                         ledger,
                         graders,
                         judges=experts.values(),
@@ -217,6 +229,7 @@ async def _play(
                 held_out=held_out,
                 strategy=options["strategy"],
                 described=options,
+                data_class=data_class,
             )
             cells = rounds * settings.queries * len(router.experts)
             with progress(cells, budget, ledger) as show, stopping(interviews, console):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from routewright.cli.asking import open_journal, trouble
+from routewright.cli.asking import open_journal, tell_withheld, trouble
 
 if TYPE_CHECKING:
     from routewright.interview.tagging import Tally
@@ -57,18 +57,23 @@ def tag(
     if expert is not None and config is None:
         raise BadInput(f"--expert {expert} needs the config that defines it: add --config FILE")
     frame = outcomes.table(table)
-    queries = outcomes.queries_of(frame)
+    loaded = None if config is None else load(config)
+    data_class = "public" if loaded is None else loaded.server.default_data_class
+    queries = outcomes.queries_of(frame, data_class)
     if clusters is not None:
         tags = tagging.by_cluster(queries, clusters, encoder, seed)
         tally = tagging.Tally(queries=len(queries), tagged=len(queries), tags=len(set(tags)))
     else:
         assert expert is not None
-        assert config is not None
+        assert loaded is not None
+        experts = loaded.experts_by_name()
+        if expert in experts:
+            tell_withheld(experts[expert], queries)
         with open_journal("tagging queries", journal, out) as (paid, show):
             tags, tally = tagging.by_expert(
                 queries,
                 expert,
-                [entry.expert() for entry in load(config).experts],
+                list(experts.values()),
                 paid,
                 min_count=min_count,
                 budget=budget,

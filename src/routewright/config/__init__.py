@@ -308,6 +308,12 @@ def experts(path: Path) -> dict[str, Expert]:
     return {entry.name: entry.expert(path.parent) for entry in entries}
 
 
+def default_data_class(path: Path) -> DataClass:
+    """The data class of texts that state none: `server.default_data_class` of a valid config."""
+    document = read(path)
+    return document.get("server", "default_data_class") or "public"
+
+
 def examine(path: Path) -> Examination:
     """All mistakes and warnings in a file, sorted by line. Raises nothing."""
     document = read(path)

@@ -24,7 +24,7 @@ from routewright import files
 from routewright.data import queries as query_sets
 from routewright.data import rows, text
 from routewright.errors import BadInput, BadTable, needs
-from routewright.types import Answer, Array, Query
+from routewright.types import DATA_CLASSES, Answer, Array, DataClass, Query
 
 if TYPE_CHECKING:
     import polars as pl
@@ -303,13 +303,15 @@ def read(
     *,
     experts: Sequence[str] | None = None,
     split: str = ALL,
+    data_class: DataClass = "public",
 ) -> Outcomes:
     """Reads, joins and checks outcome tables.
 
     `split` selects rows by their `split` column; `all` takes every row, and a table without that
-    column is used as a whole. In a table with rewards but no scores the rewards become the scores:
-    unchanged if all are in 0..1, otherwise scaled linearly from 0 (lowest) to 1 (highest). Raises
-    BadTable for anything that cannot be used.
+    column is used as a whole. Rows that state no data class have `data_class`. In a table with
+    rewards but no scores the rewards become the scores: unchanged if all are in 0..1, otherwise
+    scaled linearly from 0 (lowest) to 1 (highest). Raises BadTable for anything that cannot be
+    used.
 
     >>> import routewright as rw
     >>> from routewright.demo import example
@@ -328,7 +330,7 @@ def read(
     if experts is not None:
         check_names(experts, names)
         names = tuple(experts)
-    outcomes = _outcomes(frame, names, files, split)
+    outcomes = _outcomes(frame, names, files, split, data_class)
     if not np.isfinite(outcomes.score).any():
         raise BadTable(f"{_quoted(files)}: no score is known for {', '.join(names)}")
     return outcomes
@@ -478,12 +480,23 @@ def _wide(long: pl.DataFrame, path: Path) -> pl.DataFrame:
         raise BadTable(f"'{path}': query '{twice['id']}' has two rows for '{twice['expert']}'")
     cells = [c for c in (*MEASURES, "answer", "text") if c in long.columns]
     facts = [c for c in long.columns if c not in (*cells, "expert", "id")]
-    wide = long.group_by("id", maintain_order=True).agg(pl.col(c).first() for c in facts)
+    if "region" in facts:
+        for id, regions in long.group_by("id", maintain_order=True).agg("region").iter_rows():
+            rows.one_region(id, regions)
+    wide = long.group_by("id", maintain_order=True).agg(map(_of_group, facts))
     for cell in cells:
         spread = long.pivot("expert", index="id", values=cell)
         spread = spread.rename({c: f"{cell}::{c}" for c in spread.columns if c != "id"})
         wide = wide.join(spread, on="id", how="left")
     return wide
+
+
+def _of_group(column: str) -> pl.Expr:
+    """The cell of a query, from all lines about it."""
+    cell = pl.col(column)
+    if column == "data_class":
+        return _strictest({name: (cell == name).any() for name in DATA_CLASSES}).alias(column)
+    return cell.drop_nulls().first() if column == "region" else cell.first()
 
 
 def _typed(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
@@ -541,22 +554,35 @@ def _check_range(frame: pl.DataFrame, column: str, path: Path) -> None:
 
 
 def join(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
-    """Joins rows of the same id. Raises BadTable if a cell of an expert differs between tables."""
+    """Joins rows of the same id; the strictest data class counts.
+
+    Raises BadTable if a cell of an expert or the region differs between tables.
+    """
     shared = [c for c in right.columns if c in left.columns and c != "id"]
     joined = left.join(
         right, on="id", how="full", coalesce=True, suffix="\0", maintain_order="left_right"
     )
     for column in shared:
         first, second = pl.col(column), pl.col(f"{column}\0")
-        if "::" in column:
+        if "::" in column or column == "region":
             clash = joined.filter(first.is_not_null() & second.is_not_null() & (first != second))
             if len(clash):
                 raise BadTable(
                     f"the tables disagree on {column} of row '{clash['id'][0]}':"
                     f" {clash[column][0]} and {clash[f'{column}' + chr(0)][0]}"
                 )
-        joined = joined.with_columns(pl.coalesce(first, second).alias(column)).drop(f"{column}\0")
+        both = pl.coalesce(first, second)
+        if column == "data_class":
+            is_class = {name: (first == name) | (second == name) for name in DATA_CLASSES}
+            both = _strictest(is_class)
+        joined = joined.with_columns(both.alias(column)).drop(f"{column}\0")
     return joined
+
+
+def _strictest(is_class: Mapping[DataClass, pl.Expr]) -> pl.Expr:
+    """The strictest data class whose expression is true; null if none is."""
+    order = reversed(DATA_CLASSES)
+    return pl.coalesce(pl.when(is_class[name]).then(pl.lit(name)) for name in order)
 
 
 def _scored(frame: pl.DataFrame) -> pl.DataFrame:
@@ -605,7 +631,11 @@ def _experts(frame: pl.DataFrame, files: Sequence[Path]) -> tuple[str, ...]:
 
 
 def _outcomes(
-    frame: pl.DataFrame, experts: tuple[str, ...], files: Sequence[Path], split: str
+    frame: pl.DataFrame,
+    experts: tuple[str, ...],
+    files: Sequence[Path],
+    split: str,
+    data_class: DataClass,
 ) -> Outcomes:
     present = {c.split("::", 1)[0] for c in frame.columns if "::" in c}
     measures = {m: _cells(frame, m, experts) for m in MEASURES if m in present}
@@ -614,7 +644,7 @@ def _outcomes(
     if "answer" in present:
         columns = [_column(frame, "answer", expert).to_list() for expert in experts]
         answers = np.array(columns, dtype=object).T.reshape(len(frame), len(experts))
-    queries = queries_of(frame)
+    queries = queries_of(frame, data_class)
     return Outcomes(
         experts=experts,
         queries=tuple(queries),
@@ -648,13 +678,14 @@ def _column(frame: pl.DataFrame, measure: str, expert: str) -> pl.Series:
     return pl.Series(name, [None] * len(frame))
 
 
-def queries_of(frame: pl.DataFrame) -> list[Query]:
+def queries_of(frame: pl.DataFrame, data_class: DataClass = "public") -> list[Query]:
     """The queries of a table or query set, with their data classes and regions.
 
-    Raises BadTable for a cell that cannot be read.
+    Rows that state no data class have `data_class`. Raises BadTable for a cell that cannot be read.
     """
     cells = frame.select(column for column in frame.columns if column in rows.COLUMNS)
-    return [rows.query(row, f"row {n}") for n, row in enumerate(cells.iter_rows(named=True), 1)]
+    lines = enumerate(cells.iter_rows(named=True), 1)
+    return [rows.query(row, f"row {n}", data_class) for n, row in lines]
 
 
 def _repeated(names: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 from routewright import files
 from routewright.data import rows
 from routewright.errors import BadTable
-from routewright.types import Json, Query
+from routewright.types import DATA_CLASSES, DataClass, Json, Query
 
 REFERENCES = (
     "references",
@@ -55,13 +55,13 @@ class Item:
         return tuple(rows.text(answer) for answer in answers if answer is not None)
 
 
-def read(path: Path, *, split: str = "train") -> list[Item]:
-    """The items of a file; `split` is used for rows without a split.
+def read(path: Path, *, split: str = "train", data_class: DataClass = "public") -> list[Item]:
+    """The items of a file; `split` and `data_class` are those of rows that state none.
 
     An item needs a `prompt` or `messages`; without an `id` its id is a hash of its messages.
     Raises BadTable, which names the line.
     """
-    items = list(_items(path, split, to_ask=True))
+    items = list(_items(path, split, data_class, to_ask=True))
     if not items:
         raise BadTable(f"'{path}' has no queries")
     rows.check_distinct((place, item.query) for place, item in items)
@@ -76,10 +76,11 @@ def recorded(paths: Iterable[Path]) -> dict[str, Item]:
     """
     items: dict[str, Item] = {}
     for path in paths:
-        for _, item in _items(path, "", to_ask=False):
+        for _, item in _items(path, "", "public", to_ask=False):
             before = items.get(item.query.id, item)
             items[item.query.id] = replace(
                 item,
+                query=_as_secret_as(item.query, before.query),
                 reference=before.reference if item.reference is None else item.reference,
                 split=item.split or before.split,
                 grader=item.grader or before.grader,
@@ -88,16 +89,28 @@ def recorded(paths: Iterable[Path]) -> dict[str, Item]:
     return items
 
 
-def write(items: Iterable[Item], path: Path) -> None:
-    """Writes JSONL that `read` can read, atomically. Raises BadInput."""
-    lines = [rows.dumps(row(item)) for item in items]
+def _as_secret_as(query: Query, before: Query) -> Query:
+    """The query with the strictest class of the two, and with the region of the one that has one.
+
+    Raises BadTable if they are bound to different regions.
+    """
+    return replace(
+        query,
+        data_class=max(query.data_class, before.data_class, key=DATA_CLASSES.index),
+        region=rows.one_region(query.id, (before.region, query.region)),
+    )
+
+
+def write(items: Iterable[Item], path: Path, data_class: DataClass = "public") -> None:
+    """Writes JSONL that `read` can read with the same `data_class`, atomically. Raises BadInput."""
+    lines = [rows.dumps(row(item, data_class)) for item in items]
     files.write(path, "".join(f"{line}\n" for line in lines))
 
 
-def row(item: Item) -> dict[str, Any]:
-    """The item as a line of JSONL."""
+def row(item: Item, data_class: DataClass = "public") -> dict[str, Any]:
+    """The item as a line of JSONL; `data_class` as in `rows.row`."""
     grading = {"reference": item.reference, "split": item.split or None, "grader": item.grader}
-    cells = {**rows.row(item.query), **grading, **item.facts}
+    cells = {**rows.row(item.query, data_class), **grading, **item.facts}
     return {column: value for column, value in cells.items() if value not in (None, [], {})}
 
 
@@ -196,25 +209,27 @@ READERS = {".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet, ".csv": _c
 # --- items ---------------------------------------------------------------------------------
 
 
-def _items(path: Path, split: str, *, to_ask: bool) -> Iterator[tuple[str, Item]]:
+def _items(
+    path: Path, split: str, data_class: DataClass, *, to_ask: bool
+) -> Iterator[tuple[str, Item]]:
     """Each item with its place; with `to_ask`, every item must have a text."""
     convert = {".csv": _from_csv, ".parquet": _from_table}.get(path.suffix)
     for place, cells in lines(path):
         if convert is not None:
             cells = {key: convert(key, value, place) for key, value in cells.items()}
         cells = rows.renamed(cells, {**rows.ALIASES, "reference": REFERENCES})
-        item = _item(cells, place, split)
+        item = _item(cells, place, split, data_class)
         if to_ask:
             _check_text(cells, item.query, place)
         yield place, item
 
 
-def _item(cells: Mapping[str, Any], place: str, split: str) -> Item:
+def _item(cells: Mapping[str, Any], place: str, split: str, data_class: DataClass) -> Item:
     used = {*rows.COLUMNS, "reference", "split", "grader"}
     if isinstance(cells.get("options"), list):
         used.remove("options")
     return Item(
-        query=rows.query(cells, place),
+        query=rows.query(cells, place, data_class),
         reference=cells.get("reference"),
         split=rows.text(cells.get("split") or split),
         grader=cells.get("grader"),

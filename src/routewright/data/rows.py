@@ -39,8 +39,10 @@ FORMS = {
 }
 
 
-def query(row: Mapping[str, Any], place: str) -> Query:
+def query(row: Mapping[str, Any], place: str, data_class: DataClass = "public") -> Query:
     """The query of a row; `place`, such as `'q.csv' line 2`, is named in errors.
+
+    A row that states no data class has the given one.
 
     Lists and objects may be JSON, tags may be a text with semicolons. Without an `id` the id is a
     hash of the messages. A row with an `id` but without a text gives a query with an empty text,
@@ -56,17 +58,18 @@ def query(row: Mapping[str, Any], place: str) -> Query:
         id=name(messages) if id is None else id,
         domain=_name(cells, "domain", place),
         tags=_tags(cells.get("tags"), place),
-        data_class=_data_class(cells.get("data_class"), place),
+        data_class=_data_class(cells.get("data_class"), place, data_class),
         region=_name(cells, "region", place),
         options=_options(cells.get("options"), place),
     )
 
 
-def row(query: Query) -> dict[str, Any]:
+def row(query: Query, data_class: DataClass = "public") -> dict[str, Any]:
     """The columns of a query as JSON values; None if a column is empty.
 
     A single user message with text is the `prompt`; anything else, a blank text included, is
-    `messages`.
+    `messages`. `data_class` is that of rows without one where the row will be read: if it is not
+    public, a public query says so.
     """
     text = query.text
     single = [dict(message) for message in query.messages] == [{"role": "user", "content": text}]
@@ -77,7 +80,7 @@ def row(query: Query) -> dict[str, Any]:
         "messages": None if plain else [dict(message) for message in query.messages],
         "domain": None if query.domain is None else whole(query.domain),
         "tags": [whole(tag) for tag in query.tags] or None,
-        "data_class": None if query.data_class == "public" else query.data_class,
+        "data_class": None if query.data_class == data_class == "public" else query.data_class,
         "region": None if query.region is None else whole(query.region),
         "options": dict(query.options) or None,
     }
@@ -135,6 +138,16 @@ def check_distinct(queries: Iterable[tuple[str, Query]]) -> None:
             advice = "give them an `id`" if unnamed else "keep one of them"
             raise BadTable(f"{place} and {places[query.id]} are both called '{query.id}': {advice}")
         places[query.id] = place
+
+
+def one_region(id: str, regions: Iterable[str | None]) -> str | None:
+    """The region that a query is bound to by several rows; raises BadTable if they disagree."""
+    names = sorted({region for region in regions if region is not None})
+    if len(names) > 1:
+        raise BadTable(
+            f"the rows of query '{id}' are bound to regions {' and '.join(names)}: keep one of them"
+        )
+    return next(iter(names), None)
 
 
 def name(messages: Sequence[Message]) -> str:
@@ -204,9 +217,11 @@ def _options(value: Any, place: str) -> Mapping[str, Any]:
     return dict(value)
 
 
-def _data_class(value: Any, place: str) -> DataClass:
+def _data_class(value: Any, place: str, default: DataClass) -> DataClass:
+    if value is None or value == "":
+        return default
     for data_class in DATA_CLASSES:
-        if value == data_class or (value in (None, "") and data_class == "public"):
+        if value == data_class:
             return data_class
     choices = ", ".join(DATA_CLASSES)
     raise BadTable(f"{place}: data class '{value}' is unknown: choose {choices}")

@@ -1,12 +1,17 @@
-"""Decides which experts a query's limits allow. Every ask, live or replayed, is checked here."""
+"""Decides which experts a query's limits allow. Every ask, live or replayed, is checked here.
+
+A prompt that was made from other texts, such as the rows of a table, is a `quotation`: it has the
+strictest data class among them, and their region.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from routewright.errors import NoAdmissibleExpert, NotAdmissible
-from routewright.types import DATA_CLASSES, Ask, Expert, Query
+from routewright.errors import BadInput, NoAdmissibleExpert, NotAdmissible
+from routewright.types import DATA_CLASSES, Ask, DataClass, Expert, Query
 
 EVERYTHING = frozenset({"tools", "vision", "json"})
 
@@ -24,11 +29,8 @@ def objection(expert: Expert, query: Query, max_cost: float | None = None) -> st
     >>> objection(Expert("cloud"), Query.of("my diagnosis", data_class="restricted"))
     'serves data class public, not restricted'
     """
-    if query.data_class not in expert.data_classes:
-        serves = ", ".join(sorted(expert.data_classes)) or "nothing"
-        return f"serves data class {serves}, not {query.data_class}"
-    if query.region is not None and query.region != expert.region:
-        return f"runs in region {expert.region or 'unknown'}, not {query.region}"
+    if (reason := secrecy(expert, query)) is not None:
+        return reason
     if missing := query.needs - expert.capabilities:
         return f"lacks {', '.join(sorted(missing))}"
     if expert.context_window is not None and query.input_tokens > expert.context_window:
@@ -40,6 +42,75 @@ def objection(expert: Expert, query: Query, max_cost: float | None = None) -> st
     if query.allowed is not None and expert.name not in query.allowed:
         return "is not among the experts that this query may use"
     return None
+
+
+def secrecy(expert: Expert, query: Query) -> str | None:
+    """The reason why an expert may not see a text, by its data class or region; None if it may."""
+    if query.data_class not in expert.data_classes:
+        serves = ", ".join(sorted(expert.data_classes)) or "nothing"
+        return f"serves data class {serves}, not {query.data_class}"
+    if query.region is not None and query.region != expert.region:
+        return f"runs in region {expert.region or 'unknown'}, not {query.region}"
+    return None
+
+
+def visible(expert: Expert, queries: Sequence[Query]) -> tuple[list[int], str]:
+    """The positions of the queries that an expert may see, and a sentence about the others.
+
+    The sentence is empty if it may see all.
+
+    >>> rows = [Query.of("2 + 2?"), Query.of("my diagnosis", data_class="restricted")]
+    >>> visible(Expert("cloud"), rows)
+    ([0], "'cloud' is not sent 1 of 2 queries: it serves data class public, not restricted")
+    """
+    reasons = [secrecy(expert, query) for query in queries]
+    positions = [place for place, reason in enumerate(reasons) if reason is None]
+    others = dict.fromkeys(reason for reason in reasons if reason is not None)
+    if not others:
+        return positions, ""
+    hidden = f"{len(queries) - len(positions)} of {len(queries)} queries"
+    return positions, f"'{expert.name}' is not sent {hidden}: it {' or '.join(others)}"
+
+
+def check_visible(expert: Expert, queries: Sequence[Query]) -> list[int]:
+    """The positions of the queries that an expert may see; raises BadInput if it may see none."""
+    positions, sentence = visible(expert, queries)
+    if sentence and not positions:
+        raise BadInput(
+            f"{sentence}; choose another expert, or change its `data_classes` or `region` in the"
+            " config"
+        )
+    return positions
+
+
+def strictest(classes: Iterable[DataClass]) -> DataClass:
+    """The data class of a text that was made from texts of these classes.
+
+    >>> strictest(["internal", "public"]), strictest([])
+    ('internal', 'public')
+    """
+    return max(classes, key=DATA_CLASSES.index, default=DATA_CLASSES[0])
+
+
+def quotation(text: str, sources: Sequence[Query], **limits: Any) -> Query:
+    """A query that asks `text`, which was made from the texts of `sources`.
+
+    It has the strictest data class among them, and their region. Raises BadInput if they are bound
+    to different regions, because no expert may see all of them.
+
+    >>> rows = [Query.of("2 + 2?"), Query.of("my diagnosis", data_class="restricted", region="eu")]
+    >>> quoted = quotation("Write more such questions: …", rows)
+    >>> quoted.data_class, quoted.region
+    ('restricted', 'eu')
+    """
+    regions = sorted({query.region for query in sources if query.region is not None})
+    if len(regions) > 1:
+        raise BadInput(
+            f"one prompt cannot quote texts from regions {' and '.join(regions)}: use a table with"
+            " one region"
+        )
+    data_class = strictest(query.data_class for query in sources)
+    return Query.of(text, data_class=data_class, region=next(iter(regions), None), **limits)
 
 
 def admit(query: Query, experts: Iterable[Expert]) -> tuple[Query, dict[str, str]]:

@@ -79,6 +79,7 @@ class Feedback:
         text = answer.text or None if self._answers else None
         self._lines[decision_id] = {
             **{name: cell for name, cell in cells.items() if cell is not None},
+            "data_class": query.data_class,  # also if public: readers have defaults of their own
             **({} if text is None else {"text": text}),
             "split": "train",
             "policy": policy,

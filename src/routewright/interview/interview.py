@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ import polars as pl
 from routewright.data import outcomes, rows
 from routewright.data.queries import FACTS, Item
 from routewright.drive import Asker, consult, decide
-from routewright.errors import NotAdmissible, RoutewrightError, UpstreamError
+from routewright.errors import BadInput, NotAdmissible, RoutewrightError, UpstreamError
 from routewright.experts.client import LIMITS
 from routewright.experts.ledger import BudgetSpent
+from routewright.experts.limits import check_visible, visible
 from routewright.grading.graders import Grade, Graders, is_judge, ungraded
 from routewright.strategies.fixed import Fixed
-from routewright.types import Answer, Ask, Expert, Query, total_cost
+from routewright.types import Answer, Ask, DataClass, Expert, Query, total_cost
 
 CONCURRENCY = 4  # concurrent queries per expert
 MAX_TOKENS = 1024  # limit of an answer if neither the query set nor the config sets one
@@ -61,6 +62,7 @@ class Cell:
     expert: str
     spent: Sequence[Answer] = ()
     failed: str | None = None  # the reason why there is no answer
+    barred: bool = False  # whether the reason is a limit of the query: asking again cannot help
     grade: Grade = field(default_factory=lambda: ungraded("not graded"))
     soft: float = math.nan  # mean score of the samples
 
@@ -139,8 +141,7 @@ class Interview:
         self.left_out: dict[str, str] = {}
         self.out_of_money = False
         self.stopped = False
-        for item in items:
-            graders.of(item)  # raises for an unusable grader before money is spent
+        _by_judge(items, graders, self.experts_by_name)  # raises before money is spent
         self._missing = dict.fromkeys((item.query.id for item in items), len(self._all))
         self._failures = dict.fromkeys(self.experts_by_name, 0)  # in a row
         self._judging = asyncio.Semaphore(concurrency)
@@ -190,7 +191,8 @@ class Interview:
     def _note(self, expert: str, cell: Cell | None) -> None:
         if cell is None:
             return
-        self._failures[expert] = self._failures[expert] + 1 if cell.failed else 0
+        if not cell.barred:
+            self._failures[expert] = self._failures[expert] + 1 if cell.failed else 0
         if self._failures[expert] >= MAX_FAILURES:
             self.left_out[expert] = f"failed {MAX_FAILURES} times in a row: {cell.failed}"
         self.on_cell(cell)
@@ -198,7 +200,7 @@ class Interview:
     async def _ask(self, item: Item, expert: Expert, asker: Asker) -> Cell | None:
         """The expert's cell; None if the budget does not cover an answer."""
         spent: list[Answer] = []
-        failed = None
+        failed, barred = None, False
         questions = Questions(expert.name, self.verifications, self.samples, self.logprobs)
         query = self._limited(item.query, expert)
         try:
@@ -208,9 +210,11 @@ class Interview:
             self.left_out.setdefault(expert.name, str(error))
             if not any(answer.status == "ok" for answer in spent):
                 return None
-        except (UpstreamError, NotAdmissible) as error:
-            failed = getattr(error, "reason", None) or str(error)
-        return Cell(item, expert.name, spent, failed)
+        except NotAdmissible as error:
+            failed, barred = str(error), True
+        except UpstreamError as error:
+            failed = error.reason or str(error)
+        return Cell(item, expert.name, spent, failed, barred)
 
     def _limited(self, query: Query, expert: Expert) -> Query:
         """The query with a limit on the answer's tokens, so that its cost has an upper bound."""
@@ -258,6 +262,48 @@ class Interview:
             return decision.answer
 
 
+def withheld(
+    items: Sequence[Item], experts: Iterable[Expert], judges: Iterable[Expert], graders: Graders
+) -> list[str]:
+    """A sentence for each expert and judge that may not see some of the queries.
+
+    Raises BadInput if none of the experts, or one of the judges, may see any of them.
+    """
+    queries = [item.query for item in items]
+    views = [visible(expert, queries) for expert in experts]
+    sentences = [sentence for _, sentence in views if sentence]
+    if views and not any(positions for positions, _ in views):
+        raise BadInput(
+            f"no expert may see any of these queries ({'; '.join(sentences)}): change"
+            " `data_classes` or `region` in the config"
+        )
+    experts_by_name = {expert.name: expert for expert in (*experts, *judges)}
+    for name, judged in _by_judge(items, graders, experts_by_name).items():
+        judge = experts_by_name[name]
+        check_visible(judge, judged)
+        if sentence := visible(judge, judged)[1]:
+            sentences.append(f"judge {sentence}; their answers are not graded")
+    return sentences
+
+
+def _by_judge(
+    items: Iterable[Item], graders: Graders, experts: Container[str]
+) -> dict[str, list[Query]]:
+    """The queries whose answers are graded by an expert, by its name.
+
+    Raises BadInput for an unusable grader, and for a judge that is not among the experts.
+    """
+    judged: dict[str, list[Query]] = {}
+    for item in items:
+        grader = graders.of(item)
+        name = getattr(grader, "expert", None) if is_judge(grader) else None
+        if isinstance(name, str):
+            judged.setdefault(name, []).append(item.query)
+    if unknown := [name for name in judged if name not in experts]:
+        raise BadInput(f"no expert '{unknown[0]}' in the config: it cannot grade answers")
+    return judged
+
+
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     error = group.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
@@ -279,16 +325,21 @@ def write(
     cells: Mapping[tuple[str, str], Cell],
     path: Path,
     order: Sequence[str] = (),
+    data_class: DataClass = "public",
 ) -> None:
     """Writes a wide outcome table (docs/outcome-tables.md) atomically.
 
-    Experts are written in the given `order`, others after them by name.
+    Experts are written in the given `order`, others after them by name. `data_class` is as in
+    `rows.row`. Raises BadInput if the file cannot be written; an older one is then unchanged.
     """
-    outcomes.save(table(items, cells, order), path)
+    outcomes.save(table(items, cells, order, data_class), path)
 
 
 def table(
-    items: Sequence[Item], cells: Mapping[tuple[str, str], Cell], order: Sequence[str] = ()
+    items: Sequence[Item],
+    cells: Mapping[tuple[str, str], Cell],
+    order: Sequence[str] = (),
+    data_class: DataClass = "public",
 ) -> pl.DataFrame:
     names = {expert for _, expert in cells}
     experts = [*(expert for expert in order if expert in names), *sorted(names - set(order))]
@@ -306,15 +357,15 @@ def table(
         for name, column in columns.items()
         if name.startswith("score::") or any(value is not None for value in column)
     ]
-    lines = [_line(item) for item in items]
+    lines = [_line(item, data_class) for item in items]
     shown = [n for n in lines[0] if n in ALWAYS or any(line[n] is not None for line in lines)]
     facts = pl.DataFrame(lines, infer_schema_length=None).select(shown)
     return facts.with_columns(series)
 
 
-def _line(item: Item) -> dict[str, Any]:
+def _line(item: Item, data_class: DataClass) -> dict[str, Any]:
     """The columns of the query and of the facts for its grader; lists and objects are JSON."""
-    query = rows.flat(rows.row(item.query))
+    query = rows.flat(rows.row(item.query, data_class))
     single = len(item.references) == 1
     grading: dict[str, Any] = {
         "references": None if single else list(item.references) or None,

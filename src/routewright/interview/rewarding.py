@@ -21,10 +21,11 @@ from routewright.data.outcomes import queries_of
 from routewright.drive import consult
 from routewright.errors import BadInput, BadTable
 from routewright.experts import ledger
+from routewright.experts.limits import check_visible
 from routewright.experts.providers import Provider
 from routewright.grading import rewards
-from routewright.grading.rewards import AskingModel, LocalModel, Rated, RewardModel
-from routewright.types import Answer, Array, Expert, Query
+from routewright.grading.rewards import AskingModel, LocalModel, Rated
+from routewright.types import Answer, Array, DataClass, Expert, Query
 
 BATCH = 64  # answers per entry of the journal
 
@@ -58,6 +59,7 @@ def rate(
     budget: float | None = None,
     providers: Mapping[str, Provider] | None = None,
     engine: str = "local",
+    data_class: DataClass = "public",
     progress: Progress = lambda done, of, cost: None,
 ) -> tuple[pl.DataFrame, Tally]:
     """Adds the columns `reward::m` and `reward_cost::m` to the table; returns it and a tally.
@@ -65,35 +67,49 @@ def rate(
     The text of an answer is in the first column of `answers` with a value. `names` limits the
     rating to some experts of the table; a judge must be one of `experts`. Earlier rewards of the
     rated experts are replaced, as two reward models have different scales. `engine` says where a
-    model runs (parallel.py); a judge is always asked from this process. Raises BadTable if the
-    table has no answers, and BadInput for a reward model that cannot be used.
+    model runs (parallel.py); a judge is always asked from this process. Rows that state no data
+    class have `data_class`; a judge is not shown rows that it may not see, and they get no reward.
+    Raises BadTable if the table has no answers, and BadInput for a reward model that cannot be
+    used, or that may see no row.
     """
     model = rewards.build(spec)
-    if rewards.asks(model):
-        _check_judge(spec, model, experts)
-        if engine != "local":
-            raise BadInput(
-                f"--engine {engine} is for models: '{spec}' asks an expert; leave --engine out"
-            )
-    rows, pool = _rows(frame, answers, names)
+    judge = judge_of(spec, experts)
+    if judge is not None and engine != "local":
+        raise BadInput(
+            f"--engine {engine} is for models: '{spec}' asks an expert; leave --engine out"
+        )
+    rows, pool = _rows(frame, answers, names, data_class)
     tally = Tally(answers=sum(len(row.answers) for row in rows))
-    if rewards.asks(model):
+    if judge is not None:
         asking: AskingModel = model  # type: ignore[assignment]
-        run = _asking(rows, asking, journal, experts, budget, providers, tally, progress)
-        ratings = asyncio.run(run)
+        answered = [place for place, row in enumerate(rows) if row.answers]
+        sent = check_visible(judge, [rows[place].query for place in answered])
+        sent = [answered[place] for place in sent]
+        to_rate = [rows[place] for place in sent]
+        run = _asking(to_rate, asking, journal, experts, budget, providers, tally, progress)
+        rated = dict(zip(sent, asyncio.run(run), strict=True))
+        ratings = [rated.get(place) for place in range(len(rows))]
     else:
         ratings = _local(rows, spec, journal, engine, tally, progress)
     tally.rated = sum(int(np.isfinite(one.rewards).sum()) for one in ratings if one is not None)
     return _filled(frame, rows, ratings, pool), tally
 
 
-def _check_judge(spec: str, model: RewardModel, experts: Sequence[Expert]) -> None:
-    judge, names = getattr(model, "expert", None), [expert.name for expert in experts]
-    if judge is None:
+def judge_of(spec: str, experts: Sequence[Expert]) -> Expert | None:
+    """The expert that the reward model asks; None for a model that runs in this process.
+
+    Raises BadInput if the config has no such expert.
+    """
+    model = rewards.build(spec)
+    if not rewards.asks(model):
+        return None
+    name, by_name = getattr(model, "expert", None), {expert.name: expert for expert in experts}
+    if name is None:
         raise BadInput(f"reward model '{spec}' reads the rewards of a table: it rates no answers")
-    if judge not in names:
-        advice = f"it has {', '.join(names)}" if names else "name one with --config"
-        raise BadInput(f"no expert '{judge}' in the config: {advice}")
+    if name not in by_name:
+        advice = f"it has {', '.join(by_name)}" if by_name else "name one with --config"
+        raise BadInput(f"no expert '{name}' in the config: {advice}")
+    return by_name[name]
 
 
 # --- in this process -----------------------------------------------------------------------
@@ -167,7 +183,7 @@ async def _asking(
     tally: Tally,
     progress: Progress,
 ) -> list[Rated | None]:
-    done = 0
+    done, total = 0, sum(len(row.answers) for row in rows)
 
     async def rate_row(row: Row, client: ledger.Ledger) -> Rated:
         nonlocal done
@@ -179,7 +195,7 @@ async def _asking(
             tally.fail(failures[0], len(failures))
         done += len(row.answers)
         tally.unread += rated.unread
-        progress(done, tally.answers, client.account.spent)
+        progress(done, total, client.account.spent)
         return rated
 
     client = ledger.Ledger(experts, journal, budget=budget, providers=providers)
@@ -190,7 +206,7 @@ async def _asking(
 
 
 def _rows(
-    frame: pl.DataFrame, answers: str, names: Sequence[str] | None
+    frame: pl.DataFrame, answers: str, names: Sequence[str] | None, data_class: DataClass
 ) -> tuple[list[Row], list[str]]:
     """The queries with their answers, and the experts that gave them.
 
@@ -209,7 +225,7 @@ def _rows(
     pool = pool if names is None else list(names)
     texts = {name: _texts(frame, [f"{kind}::{name}" for kind in kinds]) for name in pool}
     rows = []
-    for i, query in enumerate(queries_of(frame)):
+    for i, query in enumerate(queries_of(frame, data_class)):
         row = [Answer(name, text=t) for name in pool if (t := texts[name][i]) is not None]
         rows.append(Row(query, tuple(row)))
     return rows, pool

@@ -30,16 +30,18 @@ from routewright.drive import Asker, decide
 from routewright.errors import BadInput, NotAdmissible, UpstreamError
 from routewright.evaluation.evaluate import evaluate
 from routewright.evaluation.figures import Evaluation
+from routewright.experts.limits import check_visible, quotation, strictest
 from routewright.fitting.fit import fit
 from routewright.interview import interview, overlap
 from routewright.router.router import Router
 from routewright.strategies.fixed import Fixed
-from routewright.types import Array, Expert, Prediction, Query
+from routewright.types import Array, DataClass, Expert, Prediction, Query
 
 NO_MONEY = "the budget is spent"
 CLUSTERS = 12  # clusters that replace topics if no query names its domain
 PER_ASK = 10  # queries that a generator writes per ask
 EXAMPLES = 5  # example queries in its prompt
+EXAMPLE_LENGTH = 500  # characters of each
 REPLY_TOKENS = 2048  # limit of its reply
 
 
@@ -58,16 +60,24 @@ class Settings:
 
 @dataclass(frozen=True)
 class Target:
-    """The properties that the next queries should have."""
+    """The properties that the next queries should have.
+
+    `examples` are queries that a generator may quote; what it writes has their limits.
+    """
 
     topic: str | None
     difficulty: str  # easy, middling or hard for the experts, as predicted
     rivals: tuple[str, str]  # the two experts between which the choice is least certain
-    examples: tuple[str, ...]
+    examples: tuple[Query, ...]
 
 
 class Source(Protocol):
-    """Proposes up to `n` queries; a source may ignore the targets."""
+    """Proposes up to `n` queries; a source may ignore the targets.
+
+    Targets quote only queries that are `readable` to it.
+    """
+
+    def readable(self, queries: Sequence[Query]) -> Sequence[Query]: ...
 
     async def propose(self, n: int, targets: Sequence[Target], seed: int) -> list[Item]: ...
 
@@ -95,12 +105,23 @@ class Round:
 
 @dataclass(frozen=True)
 class Templates:
-    """Queries from a function: `make(n, seed)` returns items, with references if it has them."""
+    """Queries from a function: `make(n, seed)` returns items, with references if it has them.
+
+    Items of a less strict data class get `data_class`.
+    """
 
     make: Callable[[int, int], Iterable[Item]]
+    data_class: DataClass = "public"
+
+    def readable(self, queries: Sequence[Query]) -> Sequence[Query]:
+        return queries
 
     async def propose(self, n: int, targets: Sequence[Target], seed: int) -> list[Item]:
-        return list(self.make(n, seed))
+        return [self._classed(item) for item in self.make(n, seed)]
+
+    def _classed(self, item: Item) -> Item:
+        data_class = strictest((item.query.data_class, self.data_class))
+        return replace(item, query=replace(item.query, data_class=data_class))
 
 
 def sandbox(n: int, seed: int) -> list[Item]:
@@ -113,8 +134,10 @@ def sandbox(n: int, seed: int) -> list[Item]:
     ]
 
 
-def templates(name: str) -> Templates:
+def templates(name: str, data_class: DataClass = "public") -> Templates:
     """The source `sandbox` or `MODULE:FUNCTION`; modules may be in the current folder.
+
+    `data_class` is that of queries without one; those of the sandbox are public.
 
     Raises BadInput if the function cannot be imported.
     """
@@ -127,7 +150,7 @@ def templates(name: str) -> Templates:
     if (folder := os.getcwd()) not in sys.path:
         sys.path.append(folder)
     try:
-        return Templates(getattr(import_module(module), function))
+        return Templates(getattr(import_module(module), function), data_class)
     except (ImportError, AttributeError, ValueError) as error:
         raise BadInput(f"--templates {name}: {error}; write sandbox, or MODULE:FUNCTION") from error
 
@@ -148,7 +171,10 @@ Reply with a JSON array of {n} strings and nothing else.
 
 @dataclass(frozen=True)
 class Generator:
-    """An expert writes the queries. A reply that is not a JSON array of texts yields none."""
+    """An expert writes the queries. A reply that is not a JSON array of texts yields none.
+
+    The queries have the data class and the region of the examples in its prompt.
+    """
 
     expert: Expert
     asker: Asker
@@ -162,6 +188,10 @@ class Generator:
         batches = await asyncio.gather(*asks)
         return [item for batch in batches for item in batch][:n]
 
+    def readable(self, queries: Sequence[Query]) -> list[Query]:
+        """The queries that the expert may see; raises BadInput if it may see none."""
+        return [queries[place] for place in check_visible(self.expert, queries)]
+
     async def _write(
         self, target: Target, seed: int, number: int, limit: asyncio.Semaphore
     ) -> list[Item]:
@@ -171,15 +201,23 @@ class Generator:
             difficulty=target.difficulty,
             one=target.rivals[0],
             other=target.rivals[1],
-            examples="\n".join(json.dumps(text, ensure_ascii=False) for text in target.examples),
+            examples="\n".join(
+                json.dumps(query.text[:EXAMPLE_LENGTH], ensure_ascii=False)
+                for query in target.examples
+            ),
         )
         options = {"max_tokens": REPLY_TOKENS, "temperature": 1.0, "seed": (seed + number) % 2**31}
+        query = quotation(prompt, target.examples, options=options)
         try:
             async with limit:
-                reply = await _reply(self.expert, Query.of(prompt, options=options), self.asker)
+                reply = await _reply(self.expert, query, self.asker)
         except (UpstreamError, NotAdmissible):
             return []
-        return [Item(Query.of(text, domain=target.topic)) for text in texts(reply) if text.strip()]
+        return [
+            Item(quotation(text, target.examples, domain=target.topic))
+            for text in texts(reply)
+            if text.strip()
+        ]
 
 
 async def _reply(expert: Expert, query: Query, asker: Asker) -> str:
@@ -275,7 +313,11 @@ def _topics(router: Router, queries: Sequence[Query], seed: int) -> Array:
 
 
 def targets(router: Router, queries: Sequence[Query], n: int, seed: int) -> list[Target]:
-    """Targets for a generator; topics are drawn in proportion to the doubt about their queries."""
+    """Targets for a generator; topics are drawn in proportion to the doubt about their queries.
+
+    The examples of a target share one data class and one region, so that what is written after
+    them is not stricter than necessary.
+    """
     rng = np.random.default_rng(seed)
     prediction = router.predict(queries)
     doubts = doubt(prediction, prices_of(router))
@@ -286,7 +328,8 @@ def targets(router: Router, queries: Sequence[Query], n: int, seed: int) -> list
     drawn = []
     for topic in rng.choice(names, n, p=weight / weight.sum()):
         rows = np.flatnonzero(topics == topic)
-        examples = rng.choice(rows, min(EXAMPLES, len(rows)), replace=False)
+        drawn_rows = rng.choice(rows, min(EXAMPLES, len(rows)), replace=False)
+        examples = [queries[int(row)] for row in drawn_rows]
         middle = int(rows[np.argmax(doubts[rows])])
         first, second = np.argsort(-prediction.quality[middle])[:2]
         level = int(np.searchsorted(levels, prediction.quality[middle].max()))
@@ -295,10 +338,16 @@ def targets(router: Router, queries: Sequence[Query], n: int, seed: int) -> list
                 topic=str(topic) or None,
                 difficulty=("hard", "middling", "easy")[level],
                 rivals=(router.experts[first], router.experts[second]),
-                examples=tuple(queries[int(row)].text[:500] for row in examples),
+                examples=tuple(
+                    query for query in examples if _limits(query) == _limits(examples[0])
+                ),
             )
         )
     return drawn
+
+
+def _limits(query: Query) -> tuple[str, str | None]:
+    return query.data_class, query.region
 
 
 # --- rounds --------------------------------------------------------------------------------
@@ -320,6 +369,7 @@ class Play:
         held_out: Outcomes | None = None,
         strategy: str = "auto",
         described: Mapping[str, Any] | None = None,
+        data_class: DataClass = "public",
     ) -> None:
         self.folder = folder
         self.router = router
@@ -330,6 +380,7 @@ class Play:
         self.spent = spent
         self.held_out = held_out
         self.strategy = strategy
+        self.data_class = data_class  # of rows without one
         folder.mkdir(parents=True, exist_ok=True)
         self._check_settings({**asdict(settings), **(described or {})})
         self.rounds = self._completed()
@@ -355,7 +406,13 @@ class Play:
         if not graded:
             reason = reason or "no answer could be graded"
             return self._finish(Round(number, **counts, stopped=reason))
-        interview.write(chosen, cells, place / "table.parquet", order=self.router.experts)
+        interview.write(
+            chosen,
+            cells,
+            place / "table.parquet",
+            order=self.router.experts,
+            data_class=self.data_class,
+        )
         rows = outcomes.read(
             self._tables(number),
             experts=self.router.experts,
@@ -378,10 +435,11 @@ class Play:
         path, counts_path = place / "queries.jsonl", place / "proposed.json"
         if path.exists():
             counts: dict[str, int] = json.loads(counts_path.read_text(encoding="utf-8"))
-            return (query_sets.read(path) if path.stat().st_size else []), counts
+            return self._stored(path), counts
         s, seed = self.settings, _seed(self.settings.seed, number)
-        earlier = outcomes.read(self._tables(number - 1)).queries
-        aims = targets(self.router, earlier, s.queries * s.candidates // PER_ASK + 1, seed)
+        earlier = outcomes.read(self._tables(number - 1), data_class=self.data_class).queries
+        quotable = self.source.readable(earlier)
+        aims = targets(self.router, quotable, s.queries * s.candidates // PER_ASK + 1, seed)
         proposed = await self.source.propose(s.queries * s.candidates, aims, seed)
         new, counts = self._new(proposed, earlier)
         chosen = [new[i] for i in self._choose(new, seed)] if new else []
@@ -390,8 +448,11 @@ class Play:
             for n, item in enumerate(chosen)
         ]
         files.write(counts_path, json.dumps(counts) + "\n")
-        query_sets.write(chosen, path)
+        query_sets.write(chosen, path, self.data_class)
         return chosen, counts
+
+    def _stored(self, path: Path) -> list[Item]:
+        return query_sets.read(path, data_class=self.data_class) if path.stat().st_size else []
 
     def _choose(self, items: Sequence[Item], seed: int) -> list[int]:
         s, queries = self.settings, [item.query for item in items]

@@ -18,6 +18,7 @@ from routewright.data.journal import Journal
 from routewright.drive import consult
 from routewright.errors import BadInput
 from routewright.experts import ledger
+from routewright.experts.limits import check_visible
 from routewright.experts.providers import Provider
 from routewright.types import Answer, Ask, Expert, Query
 
@@ -53,10 +54,13 @@ def by_expert(
 ) -> tuple[list[Tags], Tally]:
     """The tags of each query and a tally; a query has no tags if the reply cannot be read.
 
-    Raises BadInput if `expert` is not one of `experts`.
+    A query that the expert may not see, by its data class or region, is not sent and has no tags.
+    Raises BadInput if `expert` is not one of `experts`, or may see none of the queries.
     """
-    if expert not in (names := [one.name for one in experts]):
-        raise BadInput(f"no expert '{expert}' in the config: it has {', '.join(names)}")
+    by_name = {one.name: one for one in experts}
+    if expert not in by_name:
+        raise BadInput(f"no expert '{expert}' in the config: it has {', '.join(by_name)}")
+    positions = check_visible(by_name[expert], queries)
     tally = Tally(queries=len(queries))
 
     done = 0
@@ -65,16 +69,17 @@ def by_expert(
         nonlocal done
         tags = await consult(ask_for_tags(expert, query), query, experts, client)
         done += 1
-        progress(done, len(queries), client.account.spent)
+        progress(done, len(positions), client.account.spent)
         tally.unread += tags is None
         return tags or ()
 
-    async def run() -> list[Tags]:
+    async def run() -> list[Tags | None]:
         client = ledger.Ledger(experts, journal, budget=budget, providers=providers)
-        rows = await ledger.side_by_side(tag_query, queries, client, tally)
-        return [tags or () for tags in rows]
+        sent = [queries[place] for place in positions]
+        return await ledger.side_by_side(tag_query, sent, client, tally)
 
-    rows = merged(asyncio.run(run()), min_count)
+    tagged = dict(zip(positions, asyncio.run(run()), strict=True))
+    rows = merged([tagged.get(place) or () for place in range(len(queries))], min_count)
     tally.tagged = sum(bool(tags) for tags in rows)
     tally.tags = len({tag for tags in rows for tag in tags})
     return rows, tally

@@ -7,6 +7,7 @@ data from a hub. Without network access, tasks whose data is on this machine sti
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -14,6 +15,7 @@ from pkgutil import iter_modules
 from routewright.data import queries as query_sets
 from routewright.data.queries import Item
 from routewright.errors import BadInput
+from routewright.types import DataClass
 
 
 def names() -> tuple[str, ...]:
@@ -25,15 +27,17 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(module.name for module in iter_modules(__path__)))
 
 
-def read(queries: str, *, split: str = "train") -> list[Item]:
+def read(queries: str, *, split: str = "train", data_class: DataClass = "public") -> list[Item]:
     """The items of a file (`queries.jsonl`), or of a tool's task (`lm_eval=arc_easy`).
+
+    `split` and `data_class` are those of queries that state none; those of a task state none.
 
     Raises BadInput if a task has no queries, and the errors of `queries.read`.
     """
     tool, _, task = queries.partition("=")
     if not task or tool not in names():
-        return query_sets.read(Path(queries), split=split)
+        return query_sets.read(Path(queries), split=split, data_class=data_class)
     items: list[Item] = import_module(f"routewright.data.tasks.{tool}").read(task, split)
     if not items:
         raise BadInput(f"'{queries}' has no queries: name another task")
-    return items
+    return [replace(one, query=replace(one.query, data_class=data_class)) for one in items]

@@ -69,7 +69,10 @@ def tell_withheld(expert: Expert, queries: Sequence[Query]) -> list[Query]:
 
 def trouble(tally: Tally) -> list[str]:
     """Messages about asks that failed or were not sent, with the way out."""
-    messages = []
+    from routewright.experts.ledger import paid_twice
+
+    twice = paid_twice(tally.cut_off, tally.asks_cut_off)
+    messages = [twice] if twice else []
     if tally.failed:
         messages.append(
             f"{tally.failed} asks failed ({tally.trouble}): run this again to retry them"

@@ -269,6 +269,8 @@ def summarise(result: Interview, account: Account) -> dict[str, Any]:
         "from_journal": account.recalled,
         "cost": account.spent,
         "cost_unsure": account.unsure,
+        "cost_cut_off": account.cut_off,
+        "asks_cut_off": account.asks_cut_off,
         "complete": all(
             (item.query.id, expert.name) in result.cells
             for item in result.items
@@ -334,6 +336,10 @@ def _format(value: float | None, form: str) -> str:
 
 def _show_notes(summary: Mapping[str, Any], journal: Path, console: Console, retry: bool) -> None:
     """Prints what went wrong and how to continue; `retry` if failed asks can be repeated."""
+    from routewright.experts.ledger import paid_twice
+
+    if sentence := paid_twice(summary["cost_cut_off"], summary["asks_cut_off"]):
+        console.print(sentence)
     if summary["cost_unsure"]:
         console.print(
             f"Answers that never arrived may have cost up to ${summary['cost_unsure']:.6f} more;"

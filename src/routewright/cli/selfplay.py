@@ -173,7 +173,7 @@ async def _play(
     from routewright.data import outcomes
     from routewright.data.journal import Journal
     from routewright.data.queries import Item
-    from routewright.experts.ledger import BudgetSpent, Ledger
+    from routewright.experts.ledger import BudgetSpent, Ledger, paid_twice
     from routewright.grading.graders import Graders
     from routewright.interview import selfplay as study
     from routewright.interview.interview import Interview, Stopped, withheld
@@ -232,6 +232,8 @@ async def _play(
                 data_class=data_class,
             )
             cells = rounds * settings.queries * len(router.experts)
+            if sentence := paid_twice(ledger.account.cut_off, ledger.account.asks_cut_off):
+                console.print(sentence)
             with progress(cells, budget, ledger) as show, stopping(interviews, console):
                 try:
                     while _continues(play, rounds, plateau, console):

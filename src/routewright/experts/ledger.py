@@ -1,8 +1,9 @@
 """Asks experts so that nothing is paid twice and a budget is never exceeded.
 
 A `Ledger` is an `Asker` for `drive.live`. Used instead of a client, it makes any run of a strategy
-resumable and keeps it within a budget. Before an ask, its upper bound is reserved in the journal;
-afterwards its result is written there. An ask whose answer is in the journal is not sent again.
+resumable and keeps it within a budget. Before an ask, its upper bound is reserved in the journal,
+and so is the space on the disk for its answer; afterwards its result is written there. An ask whose
+answer is in the journal is not sent again.
 """
 
 from __future__ import annotations
@@ -13,12 +14,21 @@ import json
 import math
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields, replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from routewright.data.journal import Journal
+from routewright.data.journal import DiskFull, Journal
 from routewright.errors import (
     BadInput,
     NotAdmissible,
@@ -32,6 +42,10 @@ from routewright.types import Answer, Ask, Delta, Expert, Query
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds between tries, unless Retry-After is sent
 PATIENCE = 900.0  # seconds that one ask may wait for an expert that reports that it is busy
+# Bytes of the journal for one ask: its own lines, and each token of its answer.
+LINES, TOKEN, LOGPROB = 4096, 16, 24
+UNLIMITED = 4096  # tokens for which an answer without a limit gets room
+MOST_ROOM = 1 << 18  # bytes; longer answers are rare
 TYPICAL_TOKENS = 250  # of an answer by an expert without answers in the journal
 JOURNAL_FIELDS = tuple(  # the fields of an answer that the journal stores
     field.name for field in fields(Answer) if field.name not in ("message", "status", "reason")
@@ -52,11 +66,15 @@ class Account:
 
     `unsure` is the upper bound of asks whose cost is unknown because no reply arrived: the process
     was killed, the ask timed out, or the connection broke. It counts against the budget in full.
+    `cut_off` is the part of it that is due to asks in progress when an earlier run was killed; they
+    are asked again, and may have been paid twice.
     """
 
     budget: float = math.inf
     spent: float = 0.0
     unsure: float = 0.0
+    cut_off: float = 0.0
+    asks_cut_off: int = 0
     reserved: float = 0.0  # the upper bounds of asks in progress
     in_progress: int = 0
     asked: int = 0  # answers that arrived in this process
@@ -107,8 +125,9 @@ class Ledger:
     `budget` is the US$ that all runs with this journal may spend together, None for no limit. If
     an expert answers "too many requests", all asks wait for as long as it says, at most `patience`
     seconds. After other failures an ask is repeated as often as the expert's `retries` allow. The
-    journal does not prevent the next run from repeating a failed ask. Use it as
-    `async with Ledger(...) as ledger`.
+    journal does not prevent the next run from repeating a failed ask. If the disk has no room for
+    the answers to all asks in progress, an ask waits for these, and raises DiskFull if there are
+    none. Use it as `async with Ledger(...) as ledger`.
     """
 
     def __init__(
@@ -130,6 +149,8 @@ class Ledger:
         self.account.budget = math.inf if budget is None else budget
         self._futures: dict[str, asyncio.Future[Answer]] = {}  # of asks in progress, by key
         self._not_before = dict.fromkeys(self.experts, 0.0)
+        self._room = 0  # bytes reserved in the journal for asks in progress
+        self._room_changed = asyncio.Condition()
 
     async def __aenter__(self) -> Self:
         return self
@@ -202,13 +223,18 @@ class Ledger:
     async def _ask_once(self, key: str, ask: Ask, query: Query) -> Answer:
         """Reserves, asks, and writes the result to the journal."""
         bound = self.client.bound(ask, query)
+        room = _room(ask, self.client.body(ask, query))
         await self.account.reserve(bound, ask.expert)
-        cost, unsure = 0.0, bound  # as long as the cost is unknown
+        cost, unsure = 0.0, 0.0
         try:
-            self.journal.write(asked=key, expert=ask.expert, kind=ask.kind, bound=_finite(bound))
-            answer = await self.client.ask(ask, query)
-            cost, unsure = answer.cost, 0.0
-            self.journal.write(answered=key, answer=_journal_fields(answer))
+            async with self._making_room(room):
+                self.journal.write(
+                    asked=key, expert=ask.expert, kind=ask.kind, bound=_finite(bound)
+                )
+                unsure = bound  # as long as the cost is unknown
+                answer = await self.client.ask(ask, query)
+                cost, unsure = answer.cost, 0.0
+                self.journal.write(answered=key, answer=_journal_fields(answer))
             self.account.asked += 1
             return answer
         except NotAdmissible:
@@ -221,6 +247,29 @@ class Ledger:
             raise
         finally:
             await self.account.settle(bound, cost, unsure)
+
+    @asynccontextmanager
+    async def _making_room(self, room: int) -> AsyncIterator[None]:
+        """Reserves `room` bytes in the journal for the time of an ask.
+
+        Waits while asks in progress may free enough; raises DiskFull if there are none.
+        """
+        async with self._room_changed:
+            while True:
+                try:
+                    self.journal.make_room(self._room + room)
+                    break
+                except DiskFull:
+                    if not self._room:
+                        raise
+                await self._room_changed.wait()
+            self._room += room
+        try:
+            yield
+        finally:
+            self._room -= room
+            async with self._room_changed:
+                self._room_changed.notify_all()
 
     async def _wait_for(self, expert: str) -> None:
         while (pause := self._not_before[expert] - time.monotonic()) > 0:
@@ -236,6 +285,8 @@ class Tally:
     failed: int = 0  # asks that were not answered
     trouble: str = ""  # the reason of the first failure
     cost: float = 0.0  # US$ of all runs with the journal
+    cut_off: float = 0.0  # the part of it that may have been paid twice, see `Account.cut_off`
+    asks_cut_off: int = 0
     stopped: str = ""  # the reason why not everything was asked
 
     def fail(self, reason: str, times: int = 1) -> None:
@@ -251,30 +302,35 @@ async def side_by_side(
 ) -> list[Result | None]:
     """Runs `work` on all items concurrently and returns its results.
 
-    A result is None if the ask failed or the budget was spent. An unexpected exception is raised
-    after all asks in progress have ended and are in the journal.
+    A result is None if the ask failed or the budget was spent. After an unexpected exception
+    nothing more is asked; it is raised after all asks in progress have ended and are in the
+    journal.
     """
     slots = asyncio.Semaphore(concurrency)
+    errors: list[Exception] = []
 
     async def run(item: Item) -> Result | None:
         async with slots:
-            if not tally.stopped:
+            if not tally.stopped and not errors:
                 try:
                     return await work(item, ledger)
                 except BudgetSpent as error:
                     tally.stopped = str(error)
                 except (UpstreamError, NotAdmissible) as error:
                     tally.fail(str(error))
+                except Exception as error:
+                    errors.append(error)
         return None
 
     async with ledger:
-        results = await asyncio.gather(*map(run, items), return_exceptions=True)
-        tally.cost = ledger.account.spent + ledger.account.unsure
-        tally.recalled = ledger.account.recalled
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in results if not isinstance(result, BaseException)]
+        results = await asyncio.gather(*map(run, items))
+        account = ledger.account
+        tally.cost = account.spent + account.unsure
+        tally.recalled = account.recalled
+        tally.cut_off, tally.asks_cut_off = account.cut_off, account.asks_cut_off
+    if errors:
+        raise errors[0]
+    return list(results)
 
 
 def key_of(client: Client, ask: Ask, query: Query) -> str:
@@ -283,6 +339,16 @@ def key_of(client: Client, ask: Ask, query: Query) -> str:
     request = [expert.name, expert.model, ask.kind, ask.sample, client.body(ask, query)]
     text = json.dumps(request, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def paid_twice(dollars: float, asks: int) -> str:
+    """A sentence about asks that were in progress when an earlier run was killed; "" if none."""
+    if not asks:
+        return ""
+    return (
+        f"At most ${dollars:.6f} may have been paid twice, for asks that were in progress when an"
+        f" earlier run was killed ({asks} of them); a budget counts it as spent."
+    )
 
 
 def recall(entries: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Answer], Account]:
@@ -305,7 +371,9 @@ def recall(entries: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Answer], Acc
         else:
             account.spent += event["cost"]
             account.unsure += event["unsure"]
-    account.unsure += math.fsum(bound for pending in bounds.values() for bound in pending)
+    pending = [bound for asks in bounds.values() for bound in asks]
+    account.cut_off, account.asks_cut_off = math.fsum(pending), len(pending)
+    account.unsure += account.cut_off
     return answers, account
 
 
@@ -413,6 +481,13 @@ def _answer(fields: Mapping[str, Any]) -> Answer:
 def _finite(dollars: float) -> float:
     """The dollars, or 0 if they are infinite, which can only happen without a budget."""
     return dollars if math.isfinite(dollars) else 0.0
+
+
+def _room(ask: Ask, body: Mapping[str, Any]) -> int:
+    """The bytes of the journal that an ask and its answer will usually need."""
+    tokens = min([body[limit] for limit in LIMITS if body.get(limit)], default=UNLIMITED)
+    per_token = TOKEN + (LOGPROB if body.get("logprobs") else 0)
+    return int(min(LINES + per_token * tokens * (body.get("n") or ask.samples), MOST_ROOM))
 
 
 def _pause(tries: int, retry_after: float | None) -> float:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Container,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -141,6 +150,7 @@ class Interview:
         self.left_out: dict[str, str] = {}
         self.out_of_money = False
         self.stopped = False
+        self._error: Exception | None = None  # the first unexpected one
         _by_judge(items, graders, self.experts_by_name)  # raises before money is spent
         self._missing = dict.fromkeys((item.query.id for item in items), len(self._all))
         self._failures = dict.fromkeys(self.experts_by_name, 0)  # in a row
@@ -155,19 +165,30 @@ class Interview:
         self.stopped = True
 
     async def run(self) -> dict[tuple[str, str], Cell]:
-        """Asks and grades until done or stopped; raises what an asker or grader raises."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for expert in self._all:
-                    queue = iter(self.items)
-                    for _ in range(self.concurrency):
-                        group.create_task(self._work(expert, queue, group))
-        except BaseExceptionGroup as group_error:
-            raise _first(group_error) from group_error
+        """Asks and grades until done or stopped.
+
+        Raises what an asker or grader raises, after the asks in progress have ended: they are paid
+        for, so their answers belong into the journal.
+        """
+        async with asyncio.TaskGroup() as group:
+            for expert in self._all:
+                queue = iter(self.items)
+                for _ in range(self.concurrency):
+                    group.create_task(self._guarded(self._work(expert, queue, group)))
+        if self._error is not None:
+            raise self._error
         for item in self.items:
             if self._missing[item.query.id] > 0:  # an expert was skipped on the way
                 await self._grade(item)
         return self.cells
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does the work; an error stops the interview."""
+        try:
+            await work
+        except Exception as error:
+            self._error = self._error or error
+            self.stop()
 
     # --- asking -------------------------------------------------------------------------------
 
@@ -186,7 +207,7 @@ class Interview:
                 self.cells[item.query.id, expert.name] = cell
             self._missing[item.query.id] -= 1
             if not self._missing[item.query.id]:
-                group.create_task(self._grade(item))
+                group.create_task(self._guarded(self._grade(item)))
 
     def _note(self, expert: str, cell: Cell | None) -> None:
         if cell is None:
@@ -302,11 +323,6 @@ def _by_judge(
     if unknown := [name for name in judged if name not in experts]:
         raise BadInput(f"no expert '{unknown[0]}' in the config: it cannot grade answers")
     return judged
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _unknown(value: Any) -> bool:

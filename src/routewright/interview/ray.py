@@ -41,6 +41,7 @@ class SharedLedger:
         self.path, self.budget = path, budget
         self.attempts: dict[int, str] = {}  # part ▶ its current attempt
         self.reserved: dict[str, list[float]] = {}  # attempt ▶ upper bounds of its open asks
+        self.rooms: dict[str, int] = {}  # attempt ▶ bytes of the journal for its open asks
 
     async def open(self) -> RoutewrightError | None:
         try:
@@ -56,6 +57,7 @@ class SharedLedger:
         the cost of its open asks is unknown and is counted at their upper bounds."""
         dead = self.attempts.get(part)
         self.attempts[part], self.reserved[attempt] = attempt, []
+        self.rooms.pop(dead or "", None)
         for bound in self.reserved.pop(dead, []) if dead else []:
             await self.account.settle(bound, 0.0, bound)
 
@@ -75,6 +77,18 @@ class SharedLedger:
             self.reserved[attempt].remove(bound)
             await self.account.settle(bound, cost, unsure)
 
+    async def make_room(self, attempt: str, size: int) -> RoutewrightError | None:
+        rooms = {**self.rooms, attempt: size}
+        try:
+            self.journal.make_room(sum(rooms.values()))
+        except RoutewrightError as error:
+            return error
+        self.rooms = {name: room for name, room in rooms.items() if room}
+        return None
+
+    async def close(self) -> None:
+        self.journal.close()
+
     async def write(self, event: Mapping[str, Any]) -> None:
         self.journal.write(**event)
         if "answered" in event:
@@ -85,7 +99,8 @@ class SharedLedger:
         return self.answers.get(key)
 
     async def totals(self) -> dict[str, float]:
-        return {name: getattr(self.account, name) for name in ("spent", "unsure", "asked")}
+        names = ("spent", "unsure", "asked", "cut_off", "asks_cut_off")
+        return {name: getattr(self.account, name) for name in names}
 
 
 # --- a worker ------------------------------------------------------------------------------
@@ -105,6 +120,11 @@ class WorkerLedger:
 
     def write(self, **event: Any) -> None:
         cluster().get(self.ledger.write.remote(event))
+
+    def make_room(self, size: int) -> None:
+        error = cluster().get(self.ledger.make_room.remote(self.attempt, size))
+        if error is not None:
+            raise error
 
     async def reserve(self, bound: float, expert: str) -> None:
         if (error := await self.ledger.reserve.remote(self.attempt, bound, expert)) is not None:
@@ -156,6 +176,7 @@ def ask_part(
                 items, asker=ledger, recall=Recall(ledger), graders=Graders(graders), **settings
             )
             await local.run()
+            shared.make_room(0)
             cells = list(local.cells.values())
             return PartResult(cells, local.left_out, local.out_of_money, shared.recalled)
 
@@ -197,6 +218,7 @@ def interview(
     except KeyboardInterrupt:
         whole.stop()
     totals = ray.get(ledger.totals.remote())
+    ray.get(ledger.close.remote())
     ray.kill(ledger)  # this also releases the journal's lock
     return whole, Account(recalled=recalled, **totals)
 

@@ -185,8 +185,12 @@ class Generator:
         asks = (
             self._write(targets[k % len(targets)], seed, k, limit) for k in range(-(-n // PER_ASK))
         )
-        batches = await asyncio.gather(*asks)
-        return [item for batch in batches for item in batch][:n]
+        items: list[Item] = []
+        for batch in await asyncio.gather(*asks, return_exceptions=True):  # all are paid for
+            if isinstance(batch, BaseException):
+                raise batch
+            items += batch
+        return items[:n]
 
     def readable(self, queries: Sequence[Query]) -> list[Query]:
         """The queries that the expert may see; raises BadInput if it may see none."""

@@ -444,8 +444,18 @@ def _callback(on_progress: OnProgress) -> Any:
 
 def _last_checkpoint(folder: Path) -> str | None:
     """The newest complete checkpoint: one with the trainer's state, which is written last."""
-    complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    states = folder.glob("checkpoint-*/trainer_state.json")
+    complete = [path.parent for path in states if _is_json(path)]
     return str(max(complete, key=lambda path: int(path.name.split("-")[1]))) if complete else None
+
+
+def _is_json(path: Path) -> bool:
+    """Whether a file is whole; a process may have been killed while it wrote it."""
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _check_job(folder: Path, job: str) -> None:

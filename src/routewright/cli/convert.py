@@ -147,7 +147,7 @@ def _write(frame: pl.DataFrame, out: Path, files: Sequence[Path]) -> Outcomes:
     from routewright.data import outcomes
 
     with replacing(out) as partial:
-        frame.write_parquet(partial)
+        outcomes.write_parquet(frame, partial)
         try:
             return outcomes.read(partial)
         except BadTable as error:

@@ -3,6 +3,7 @@ code."""
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Annotated, Any
 
@@ -29,6 +30,9 @@ from routewright.cli.selfplay import selfplay
 from routewright.cli.serve import serve
 from routewright.cli.tag import tag
 from routewright.errors import MissingExtra, RoutewrightError, extra_of
+
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Verbs(TyperGroup):
@@ -100,12 +104,19 @@ def run() -> None:
     except RoutewrightError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {_plain(error)}")
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        where = f"'{error.filename}' cannot be written" if error.filename else "the disk is full"
+        reason = f"{where} ({error.strerror}): free some space and run the same command again"
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {_plain(reason)}")
+        sys.exit(2)
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted.")
         sys.exit(130)
 
 
-def _plain(error: RoutewrightError) -> str:
+def _plain(error: object) -> str:
     from rich.markup import escape
 
     return escape(str(error))

@@ -348,7 +348,15 @@ def save(frame: pl.DataFrame, path: Path) -> None:
         if path.suffix == ".jsonl":
             frame.write_ndjson(partial)
         else:
-            frame.write_parquet(partial)
+            write_parquet(frame, partial)
+
+
+def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Writes a Parquet file. Raises OSError, also where Polars has an error of its own for it."""
+    try:
+        frame.write_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        raise OSError(str(error).rpartition("IO error: ")[2]) from error
 
 
 def check_ending(path: Path) -> None:

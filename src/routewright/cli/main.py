@@ -31,7 +31,6 @@ from routewright.cli.serve import serve
 from routewright.cli.tag import tag
 from routewright.errors import MissingExtra, RoutewrightError, extra_of
 
-
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

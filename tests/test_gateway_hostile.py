@@ -327,7 +327,7 @@ def test_half_a_usage_is_completed_by_an_estimate():
 
 
 def test_a_model_that_thinks_for_long_may_be_silent_for_half_its_timeout(monkeypatch):
-    monkeypatch.setattr("routewright.experts.providers.openai.MIN_SILENCE", 0.1)
+    monkeypatch.setattr("routewright.types.MIN_SILENCE", 0.1)
 
     async def thinking(upstream, request, body):
         await asyncio.sleep(0.6)

@@ -434,7 +434,8 @@ def _cannot_defer(ask: Ask, deltas: list[Delta]) -> bool:
 
 def _whole(answer: Answer) -> Delta:
     message = answer.message or {"role": "assistant", "content": answer.text}
-    return Delta(answer.expert, answer.text, message, answer.finish_reason, whole=True)
+    extra = answer.extra
+    return Delta(answer.expert, answer.text, message, answer.finish_reason, whole=True, extra=extra)
 
 
 # --- both ----------------------------------------------------------------------------------

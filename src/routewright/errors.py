@@ -116,8 +116,10 @@ class NoAdmissibleExpert(NotAdmissible):
 class UpstreamError(RoutewrightError):
     """An expert failed before its first byte: a retry or another expert may answer.
 
-    `cost` is the cost of the failed tries in US$, `retry_after` the upstream's Retry-After in
-    seconds. `sent` means that the request was sent and that it is unknown whether it is charged.
+    `status`, `code`, `param` and `kind` are the upstream's own HTTP status and the `code`, `param`
+    and `type` of its error. `cost` is the cost of the failed tries in US$, `retry_after` the
+    upstream's Retry-After in seconds. `sent` means that the request was sent and that it is
+    unknown whether it is charged.
     """
 
     def __init__(
@@ -129,6 +131,9 @@ class UpstreamError(RoutewrightError):
         retry_after: float | None = None,
         cost: float = 0.0,
         sent: bool = False,
+        code: str | None = None,
+        param: str | None = None,
+        kind: str | None = None,
     ) -> None:
         super().__init__(f"expert '{expert}' failed: {reason}")
         self.expert = expert
@@ -137,6 +142,9 @@ class UpstreamError(RoutewrightError):
         self.retry_after = retry_after
         self.cost = cost
         self.sent = sent
+        self.code = code
+        self.param = param
+        self.kind = kind
 
     @classmethod
     def of(cls, answer: Answer) -> Self:

@@ -26,6 +26,8 @@ DATA_CLASSES: tuple[DataClass, ...] = ("public", "internal", "restricted")
 AskKind = Literal["answer", "verify", "judge"]
 Status = Literal["ok", "failed", "cancelled", "deferred"]
 
+MIN_SILENCE = 60.0  # seconds that a stream may go without a byte unless the config says less
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -63,29 +65,53 @@ class Expert:
     api_key: str | None = field(default=None, repr=False)
     input_per_mtok: float = 0.0
     cached_input_per_mtok: float | None = None  # None: as input_per_mtok
+    cache_write_per_mtok: float | None = None  # None: as input_per_mtok
     output_per_mtok: float = 0.0
     context_window: int | None = None  # tokens; None: unknown, no query is too long
     capabilities: frozenset[str] = frozenset()
     data_classes: frozenset[str] = frozenset({"public"})
     region: str | None = None
     latency: float | None = None  # seconds of a typical answer
-    timeout: float = 60.0  # seconds until an answer must be complete
+    timeout: float = 60.0  # seconds until an answer that is not streamed must be complete
+    silence: float | None = None  # seconds of a stream without a byte; None: see longest_silence
     retries: int = 2  # further tries after a failure before the first byte
     verify_prompt: str | None = None  # overrides prompts.VERIFY for this expert
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # sent with every ask
     launch: Launch | None = None  # None: Routewright does not run its server
 
-    def price(self, input_tokens: float, output_tokens: float, cached_tokens: float = 0) -> float:
-        """The US$ of one ask; `cached_tokens` of the `input_tokens` were read from a cache."""
-        cached = self.cached_input_per_mtok
+    def price(
+        self,
+        input_tokens: float,
+        output_tokens: float,
+        cached_tokens: float = 0,
+        written_tokens: float = 0,
+    ) -> float:
+        """The US$ of one ask.
+
+        `cached_tokens` of the `input_tokens` were read from a cache, and `written_tokens` of them
+        were written to one.
+        """
+        cached, written = self.cached_input_per_mtok, self.cache_write_per_mtok
         cached = self.input_per_mtok if cached is None else cached
-        fresh = input_tokens - cached_tokens
+        written = self.input_per_mtok if written is None else written
+        fresh = input_tokens - cached_tokens - written_tokens
         dollars = (
             fresh * self.input_per_mtok
             + cached_tokens * cached
+            + written_tokens * written
             + output_tokens * self.output_per_mtok
         )
         return dollars / 1e6
+
+    def highest_price(self, input_tokens: float, output_tokens: float) -> float:
+        """The US$ of one ask at most: an input may be written to a cache, which may cost more."""
+        written = self.price(input_tokens, output_tokens, written_tokens=input_tokens)
+        return max(self.price(input_tokens, output_tokens), written)
+
+    @property
+    def longest_silence(self) -> float:
+        """The seconds that a stream may go without a byte: `silence`, or half of a long timeout."""
+        return max(MIN_SILENCE, self.timeout / 2) if self.silence is None else self.silence
 
 
 @dataclass(frozen=True)
@@ -166,7 +192,8 @@ def content_text(message: Message) -> str:
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []
-    return "\n".join(str(part["text"]) for part in parts if part.get("text"))
+    texts = (part.get("text") for part in parts if isinstance(part, Mapping))
+    return "\n".join(str(text) for text in texts if text)
 
 
 @dataclass(frozen=True)
@@ -319,6 +346,8 @@ class Answer:
     status: Status = "ok"
     reason: str = ""  # of a failure
     estimated: bool = False  # whether tokens are estimates, because the upstream reported none
+    # Fields of the upstream's reply that are passed on unread, in the shape of a chat completion.
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def logprob(self) -> float:
@@ -330,7 +359,8 @@ class Answer:
 class Delta:
     """A piece of a streamed answer; `message` is the upstream's own delta object.
 
-    `whole` means that the piece is a whole answer, which a strategy has judged and accepted.
+    `extra` is as in Answer, for the chunk of the piece. `whole` means that the piece is a whole
+    answer, which a strategy has judged and accepted.
     """
 
     expert: str
@@ -338,6 +368,7 @@ class Delta:
     message: Message
     finish_reason: str | None = None
     whole: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)

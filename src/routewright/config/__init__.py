@@ -49,6 +49,7 @@ NO_BOOL = BeforeValidator(_no_bool)
 Text = Annotated[str, Field(min_length=1)]
 Secret = Annotated[SecretStr, Field(min_length=1)]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False), NO_BOOL]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False), NO_BOOL]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), NO_BOOL]
 Fraction = Annotated[float, Field(gt=0, le=1), NO_BOOL]
 Count = Annotated[int, Field(ge=0), NO_BOOL]
@@ -132,6 +133,10 @@ class ExpertConfig(Section):
         default=None,
         description="US$ per million input tokens read from a cache; default: `input_per_mtok`.",
     )
+    cache_write_per_mtok: Price | None = Field(
+        default=None,
+        description="US$ per million input tokens written to a cache; default: `input_per_mtok`.",
+    )
     output_per_mtok: Price = Field(default=0.0, description="US$ per million output tokens.")
     context_window: PositiveCount | None = Field(
         default=None, description="Tokens that it can read; without it, no query is too long."
@@ -149,7 +154,13 @@ class ExpertConfig(Section):
     latency: Positive | None = Field(
         default=None, description="Seconds that a typical answer takes."
     )
-    timeout: Positive = Field(default=60.0, description="Seconds that a complete answer may take.")
+    timeout: Positive = Field(
+        default=60.0, description="Seconds that a complete answer may take; of a stream: to begin."
+    )
+    silence: Positive | None = Field(
+        default=None,
+        description="Seconds of a stream without a byte; default: 60, or half a longer `timeout`.",
+    )
     retries: Count = Field(
         default=2, description="Further attempts after a failure before the first byte."
     )
@@ -231,6 +242,10 @@ class ServerConfig(Section):
     )
     max_body_bytes: PositiveCount = Field(
         default=10 * 2**20, description="The largest accepted request, in bytes."
+    )
+    keep_alive_seconds: Seconds = Field(
+        default=15.0,
+        description="Seconds without an event after which a stream gets a comment; 0: never.",
     )
     feedback: Path | None = Field(
         default=None,

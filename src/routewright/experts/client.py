@@ -193,7 +193,7 @@ class Client:
         caps = [call.body[key] for key in LIMITS if call.body.get(key) is not None]
         if not caps and call.expert.output_per_mtok:
             return math.inf
-        return call.expert.price(_input_bound(call.body), min(caps, default=0))
+        return call.expert.highest_price(_input_bound(call.body), min(caps, default=0))
 
     def _call(self, ask: Ask, query: Query) -> Call:
         expert, body = self.experts[ask.expert], self.body(ask, query)
@@ -239,7 +239,7 @@ def capped(body: Mapping[str, Any], expert: Expert, dollars: float) -> dict[str,
     The input is counted at its upper bound, one token per byte, because only the upstream knows
     its tokeniser. Raises NotAdmissible if the money does not cover a single token.
     """
-    input_cost = expert.price(_input_bound(body), 0)
+    input_cost = expert.highest_price(_input_bound(body), 0)
     left, per_token = dollars - input_cost, expert.price(0, body.get("n") or 1)
     if left < per_token or left < 0:
         raise NotAdmissible(

@@ -48,7 +48,9 @@ UNLIMITED = 4096  # tokens for which an answer without a limit gets room
 MOST_ROOM = 1 << 18  # bytes; longer answers are rare
 TYPICAL_TOKENS = 250  # of an answer by an expert without answers in the journal
 JOURNAL_FIELDS = tuple(  # the fields of an answer that the journal stores
-    field.name for field in fields(Answer) if field.name not in ("message", "status", "reason")
+    field.name
+    for field in fields(Answer)
+    if field.name not in ("message", "status", "reason", "extra")
 )
 
 

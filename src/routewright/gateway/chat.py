@@ -7,14 +7,14 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from routewright import drive
 from routewright.config import Config
@@ -27,7 +27,7 @@ from routewright.gateway.explain import table
 from routewright.gateway.feedback import Feedback
 from routewright.gateway.policies import Policies, Policy
 from routewright.gateway.prometheus import Counters
-from routewright.gateway.replies import DONE, ReplyFormat, cost_headers, event
+from routewright.gateway.replies import COMMENT, DONE, ReplyFormat, cost_headers, event
 from routewright.gateway.stopwatch import Stopwatch
 from routewright.types import Answer, Decision, Delta, Expert, Strategy, path_of, total_cost
 
@@ -71,13 +71,64 @@ async def chat(request: Request) -> Response:
 
 
 class Events(StreamingResponse):
-    """A stream whose source is closed as soon as sending ends, not at garbage collection."""
+    """A stream of server-sent events, with a comment whenever it is silent for too long.
+
+    `close` is called as soon as sending ends, with or without success.
+    """
+
+    def __init__(
+        self,
+        pieces: AsyncGenerator[bytes, None],
+        headers: dict[str, str],
+        keep_alive: float,
+        close: Callable[[], Awaitable[None]],
+    ) -> None:
+        super().__init__(pieces, headers=headers, media_type="text/event-stream")
+        self.pieces = pieces
+        self.keep_alive = keep_alive
+        self.close = close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        pieces = self.body_iterator
-        assert isinstance(pieces, AsyncGenerator)
-        async with aclosing(pieces):
-            await super().__call__(scope, receive, send)
+        try:
+            async with aclosing(self.pieces), _kept_alive(send, self.keep_alive) as send:
+                await super().__call__(scope, receive, send)
+        finally:
+            await self.close()
+
+
+@asynccontextmanager
+async def _kept_alive(send: Send, seconds: float) -> AsyncIterator[Send]:
+    """A `send` for one stream. A comment is sent whenever nothing else has been for `seconds`.
+
+    Proxies and load balancers cut connections that are silent. Clients ignore comments.
+    """
+    if not seconds:
+        yield send
+        return
+    is_open = False  # between the headers and the end, while nothing is being sent
+    last = 0.0
+
+    async def send_in_time(message: Message) -> None:
+        nonlocal is_open, last
+        is_open = False
+        await send(message)
+        is_open, last = message.get("more_body", True), time.monotonic()
+
+    async def comment() -> None:
+        body = {"type": "http.response.body", "body": COMMENT, "more_body": True}
+        with suppress(OSError):  # the client has disconnected
+            while True:
+                left = last + seconds - time.monotonic()
+                if is_open and left <= 0:
+                    await send_in_time(body)
+                await asyncio.sleep(left if left > 0 else seconds)
+
+    comments = asyncio.create_task(comment())
+    try:
+        yield send_in_time
+    finally:
+        comments.cancel()
+        await asyncio.wait({comments})
 
 
 @dataclass
@@ -95,6 +146,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.stopwatch = Stopwatch(self.services.breaker)
+        self.is_logged = False
         logprobs = bool(self.request.query.options.get("logprobs"))
         self.reply_format = ReplyFormat(uuid.uuid4().hex, self.policy.name, logprobs)
 
@@ -114,19 +166,40 @@ class Run:
         return Response(json.dumps(completion), media_type="application/json", headers=headers)
 
     async def streamed(self) -> Response:
-        """Waits for the first piece, so that earlier failures get an error status; then streams."""
+        """Waits for the first piece, so that earlier failures get an error status; then streams.
+
+        If the first piece takes longer than `server.keep_alive_seconds`, the stream begins without
+        it: its headers do not name the expert, and a failure becomes an event.
+        """
+        keep_alive = self.services.config.server.keep_alive_seconds
         events = self._events()
+        first = asyncio.ensure_future(anext(events))
+
+        async def close() -> None:
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            await events.aclose()
+            if not self.is_logged:  # the client left before the first event
+                self._log("cancelled")
+
         try:
-            first = await anext(events)
+            await asyncio.wait({first}, timeout=keep_alive or None)
+            headers = self._stream_headers(first.result() if first.done() else None)
         except BaseException as error:
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
             return self._failed(error)
+        return Events(self._sse(first, events), headers, keep_alive, close)
+
+    def _stream_headers(self, first: Delta | Decision | None) -> dict[str, str]:
+        """The headers of a stream, as far as they are known before its first piece or with it."""
+        headers = {**self.reply_format.headers(), "cache-control": "no-cache"}
+        if first is None:
+            return headers
         assert isinstance(first, Delta)
-        headers = {**self.reply_format.headers(first.expert), **self._overhead_header()}
-        headers["cache-control"] = "no-cache"
+        headers |= {**self.reply_format.headers(first.expert), **self._overhead_header()}
         headers["x-routewright-streamed"] = str(not first.whole).lower()
-        if first.whole:  # no ask follows, so path and cost are final
-            headers |= cost_headers(self.spent)
-        return Events(self._sse(first, events), media_type="text/event-stream", headers=headers)
+        return headers | (cost_headers(self.spent) if first.whole else {})  # no ask follows
 
     def _events(self) -> AsyncGenerator[Delta | Decision, None]:
         return drive.live(
@@ -139,11 +212,15 @@ class Run:
         )
 
     async def _sse(
-        self, piece: Delta | Decision, events: AsyncGenerator[Delta | Decision, None]
+        self,
+        first_piece: asyncio.Future[Delta | Decision],
+        events: AsyncGenerator[Delta | Decision, None],
     ) -> AsyncGenerator[bytes, None]:
-        first = piece
         last: Delta | None = None  # held back, because it carries the path and the cost
         try:
+            if not first_piece.done():
+                yield COMMENT
+            first = piece = await first_piece
             async with aclosing(events):
                 while isinstance(piece, Delta):
                     if piece.finish_reason is None:
@@ -219,6 +296,7 @@ class Run:
         self, status: str, decision: Decision | None = None, error: RoutewrightError | None = None
     ) -> None:
         """Counts the request and writes its log line, without text of the query or the answer."""
+        self.is_logged = True
         answer = decision.answer if decision else None
         seconds, overhead = time.perf_counter() - self.began, self._overhead()
         counters = self.services.counters

@@ -61,7 +61,8 @@ def input_tokens(body: Mapping[str, Any]) -> int:
 def output_text(message: Message) -> str:
     """All text that an expert wrote and charges for: content, reasoning and tool calls."""
     calls = [call.get("function") or {} for call in message.get("tool_calls") or ()]
-    parts = [content_text(message), message.get("reasoning_content"), message.get("refusal")]
+    thoughts = message.get("reasoning_content") or message.get("reasoning")  # some send both
+    parts = [content_text(message), thoughts, message.get("refusal")]
     parts += [call.get(part) for call in calls for part in ("name", "arguments")]
     return "".join(part for part in parts if isinstance(part, str))
 

@@ -12,7 +12,7 @@ import random
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar, TypeVar
@@ -21,20 +21,15 @@ import aiohttp
 
 from routewright.errors import StreamBroken, UpstreamError, UpstreamRefused, UpstreamTimeout
 from routewright.experts.providers import Call
-from routewright.experts.providers._transcript import (
-    Transcript,
-    answer,
-    events,
-    parse,
-    reported_cost,
-)
+from routewright.experts.providers._events import TooLong, events, parse
+from routewright.experts.providers._transcript import Transcript, answer, reported_cost
 from routewright.types import Answer, Delta, Expert
 
 DEFAULT_URL = "https://api.openai.com/v1"
 TRANSIENT = {408, 409, 429}  # statuses that are retried, as is every 5xx
-MAX_BYTES = 64 << 20  # of a reply, which may contain images
+MAX_BYTES = 64 << 20  # of a reply, or of one event of a stream; they may contain images
 LONGEST_WAIT = 86_400.0  # upper bound in seconds of a Retry-After that is passed on
-MIN_SILENCE = 30.0  # seconds that a stream may always be silent, within the expert's timeout
+LINGER = 10.0  # seconds that a stream may stay open after the finish reason, for its usage
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0  # seconds between tries
 T = TypeVar("T")
 
@@ -42,21 +37,16 @@ T = TypeVar("T")
 class Openai:
     """Asks OpenAI-compatible endpoints. Until the first byte it retries transient failures.
 
-    `connect`, `first_byte` and `stall` limit the seconds until the connection is made, until the
-    first content of a stream, and between its pieces. `first_byte` and `stall` default to half of
-    the expert's `timeout`, and to at least 30: a model that reasons for minutes has a long timeout.
-    The `timeout` itself limits all tries together.
+    `connect` limits the seconds until the connection is made. The expert's `timeout` limits an
+    answer that is not streamed, all tries together, and the wait for the first byte of a stream.
+    From then on only silence ends a stream: `Expert.longest_silence` seconds without a byte.
     """
 
     verify_prompt: ClassVar[str | None] = None
     takes_n: ClassVar[bool] = True
 
-    def __init__(
-        self, connect: float = 5.0, first_byte: float | None = None, stall: float | None = None
-    ) -> None:
+    def __init__(self, connect: float = 5.0) -> None:
         self.connect = connect
-        self.first_byte = first_byte
-        self.stall = stall
         self._session: aiohttp.ClientSession | None = None
 
     async def ask(self, call: Call) -> Answer:
@@ -86,46 +76,58 @@ class Openai:
     ) -> tuple[Delta | Answer, AsyncGenerator[Delta | Answer, None]]:
         """Opens a stream; returns its first piece and the rest."""
         pieces = self._pieces(call, left)
-        patience = min(_silence(self.first_byte, call.expert), left)
-        try:
-            async with asyncio.timeout(patience):
-                return await anext(pieces), pieces
-        except TimeoutError as error:
-            await pieces.aclose()
-            reason = f"no first byte within {patience:.3g} s"
-            raise UpstreamTimeout(call.expert.name, reason, sent=True) from error
+        return await anext(pieces), pieces
 
     async def _pieces(self, call: Call, left: float) -> AsyncGenerator[Delta | Answer, None]:
         body = {"stream_options": {"include_usage": True}, **call.body, "stream": True}
-        timeout = aiohttp.ClientTimeout(total=left, sock_connect=self.connect)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.connect)
         transcript = Transcript(call)
+        patience = min(call.expert.longest_silence, left)
         try:
-            async with self._post(call, body, timeout) as response:
-                async for event in events(self._chunks(response, transcript)):
+            async with AsyncExitStack() as stack:
+                try:
+                    async with asyncio.timeout(patience):
+                        post = self._post(call, body, timeout)
+                        response = await stack.enter_async_context(post)
+                except TimeoutError as error:
+                    reason = f"no first byte within {patience:.3g} s"
+                    raise UpstreamTimeout(call.expert.name, reason, sent=True) from error
+                async for event in events(self._chunks(response, transcript), MAX_BYTES):
                     for delta in transcript.feed(event):
                         yield delta
-                if transcript.finish_reason is None:
+                if not transcript.is_complete(_is_framed(response)):
                     raise UpstreamError(call.expert.name, _why_unfinished(response, transcript))
+        except TooLong as error:
+            reason = f"an event of its stream is larger than {MAX_BYTES >> 20} MiB"
+            raise _broken(transcript, UpstreamError(call.expert.name, reason, sent=True)) from error
         except UpstreamError as error:
-            if not transcript.has_content:
-                raise
-            if transcript.finish_reason is None:
-                cost = transcript.answer().cost
-                raise StreamBroken(error.expert, error.reason, cost=cost) from error
+            if not (transcript.has_content and transcript.finished_at):
+                raise _broken(transcript, error) from error
+        yield transcript.last()
         yield transcript.answer()
 
     async def _chunks(
         self, response: aiohttp.ClientResponse, transcript: Transcript
     ) -> AsyncIterator[bytes]:
-        """The bytes of a stream; raises TimeoutError if it stalls after its first piece."""
-        patience = _silence(self.stall, transcript.call.expert)
-        chunks = _limited(transcript.call, response.content.iter_any())
+        """The bytes of a stream; raises UpstreamTimeout if it is silent for too long.
+
+        After the finish reason only the usage may follow, which is not worth a long wait.
+        """
+        expert = transcript.call.expert
+        chunks = response.content.iter_any()
         while True:
+            patience = expert.longest_silence
+            if transcript.finished_at is not None:
+                left = transcript.finished_at + LINGER - time.monotonic()
+                patience = min(patience, max(0.0, left))
             try:
-                async with asyncio.timeout(patience if transcript.has_content else None):
+                async with asyncio.timeout(patience):
                     chunk = await anext(chunks)
             except StopAsyncIteration:
                 return
+            except TimeoutError as error:
+                reason = f"its stream was silent for {patience:.3g} s"
+                raise UpstreamTimeout(expert.name, reason, sent=True) from error
             yield chunk
 
     @asynccontextmanager
@@ -199,13 +201,32 @@ def _pause(tries: int, retry_after: float | None) -> float:
     return max(pause, retry_after or 0.0)
 
 
-def _silence(seconds: float | None, expert: Expert) -> float:
-    return max(MIN_SILENCE, expert.timeout / 2) if seconds is None else seconds
+def _is_framed(response: aiohttp.ClientResponse) -> bool:
+    """Whether the end of the reply shows that it is whole; else the connection's end is the only
+    sign, and it ends like that too if the upstream fails."""
+    chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+    return chunked or "Content-Length" in response.headers
+
+
+def _broken(transcript: Transcript, error: UpstreamError) -> UpstreamError:
+    """The failure of a stream; StreamBroken, with the cost so far, if it had any content."""
+    if not transcript.has_content or isinstance(error, StreamBroken):
+        return error
+    return StreamBroken(
+        error.expert,
+        error.reason,
+        status=error.status,
+        retry_after=error.retry_after,
+        cost=transcript.answer().cost,
+        sent=error.sent,
+        code=error.code,
+        param=error.param,
+        kind=error.kind,
+    )
 
 
 def _why_unfinished(response: aiohttp.ClientResponse, transcript: Transcript) -> str:
-    has_deltas = transcript.pending or transcript.has_content
-    if response.content_type == "text/event-stream" or has_deltas:
+    if response.content_type == "text/event-stream" or transcript.has_content:
         return "its stream ended before the answer did"
     return f"it answered with {response.content_type} instead of a stream"
 

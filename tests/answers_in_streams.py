@@ -88,16 +88,12 @@ def call_deltas(draw: Any, said: Said) -> list[dict[str, Any]]:
             written = [{"name": name, "arguments": ""}, *({"arguments": part} for part in parts)]
             if style == "repeating":
                 written = [{"name": name, **part} for part in written]
-            queues.append(
-                [
-                    {
-                        **(head if i == 0 or style == "repeating" else {}),
-                        "index": number,
-                        "function": f,
-                    }
-                    for i, f in enumerate(written)
-                ]
-            )
+            heads = [head] + [head if style == "repeating" else {}] * (len(written) - 1)
+            call = [
+                {**head, "index": number, "function": function}
+                for head, function in zip(heads, written, strict=True)
+            ]
+            queues.append(call)
         interleaved = draw(st.booleans())
         deltas = [{"tool_calls": [queue.pop(0)]} for queue in queues if interleaved]
         while any(queues):

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import math
 import threading
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 from openai import OpenAI
 
 from answers_in_streams import PLACES, Said, answers, cut, streams, wholes
+from routewright.errors import NotAdmissible, UpstreamError, UpstreamRefused
+from routewright.experts.client import capped
 from routewright.experts.providers import Call
 from routewright.experts.providers._events import events, parse
 from routewright.experts.providers._transcript import Transcript, answer
@@ -87,13 +91,14 @@ def door():
 
     class Door:
         chunks: list[bytes]
+        kind: str | None = None  # of its reply; None: by the request
         client: OpenAI
 
     door, loop, ended = Door(), asyncio.new_event_loop(), asyncio.Event()
 
     async def reply(request):
         body = await request.json()
-        kind = "text/event-stream" if body.get("stream") else "application/json"
+        kind = door.kind or ("text/event-stream" if body.get("stream") else "application/json")
         answer = web.StreamResponse(headers={"content-type": kind})
         await answer.prepare(request)
         for chunk in filter(None, door.chunks):
@@ -182,3 +187,274 @@ def test_what_an_upstream_replies_comes_out_of_the_official_client(door, data):
     choice = body["choices"][0]
     places = (body, choice, choice["message"])
     check_reply(said, reply, *map(unknown, places), body["usage"])
+
+
+# --- odd shapes, one by one ----------------------------------------------------------------
+
+
+def sse(*chunks, done=True):
+    """The bytes of a stream."""
+    lines = [chunk if isinstance(chunk, str) else json.dumps(chunk) for chunk in chunks]
+    return "".join(f"data: {line}\n\n" for line in (*lines, *(["[DONE]"] * done))).encode()
+
+
+def chunk(delta, reason=None, **more):
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}], **more}
+
+
+def completion(message, **more):
+    return json.dumps({"choices": [{"message": message}], **more}).encode()
+
+
+def call_of(**function):
+    return {"id": "c1", "type": "function", "function": function}
+
+
+HI = chunk({"content": "hi"})
+PARTS = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]
+PARTS += [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        sse(HI),
+        sse(HI, done=False),
+        sse(HI, done=False).rstrip(),
+        sse(chunk({"content": "h"}, "stop"), chunk({"content": "i"}), done=False),
+        sse({"choices": [{"text": "h"}]}, {"choices": [{"text": "i", "finish_reason": "stop"}]}),
+        sse(chunk({"content": PARTS}, "stop")),
+        sse({"choices": [{"message": {"content": "hi"}}], "object": "chat.completion"}),
+        sse(HI, {"choices": [{"message": {"content": "hi"}}], "object": "chat.completion"}),
+        sse(HI, chunk(None, "stop"), {"choices": [], "usage": None}),
+        sse({**HI, "error": None}, chunk({}, "null"), chunk({}, "stop")),
+        sse({"choices": [{"index": 1, "delta": {"content": "hi"}, "finish_reason": "stop"}]}),
+        completion({"content": "hi"}),
+        completion({"content": PARTS, "role": None}),
+        b'\xef\xbb\xbf {"choices": [{"text": "hi", "finish_reason": ""}]}\n',
+    ],
+)
+def test_a_text_is_read_in_every_odd_shape(raw):
+    got, deltas = read([raw])
+    assert (got.text, got.finish_reason) == ("hi", "stop")
+    assert "".join(delta.text for delta in deltas) == "hi"
+    assert got.estimated
+
+
+def test_content_that_is_json_becomes_text():
+    assert answer(CALL, parse(completion({"content": {"a": 1}})), 0.0).text == '{"a": 1}'
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        sse(done=True),
+        sse(chunk({"role": "assistant", "content": ""})),
+        sse({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 0}}),
+        sse(chunk({"tool_calls": [call_of(name="f", arguments='{"a": ')]}), done=False),
+        sse(HI, chunk({}, "error")),
+    ],
+)
+def test_a_stream_that_holds_no_whole_answer_is_none(raw):
+    with pytest.raises(AssertionError):
+        read([raw])
+
+
+def test_a_call_without_arguments_and_without_a_finish_reason_is_whole():
+    raw = sse(chunk({"tool_calls": [call_of(name="f", arguments="")]}), done=False)
+    got, _ = read([raw])
+    assert got.message["tool_calls"] == [call_of(name="f", arguments="")]
+    assert got.finish_reason == "tool_calls"
+
+
+def test_calls_keep_fields_that_nobody_knows():
+    """Gemini's thought signatures must come back with the next request."""
+    more = {"extra_content": {"google": {"thought_signature": "abc"}}}
+    calls = [{**call_of(name="f", arguments={}), **more}]
+    raw = sse(chunk({"tool_calls": calls}), chunk({"tool_calls": {"index": 0, **call_of()}}))
+    got, deltas = read([raw])
+    assert got.message["tool_calls"] == [{**call_of(name="f", arguments="{}"), **more}]
+    assert deltas[0].message["tool_calls"][0]["extra_content"] == more["extra_content"]
+    assert (
+        got.message["tool_calls"]
+        == answer(CALL, parse(completion({"tool_calls": calls})), 0.0).message["tool_calls"]
+    )
+
+
+def test_whole_calls_without_index_and_id_are_numbered():
+    calls = [{"function": {"name": name, "arguments": {"a": 1}}} for name in ("f", "f", "g")]
+    got, deltas = read([sse(*(chunk({"tool_calls": [call]}) for call in calls))])
+    numbers = [call["index"] for d in deltas for call in d.message.get("tool_calls", ())]
+    assert numbers == [0, 1, 2]
+    assert [call["function"]["name"] for call in got.message["tool_calls"]] == ["f", "f", "g"]
+
+
+def test_a_new_id_in_every_piece_of_one_call_begins_no_other():
+    """vLLM did that: a piece without a name goes on with the call of its index."""
+    pieces = [call_of(name="f", arguments=""), call_of(arguments="{"), call_of(arguments="}")]
+    numbered = [{**piece, "index": 0, "id": f"c{i}"} for i, piece in enumerate(pieces)]
+    got, deltas = read([sse(*(chunk({"tool_calls": [piece]}) for piece in numbered))])
+    (call,) = got.message["tool_calls"]
+    assert (call["id"], call["function"]) == ("c0", {"name": "f", "arguments": "{}"})
+    sent = [call.get("id") for d in deltas for call in d.message.get("tool_calls", ())]
+    assert sent == ["c0", None, None]
+
+
+def test_lists_and_objects_of_deltas_are_put_together():
+    audio = [{"id": "a", "data": "AA"}, {"data": "BB"}, {"transcript": "hi", "expires_at": 5}]
+    details = [{"index": 0, "type": "reasoning.text", "text": text} for text in ("2", "+2")]
+    deltas = [{"audio": part} for part in audio]
+    deltas += [{"reasoning_details": [part]} for part in details]
+    deltas += [{"annotations": [{"url": "a"}]}, {"annotations": [{"url": "b"}]}]
+    got, sent = read([sse(*map(chunk, deltas))])
+    assert got.message["audio"] == {
+        **{"id": "a", "data": "AABB"},
+        **{"transcript": "hi", "expires_at": 5},
+    }
+    assert got.message["reasoning_details"] == [
+        {"index": 0, "type": "reasoning.text", "text": "2+2"}
+    ]
+    assert got.message["annotations"] == [{"url": "a"}, {"url": "b"}]
+    assert [delta.message for delta in sent[:-1]] == deltas
+
+
+LIMIT = {"error": {"message": "slow down", "code": "rate_limit_exceeded", "type": "requests"}}
+LONG = {"error": {"message": "too long", "code": "context_length_exceeded", "param": "messages"}}
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind", "status", "code"),
+    [
+        (sse(LIMIT), UpstreamError, 429, "rate_limit_exceeded"),
+        (sse(LONG), UpstreamRefused, 400, "context_length_exceeded"),
+        (json.dumps(LONG).encode(), UpstreamRefused, 400, "context_length_exceeded"),
+        (b"event: error\ndata: " + json.dumps(LONG["error"]).encode(), UpstreamRefused, 400, None),
+        (sse({"object": "error", "message": "no", "code": 503}), UpstreamError, 503, "503"),
+        (sse({"choices": [{"error": {"code": 502, "message": "no"}}]}), UpstreamError, 502, "502"),
+        (sse({"type": "error", "error": {"type": "overloaded_error"}}), UpstreamError, 503, None),
+        (sse(HI, LIMIT), UpstreamError, 429, "rate_limit_exceeded"),
+    ],
+)
+def test_an_error_inside_a_reply_is_that_error(raw, kind, status, code):
+    with pytest.raises(UpstreamError) as failure:
+        read([raw])
+    assert (type(failure.value), failure.value.status) == (kind, status)
+    assert code in (None, failure.value.code)
+
+
+# --- usage ---------------------------------------------------------------------------------
+
+
+def usage_of(usage, **prices):
+    call = replace(CALL, expert=replace(CALL.expert, **prices))
+    return answer(call, parse(completion({"content": "hi"}, usage=usage)), 0.0)
+
+
+@pytest.mark.parametrize(
+    "number", [1e308, 10**30, 10**9, -1, "7", 7.0, True, None, [], {}, math.nan, math.inf]
+)
+def test_a_number_that_cannot_be_true_is_estimated(number):
+    got = usage_of({"prompt_tokens": number, "completion_tokens": number})
+    assert (got.input_tokens, got.output_tokens, got.estimated) == (5, 1, True)
+    assert got.cost == pytest.approx(7e-6)
+    got = usage_of({"prompt_tokens": 50, "completion_tokens": 9, "prompt_cache_hit_tokens": number})
+    assert (got.input_tokens, got.cached_tokens) == (50, 0)
+    assert got.estimated is (number is not None)
+    (streamed, _) = read([sse(HI, {**HI, "usage": {"prompt_tokens": number}}), b""])
+    assert (streamed.input_tokens, streamed.estimated) == (5, True)
+
+
+def test_no_tokens_for_a_text_cannot_be_true():
+    got = usage_of({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0})
+    assert (got.input_tokens, got.output_tokens, got.estimated) == (5, 1, True)
+
+
+def test_more_cached_than_sent_cannot_be_true():
+    got = usage_of(
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 1,
+            "prompt_tokens_details": {"cached_tokens": 11},
+        }
+    )
+    assert (got.input_tokens, got.cached_tokens, got.estimated) == (10, 0, True)
+
+
+FRESH, READ, WRITTEN = 700, 200, 100  # of 1000 tokens
+OPENAI = {"prompt_tokens": 1000, "completion_tokens": 5, "total_tokens": 1005}
+CLAUDE = {"cache_read_input_tokens": READ, "cache_creation_input_tokens": WRITTEN}
+
+
+@pytest.mark.parametrize(
+    ("usage", "written"),
+    [
+        ({**OPENAI, "prompt_tokens_details": {"cached_tokens": READ}}, 0),
+        ({**OPENAI, "prompt_cache_hit_tokens": READ, "prompt_cache_miss_tokens": 800}, 0),
+        ({**OPENAI, "cached_tokens": READ}, 0),
+        (
+            {
+                "input_tokens": 1000,
+                "output_tokens": 5,
+                "input_tokens_details": {"cached_tokens": READ},
+            },
+            0,
+        ),
+        ({"input_tokens": FRESH, "output_tokens": 5, **CLAUDE}, WRITTEN),
+        ({**OPENAI, **CLAUDE}, WRITTEN),
+        ({**OPENAI, "prompt_tokens": FRESH, **CLAUDE}, WRITTEN),
+        (
+            {
+                **OPENAI,
+                "prompt_tokens_details": {"cached_tokens": READ, "cache_write_tokens": WRITTEN},
+            },
+            WRITTEN,
+        ),
+    ],
+)
+def test_cached_tokens_have_their_price_in_whatever_field_they_stand(usage, written):
+    prices = {"input_per_mtok": 10, "cached_input_per_mtok": 1, "cache_write_per_mtok": 12.5}
+    got = usage_of(usage, **prices)
+    fresh = 1000 - READ - written
+    assert got.cost == pytest.approx((10 * fresh + READ + 12.5 * written + 2 * 5) / 1e6)
+    assert (got.input_tokens, got.cached_tokens, got.output_tokens) == (1000, READ, 5)
+    assert not got.estimated
+    streamed, _ = read([sse(HI, {"choices": [], "usage": usage})])
+    assert usage_of(usage).cost == streamed.cost
+
+
+def test_anthropics_counts_that_exceed_the_prompt_come_in_addition():
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, **CLAUDE}
+    assert usage_of(usage).input_tokens == 10 + READ + WRITTEN
+
+
+def test_a_written_cache_costs_what_input_costs_unless_the_config_says_otherwise():
+    assert usage_of({**OPENAI, **CLAUDE}).cost == usage_of(OPENAI).cost
+
+
+def test_reasoning_that_only_the_total_counts_is_paid_for():
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 115}
+    details = {"completion_tokens_details": {"reasoning_tokens": 100}}
+    assert usage_of({**usage, **details}).output_tokens == 105
+    assert usage_of({**usage, "total_tokens": 15, **details}).output_tokens == 5
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [{"prompt_tokens": 9}, {"completion_tokens": 4}],
+        [{"prompt_tokens": 9, "completion_tokens": 4}, {"completion_tokens": 0}, None],
+        [{"prompt_tokens": 9, "completion_tokens": n} for n in (1, 2, 4)],
+        [{"prompt_tokens": 9, "completion_tokens": 4}, {"prompt_tokens": "x"}, {}],
+    ],
+)
+def test_usage_that_comes_in_parts_is_put_together(parts):
+    got, _ = read([sse(HI, *({**chunk({}), "usage": part} for part in parts))])
+    assert (got.input_tokens, got.output_tokens, got.estimated) == (9, 4, False)
+
+
+def test_a_limit_on_money_counts_that_the_input_may_be_written_to_a_cache():
+    expert = Expert("small", input_per_mtok=1.0, cache_write_per_mtok=4.0)
+    body = {"messages": asked()}
+    with pytest.raises(NotAdmissible):
+        capped(body, expert, 2e-4)
+    assert capped(body, replace(expert, cache_write_per_mtok=None), 2e-4)

@@ -30,7 +30,7 @@ EXTRAS = {  # package ▶ the extra that installs it
     **dict.fromkeys(("jinja2", "matplotlib", "polars", "scipy", "sklearn"), "train"),
     **dict.fromkeys(("accelerate", "peft", "torch", "transformers"), "lm"),
     **dict.fromkeys(("onnxruntime", "tokenizers"), "sentence"),
-    **dict.fromkeys(("jsonschema", "referencing"), "graders"),
+    **dict.fromkeys(("jsonschema", "referencing", "regex"), "graders"),
     "inspect_ai": "inspect",
     "lm_eval": "harness",
     "math_verify": "maths",

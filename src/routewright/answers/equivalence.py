@@ -302,6 +302,16 @@ def _value(match: re.Match[str]) -> Fraction | None:
     return value / 100 if match["percent"] else value
 
 
+def numbers(text: str) -> list[tuple[Fraction, int, int]]:
+    """The readable numbers of a text with ASCII digits, each with its start and end.
+
+    >>> numbers("from 1,250 to 50%")
+    [(Fraction(1250, 1), 5, 10), (Fraction(1, 2), 14, 17)]
+    """
+    values = ((_value(match), match.start(), match.end()) for match in _NUMBER.finditer(text))
+    return [(value, start, end) for value, start, end in values if value is not None]
+
+
 def _percent(text: str) -> bool:
     mark, part = _answer_part(_plain(text))
     numbers = list(_NUMBER.finditer(part))

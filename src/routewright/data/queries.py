@@ -52,7 +52,8 @@ class Item:
         ('4',)
         """
         answers = self.reference if isinstance(self.reference, list | tuple) else [self.reference]
-        return tuple(rows.text(answer) for answer in answers if answer is not None)
+        texts = (rows.dumps(a) if isinstance(a, dict | list) else rows.text(a) for a in answers)
+        return tuple(text for text, a in zip(texts, answers, strict=True) if a is not None)
 
 
 def read(path: Path, *, split: str = "train", data_class: DataClass = "public") -> list[Item]:

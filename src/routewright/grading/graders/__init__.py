@@ -9,7 +9,8 @@ asked for (no number, no option) is wrong, not ungraded: else whoever keeps sile
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeGuard
 
 from routewright import registry
@@ -83,24 +84,69 @@ def build(name: str) -> Any:
 class Graders:
     """The graders of a run: the first is for every item that does not name another.
 
-    >>> chosen = Graders(["exact", "f1"])
-    >>> type(chosen.of(Item(Query.of("Who?"), grader="f1"))).__name__
+    With `auto` as the first, each item gets the grader for its reference, and a judge that is named
+    too gets those that no other grader can grade.
+
+    >>> graders = Graders(["auto", "f1"])
+    >>> [graders.name_of(Item(Query.of("Who?"), reference=text)) for text in ("4", "Ada")]
+    ['numeric', 'match']
+    >>> type(graders.of(Item(Query.of("Who?"), grader="f1"))).__name__
     'F1'
     """
 
     def __init__(self, names: list[str]) -> None:
-        self.named = {name.partition("=")[0]: build(name) for name in names}
+        self.specs = {name.partition("=")[0]: name for name in names}
+        self.named = {name: build(spec) for name, spec in self.specs.items()}
+        self.default = next(iter(self.named))
+
+    def name_of(self, item: Item) -> str | None:
+        """The name of an item's grader; None if none of the run can grade it."""
+        name = item.grader or self.default
+        if name != "auto":
+            return name
+        chosen: str | None = self._choose(item)
+        if chosen is None:
+            return next((name for name, grader in self.named.items() if is_judge(grader)), None)
+        return chosen
+
+    def _choose(self, item: Item) -> str | None:
+        from routewright.grading.graders.auto import choose
+
+        return choose(item, code="code" in self.named)
 
     def of(self, item: Item) -> Any:
         """Raises BadInput where a query set asks for more than it may."""
-        if item.grader is None:
-            return next(iter(self.named.values()))
-        if item.grader not in self.named:
-            grader = build(item.grader)
-            if grader.by_name_only:
+        name = self.name_of(item) or "auto"
+        if name not in self.named:
+            grader = build(name)
+            if grader.by_name_only and item.grader is not None:
                 raise BadInput(
                     f"query '{item.query.id}' wants grader '{item.grader}', which runs code, loads"
                     f" a model or asks experts: allow it with --grader {item.grader}"
                 )
-            self.named[item.grader] = grader
-        return self.named[item.grader]
+            self.named[name] = grader
+        return self.named[name]
+
+    def check(self, items: Sequence[Item]) -> dict[str, int]:
+        """The number of items that each grader takes; "none" are those that nobody can grade.
+
+        Raises BadInput if no item can be graded, before anybody is asked."""
+        counts = Counter(self._name_or_none(item) for item in items)
+        if items and counts["none"] == len(items):
+            raise BadInput(
+                "no query has what a grader needs: give them a `reference` (the right answer),"
+                " `tests` or a `schema`, or name a judge: --grader judge=EXPERT"
+            )
+        return dict(counts.most_common())
+
+    def _name_or_none(self, item: Item) -> str:
+        name = self.name_of(item)
+        if name is None:
+            return "none"
+        grader = self.of(item)
+        if is_judge(grader) or item.references or any(item.facts.get(f) for f in _ENOUGH):
+            return name
+        return name if grader.by_name_only else "none"
+
+
+_ENOUGH = ("tests", "schema")  # facts that can be graded without a reference

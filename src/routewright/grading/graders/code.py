@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -113,6 +114,16 @@ def run(
     if process.returncode == -signal.SIGXCPU or process.returncode == 128 + signal.SIGXCPU:
         return {"error": f"took more than {seconds} s", "tests": []}
     return {"error": f"ended early (exit code {process.returncode})", "tests": []}
+
+
+@cache
+def is_confined() -> bool:
+    """Whether the system confines answers: Linux with Landlock, and namespaces that users may
+    make."""
+    if sys.platform != "linux" or not _apart():
+        return False
+    create_ruleset, version = 444, 1  # landlock_create_ruleset(2) with LANDLOCK_..._VERSION
+    return int(ctypes.CDLL(None).syscall(create_ruleset, None, 0, version)) >= 1
 
 
 @cache

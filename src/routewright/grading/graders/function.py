@@ -19,8 +19,15 @@ from routewright.grading.graders import Grade, ungraded
 class Function:
     """Calls `function=MODULE:NAME` with the item and the answer; it returns 0..1, or None.
 
-    The module may be in the current folder. If the function raises or returns anything else, the
-    answer stays ungraded.
+    The module may be in the current folder. None, or anything but a number of 0 to 1, leaves the
+    answer ungraded; an error in the function stops the run at once. For example, in `mine.py`:
+
+        def grade(item, answer):
+            if not item.references:
+                return None
+            return float(answer.strip() in item.references)
+
+    and `--grader function=mine:grade`.
     """
 
     path: str
@@ -34,8 +41,10 @@ class Function:
         try:
             score = self._function()(item, answer)
             score = math.nan if score is None else float(score)
-        except Exception as error:  # the user's code may raise anything; the run goes on
-            return ungraded(f"{self.path} failed: {type(error).__name__}: {error}")
+        except Exception as error:  # the user's code may raise anything
+            reason = f"{type(error).__name__}: {error}"
+            message = f"function={self.path} failed on query '{item.query.id}': {reason}"
+            raise BadInput(message) from error
         if math.isnan(score):
             return ungraded(f"{self.path} gave no score")
         if not 0 <= score <= 1:

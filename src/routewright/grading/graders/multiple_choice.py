@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from routewright.answers.claims import claims, states
 from routewright.answers.equivalence import key
+from routewright.data.choices import parse
 from routewright.data.queries import Item
 from routewright.grading.graders import Example, Grade, ungraded
 from routewright.types import Query
 
+_UNDECIDED = re.compile(
+    r"(?:\bnot|n[\'\u2019]t|\bneither|\bnever)\s+(?:be\s+)?(?:option\s+|choice\s+|answer\s+)?"
+    r"[(\[]?[A-Z][)\].,;]*(?:\s|$)(?!.*\b(?:but|it is|it[\'\u2019]s)\b)"
+    r"|\b[A-Z][)\].]?\s+(?:or|and/or)\s+(?:option\s+)?[(\[]?[A-Z]\b"
+)
+_LONE = re.compile(  # a lone A or I may be a word
+    r"(?<!not )(?<![\w'\u2019])([B-HJ-Z]|[AI](?=\W*$|[).:]))(?![\w'\u2019])"
+)
+
 
 @dataclass(frozen=True)
 class MultipleChoice:
-    """Reads the letter of an option, or its words if the item has `choices`.
+    """Reads the letter of an option, or its words if the item has `choices` or its question lists
+    them. An answer that settles on no option ("B or C", "not B") is wrong.
 
     The reference is a letter, the words of an option, or its position, counted from 0.
     """
@@ -32,24 +45,53 @@ class MultipleChoice:
     )
 
     def grade(self, item: Item, answer: str) -> Grade:
-        choices = [str(choice) for choice in item.facts.get("choices") or ()]
-        right = {_reference(one, choices) for one in _all(item.reference)} - {None}
+        choices = options_of(item)
+        right = right_options(item)
         if not right:
             return ungraded(
                 "the reference is none of the options" if item.references else "no reference"
             )
+        if _is_undecided(answer):
+            return Grade(0.0, "negates an option, or names several")
         letter = _letter(answer, choices)
         if letter is not None:
             return Grade(float(letter in right), answer=letter)
-        options = _named(answer, choices)
+        options = _named(answer, choices) or _lone_letters(answer, choices)
+        if len(options) > 1:
+            stated = {o for part in claims(answer) for o in _asserted(part.text, choices)}
+            options = [option for option in options if option in stated] or options
         if len(options) > 1:
             return ungraded(f"names several options: {', '.join(options)}")
         letter = options[0] if options else None
         return Grade(float(letter in right), "" if letter else "names no option", letter)
 
 
-def _all(reference: object) -> list[object]:
-    return list(reference) if isinstance(reference, list | tuple) else [reference]
+def options_of(item: Item) -> list[str]:
+    """The words of the options: the item's `choices`, or those that its question lists."""
+    return [str(choice) for choice in item.facts.get("choices") or parse(item.query.text)[1]]
+
+
+def right_options(item: Item) -> set[str]:
+    """The letters of the options that the reference names; empty if it names none."""
+    choices = options_of(item)
+    references = item.reference if isinstance(item.reference, list | tuple) else [item.reference]
+    letters = [_reference(reference, choices) for reference in references]
+    return {letter for letter in letters if letter is not None}
+
+
+def _is_undecided(answer: str) -> bool:
+    """Whether the part that states the result negates its letter, or joins two by "or"."""
+    return any(_UNDECIDED.search(claim.text) for claim in claims(answer)[-1:])
+
+
+def _lone_letters(answer: str, choices: Sequence[str]) -> list[str]:
+    """The letters that stand alone in the last claim, without those after "not"."""
+    letters = {str(m[1]) for part in claims(answer)[-1:] for m in _LONE.finditer(part.text)}
+    return sorted(letters & set(string.ascii_uppercase[: len(choices)]))
+
+
+def _asserted(part: str, choices: Sequence[str]) -> list[str]:
+    return [_nth(i) for i, choice in enumerate(choices) if choice and states(part, choice)]
 
 
 def _reference(right: object, choices: Sequence[str]) -> str | None:

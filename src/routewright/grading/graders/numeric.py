@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from routewright.answers.equivalence import key, same
+from routewright.answers.claims import Claim, claims, numbers_in, sentences_of
+from routewright.answers.equivalence import key
 from routewright.data.queries import Item
 from routewright.grading.graders import Example, Grade, ungraded
 from routewright.types import Query
 
+_NUMBER = re.compile(
+    r"[~\u2248$€£¥+\-\u2212\s]{0,4}(?:\d[\d,._'\u00a0]*|\.\d+)(?:/\d+|[eE][+-]?\d{1,3})?"
+    r"\s{0,2}(?:(?P<percent>%|percent)|(?P<unit>[^\W\d_]{1,15}[²³]?(?:/[^\W\d_]{1,10}[²³]?)?))?\.?"
+)
+
 
 @dataclass(frozen=True)
 class Numeric:
-    """Reads the number that an answer marks or ends with: 1,250.00, 1/2, 50 %, 3e5.
+    """Reads the number that an answer states as its result: 1,250.00, 1/2, 50 %, 3e5, seven.
+
+    It is the one after the last `\\boxed{}`, "####" or "the answer is". Without such a mark it may
+    be any that is asserted in bold, in the last sentence or, where nothing is reckoned ("="), in
+    the first one: of "signed in 1776, by 56 delegates" both count, of "24 + 48 = 72" only 72 does.
+    A number of the question counts only where the answer has no others, and a negated one or one
+    of several ("5 or 6") does not.
 
     `numeric=0.01` accepts a deviation of 1 %. Formulas need math-verify
     (`pip install routewright[maths]`); without it they stay ungraded.
@@ -36,19 +49,43 @@ class Numeric:
         references = [text for text in item.references if key("number", text) is not None]
         if not references:
             return ungraded("the reference is not a number" if item.references else "no reference")
-        number = key("number", answer)
-        if number is None:
-            if re.search(r"\d|\\[a-z]", answer):
+        values = results(answer, item.query.text)
+        if not values:
+            if key("number", answer) is None and re.search(r"\d|\\[a-z]", answer):
                 return ungraded("its number cannot be read")
-            return Grade(0.0, "names no number")
-        matches = any(
-            same("number", answer, reference) or self._near(number, reference)
-            for reference in references
-        )
-        return Grade(float(matches), answer=str(number))
+            return Grade(0.0, "states no number as its result")
+        matches = any(self._equal(*value, text) for value in values for text in references)
+        return Grade(float(matches), answer=str(values[-1][0]))
 
-    def _near(self, number: object, reference: str) -> bool:
-        expected = key("number", reference)
+    def _equal(self, number: object, word: str, reference: str) -> bool:
+        """Whether a number, followed by a word or "%", is that of a reference; 25 % is 25 too."""
+        expected, form = key("number", reference), is_number(reference)
+        unit = form["unit"] if form else None
+        if unit and word[:1].isalpha() and word[0] != unit[0].casefold():
+            return False  # metres are not feet
         if not isinstance(number, Fraction) or not isinstance(expected, Fraction):
-            return False
-        return abs(number - expected) <= Fraction(self.tolerance) * abs(expected)
+            return number == expected
+        percent = word == "%" or (form is not None and form["percent"] is not None)
+        scales = (1, 100, Fraction(1, 100)) if percent else (1,)
+        tolerance = Fraction(self.tolerance) * abs(expected)
+        return any(abs(number * scale - expected) <= tolerance for scale in scales)
+
+
+def results(answer: str, question: str) -> list[tuple[Hashable, str]]:
+    """The numbers that an answer states as its result, each with the word or "%" after it; those
+    of formulas are keys of `equivalence`."""
+    parts = claims(answer)
+    marked = bool(parts) and parts[0].marked
+    if "\\boxed{" in answer or (marked and "\\" in parts[0].text):
+        number = key("number", answer)
+        return [] if number is None else [(number, "")]
+    if not marked and re.search(r"[=\u2248]", answer):  # reckoned: the end counts
+        sentences = [Claim(part, marked=False) for part in sentences_of(answer)]
+        states = (numbers_in(part, question) for part in reversed(sentences))
+        return [*next(filter(None, states), [])]
+    return [number for part in parts for number in numbers_in(part, question)]
+
+
+def is_number(reference: str) -> re.Match[str] | None:
+    """The match of a reference that is a number, perhaps with a currency, percent sign or unit."""
+    return _NUMBER.fullmatch(reference.strip())

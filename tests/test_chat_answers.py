@@ -1,0 +1,210 @@
+"""The grades of answers as chat models write them agree with those of a person."""
+
+from __future__ import annotations
+
+import pytest
+
+from routewright.answers.claims import claims
+from routewright.data.queries import Item
+from routewright.errors import BadInput
+from routewright.grading.graders import Graders, build
+from routewright.types import Query
+
+CAPITAL = "What is the capital of Germany?"
+CLIPS = "Natalia sold 48 clips in April, and half as many in May. How many in all?"
+WHALE = "Is a whale a fish?"
+OPTIONS = "Which is a colour?\nA. seven\nB. green\nC. bread\nD. loud"
+
+
+def grade(question, reference, answer, grader="auto", **facts) -> float:
+    item = Item(Query.of(question), reference=reference, facts=facts)
+    score: float = Graders([grader]).of(item).grade(item, answer).score
+    return score
+
+
+RIGHT = [
+    *(
+        (CAPITAL, "Berlin", answer)
+        for answer in (
+            "Berlin",
+            "berlin.",
+            "The answer is Berlin.",
+            "The capital of Germany is Berlin.",
+            "**Berlin**",
+            "Answer: Berlin",
+            "**Answer:** Berlin",
+            "## Answer\n\nBerlin",
+            "The capital is **Berlin**. It has 3.7 million people. Let me know if you need more!",
+            "Let's think. Bonn was the capital of West Germany. Therefore, it is Berlin.",
+            "\\boxed{\\text{Berlin}}",
+            "It's Berlin, not Bonn.",
+            "It is not Bonn but Berlin.",
+            "Germany's capital isn't Bonn, it's Berlin.",
+            "Great question! The capital is Berlin. It is large too. Its mayors change often.",
+            "<think>Bonn? no</think>Berlin",
+            "Berlin is the correct answer, since 1990.",
+            "There is no doubt that it is Berlin.",
+            "Not only is it the biggest city, Berlin is also the capital.",
+            "I think it's Berlin.",
+            "- **Capital:** Berlin",
+            "The final answer is $\\boxed{Berlin}$.",
+        )
+    ),
+    (CLIPS, "72", "She sold 48/2 = 24 clips in May. Altogether she sold 48 + 24 = 72 clips."),
+    (CLIPS, 72, "48 + 24 = **72**\n\nSo she sold **72 clips** in these 2 months."),
+    ("When was the Declaration signed?", "1776", "It was signed in 1776, by 56 delegates."),
+    ("How tall is the Eiffel Tower?", "330", "It is 330 metres (1,083 ft) tall."),
+    ("How tall is the Eiffel Tower?", "330 m", "It is 330 metres tall."),
+    ("How many continents are there?", 7, "There are seven continents."),
+    ("How many continents are there?", "seven", "There are 7 continents."),
+    ("How many people live in Berlin?", "3700000", "About 3.7 million people"),
+    ("Which share?", "25%", "It is 25 percent."),
+    ("What do they cost?", "$1,250", "So they cost **$1,250.00**."),
+    ("What is the probability?", "0.5", "The probability is 1/2."),
+    ("Solve x + 1 = 4.", "3", "So x = 3."),
+    (WHALE, "no", "No, a whale is a mammal."),
+    (WHALE, "no", "A whale breathes air. So the answer is no."),
+    (WHALE, "false", "That statement is false."),
+    ("When?", "July 4, 1776", "It was signed on the 4th of July, 1776."),
+    ("Who wrote it?", ["Mark Twain", "Samuel Clemens"], "It was written by Samuel Clemens."),
+    ("Who wrote it?", "J. R. R. Tolkien", "J.R.R. Tolkien wrote The Hobbit."),
+    ("Where is the Hermitage?", "St. Petersburg", "It is in St. Petersburg."),
+    ("Which city?", "São Paulo", "Sao Paulo."),
+    ("Which molecule?", "H2O", "Water is H₂O."),
+    (OPTIONS, "B", "**B) green**"),
+    (OPTIONS, "B", "The correct answer is option B."),
+    (OPTIONS, "green", "Only one of these is a colour: green."),
+    (OPTIONS, "B", "It is not A, but B."),
+    ("As JSON?", {"name": "Ada", "age": 36}, 'Sure!\n```json\n{"age": 36, "name": "Ada"}\n```'),
+]
+WRONG = [
+    *(
+        (CAPITAL, "Berlin", answer)
+        for answer in (
+            "Bonn",
+            "The answer is Bonn.",
+            "not Berlin",
+            "It is not Berlin.",
+            "either Bonn or Berlin",
+            "Berlin or Bonn",
+            "It could be Berlin or Bonn.",
+            "It might be Berlin.",
+            "Berlin isn't the capital; Bonn is.",
+            "Many people think it is Berlin, but the capital is Bonn.",
+            "Is it Berlin? No.",
+            "The answer is Bonn, not Berlin.",
+            "I don't know.",
+            "",
+            "Berliner",
+            "The capital is Bonn rather than Berlin.",
+            "Unlike Berlin, Bonn is the capital.",
+            "Berlin, however, is not the capital. It is Bonn.",
+            "The candidates are Bonn, Berlin and Hamburg. The answer is Hamburg.",
+            "I can't decide between Bonn and Berlin.",
+            "It's neither Bonn nor Berlin.",
+            "**Bonn** or **Berlin**",
+        )
+    ),
+    (CLIPS, "24", "She sold 48/2 = 24 clips in May. Altogether she sold 48 + 24 = 72 clips."),
+    ("When was the Declaration signed?", "1776", "It was signed in 1777."),
+    ("When was the Declaration signed?", "1776", "either 1775 or 1776"),
+    ("When was the Declaration signed?", "1776", "It was not 1776."),
+    ("How tall is the Eiffel Tower?", "330 m", "It is 330 feet tall."),
+    ("How many continents are there?", "8", "There are seven continents."),
+    ("How cold?", "5", "The answer is -5."),
+    (WHALE, "no", "Yes, it is."),
+    (WHALE, "true", "That is not true."),
+    ("When?", "July 4, 1776", "July 5, 1776"),
+    (OPTIONS, "B", "B or C"),
+    (OPTIONS, "B", "It is not B."),
+    (OPTIONS, "B", "The answer is (C)."),
+    ("As JSON?", {"name": "Ada", "age": 36}, '{"name": "Ada", "age": "36"}'),
+]
+
+
+@pytest.mark.parametrize(("question", "reference", "answer"), RIGHT)
+def test_a_right_answer_counts_in_whatever_style(question, reference, answer):
+    assert grade(question, reference, answer) == 1
+
+
+@pytest.mark.parametrize(("question", "reference", "answer"), WRONG)
+def test_a_wrong_negated_or_hedged_answer_does_not_count(question, reference, answer):
+    assert grade(question, reference, answer) == 0
+
+
+@pytest.mark.parametrize(
+    ("reference", "facts", "name"),
+    [
+        ("72", {}, "numeric"),
+        (0.5, {}, "numeric"),
+        ("Berlin", {}, "match"),
+        (["NYC", "New York"], {}, "match"),
+        ('{"a": 1}', {}, "json"),
+        ({"a": 1}, {}, "json"),
+        ("B", {"choices": ["one", "two"]}, "multiple_choice"),
+        (None, {"schema": {"type": "object"}}, "json_schema"),
+        ("B", {}, "match"),
+        ("word " * 30, {}, None),
+        (None, {}, None),
+        (None, {"rubric": "be kind"}, None),
+    ],
+)
+def test_auto_chooses_by_the_reference(reference, facts, name):
+    item = Item(Query.of("question"), reference=reference, facts=facts)
+    assert Graders(["auto"]).name_of(item) == name
+    assert Graders(["auto", "judge=wise"]).name_of(item) == (name or "judge")
+
+
+def test_auto_counts_its_graders_and_refuses_a_set_that_nobody_can_grade():
+    joke = Item(Query.of("Tell a joke."))
+    number = Item(Query.of("2 + 2?"), reference="4")
+    assert Graders(["auto"]).check([number, number, joke]) == {"numeric": 2, "none": 1}
+    with pytest.raises(BadInput, match="--grader judge=EXPERT"):
+        Graders(["auto"]).check([joke])
+    with pytest.raises(BadInput, match="reference"):
+        Graders(["exact"]).check([joke])
+    assert Graders(["auto", "judge=wise"]).check([joke]) == {"judge": 1}
+
+
+@pytest.mark.parametrize(
+    ("grader", "answer", "score"),
+    [
+        ("includes", "it was not berlin", 1),
+        ("includes=case", "it was not berlin", 0),
+        ("match=end", "It is Berlin.", 1),
+        ("match=end", "Berlin it is", 0),
+        ("match=begin", "  berlin it is", 1),
+        ("match=any", "not Berlin at all", 1),
+        ("match=exact", "Berlin!", 1),
+        ("match=exact", "It is Berlin", 0),
+        ("pattern=ANSWER: (\\w+)", "so answer: berlin", 1),
+        ("pattern=ANSWER: (\\w+)", "answer: bonn", 0),
+        ("pattern=(\\w+) or (\\w+)", "Bonn or Berlin", 1),
+        ("pattern=\\w+$", "It is Berlin", 1),
+        ("pattern=ANSWER", "no mark", 0),
+    ],
+)
+def test_the_graders_that_inspect_ai_has_mean_the_same(grader, answer, score):
+    assert grade(CAPITAL, "Berlin", answer, grader) == score
+
+
+def test_a_pattern_that_takes_for_ever_leaves_an_answer_ungraded():
+    grader = build("pattern=(a+)+$")
+    result = grader.grade(Item(Query.of("q"), reference="b"), "a" * 5000 + "!")
+    assert "took longer" in result.why
+    with pytest.raises(BadInput, match="regular expression"):
+        build("pattern=(a")
+
+
+def test_an_answer_of_any_shape_is_read():
+    for answer in (
+        "\\boxed{" * 5000,
+        "**" * 9999,
+        "####" * 9999,
+        "= " * 9999,
+        "9" * 9999,
+        "\ud800",
+    ):
+        claims(answer)
+        for reference in ("4", "Berlin", "yes", "July 4, 1776"):
+            assert grade("question", reference, answer) in (0, 1) or answer[0] in "9\\"

@@ -1,61 +1,80 @@
 """Finds what a chat-style answer claims: "The answer is **Berlin**, not Bonn." claims Berlin.
 
-`claims` gives the parts of an answer that state its result, and `states` and `numbers` tell what
-such a part asserts. A phrase that is negated ("not Berlin"), offered as one of several
-("Bonn or Berlin"), attributed to others ("many people think it is Bonn") or asked is not asserted.
+`claims` gives the parts of an answer that state its result, and `states` tells whether such a part
+asserts a phrase. A phrase that is negated ("not Berlin"), offered as one of several ("Bonn or
+Berlin"), attributed to others ("many people think it is Bonn"), asked, or only mentioned ("100 km
+from Berlin") is not asserted.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from typing import NamedTuple
 
-from routewright.answers.equivalence import numbers
-
 LONGEST = 20_000  # characters at either end of an answer that are read
-SHORT = 12  # words of a part in bold that may be a result, and of an answer that is bare
+SHORT = 12  # words of a part in bold that may be a result
+BARE = 4  # words of a first phrase that is an answer by itself
 
 
 class Claim(NamedTuple):
-    """One part of an answer that states its result."""
+    """One part of an answer that states its result, and the sentence that it stands in."""
 
     text: str
-    marked: bool  # by `\\boxed{}`, "####" or words such as "the answer is": no other part counts
+    sentence: str
+    marked: bool = False  # by `\\boxed{}`, "####" or words such as "the answer is"
 
 
-def claims(answer: str) -> list[Claim]:
-    """The parts that state the result: the last marked one alone, or else the first sentence,
-    those with words in bold, and the last one, without pleasantries.
+def claims(answer: str, question: str = "") -> list[Claim]:
+    """The parts that state the result, by the first rule that finds one: the last `\\boxed{}` or
+    "the answer is"; words in bold that the question does not have; the last sentence, if it says
+    "therefore" or the like; a first phrase that stands alone ("Berlin, of course."); and else the
+    first and the last sentence. Thoughts, pleasantries, questions and what a "Correction:" takes
+    back are left out.
 
     >>> [claim.text for claim in claims("Bonn was it once. So the answer is Berlin.")]
-    ['Berlin']
-    >>> [claim.text for claim in claims("It is Berlin. Bonn was it once. Berlin has a wall.")]
-    ['It is Berlin.', 'Berlin has a wall.']
+    ['Berlin.']
+    >>> [claim.text for claim in claims("It lies on the Spree. Bonn lies on the Rhine.")]
+    ['It lies on the Spree.', 'Bonn lies on the Rhine.']
     """
-    text = _spoken(answer)
+    text = spoken(answer)
     if (boxed := _boxed(text)) is not None:
-        return [Claim(boxed, marked=True)]
+        return [Claim(boxed, boxed, marked=True)]
     if (part := _marked(text)) is not None:
-        return [Claim(part, marked=True)]
+        return [Claim(part, part, marked=True)]
     sentences = [s for s in sentences_of(text) if not _FILLER.match(s) and not s.endswith("?")]
-    bold = [s for s in sentences if any(map(_may_be_result, _BOLD.findall(s)))]
-    parts = map(_plain, dict.fromkeys((*sentences[:1], *bold, *sentences[-1:])))
-    return [Claim(part, marked=False) for part in parts if part]
+    if checked := [plain(s) for s in sentences if _CHECKED.search(s)]:
+        return [Claim(part, part) for part in checked]
+    if bold := list(_bold(sentences, normal(question))):
+        return bold
+    if len(sentences) > 1 and _CONCLUSION.search(sentences[-1]):
+        sentences = sentences[-1:]
+    elif sentences and (lead := _lead(sentences[0])) is not None:
+        return [Claim(lead, plain(sentences[0]))]
+    parts = map(plain, dict.fromkeys((*sentences[:1], *sentences[-1:])))
+    return [Claim(_consequence(part), _consequence(part)) for part in parts if part]
 
 
 # --- parts ---------------------------------------------------------------------------------
 
 _THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
-_BOLD = re.compile(r"(?:\*\*|__)(?=\S)([^*_\n]{1,300})(?:\*\*|__)(?!:)")
+_CORRECTION = re.compile(
+    r"\b(?:correction:|actually,|let me correct|wait,|on second thought|i (?:mixed|misspoke)|"
+    r"no, that is wrong)",
+    re.IGNORECASE,
+)
+_CHECKED = re.compile("[\u2705\u2714\u2713]")
+_BOLD = re.compile(r"(?<![\w*])(?:\*\*|__)(?=\S)([^*\n]{1,300})(?:\*\*|__)(?![\w:*])")
 _MARK = re.compile(
     r"####[ \t]*"
-    r"|^[#>*_ \t]{0,8}(?:final |short |correct )?(?:answer|result|solution|conclusion)[*_ \t]{0,8}"
-    r"(?::[*_ \t]{0,8}|$)"
-    r"|\banswers?\b(?: (?:to|for|of|here) [^.:\n]{0,80}?)?"
-    r"(?:,? (?:is|are|was|would be|should be|must be|will be)\b:?|:|=)[*_ \t]{0,8}",
+    r"|^[#>*_ \t]{0,8}(?:final |short |correct )?(?:(?:answer|antwort|r\u00e9ponse|respuesta)"
+    r"[*_ \t]{0,8}(?::[*_ \t]{0,8}|$)|(?:result|solution|conclusion)[*_ \t]{0,8}:[*_ \t]{0,8})"
+    r"|(?<!long )(?<!detailed )\b(?:answers?|antwort|r\u00e9ponse|respuesta)\b"
+    r"(?: (?:to|for|of|here|finale|correcta) ?(?:[^.:\n]{0,80}? )??)?"
+    r"(?:,? ?\b(?:is|are|was|would be|should be|must be|will be|lautet|ist|est|es)\b"
+    r"(?: (?:thus|therefore|then|donc|also|daher))?[ :]{0,3}|[:=])[*_ \t]{0,8}",
     re.IGNORECASE | re.MULTILINE,
 )
 _IS_ANSWER = re.compile(
@@ -64,29 +83,64 @@ _IS_ANSWER = re.compile(
 )
 _NOTHING = re.compile(  # "the answer is simple": what follows is no result
     r"(?:as follows|below|simple|easy|clear|straightforward|obvious|yours|here|given|found|this|"
-    r"provided|explained|correct|right|wrong|incorrect|unknown)\b",
+    r"provided|explained|right|wrong|unknown)\b",
     re.IGNORECASE,
 )
 _FILLER = re.compile(
     r"[\W_]*(?:sure|certainly|of course|great question|good question|absolutely|okay|ok|thanks|"
     r"thank you|i hope|hope (?:this|that)|let me know|feel free|if you (?:have|need|want|would)|"
-    r"please (?:let|note)|is there anything|happy to help|note that|let(?:'|\u2019)?s|"
+    r"please (?:let|note)|is there anything|happy to help|note(?: that)?\b|let(?:'|\u2019)?s|tip:|"
     r"here(?:'|\u2019)?s|here (?:is|are)|the (?:options|candidates|choices|possibilities)|"
-    r"to (?:answer|solve|find|determine|figure))\b",
+    r"let me|if|to (?:answer|solve|find|determine|figure)|"
+    r"there are (?:two|three|four|five|six|several|many|various|some)\b[^.:]{0,60}(?=:))(?:\b|:)",
     re.IGNORECASE,
+)
+_CONCLUSION = re.compile(
+    r"^(?:so|thus|hence|daher|also|donc|por tanto|por lo tanto)\b|\b(?:therefore|consequently|"
+    r"in conclusion|(?:has to|must) be|i (?:would |will )?(?:choose|pick|go with)|"
+    r"i(?:'|\u2019)(?:d|ll) (?:choose|pick|go with|say)|final answer)\b",
+    re.IGNORECASE,
+)
+_VERB = re.compile(
+    r"\b(?:is|are|was|were|has|have|had|do|does|did|can|could|will|would|should|must|may|might|"
+    r"[a-z]{3,}(?:ed|es)|ist|sind|war|est|sont|es|son|era)\b"
 )
 _ABBREVIATION = re.compile(
-    r"(?:\b(?:[A-Za-z]|mr|mrs|ms|dr|st|mt|ft|no|vs|jr|sr|prof|approx|gen|col|lt|ca|e\.g|i\.e))\.$",
+    r"(?:\b(?:(?-i:[A-Z])|mr|mrs|ms|dr|st|mt|ft|no|vs|jr|sr|prof|approx|gen|col|lt|ca|e\.g|i\.e))\.$",
     re.IGNORECASE,
+)
+_LEAD = re.compile(
+    r"(?:(?:it|this|that)(?:'s|\u2019s| is| was) )?(?P<lead>[^,;:(\u2013\u2014.!?]{1,60}?)\s*"
+    r"(?:[.!](?=\s)|[;(\u2013\u2014]| - |, (?:which|who|whose|an?|the|one|two|three|followed|"
+    r"released|located|born|after|before|and not|as|because|since|of course|"
+    r"[^\W\d]{3,12} (?:years?|days?|ans|jahre|a\u00f1os))\b)"
 )
 
 
-def _spoken(answer: str) -> str:
-    """The answer without the thoughts of a reasoning model; both ends of a very long one."""
+def spoken(answer: str) -> str:
+    """The answer without the thoughts of a reasoning model and what it takes back; both ends of a
+    very long one."""
     if len(answer) > 2 * LONGEST:
         answer = f"{answer[:LONGEST]}\n\n{answer[-LONGEST:]}"
-    thoughts = list(_THOUGHT.finditer(answer))
-    return answer[thoughts[-1].end() :] if thoughts else answer
+    for marks in (_THOUGHT, _CORRECTION):
+        if places := [match.end() for match in marks.finditer(answer)]:
+            rest = answer[places[-1] :]
+            answer = rest if re.search(r"\w", rest) else answer
+    return _value_of_json(answer)
+
+
+def _value_of_json(answer: str) -> str:
+    """The answer in an answer that is a JSON object with one; else the answer itself."""
+    if answer.strip()[:1] != "{":
+        return answer
+    try:
+        fields = json.loads(answer)
+    except (ValueError, RecursionError):
+        return answer
+    for name in ("answer", "final_answer", "result"):
+        if isinstance(value := fields.get(name), str | int | float) and not isinstance(value, bool):
+            return str(value)
+    return answer
 
 
 def _boxed(text: str) -> str | None:
@@ -106,18 +160,50 @@ def _marked(text: str) -> str | None:
     """The sentence after the last "answer is" that something follows, or before "is the answer"."""
     for mark in reversed(list(_MARK.finditer(text))):
         part = next(_sentences(text[mark.end() : mark.end() + 2000]), "")
-        if re.search(r"\w", part) and not _NOTHING.match(_plain(part)):
-            return _plain(part)
-    for sentence in reversed(list(_sentences(text))):
+        if re.search(r"\w", part) and not _NOTHING.match(plain(part)):
+            return plain(part)
+    for sentence in reversed(sentences_of(text)):
         if (match := _IS_ANSWER.search(sentence)) and not sentence.endswith("?"):
-            return _plain(sentence[: match.start()])
+            return plain(sentence[: match.start()])
     return None
 
 
-def _may_be_result(part: str) -> bool:
-    """Whether a part in bold may be a result: it is short, and no heading such as "Step 1:"."""
-    heading = part.rstrip().endswith(":") or re.match(r"\s*(?:step|note|option)\b", part, re.I)
-    return not heading and len(part.split()) <= SHORT
+def _bold(sentences: Sequence[str], question: str) -> Iterator[Claim]:
+    """The parts in bold that may be results: short ones that are no headings, and not words of the
+    question."""
+    for sentence in sentences:
+        for part in _BOLD.findall(sentence):
+            heading = part.rstrip().endswith(":") or _HEADING.match(part)
+            words = normal(part)
+            repeated = f" {words} " in f" {question} " and " or " not in question
+            if heading or not words or len(part.split()) > SHORT or repeated:
+                continue
+            yield Claim(plain(part), plain(sentence))
+
+
+_HEADING = re.compile(r"\s*(?:step|note|option|important|explanation|reason)\b", re.IGNORECASE)
+
+
+def _consequence(sentence: str) -> str:
+    """What a sentence concludes: "404 is Gone, so it must be 410" ▶ "it must be 410"."""
+    return _SO.split(sentence)[-1]
+
+
+_SO = re.compile(
+    r",? (?:so|thus|therefore|hence) (?=(?:it|this|that|the answer)\b|"
+    r"[^,.]{0,40}\b(?:must be|has to be|costs?|is|are) [^,.]{0,20}(?:\d|[.]?$))",
+    re.IGNORECASE,
+)
+
+
+def _lead(sentence: str) -> str | None:
+    """The first phrase of a sentence, if it stands alone: "1990, one year after 1989" ▶ "1990"."""
+    match = _LEAD.match(plain(sentence))
+    if match is None or len(match["lead"].split()) > BARE or _VERB.search(match["lead"]):
+        return None
+    if re.match(r"(?:i|we|you|let)\b", match["lead"], re.IGNORECASE):
+        return None
+    return match["lead"]
 
 
 def sentences_of(text: str) -> list[str]:
@@ -137,18 +223,20 @@ def _sentences(text: str) -> Iterator[str]:
         for end in re.finditer(r"[.!?][)*_\"'\u201d]{0,4}(?=\s)", line):
             if _ABBREVIATION.search(line[max(0, end.start() - 8) : end.start() + 1]):
                 continue
-            if line[start : end.end()].strip():
+            if re.search(r"\w", line[start : end.end()]):
                 yield line[start : end.end()].strip()
             start = end.end()
         if re.search(r"\w", line[start:]):
             yield line[start:].strip()
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """The text without the signs of Markdown and LaTeX around words."""
     text = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}", r"\1", text)
     text = re.sub(r"\[([^\[\]\n]{0,200})\]\([^()\s]{0,500}\)", r"\1", text)  # links
-    return re.sub(r"[*`]+|(?<!\w)_+|_+(?!\w)", "", text).strip()
+    text = re.sub(r"_\{?(\d{1,3})\}?(?=[A-Za-z$\s.]|$)", r"\1", text)  # H_2O
+    text = re.sub(r"^[\s>\u2022*+-]+(?=\s)", "", text)  # bullets
+    return re.sub(r"[*`]+|\$(?!\s?\d)|(?<!\w)_+|_+(?!\w)", "", text).strip()
 
 
 # --- assertions ----------------------------------------------------------------------------
@@ -156,37 +244,93 @@ def _plain(text: str) -> str:
 _NOT_BEFORE = re.compile(
     r"\b(?:not|never|neither|nor|isnt|wasnt|arent|werent|doesnt|dont|didnt|cannot|cant|without|"
     r"except|unlike|rather than|instead of|other than|opposed to|confused with|mistaken for|"
-    r"(?:might|could|may|can) (?:also )?(?:be|have been)|perhaps|maybe|possibly|"
-    r"if it (?:was|were|is)|ruled? out|excludes?|eliminates?)\b"
+    r"(?:might|could|may|can) (?:also )?(?:be|have been)|perhaps|maybe|possibly|tempting|"
+    r"might expect|might think|if it (?:was|were|is)|rule[ds]? out|excludes?|eliminates?|both|"
+    r"nicht|kein|keine|weder|vielleicht|k\u00f6nnte|pas|ni|soit|peut etre|pourrait|"
+    r"no es|quiza|quizas|podria|en lugar de|statt|au lieu de)\b"
 )
+_MENTIONED = re.compile(  # what stands directly before a phrase that is only mentioned
+    r"(?:\bthan|\bfollowed by|\brival of|\bcompared (?:with|to)(?: that of)?|\breverse of|"
+    r"\b(?:differs?|different|differed) from|\b(?:km|kilometers|kilometres|miles|hours) from|"
+    r"\b(?:years?|days?|months?|ans|jahre) (?:after|before|apres|nach|vor)|\bbesides|\brelated|"
+    r"\btogether with|\bcorresponds to|\bminus|\bthat of|\bovertaken|\bbeat|\bdefeated|"
+    r"\bdefeating|\bto give|(?:^| )no|\bcompared with|\bgegen|\breleased with|\bafter|\bbefore)$"
+)
+_APPOSITION = re.compile(r"\w+(?: \w+)? (?:of|de|von)$")  # ", a friend of Franz Kafka"
 _NOT_AFTER = re.compile(
     r"^(?: \w+){0,2} (?:(?:is|are|was|were|would be|can|could|does|do|did|has|have) ?"
-    r"(?:not|never|no)\b|isnt|arent|wasnt|werent|cannot|cant|doesnt|didnt|wont|"
+    r"(?:not|never|no)\b|isnt|arent|wasnt|werent|cannot|cant|doesnt|didnt|wont|comes? to mind|"
     r"(?:is|are|was|were|would be) (?:wrong|incorrect|false|ruled out|a (?:common )?misconception|"
-    r"eliminated|unlikely|impossible))\b"
+    r"eliminated|unlikely|impossible|tempting|different|another|tied))\b"
+    r"|^(?: \w+)? (?:minus|less|menos|moins|weniger)\b"
 )
-_DOUBTLESS = re.compile(r"\b(?:not only|no doubt|without (?:a )?doubt|not just|not merely)\b")
+_DOUBTLESS = re.compile(
+    r"\b(?:not only|no doubt|without (?:a )?doubt|not just|not merely|not to be confused)\b"
+)
 _OTHERS = re.compile(
-    r"\b(?:people|many|some|one|you|they|most|others|often|commonly|sometimes)\b.{0,40}"
-    r"\b(?:think|thinks|thought|believe|believes|believed|assume|assumes|assumed|guess|expect|say|"
-    r"confuse|confused|mistake|mistaken|called)\b"
+    r"\b(?:people|many|some|one|you|they|most|others|often|commonly|sometimes|first|zuerst|"
+    r"d abord)\b.{0,40}\b(?:think|thinks|thought|believe|believes|believed|assume|assumes|assumed|"
+    r"guess|expect|say|confuse|confused|mistake|mistaken|called)\b"
 )
 _CLAUSE = re.compile(
-    r"[;:()\u2014\u2013]|,(?!\d)|\s-\s|\b(?:but|however|whereas|although|though|while|yet)\b"
+    r"[;:()\u2014\u2013]|,(?!\d)|\s-\s|\b(?:but|however|whereas|although|though|while|yet|aber|"
+    r"sondern|mais|pero|sino)\b"
 )
+_OR = frozenset({"or", "oder", "ou"})
+_EITHER = re.compile(r"\b(?:either|whether|entweder)\b")
+_ARTICLE = re.compile(r"\b(?:a|an|the)\b")
+_MONTHS = (
+    "january february march april may june july august september october november december".split()
+)
+_MONTH = re.compile(rf"\b(?:{'|'.join(_MONTHS)})(?= \d|$)|(?<=\d )\b(?:{'|'.join(_MONTHS)})\b")
+_ISO_DATE = re.compile(r"\b(\d{4})-(\d\d)-(\d\d)\b")
+_TIME = re.compile(r"\b(\d{1,2})(?:[:.h]([0-5]\d))?\s?(?:(a|p)\.?m\b\.?|uhr\b)?", re.IGNORECASE)
 _WORDS = {
-    word: str(number)
+    word: number
     for number, word in enumerate(
         "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-        "fifteen sixteen seventeen eighteen nineteen twenty".split()
+        "fifteen sixteen seventeen eighteen nineteen".split()
     )
-} | {word: str(10 * ten) for ten, word in enumerate("thirty forty fifty".split(), start=3)}
-_ARTICLE = re.compile(r"\b(?:a|an|the)\b")
-_MONTH = re.compile(
-    r"\b(?:january|february|march|april|may|june|july|august|september|october|november|december)"
-    r"(?= \d|$)|(?<=\d )\b(?:may|march)\b"
+} | {
+    word: 10 * ten
+    for ten, word in enumerate(
+        "twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2
+    )
+}
+_SCALES = {"hundred": 100, "thousand": 1000}
+_NUMERAL = re.compile(
+    rf"\b(?:{'|'.join([*_WORDS])})(?:(?:[ -]|,? and )(?:{'|'.join([*_WORDS, *_SCALES])}))*\b",
+    re.IGNORECASE,
 )
-SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+
+
+def with_digits(text: str) -> str:
+    """The text with numbers in digits; a lone "one" may be a word.
+
+    >>> with_digits("Four hundred and seventy-five, or one of nineteen eighty-nine")
+    '475, or one of 1989'
+    """
+    return _NUMERAL.sub(_digits, text)
+
+
+def _digits(match: re.Match[str]) -> str:
+    words = [w for w in re.split(r"[\s,-]+|\band\b", match[0].casefold()) if w]
+    if words == ["one"] and match[0] != match.string.strip(" ."):
+        return match[0]
+    total = group = 0
+    previous = 100
+    for word in words:
+        if word == "hundred":
+            group = max(group, 1) * 100
+            previous = 100
+        elif word == "thousand":
+            total, group, previous = total + max(group, 1) * 1000, 0, 100
+        else:
+            value = _WORDS[word]
+            if value >= 10 and 10 <= previous < 100:  # nineteen eighty-nine
+                group *= 100
+            group, previous = group + value, value
+    return str(total + group)
 
 
 def normal(text: str) -> str:
@@ -195,100 +339,135 @@ def normal(text: str) -> str:
     >>> normal("The São-Paulo's “seven” U.S. hills!")
     'sao paulo 7 us hills'
     """
-    text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
+    text = unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-")
+    text = unicodedata.normalize("NFKD", text)
     text = "".join(c for c in text if not unicodedata.combining(c))
     text = re.sub(r"['\u2019]s\b", "", text).replace("'", "").replace("\u2019", "")
-    text = re.sub(r"\b(\w)\.(?=\w\b)", r"\1", text)  # u.s. is us, and 3.5 stays
-    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
-    text = re.sub(r"(?<!\d)\.|\.(?!\d)|[^\w\s.%+]|_", " ", text)
-    text = _ARTICLE.sub(" ", text)
-    text = re.sub(r"(?<=\b[^\W\d]) (?=[^\W\d]\b)", "", " ".join(text.split()))  # j r r is jrr
-    return " ".join(_WORDS.get(word, word) for word in text.split())
+    text = re.sub(r"\b([^\W\d])\.(?=[^\W\d]\b)", r"\1", text)  # u.s. is us
+    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", with_digits(text))
+    text = re.sub(r"\bv(?=\d)|(?<!\d)\.(?!\w)|(?<!\w)\.|\.(?!\d|\w)", " ", text)
+    text = re.sub(r"(?<!\w)-(?=\d)", "\u2212", text)  # a sign, no hyphen
+    text = re.sub(r"[^\w\s.%+\u2212]|_", " ", text)
+    text = " ".join(_ARTICLE.sub(" ", text).split())
+    return re.sub(r"(?<=\b[^\W\d]) (?=[^\W\d]\b)", "", text)  # j r r is jrr
 
 
-def states(part: str, phrase: str) -> bool:
+def states(part: str, phrase: str, question: str = "") -> bool:
     """Whether a part of an answer asserts a phrase: it has it whole, and neither negates it nor
-    offers it as one of several. The days of a date may be written in any order.
+    offers it as one of several. Dates may be written in any order, and times on either clock. A
+    phrase that only begins a clause counts less where another clause has more of the question.
 
     >>> states("It is Berlin, not Bonn", "Berlin"), states("It is Berlin, not Bonn", "Bonn")
     (True, False)
     >>> states("either Bonn or Berlin", "Berlin"), states("the Berliner", "Berlin")
     (False, False)
-    >>> states("It was signed on the 4th of July 1776.", "July 4, 1776")
-    True
+    >>> states("It was signed on the 4th of July 1776.", "July 4, 1776"), states("6 pm", "18:00")
+    (True, True)
     """
+    part = without_quotes(part, phrase)
     expected, text = normal(phrase), normal(part)
     if not expected:
         return False
+    if (durations := _durations(phrase)) and re.search(r"\d[^\d.]+\d", expected):
+        return bool(durations & _durations(part))
     if _MONTH.search(expected):
-        return _date(expected) <= _date(text)
-    pattern = re.compile(rf"(?<![\w.]){re.escape(expected)}(?:e?s)?(?![\w%]|\.\d)")
+        return _date(phrase) <= _date(part)
+    if (time := _TIME.fullmatch(phrase.strip())) and (time[2] or time[3]):
+        return _minutes(time) in {_minutes(m) for m in _TIME.finditer(part) if m[2] or m[3]}
+    pattern = _phrase(expected)
     if pattern.fullmatch(text):
         return True
     pieces = [normal(piece) for piece in _CLAUSE.split(part)]
     if not any(pattern.search(piece) for piece in pieces):
         pieces = [text]  # the phrase has a comma or the like inside: "Paris, France"
     return any(
-        _is_asserted(pieces[:i], piece[: match.start()], piece[match.end() :], pieces[i + 1 :])
+        is_asserted(pieces[:i], piece[: match.start()], piece[match.end() :], pieces[i + 1 :])
+        and not _is_aside(piece[: match.start()], piece[match.end() :], pieces, i, question)
         for i, piece in enumerate(pieces)
         for match in pattern.finditer(piece)
     )
 
 
+def without_quotes(part: str, phrase: str = "") -> str:
+    """A part of an answer without what it quotes, but for quotes of the phrase."""
+    return _QUOTED.sub(lambda m: m[0] if phrase and normal(phrase) in normal(m[0]) else " ", part)
+
+
+_QUOTED = re.compile(r"[\"\u201c\u201e][^\"\u201c\u201d\n]{1,80}[\"\u201d\u201c]")
+_DURATION = re.compile(
+    r"(?:(\d+(?:\.\d+)?)( and a half)?\s?(?:h|hours?|hrs?|stunden?)\b(?:,? (?:and )?|(?=\d))?)?"
+    r"(?:(\d+(?:\.\d+)?)\s?(?:m|min|mins|minutes?|minuten)\b)?",
+    re.IGNORECASE,
+)
+
+
+def _durations(text: str) -> set[float]:
+    """The times in a text such as "2 h 30 min", "2.5 hours" or "150 minutes", in minutes."""
+    return {
+        60 * (float(m[1] or 0) + 0.5 * bool(m[2])) + float(m[3] or 0)
+        for m in _DURATION.finditer(with_digits(text))
+        if m[1] or m[3]
+    }
+
+
+def _is_aside(before: str, after: str, pieces: Sequence[str], i: int, question: str) -> bool:
+    """Whether the phrase is the subject of a clause that says less of what was asked than another:
+    "Louis Pasteur discovered it, and Alexander Fleming got the prize"."""
+    if before.strip() not in ("", "and", "und", "et", "y") or len(after.split()) < 2:
+        return False
+    asked = {word for word in normal(question).split() if len(word) > 3}
+    shares = [len(asked & set(piece.split())) for piece in pieces]
+    others = [n for j, n in enumerate(shares) if j != i and not _NOT_BEFORE.search(pieces[j])]
+    return max(others, default=0) > shares[i]
+
+
+def _phrase(words: str) -> re.Pattern[str]:
+    plural = "(?:e?s)?" if re.search(r"[^\W\d_]{3}$", words) else ""
+    return re.compile(rf"(?<![\w\u2212])(?<!\d\.){re.escape(words)}{plural}(?![\w%]|\.\d)")
+
+
 def _date(text: str) -> set[str]:
-    """The words of a date in a text: its month, and numbers without the endings of 4th or 2nd."""
-    words = re.sub(r"\b(\d+)(?:st|nd|rd|th)\b", r"\1", text).split()
+    """The parts of a date in a text: its month, and numbers without the endings of 4th or 2nd."""
+    text = _ISO_DATE.sub(lambda m: f"{int(m[3])} {_month(int(m[2]))} {m[1]}", text)
+    words = re.sub(r"\b(\d+)(?:st|nd|rd|th)\b", r"\1", normal(text)).split()
     return {word[:3] if _MONTH.fullmatch(word) else word for word in words} - {"of", "on", "in"}
 
 
-def numbers_in(claim: Claim, question: str = "") -> list[tuple[Fraction, str]]:
-    """The numbers that a claim asserts as its result, with the word that follows each.
-
-    Of "24 + 48 = 72" only 72 counts, and of a marked claim its first number. Numbers of the
-    question count only where the claim has no others.
-
-    >>> numbers_in(Claim("Natalia sold 48 + 24 = 72 clips in 2 months.", False), "48 in 2 months?")
-    [(Fraction(72, 1), 'clips')]
-    """
-    sides = re.split(r"[=\u2248]", claim.text)[::-1]
-    part = next((side for side in sides if len(numbers(side)) == 1), sides[0])
-    if not re.search(r"\d", part):
-        part = normal(part)  # "seven" is 7
-    values = list(_asserted_numbers(part))
-    given = {value for value, _, _ in numbers(question)}
-    own = [value for value in values if value[0] not in given] or values
-    return own[:1] if claim.marked else own
+def _month(number: int) -> str:
+    return _MONTHS[number - 1] if 1 <= number <= 12 else str(number)
 
 
-def _asserted_numbers(part: str) -> Iterator[tuple[Fraction, str]]:
-    pieces = _CLAUSE.split(part)
-    for i, piece in enumerate(pieces):
-        for value, start, end in numbers(piece):
-            following = re.match(r"\s*([^\W\d_]+)", piece[end:])
-            word = following[1].casefold() if following else ""
-            word = "%" if re.search(r"%|cent$", piece[start:end]) else word
-            before, after = normal(piece[:start]), f" {normal(piece[end:])}"
-            earlier, later = map(normal, pieces[:i]), map(normal, pieces[i + 1 :])
-            if _is_asserted(list(earlier), before, after, list(later)):
-                yield value * SCALES.get(word, 1), word
+def _minutes(time: re.Match[str]) -> int:
+    """Minutes since midnight."""
+    hour = int(time[1])
+    if time[3]:
+        hour = hour % 12 + 12 * (time[3].casefold() == "p")
+    return 60 * hour + int(time[2] or 0)
 
 
-def _is_asserted(earlier: Sequence[str], before: str, after: str, later: Sequence[str]) -> bool:
+def clauses(part: str) -> list[str]:
+    """The clauses of a sentence, cut at commas, brackets, "but" and the like."""
+    return _CLAUSE.split(part)
+
+
+def is_asserted(earlier: Sequence[str], before: str, after: str, later: Sequence[str]) -> bool:
     """Whether a phrase is asserted between what precedes and follows it in its clause, and the
-    clauses around it."""
+    clauses around it; all as `normal` writes them."""
     if not after.strip() and later:  # "Berlin, however, is not the capital"
         after = f" {' '.join(' '.join(later).split())}"
-    before = _DOUBTLESS.sub(" ", before)
+    before = _DOUBTLESS.sub(" ", before).strip()
     return not (
         _NOT_BEFORE.search(before)
+        or _MENTIONED.search(before)
+        or (earlier and _APPOSITION.match(before))
         or _NOT_AFTER.search(after)
         or _OTHERS.search(before)
         or _is_alternative(before, after)
-        or re.search(r"\b(?:either|whether)\b", " ".join([*earlier, before]))
+        or _EITHER.search(" ".join([*earlier, before]))
     )
 
 
 def _is_alternative(before: str, after: str) -> bool:
     """Whether "or" joins the phrase to another one, up to three words away."""
     after = re.sub(r"^ or (?:so|not|more|less)\b", "", after)
-    return "or" in before.split()[-3:] or "or" in after.split()[:3]
+    return bool(_OR & {*before.split()[-3:], *after.split()[:3]})

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from routewright.answers.claims import Claim, claims, normal, states
+from routewright.answers.claims import Claim, claims, normal, sentences_of, states
 from routewright.data.queries import Item
 from routewright.grading.graders import Example, Grade, ungraded
 from routewright.grading.graders.numeric import Numeric, is_number
 from routewright.types import Query
 
-POLAR = {"yes": "yes", "no": "no", "true": "yes", "false": "no", "correct": "yes"}
-_POLAR = re.compile(r"\b(not (?:true|correct)|yes|no|true|false|correct|incorrect)\b")
+POLAR = {
+    **dict.fromkeys(("yes", "true", "correct", "yep", "yeah", "ja", "oui", "si"), "yes"),
+    **dict.fromkeys(("no", "false", "incorrect", "nope", "nein", "non"), "no"),
+}
+_POLAR = re.compile(rf"\b(?P<no>(?:not|isnt|wasnt) )?(?P<word>{'|'.join(POLAR)})\b")
+_DOUBT = re.compile(
+    r"\b(?:no doubt|no question|no longer|no one|no other|true that|correct that)\b"
+)
+_NEGATED = re.compile(r"\b(?:not|never|cannot|cant|isnt|arent|doesnt|dont|wasnt|didnt|no)\b")
+_WHO = re.compile(
+    r"\b(?:who|whose|whom|surname|author|painter|wer|qui|qui\u00e9n|quien)\b", re.IGNORECASE
+)
+_NAME = re.compile(r"(?:[^\W\d_][^\W\d_.'\u2019-]*\.? )+(?:de |da |van |von )*([^\W\d_]{3,})")
 _STRIPPED = string.whitespace + string.punctuation
 
 
@@ -22,11 +34,13 @@ _STRIPPED = string.whitespace + string.punctuation
 class Match:
     """Looks for the reference as a whole phrase where an answer states its result.
 
-    That is the last `\\boxed{}`, "####" or "the answer is", and without one a part in bold, the
-    first sentence or the last one. A phrase that is negated ("not Berlin"), one of several
-    ("Bonn or Berlin") or only considered ("might be Berlin") is no right answer. Case, accents,
-    articles and punctuation do not count; numbers are compared as numbers, dates in any order, and
-    yes and no as what the answer says first or concludes.
+    That is the last `\\boxed{}`, "####" or "the answer is", and without one the words in bold, a
+    conclusion ("therefore"), a first phrase that stands alone, or the first and the last sentence.
+    A phrase that is negated ("not Berlin"), one of several ("Bonn or Berlin"), only considered
+    ("might be Berlin") or only mentioned ("100 km from Berlin") is no right answer. Case, accents,
+    articles and punctuation do not count; numbers are compared as numbers, dates in any order,
+    times on either clock, and yes and no by what the answer says first or concludes. To a question
+    that asks who, the surname is enough.
 
     `match=begin`, `match=end`, `match=any` and `match=exact` have the meaning of inspect-ai's
     `match`: the answer begins or ends with the reference, has it anywhere, or is it, without
@@ -51,9 +65,12 @@ class Match:
         numeric = Numeric().grade(item, answer) if any(map(is_number, references)) else None
         if numeric is not None and numeric.score == 1:
             return numeric
-        parts = claims(answer)
+        question = item.query.text
+        parts = claims(answer, question)
+        phrases = [text for text in references if not is_number(text)]
         for claim in parts:
-            if any(_claimed(claim, text) for text in references if not is_number(text)):
+            claim = _joined(claim, references)
+            if any(_claimed(claim, text, answer, question) for text in phrases):
                 return Grade(1.0, answer=claim.text[:200])
         return Grade(0.0, answer=parts[-1].text[:200] if parts else None)
 
@@ -68,15 +85,59 @@ class Match:
         return bool(tests[self.location](reference))
 
 
-def _claimed(claim: Claim, reference: str) -> bool:
-    if (polarity := POLAR.get(normal(reference))) is not None:
-        return _polarity(claim.text) == polarity
-    return states(claim.text, reference)
+def _claimed(claim: Claim, reference: str, answer: str, question: str) -> bool:
+    if (expected := _polarity_of(reference)) is not None:
+        return (_polarity(claim.text) or _implied(answer, question)) == expected
+    form, sentence = reference, claim.sentence
+    name = _NAME.fullmatch(reference.strip()) if _WHO.search(question) else None
+    if name and normal(reference) not in normal(sentence) and not _other_name(sentence, name[1]):
+        form = name[1]
+    if claim.text != sentence and not states(claim.text, form):
+        return False
+    return states(sentence, form, question)
+
+
+def _joined(claim: Claim, references: Sequence[str]) -> Claim:
+    """The claim without "or plentiful" after another right answer."""
+    if len(references) < 2:
+        return claim
+    names = "|".join(map(re.escape, references))
+    alternative = re.compile(
+        rf",? (?:or|oder|ou) [\"\u201c]?(?:{names})\b[\"\u201d]?", re.IGNORECASE
+    )
+    return Claim(alternative.sub("", claim.text), alternative.sub("", claim.sentence))
+
+
+def _other_name(sentence: str, surname: str) -> bool:
+    """Whether a sentence has the surname after another name: John Quincy before Adams."""
+    return (
+        re.search(rf"\w [A-Z]\w+ {re.escape(surname)}|^[A-Z]\w+ {re.escape(surname)}", sentence)
+        is not None
+    )
+
+
+def _polarity_of(reference: str) -> str | None:
+    """ "yes" or "no" for a reference that is such a word, or begins with it and a comma."""
+    return POLAR.get(normal(reference.partition(",")[0]))
 
 
 def _polarity(text: str) -> str | None:
     """What a claim says to a question for yes or no: its first such word."""
-    match = _POLAR.search(normal(text))
+    match = _POLAR.search(_DOUBT.sub(" ", normal(text)))
     if match is None:
         return None
-    return POLAR.get(match[1], "no")
+    return _opposite(POLAR[match["word"]]) if match["no"] else POLAR[match["word"]]
+
+
+def _implied(answer: str, question: str) -> str | None:
+    """What a sentence that repeats the question's words implies: "91 is not prime" is a no."""
+    asked = set(normal(question).split())
+    for sentence in sentences_of(answer):
+        words = normal(sentence)
+        if 2 * len(asked & set(words.split())) >= min(len(asked), len(words.split())):
+            return "no" if _NEGATED.search(words) else "yes"
+    return None
+
+
+def _opposite(word: str) -> str:
+    return "no" if word == "yes" else "yes"

@@ -53,10 +53,15 @@ class MultipleChoice:
             )
         if _is_undecided(answer):
             return Grade(0.0, "negates an option, or names several")
+        for claim in reversed(claims(answer)):
+            letter = _letter(claim.text, choices)
+            letters = [letter] if letter else _lone_letters(claim.text, choices)
+            if len(letters) == 1:
+                return Grade(float(letters[0] in right), answer=letters[0])
         letter = _letter(answer, choices)
         if letter is not None:
             return Grade(float(letter in right), answer=letter)
-        options = _named(answer, choices) or _lone_letters(answer, choices)
+        options = _named(answer, choices)
         if len(options) > 1:
             stated = {o for part in claims(answer) for o in _asserted(part.text, choices)}
             options = [option for option in options if option in stated] or options
@@ -84,9 +89,9 @@ def _is_undecided(answer: str) -> bool:
     return any(_UNDECIDED.search(claim.text) for claim in claims(answer)[-1:])
 
 
-def _lone_letters(answer: str, choices: Sequence[str]) -> list[str]:
-    """The letters that stand alone in the last claim, without those after "not"."""
-    letters = {str(m[1]) for part in claims(answer)[-1:] for m in _LONE.finditer(part.text)}
+def _lone_letters(part: str, choices: Sequence[str]) -> list[str]:
+    """The letters of options that stand alone in a part of an answer, without those after "not"."""
+    letters = {str(match[1]) for match in _LONE.finditer(part)}
     return sorted(letters & set(string.ascii_uppercase[: len(choices)]))
 
 

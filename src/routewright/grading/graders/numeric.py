@@ -3,22 +3,63 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Set
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, NamedTuple
 
 from pydantic import Field
 
-from routewright.answers.claims import Claim, claims, numbers_in, sentences_of
-from routewright.answers.equivalence import key
+from routewright.answers.claims import (
+    claims,
+    clauses,
+    is_asserted,
+    normal,
+    sentences_of,
+    spoken,
+    with_digits,
+    without_quotes,
+)
+from routewright.answers.equivalence import key, numbers
 from routewright.data.queries import Item
 from routewright.grading.graders import Example, Grade, ungraded
 from routewright.types import Query
 
 _NUMBER = re.compile(
-    r"[~\u2248$€£¥+\-\u2212\s]{0,4}(?:\d[\d,._'\u00a0]*|\.\d+)(?:/\d+|[eE][+-]?\d{1,3})?"
-    r"\s{0,2}(?:(?P<percent>%|percent)|(?P<unit>[^\W\d_]{1,15}[²³]?(?:/[^\W\d_]{1,10}[²³]?)?))?\.?"
+    r"[~\u2248]?\s?[-+\u2212]?(?P<currency>[$€£¥])?\s?[-+\u2212]?\s?"
+    r"(?:\d{1,3}(?:[,'_ \u00a0\u202f]\d{3})+(?:\.\d+)?|\.\d+"
+    r"|\d+(?:\.\d+)?(?:/\d+|[eE][+-]?\d{1,3})?)"
+    r"\s{0,2}(?:(?P<percent>%|percent|per cent)|(?P<unit>[€£¥]|"
+    r"(?:°\s?|degrees? |square |cubic )?[^\W\d]{1,15}[²³]?(?:/[^\W\d]{1,10}[²³]?)?))?\.?",
+    re.IGNORECASE,
+)
+UNITS = {  # by canonical unit, how it is written in lower case
+    "m": "m meter meters metre metres",
+    "km": "km kilometer kilometers kilometre kilometres",
+    "cm": "cm centimeter centimeters centimetre centimetres",
+    "mm": "mm millimeter millimeters millimetre millimetres",
+    "ft": "ft foot feet",
+    "mi": "mi mile miles",
+    "kg": "kg kilogram kilograms kilo kilos",
+    "g": "g gram grams",
+    "l": "l liter liters litre litres",
+    "s": "s sec second seconds",
+    "min": "min minute minutes",
+    "h": "h hr hour hours",
+    "k": "k kelvin",
+    "c": "c celsius °c",
+    "f": "f fahrenheit °f",
+    "eur": "€ eur euro euros",
+    "usd": "$ usd dollar dollars",
+    "gbp": "£ gbp pound pounds",
+    "million": "million millions mio",
+}
+CANONICAL = {name: unit for unit, names in UNITS.items() for name in names.split()}
+SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_UNIT = re.compile(
+    r"\s{0,2}(%|percent\b|per cent\b|[€£$]|(?:°\s?|degrees? |square |cubic )?[^\W\d_]{1,15}"
+    r"(?:[²³]|\^[23])?(?:/[^\W\d_]{1,10}[²³]?)?)",
+    re.IGNORECASE,
 )
 
 
@@ -46,7 +87,7 @@ class Numeric:
     )
 
     def grade(self, item: Item, answer: str) -> Grade:
-        references = [text for text in item.references if key("number", text) is not None]
+        references = [t for t in item.references if key("number", _dotted(t)) is not None]
         if not references:
             return ungraded("the reference is not a number" if item.references else "no reference")
         values = results(answer, item.query.text)
@@ -54,38 +95,103 @@ class Numeric:
             if key("number", answer) is None and re.search(r"\d|\\[a-z]", answer):
                 return ungraded("its number cannot be read")
             return Grade(0.0, "states no number as its result")
-        matches = any(self._equal(*value, text) for value in values for text in references)
-        return Grade(float(matches), answer=str(values[-1][0]))
+        matches = any(self._equal(value, text) for value in values for text in references)
+        return Grade(float(matches), answer=str(values[-1].value))
 
-    def _equal(self, number: object, word: str, reference: str) -> bool:
-        """Whether a number, followed by a word or "%", is that of a reference; 25 % is 25 too."""
-        expected, form = key("number", reference), is_number(reference)
-        unit = form["unit"] if form else None
-        if unit and word[:1].isalpha() and word[0] != unit[0].casefold():
-            return False  # metres are not feet
-        if not isinstance(number, Fraction) or not isinstance(expected, Fraction):
-            return number == expected
-        percent = word == "%" or (form is not None and form["percent"] is not None)
+    def _equal(self, number: Number, reference: str) -> bool:
+        """Whether a number is that of a reference; 25 % is 25 too, and metres are not feet."""
+        expected, form = key("number", _dotted(reference)), is_number(reference)
+        unit = _canonical(form["unit"] or form["currency"] or "") if form else ""
+        if isinstance(expected, Fraction):
+            expected *= SCALES.get(unit, 1)
+        if unit and unit not in SCALES and not _same_unit(unit, number.unit):
+            return False
+        if not isinstance(number.value, Fraction) or not isinstance(expected, Fraction):
+            return number.value == expected
+        percent = number.unit == "%" or (form is not None and form["percent"] is not None)
         scales = (1, 100, Fraction(1, 100)) if percent else (1,)
         tolerance = Fraction(self.tolerance) * abs(expected)
-        return any(abs(number * scale - expected) <= tolerance for scale in scales)
+        return any(abs(number.value * scale - expected) <= tolerance for scale in scales)
 
 
-def results(answer: str, question: str) -> list[tuple[Hashable, str]]:
-    """The numbers that an answer states as its result, each with the word or "%" after it; those
-    of formulas are keys of `equivalence`."""
-    parts = claims(answer)
+class Number(NamedTuple):
+    """A number of an answer, and the canonical unit or the word that follows it."""
+
+    value: Hashable  # a Fraction, or the key of a formula
+    unit: str = ""
+
+
+def results(answer: str, question: str) -> list[Number]:
+    """The numbers that an answer states as its result."""
+    parts = claims(answer, question)
     marked = bool(parts) and parts[0].marked
     if "\\boxed{" in answer or (marked and "\\" in parts[0].text):
         number = key("number", answer)
-        return [] if number is None else [(number, "")]
-    if not marked and re.search(r"[=\u2248]", answer):  # reckoned: the end counts
-        sentences = [Claim(part, marked=False) for part in sentences_of(answer)]
-        states = (numbers_in(part, question) for part in reversed(sentences))
-        return [*next(filter(None, states), [])]
-    return [number for part in parts for number in numbers_in(part, question)]
+        return [] if number is None else [Number(number)]
+    given = {value for value, _, _ in numbers(question)}
+    whole = bool(parts) and not marked and parts[0].text == parts[0].sentence
+    if whole and re.search(r"[=\u2248]", answer):  # reckoned: the end counts
+        sentences = [s for s in sentences_of(spoken(answer)) if not s.startswith("If ")]
+        return [*next(filter(None, (_stated(s, given) for s in reversed(sentences))), [])]
+    stated = [_stated(part.text, given) for part in parts]
+    if parts and parts[0].text != parts[0].sentence:  # bold, or a first phrase: the last one counts
+        return [*next(filter(None, reversed(stated)), [])]
+    return [number for part in stated for number in (part[:1] if marked else part)]
+
+
+def _stated(part: str, given: Set[Fraction]) -> list[Number]:
+    """The numbers that a part of an answer asserts: of "24 + 48 = 72" only 72. Those that are
+    `given` in the question count only where there are no others."""
+    sides = re.split(r"[=\u2248]", _dotted(with_digits(without_quotes(part))))[::-1]
+    values = [*_asserted(next((side for side in sides if len(numbers(side)) == 1), sides[0]))]
+    return [number for number in values if number.value not in given] or values
+
+
+def _asserted(part: str) -> Iterator[Number]:
+    pieces = clauses(part)
+    for i, piece in enumerate(pieces):
+        for value, start, end in numbers(piece):
+            following = _UNIT.match(piece, end)
+            sign = re.search(r"[€£$]", piece[max(0, start) : start + 2])
+            word = following[1] if following else sign[0] if sign else ""
+            unit = "%" if re.search(r"%|cent$", piece[start:end]) else _canonical(word)
+            after = f" {normal(piece[end:])}"
+            around = [normal(clause) for clause in pieces[:i]]
+            rest = [normal(clause) for clause in pieces[i + 1 :]]
+            if is_asserted(around, normal(piece[:start]), after, rest):
+                yield Number(value * SCALES.get(unit, 1), unit)
+
+
+def _dotted(text: str) -> str:
+    """The text with a decimal point for a decimal comma before a unit, no spaces between thousands,
+    and a sign for "minus"."""
+    text = re.sub(r"\b(\d+),(\d{1,2})(?=\s?(?:€|EUR\b|Euro\b|kg\b|km\b|m\b|%))", r"\1.\2", text)
+    text = re.sub(r"\bminus (?=\d)|\u2212", "-", text, flags=re.IGNORECASE)
+    text = re.sub(r" per (?=hour|minute|second)", "/", text)
+    return re.sub(r"\b(\d{1,3}) (?=\d{3}\b(?!\s\d{1,2}\b))", r"\1", text)
+
+
+def _canonical(word: str) -> str:
+    """The canonical form of a unit, such as "m²" for "square metres"; else the word itself."""
+    word = word.casefold().strip().replace("^2", "²").replace("^3", "³")
+    word = re.sub(r"^(?:degrees? |°\s?)", "", word)
+    power = "²" if word.startswith("square ") else "³" if word.startswith("cubic ") else ""
+    name = word.removeprefix("square ").removeprefix("cubic ")
+    power, name = power or name[-1:].strip(name.rstrip("²³")[-1:]), name.rstrip("²³")
+    power = power if power in ("²", "³") else ""
+    if name in ("percent", "per cent"):
+        return "%"
+    first, slash, rest = name.partition("/")
+    return CANONICAL.get(first, first) + slash + CANONICAL.get(rest, rest) + power
+
+
+def _same_unit(unit: str, other: str) -> bool:
+    """Whether two canonical units may be the same: a word that is no known unit may be anything."""
+    names = (unit, other)
+    known = all("/" in name or name.rstrip("²³") in UNITS for name in names) and other != "million"
+    return unit == other if known else True
 
 
 def is_number(reference: str) -> re.Match[str] | None:
     """The match of a reference that is a number, perhaps with a currency, percent sign or unit."""
-    return _NUMBER.fullmatch(reference.strip())
+    return _NUMBER.fullmatch(_dotted(reference.strip()))

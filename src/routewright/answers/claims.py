@@ -44,15 +44,19 @@ def claims(answer: str, question: str = "") -> list[Claim]:
         return [Claim(boxed, boxed, marked=True)]
     if (part := _marked(text)) is not None:
         return [Claim(part, part, marked=True)]
+    fences = [fence.strip() for fence in _FENCE.findall(text)]
+    text = _FENCE.sub("\n", text)
     sentences = [s for s in sentences_of(text) if not _FILLER.match(s) and not s.endswith("?")]
+    if fences and ((len(fences) == 1 and "\n" not in fences[0]) or not sentences):
+        return [Claim(fence, fence) for fence in fences]
     if checked := [plain(s) for s in sentences if _CHECKED.search(s)]:
         return [Claim(part, part) for part in checked]
     if bold := list(_bold(sentences, normal(question))):
-        return bold
+        return bold if _LISTED.match(bold[0].sentence) else _of_first(bold)
     if len(sentences) > 1 and _CONCLUSION.search(sentences[-1]):
         sentences = sentences[-1:]
-    elif sentences and (lead := _lead(sentences[0])) is not None:
-        return [Claim(lead, plain(sentences[0]))]
+    elif sentences and (leads := _leads(sentences[0])):
+        return [Claim(lead, plain(sentences[0])) for lead in leads]
     parts = map(plain, dict.fromkeys((*sentences[:1], *sentences[-1:])))
     return [Claim(_consequence(part), _consequence(part)) for part in parts if part]
 
@@ -66,6 +70,7 @@ _CORRECTION = re.compile(
     re.IGNORECASE,
 )
 _CHECKED = re.compile("[\u2705\u2714\u2713]")
+_FENCE = re.compile(r"```[a-zA-Z]{0,20}[ \t]*\n([^`]{0,10000})```")
 _BOLD = re.compile(r"(?<![\w*])(?:\*\*|__)(?=\S)([^*\n]{1,300})(?:\*\*|__)(?![\w:*])")
 _MARK = re.compile(
     r"####[ \t]*"
@@ -91,7 +96,7 @@ _FILLER = re.compile(
     r"thank you|i hope|hope (?:this|that)|let me know|feel free|if you (?:have|need|want|would)|"
     r"please (?:let|note)|is there anything|happy to help|note(?: that)?\b|let(?:'|\u2019)?s|tip:|"
     r"here(?:'|\u2019)?s|here (?:is|are)|the (?:options|candidates|choices|possibilities)|"
-    r"let me|if|to (?:answer|solve|find|determine|figure)|"
+    r"let me|to (?:answer|solve|find|determine|figure)|"
     r"there are (?:two|three|four|five|six|several|many|various|some)\b[^.:]{0,60}(?=:))(?:\b|:)",
     re.IGNORECASE,
 )
@@ -106,7 +111,7 @@ _VERB = re.compile(
     r"[a-z]{3,}(?:ed|es)|ist|sind|war|est|sont|es|son|era)\b"
 )
 _ABBREVIATION = re.compile(
-    r"(?:\b(?:(?-i:[A-Z])|mr|mrs|ms|dr|st|mt|ft|no|vs|jr|sr|prof|approx|gen|col|lt|ca|e\.g|i\.e))\.$",
+    r"(?:\b(?:(?-i:[A-Z])|mr|mrs|ms|dr|st|mt|ft|no|vs|jr|sr|prof|approx|gen|col|lt|ca|e\.g|i\.e|a\.m|p\.m))\.$",
     re.IGNORECASE,
 )
 _LEAD = re.compile(
@@ -175,12 +180,15 @@ def _bold(sentences: Sequence[str], question: str) -> Iterator[Claim]:
         for part in _BOLD.findall(sentence):
             heading = part.rstrip().endswith(":") or _HEADING.match(part)
             words = normal(part)
-            repeated = f" {words} " in f" {question} " and " or " not in question
+            stems = {word[:5] for word in words.split()}
+            repeated = stems <= {w[:5] for w in question.split()} and " or " not in question
             if heading or not words or len(part.split()) > SHORT or repeated:
                 continue
-            yield Claim(plain(part), plain(sentence))
+            marker = _LISTED.match(sentence)
+            yield Claim(plain(part), (marker[0] if marker else "") + plain(sentence))
 
 
+_LISTED = re.compile(r"[-\u2022*] |\d{1,2}[.)] ")
 _HEADING = re.compile(r"\s*(?:step|note|option|important|explanation|reason)\b", re.IGNORECASE)
 
 
@@ -196,14 +204,33 @@ _SO = re.compile(
 )
 
 
-def _lead(sentence: str) -> str | None:
-    """The first phrase of a sentence, if it stands alone: "1990, one year after 1989" ▶ "1990"."""
+def _leads(sentence: str) -> list[str]:
+    """The first phrase of a sentence, if it stands alone, and the one or two words in brackets
+    after it: "1990, one year after 1989" ▶ "1990", "N2 (nitrogen)" ▶ "N2" and "nitrogen"."""
     match = _LEAD.match(plain(sentence))
     if match is None or len(match["lead"].split()) > BARE or _VERB.search(match["lead"]):
-        return None
-    if re.match(r"(?:i|we|you|let)\b", match["lead"], re.IGNORECASE):
-        return None
-    return match["lead"]
+        return []
+    if _ADVERBIAL.match(match["lead"]) and not re.search(r"\d", match["lead"]):
+        return []
+    if re.match(r"\([^)]*\)\s*\w", plain(sentence)[match.end() - 1 :]):
+        return []  # "One kibibyte (KiB) has 1,024 bytes"
+    bracket = re.match(r"\s*\(?([^\W\d]{2,30}(?: \w{1,30})?)\)", plain(sentence)[match.end() - 1 :])
+    return [match["lead"], *([bracket[1]] if bracket else [])]
+
+
+_ADVERBIAL = re.compile(
+    r"(?:i|we|you|let|by|on|in|at|for|to|from|with|as|during|after|before|if|when|while|today|"
+    r"currently|besides|well|yes|no|according|am|im|bei|f\u00fcr|en|pour|por)\b",
+    re.IGNORECASE,
+)
+
+
+def _of_first(bold: list[Claim]) -> list[Claim]:
+    """The parts in bold of the first sentence that has any, as later ones explain; and of the next
+    one after a line in bold, which may be a heading."""
+    sentences = list(dict.fromkeys(claim.sentence for claim in bold))
+    first = sentences[: 1 + (bold[0].text == bold[0].sentence)]
+    return [claim for claim in bold if claim.sentence in first]
 
 
 def sentences_of(text: str) -> list[str]:
@@ -310,7 +337,7 @@ def with_digits(text: str) -> str:
     >>> with_digits("Four hundred and seventy-five, or one of nineteen eighty-nine")
     '475, or one of 1989'
     """
-    return _NUMERAL.sub(_digits, text)
+    return re.sub(r"(\d) and a half\b", r"\1.5", _NUMERAL.sub(_digits, text))
 
 
 def _digits(match: re.Match[str]) -> str:
@@ -345,6 +372,7 @@ def normal(text: str) -> str:
     text = re.sub(r"['\u2019]s\b", "", text).replace("'", "").replace("\u2019", "")
     text = re.sub(r"\b([^\W\d])\.(?=[^\W\d]\b)", r"\1", text)  # u.s. is us
     text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", with_digits(text))
+    text = re.sub(r"(?<=\w{3})is(?=ation|e\b|ed\b|ing\b)", "iz", text)  # British spelling
     text = re.sub(r"\bv(?=\d)|(?<!\d)\.(?!\w)|(?<!\w)\.|\.(?!\d|\w)", " ", text)
     text = re.sub(r"(?<!\w)-(?=\d)", "\u2212", text)  # a sign, no hyphen
     text = re.sub(r"[^\w\s.%+\u2212]|_", " ", text)
@@ -364,17 +392,17 @@ def states(part: str, phrase: str, question: str = "") -> bool:
     >>> states("It was signed on the 4th of July 1776.", "July 4, 1776"), states("6 pm", "18:00")
     (True, True)
     """
-    part = without_quotes(part, phrase)
+    part = _ASIDE.sub(" ", without_quotes(part, phrase))
     expected, text = normal(phrase), normal(part)
     if not expected:
         return False
     if (durations := _durations(phrase)) and re.search(r"\d[^\d.]+\d", expected):
         return bool(durations & _durations(part))
     if _MONTH.search(expected):
-        return _date(phrase) <= _date(part)
-    if (time := _TIME.fullmatch(phrase.strip())) and (time[2] or time[3]):
-        return _minutes(time) in {_minutes(m) for m in _TIME.finditer(part) if m[2] or m[3]}
-    pattern = _phrase(expected)
+        return _date(phrase) <= _date(part) and not re.search(r"\d (?:or|oder|ou) \d", part)
+    if times := times_in(phrase):
+        return "".join(times) in "".join(times_in(part))
+    pattern = _phrase(expected, phrase)
     if pattern.fullmatch(text):
         return True
     pieces = [normal(piece) for piece in _CLAUSE.split(part)]
@@ -393,6 +421,7 @@ def without_quotes(part: str, phrase: str = "") -> str:
     return _QUOTED.sub(lambda m: m[0] if phrase and normal(phrase) in normal(m[0]) else " ", part)
 
 
+_ASIDE = re.compile(r"\((?:or|also|aka|i\.e\.)\s[^()]{0,80}\)", re.IGNORECASE)
 _QUOTED = re.compile(r"[\"\u201c\u201e][^\"\u201c\u201d\n]{1,80}[\"\u201d\u201c]")
 _DURATION = re.compile(
     r"(?:(\d+(?:\.\d+)?)( and a half)?\s?(?:h|hours?|hrs?|stunden?)\b(?:,? (?:and )?|(?=\d))?)?"
@@ -421,8 +450,15 @@ def _is_aside(before: str, after: str, pieces: Sequence[str], i: int, question: 
     return max(others, default=0) > shares[i]
 
 
-def _phrase(words: str) -> re.Pattern[str]:
+def _phrase(words: str, phrase: str) -> re.Pattern[str]:
+    """Matches the words of a phrase; with digits or signs, whatever separates them: "E-204" and
+    "E204", "Ctrl+K" and "Ctrl + K"."""
+    runs = re.findall(r"[^\W\d_]+|\d+", words)
+    if re.search(r"[\d+/#-]", phrase) and 1 < len(runs) < 12 and not re.search(r"\d[.]\d", words):
+        return re.compile(rf"(?<![\w\u2212]){r'[ +.-]{0,3}'.join(runs)}(?![\w%]|\.\d)")
     plural = "(?:e?s)?" if re.search(r"[^\W\d_]{3}$", words) else ""
+    if re.search(r"[^\W\d_]{4}(?:on|um)$", words):  # mitochondrion, bacterium
+        words, plural = words[:-2], f"(?:{words[-2:]}s?|a)"
     return re.compile(rf"(?<![\w\u2212])(?<!\d\.){re.escape(words)}{plural}(?![\w%]|\.\d)")
 
 
@@ -437,12 +473,16 @@ def _month(number: int) -> str:
     return _MONTHS[number - 1] if 1 <= number <= 12 else str(number)
 
 
-def _minutes(time: re.Match[str]) -> int:
-    """Minutes since midnight."""
+def times_in(text: str) -> list[str]:
+    """The times of day in a text, each as "hh:mm;", in their order."""
+    return [_clock(match) for match in _TIME.finditer(text) if match[2] or match[3]]
+
+
+def _clock(time: re.Match[str]) -> str:
     hour = int(time[1])
     if time[3]:
         hour = hour % 12 + 12 * (time[3].casefold() == "p")
-    return 60 * hour + int(time[2] or 0)
+    return f"{hour:02}:{time[2] or '00'};"
 
 
 def clauses(part: str) -> list[str]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from routewright.data.choices import parse
 from routewright.data.queries import Item
 from routewright.grading.graders import Example, Grade, build, ungraded
 from routewright.grading.graders.code import is_confined
 from routewright.grading.graders.json import as_json
-from routewright.grading.graders.multiple_choice import right_options
+from routewright.grading.graders.multiple_choice import options_of, right_options
 from routewright.grading.graders.numeric import is_number
 from routewright.types import Query
 
@@ -61,8 +60,7 @@ def choose(item: Item, *, code: bool = False) -> str | None:
     references = [reference for reference in item.references if reference.strip()]
     if not references:
         return None
-    choices = item.facts.get("choices") or parse(item.query.text)[1]
-    if choices and right_options(item):
+    if options_of(item) and right_options(item):
         return "multiple_choice"
     if all(as_json(reference) is not None for reference in references):
         return "json"

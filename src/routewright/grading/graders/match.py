@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from routewright.answers.claims import Claim, claims, normal, sentences_of, states
+from routewright.answers.claims import Claim, claims, normal, sentences_of, states, times_in
 from routewright.data.queries import Item
 from routewright.grading.graders import Example, Grade, ungraded
 from routewright.grading.graders.numeric import Numeric, is_number
@@ -89,12 +89,39 @@ def _claimed(claim: Claim, reference: str, answer: str, question: str) -> bool:
     if (expected := _polarity_of(reference)) is not None:
         return (_polarity(claim.text) or _implied(answer, question)) == expected
     form, sentence = reference, claim.sentence
+    if len(times := times_in(reference)) > 1 and "".join(times) in "".join(times_in(answer)):
+        return True
+    if _same_words(claim, reference, question) or _lists_all(answer, reference):
+        return True
+    if claim.text == sentence and f" {normal(reference)} " in f" {normal(question)} ":
+        sentence = re.split(r"\b(?:is|are|was|were|ist|est|es)\b|[:=]", sentence, maxsplit=1)[-1]
+        return states(sentence, reference)
     name = _NAME.fullmatch(reference.strip()) if _WHO.search(question) else None
     if name and normal(reference) not in normal(sentence) and not _other_name(sentence, name[1]):
         form = name[1]
     if claim.text != sentence and not states(claim.text, form):
         return False
     return states(sentence, form, question)
+
+
+def _same_words(claim: Claim, reference: str, question: str) -> bool:
+    """Whether a short claim has the words of the reference, without those of the question:
+    "Baikal" for "Lake Baikal" where a lake was asked for."""
+    if len(claim.text.split()) > 5:
+        return False
+    usual = {*normal(question).split(), "of", "and", "de", "von"}
+    words = {*normal(reference).split()} - usual
+    alike = bool(words) and words == {*normal(claim.text).split()} - usual
+    return alike and states(claim.sentence, claim.text)
+
+
+def _lists_all(answer: str, reference: str) -> bool:
+    """Whether an answer asserts every part of a reference that is a list: "PayPal and cash"."""
+    parts = [part for part in re.split(r",\s|\band\b|\bund\b|\bet\b", reference) if part.strip()]
+    if not 2 <= len(parts) <= 6:
+        return False
+    sentences = sentences_of(answer)
+    return all(any(states(sentence, part) for sentence in sentences) for part in parts)
 
 
 def _joined(claim: Claim, references: Sequence[str]) -> Claim:
@@ -131,12 +158,17 @@ def _polarity(text: str) -> str | None:
 
 def _implied(answer: str, question: str) -> str | None:
     """What a sentence that repeats the question's words implies: "91 is not prime" is a no."""
-    asked = set(normal(question).split())
+    asked = _stems(question)
     for sentence in sentences_of(answer):
-        words = normal(sentence)
-        if 2 * len(asked & set(words.split())) >= min(len(asked), len(words.split())):
-            return "no" if _NEGATED.search(words) else "yes"
+        stems = _stems(sentence)
+        share = 2 * len(asked & stems) >= min(len(asked), len(stems)) > 0
+        if share and sentence.endswith((".", "!")):
+            return "no" if _NEGATED.search(normal(sentence)) else "yes"
     return None
+
+
+def _stems(text: str) -> set[str]:
+    return {word[:5] for word in normal(text).split() if len(word) > 3}
 
 
 def _opposite(word: str) -> str:

@@ -20,6 +20,7 @@ _UNDECIDED = re.compile(
     r"[(\[]?[A-Z][)\].,;]*(?:\s|$)(?!.*\b(?:but|it is|it[\'\u2019]s)\b)"
     r"|\b[A-Z][)\].]?\s+(?:or|and/or)\s+(?:option\s+)?[(\[]?[A-Z]\b"
 )
+_INLINE = re.compile(r"(?:^|(?<=\s))\(?([A-Z])[).:] ")
 _LONE = re.compile(  # a lone A or I may be a word
     r"(?<!not )(?<![\w'\u2019])([B-HJ-Z]|[AI](?=\W*$|[).:]))(?![\w'\u2019])"
 )
@@ -73,7 +74,18 @@ class MultipleChoice:
 
 def options_of(item: Item) -> list[str]:
     """The words of the options: the item's `choices`, or those that its question lists."""
-    return [str(choice) for choice in item.facts.get("choices") or parse(item.query.text)[1]]
+    listed = item.facts.get("choices") or parse(item.query.text)[1]
+    return [str(choice) for choice in listed or _in_one_line(item.query.text)]
+
+
+def _in_one_line(question: str) -> list[str]:
+    """The options of a question that lists them in one line: "Which? A) Rust B) HTTP"."""
+    marks = list(_INLINE.finditer(question))
+    start = max((i for i, mark in enumerate(marks) if mark[1] == "A"), default=len(marks))
+    run = [mark for i, mark in enumerate(marks[start:]) if mark[1] == string.ascii_uppercase[i]]
+    ends = [*(mark.start() for mark in run[1:]), len(question)]
+    options = [question[mark.end() : end].strip() for mark, end in zip(run, ends, strict=False)]
+    return options if len(options) > 1 else []
 
 
 def right_options(item: Item) -> set[str]:

@@ -130,7 +130,7 @@ def results(answer: str, question: str) -> list[Number]:
         return [] if number is None else [Number(number)]
     given = {value for value, _, _ in numbers(question)}
     whole = bool(parts) and not marked and parts[0].text == parts[0].sentence
-    if whole and re.search(r"[=\u2248]", answer):  # reckoned: the end counts
+    if whole and re.search(r"[=\u2248]", spoken(answer)):  # reckoned: the end counts
         sentences = [s for s in sentences_of(spoken(answer)) if not s.startswith("If ")]
         return [*next(filter(None, (_stated(s, given) for s in reversed(sentences))), [])]
     stated = [_stated(part.text, given) for part in parts]
@@ -152,7 +152,7 @@ def _asserted(part: str) -> Iterator[Number]:
     for i, piece in enumerate(pieces):
         for value, start, end in numbers(piece):
             following = _UNIT.match(piece, end)
-            sign = re.search(r"[€£$]", piece[max(0, start) : start + 2])
+            sign = re.search(r"[€£$]|\b(?:EUR|USD|GBP)\b", piece[max(0, start - 4) : start + 2])
             word = following[1] if following else sign[0] if sign else ""
             unit = "%" if re.search(r"%|cent$", piece[start:end]) else _canonical(word)
             after = f" {normal(piece[end:])}"
@@ -167,6 +167,7 @@ def _dotted(text: str) -> str:
     and a sign for "minus"."""
     text = re.sub(r"\b(\d+),(\d{1,2})(?=\s?(?:€|EUR\b|Euro\b|kg\b|km\b|m\b|%))", r"\1.\2", text)
     text = re.sub(r"\bminus (?=\d)|\u2212", "-", text, flags=re.IGNORECASE)
+    text = re.sub(r"(?<=\d)/(?=[A-Za-z])", " /", text)
     text = re.sub(r" per (?=hour|minute|second)", "/", text)
     return re.sub(r"\b(\d{1,3}) (?=\d{3}\b(?!\s\d{1,2}\b))", r"\1", text)
 

@@ -23,6 +23,7 @@ from routewright.cli.evaluate import evaluate
 from routewright.cli.experts import experts
 from routewright.cli.fit import fit
 from routewright.cli.interview import interview
+from routewright.cli.regrade import regrade
 from routewright.cli.reward import reward
 from routewright.cli.route import route
 from routewright.cli.select import select
@@ -81,6 +82,7 @@ for command in (
     check,
     convert,
     interview,
+    regrade,
     tag,
     diversify,
     reward,

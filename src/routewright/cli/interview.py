@@ -8,6 +8,7 @@ import math
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,16 +16,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from routewright.cli.regrade import show_audits, takes
 from routewright.errors import BadInput
+from routewright.grading.audit import Graded, audit
 
 if TYPE_CHECKING:
     from routewright.data.queries import Item
     from routewright.experts.ledger import Account, Estimate, Ledger
-    from routewright.interview.interview import Interview
+    from routewright.interview.interview import Cell, Interview
     from routewright.types import Expert
 
 EXIT_INTERRUPTED = 130
-DEFAULT_GRADER = "normalised"
+DEFAULT_GRADER = "auto"
 
 
 def interview(
@@ -40,7 +43,7 @@ def interview(
         list[str] | None,
         typer.Option(
             help="Grader, e.g. exact, numeric, f1, code, judge=EXPERT; may be repeated: the first"
-            " one grades every query that names none. Default: normalised."
+            " one grades every query that names none. Default: auto, by each reference."
         ),
     ] = None,
     only: Annotated[
@@ -87,7 +90,9 @@ def interview(
     """Ask every expert every query; resume after an interruption, and pay nothing twice.
 
     After Ctrl-C, a crash or a spent budget, run the same command again: it continues from the
-    journal. The exit code is 130 after Ctrl-C, and 2 if no expert answered any query.
+    journal. The exit code is 130 after Ctrl-C, and 2 if no answer arrived or none could be graded.
+
+    Example: `routewright interview config.yaml queries.jsonl --out outcomes.parquet --budget 5`
     """
     from routewright.config import default_data_class
     from routewright.config import experts as read_experts
@@ -120,10 +125,12 @@ def interview(
         "max_tokens": max_tokens,
         "concurrency": concurrency,
     }
+    counts = settings["graders"].check(items)
     console = Console(stderr=json, soft_wrap=True, highlight=False)
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     for sentence in withheld(items, chosen, settings["judges"], settings["graders"]):
         errors.print(f"{sentence}.", markup=False)
+    errors.print(f"Grading: {takes(counts)}.", markup=False)
     if dry_run:
         estimate = asyncio.run(_dry_run(items, experts, journal, settings))
         _show_estimate(estimate, json, console, budget)
@@ -136,7 +143,7 @@ def interview(
     answered = any(cell.answers for cell in result.cells.values())
     if answered:
         write(items, result.cells, out, order=list(experts), data_class=data_class)
-    summary = summarise(result, account)
+    summary = {**summarise(result, account), "graders": counts}
     if json:
         typer.echo(json_module.dumps(summary))
     else:
@@ -147,6 +154,11 @@ def interview(
         raise typer.Exit(EXIT_INTERRUPTED)
     if not answered:
         raise BadInput(f"no expert answered any query, so '{out}' was not written: see above")
+    if not any(facts["graded"] for facts in summary["experts"].values()):
+        raise BadInput(
+            "no answer could be graded (the reasons are above), so nothing can be fitted: the"
+            f" answers are in '{out}'; grade them with `routewright regrade {out} --grader NAME`"
+        )
 
 
 def _select(experts: Mapping[str, Expert], only: str | None) -> list[Expert]:
@@ -178,7 +190,14 @@ async def _interview(
             total = len(items) * len(settings["experts"])
             with progress(total, budget, ledger) as show:
                 study = Interview(
-                    items, asker=ledger, recall=Recall(ledger), on_cell=show, **settings
+                    items,
+                    asker=ledger,
+                    recall=Recall(ledger),
+                    on_cell=show,
+                    on_down=lambda name, reason: console.print(
+                        f"{name} did not answer the first query: {reason}", markup=False
+                    ),
+                    **settings,
                 )
                 with stopping([study], console):
                     await study.run()
@@ -294,8 +313,16 @@ def _expert_summary(result: Interview, expert: str) -> dict[str, Any]:
         "cut_off": sum(cell.answers[0].finish_reason == "length" for cell in answered),
         "quality": _mean(scores),
         "cost": _mean([cell.answers[0].cost for cell in answered]),
+        "audit": asdict(audit(expert, _graded(answered))),
         "latency": _mean([s for cell in answered if not math.isnan(s := cell.answers[0].latency)]),
     }
+
+
+def _graded(cells: Sequence[Cell]) -> list[Graded]:
+    return [
+        Graded(cell.item.query.id, cell.answers[0].text, cell.item.references, cell.grade.score)
+        for cell in cells
+    ]
 
 
 def _count(reasons: Iterator[str]) -> dict[str, int]:
@@ -352,6 +379,10 @@ def _show_notes(summary: Mapping[str, Any], journal: Path, console: Console, ret
             console.print(f"{name}: {count} not graded: {why}", markup=False)
         if facts["cut_off"]:
             console.print(f"{name}: {facts['cut_off']} cut off at the limit: raise --max-tokens")
+    audits = {name: facts["audit"] for name, facts in summary["experts"].items()}
+    if any(entry["missed"] or entry["long"] or entry["warning"] for entry in audits.values()):
+        console.print("Grades to check by eye:")
+        show_audits(audits, console)
     for name, why in summary["left_out"].items():
         console.print(f"{name}: left out: {why}", markup=False)
     if summary["stopped"] or not summary["complete"] or retry:

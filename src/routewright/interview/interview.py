@@ -111,7 +111,9 @@ class Interview:
     A row is graded as soon as every expert has answered it. `left_out` maps each skipped expert to
     the reason: eight failures in a row, or a budget that does not cover its next ask. Experts in
     `recalled` are not asked; their earlier answers come from the asker `recall`. `judges` are the
-    experts that graders may ask. With `rehearsal` only the graders that ask experts run.
+    experts that graders may ask. Every expert gets the first query before any gets a second one;
+    `on_down` is called with the name and the reason of each that fails it. With `rehearsal` only
+    the graders that ask experts run.
     """
 
     def __init__(
@@ -131,6 +133,7 @@ class Interview:
         judges: Iterable[Expert] = (),
         rehearsal: bool = False,
         on_cell: Callable[[Cell], None] = lambda cell: None,
+        on_down: Callable[[str, str], None] = lambda expert, reason: None,
     ) -> None:
         self.items = items
         self.experts = tuple(experts)
@@ -146,6 +149,7 @@ class Interview:
         self.experts_by_name = {expert.name: expert for expert in (*self.experts, *judges)}
         self.rehearsal = rehearsal
         self.on_cell = on_cell
+        self.on_down = on_down
         self.cells: dict[tuple[str, str], Cell] = {}  # (query's id, expert)
         self.left_out: dict[str, str] = {}
         self.out_of_money = False
@@ -170,17 +174,25 @@ class Interview:
         Raises what an asker or grader raises, after the asks in progress have ended: they are paid
         for, so their answers belong into the journal.
         """
-        async with asyncio.TaskGroup() as group:
-            for expert in self._all:
-                queue = iter(self.items)
-                for _ in range(self.concurrency):
-                    group.create_task(self._guarded(self._work(expert, queue, group)))
-        if self._error is not None:
-            raise self._error
+        await self._ask_all(self.items[:1])
+        for expert in self.experts:
+            cell = self.cells.get((self.items[0].query.id, expert.name)) if self.items else None
+            if cell is not None and cell.failed and not cell.barred:
+                self.on_down(expert.name, cell.failed)
+        await self._ask_all(self.items[1:])
         for item in self.items:
             if self._missing[item.query.id] > 0:  # an expert was skipped on the way
                 await self._grade(item)
         return self.cells
+
+    async def _ask_all(self, items: Sequence[Item]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for expert in self._all:
+                queue = iter(items)
+                for _ in range(min(self.concurrency, len(items))):
+                    group.create_task(self._guarded(self._work(expert, queue, group)))
+        if self._error is not None:
+            raise self._error
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         """Does the work; an error stops the interview."""

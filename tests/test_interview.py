@@ -401,3 +401,71 @@ def test_a_table_remembers_that_its_queries_are_restricted(place):
             assert "restricted" in done.stdout + done.stderr
     told = json.dumps(cloud.bodies)
     assert (cloud.requests, "2 + 1" in told, "1 + 1" in told) == (2, True, False)
+
+
+def chatty(body) -> str:
+    """Knows how to add, and says so as chat models do."""
+    numbers = body["messages"][-1]["content"].split()
+    total = 2 * int(numbers[2])
+    return f"{numbers[2]} + {numbers[2]} = {total}. The answer is **{total}**."
+
+
+def test_by_default_chatty_answers_are_graded_by_their_references(place):
+    with serving(small := Upstream(chatty)):
+        configure(place, small=small)
+        words = [word for word in command(place, "--json") if word not in ("--grader", "numeric")]
+        done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=120)
+    summary = json.loads(done.stdout)
+    assert "numeric grades 30 rows" in done.stderr
+    assert summary["experts"]["small"]["quality"] == 1
+    assert summary["experts"]["small"]["audit"]["missed"] == []
+
+
+def test_a_grader_that_does_not_fit_is_warned_of_and_grading_again_is_free(place):
+    with serving(small := Upstream(chatty)):
+        configure(place, small=small)
+        summary, said = interview(place, grader="exact")
+    assert summary["experts"]["small"]["quality"] == 0
+    assert "small: 30 of 30 answers have their reference" in said
+    asked = len(small.bodies)
+    words = [sys.executable, "-m", "routewright.cli.main", "regrade", "t.parquet", "--json"]
+    done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=120)
+    assert json.loads(done.stdout)["experts"]["small"]["quality"] == 1
+    assert len(small.bodies) == asked
+
+
+def test_queries_that_nobody_can_grade_are_refused_before_anybody_is_asked(place):
+    (place / "q.jsonl").write_text(json.dumps({"id": "1", "prompt": "Tell a joke."}) + "\n")
+    with serving(small := Upstream(right)):
+        configure(place, small=small)
+        for option in ((), ("--dry-run",)):
+            _, said = interview(place, *option, grader="auto", code=2)
+            assert "--grader judge=EXPERT" in said
+    assert not small.bodies
+
+
+def test_an_expert_that_is_down_is_named_before_the_others_get_a_second_query(place):
+    with serving(small := Upstream(right), large := Upstream(status(500))):
+        configure(place, small=small, large=large)
+        _, said = interview(place)
+    assert said.index("large did not answer the first query") < said.index("large: left out")
+    assert len(small.bodies) == 30
+
+
+def test_a_run_in_which_nothing_could_be_graded_says_so_and_keeps_the_answers(place):
+    (place / "mine.py").write_text("def grade(item, answer):\n    return None\n")
+    with serving(small := Upstream(right)):
+        configure(place, small=small)
+        _, said = interview(place, grader="function=mine:grade", code=2)
+    assert "routewright regrade" in said
+    assert len(pl.read_parquet(place / "t.parquet")) == 30
+
+
+def test_an_error_in_a_function_of_yours_stops_the_run_at_once(place):
+    (place / "mine.py").write_text("def grade(item, answer):\n    raise KeyError('oh')\n")
+    with serving(small := Upstream(right)):
+        configure(place, small=small)
+        _, said = interview(place, grader="function=mine:grade", code=2)
+    assert "failed on query" in said
+    assert "Traceback" not in said
+    assert len(small.bodies) < 30

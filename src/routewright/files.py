@@ -261,16 +261,16 @@ def read(path: Path, most: int, at: int | None = None) -> bytes:
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     handle = os.open(path.name if at is not None else path, flags, dir_fd=at)
-    with open(handle, "rb", closefd=True) as file:
+    try:
         facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode):
             raise BadInput(f"'{path}' is not a regular file")
         if facts.st_size > most:
             raise BadInput(f"'{path}' is larger than {most >> 20:,} MiB")
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise BadInput(f"'{path}' is larger than {most >> 20:,} MiB")
-    return content
+        with open(handle, "rb", closefd=False) as file:
+            return file.read(facts.st_size)
+    finally:
+        os.close(handle)
 
 
 def memory() -> int:

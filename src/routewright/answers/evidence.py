@@ -11,18 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
+from pydantic import BaseModel, Field, StrictBool, StrictInt
 
 from routewright.answers import equivalence
 from routewright.answers.multiple_choice import LETTERS, Choices
+from routewright.errors import BadRouter
 from routewright.prediction.forest import Forest
+from routewright.prediction.stored import Arrays, under
 from routewright.types import Array, Indices, Prediction, Query
 
 NOBODY = -1
 LEADERS = 3  # best chances among the inputs of the second forest
 CLIP = 1e-3  # forecasts are limited to this and 1 minus this before their log-odds are taken
+MOST_RUNGS, MOST_VERDICTS = 64, 100  # of a stored ladder, and per verification
 UNSURE = -1.0  # stands for an unknown confidence
 NO_OPTION_CHANCE = -9.0  # stands for an unknown log-chance of an option
 NO_LOGPROB = 1.0  # stands for an unknown log-probability; known ones are below 0
@@ -153,6 +157,20 @@ class Evidence:
         table = state.onward
         return np.asarray((1 - share) * table[:, above - 1] + share * table[:, above])
 
+    def check(self, prediction: Prediction, queries: Sequence[Query]) -> None:
+        """Weighs an answer to the queries on every rung. Raises BadRouter, or what NumPy raises, if
+        the forests are not of this committee."""
+        chances = self.option_chances(queries)
+        for r, rung in enumerate(self.rungs):
+            answers = np.full((len(queries), len(rung.members)), "B", dtype=object)
+            replies = self.read(answers, chances)
+            if rung.checked:
+                checked = np.full(len(queries), rung.members[0])
+                replies = replies._replace(checked=checked, confidence=np.ones(len(queries)))
+            state = self.assess(r, replies, prediction)
+            if state.gain.shape != prediction.quality.shape:
+                raise BadRouter(f"rung {r} of the evidence is of other experts")
+
     # --- storing ---------------------------------------------------------------------------
 
     def options(self) -> dict[str, Any]:
@@ -184,33 +202,71 @@ class Evidence:
         return {"prices": self.prices, "checking": self.checking, **nodes}
 
     @classmethod
-    def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        rungs = []
-        for r, stored in enumerate(options["rungs"]):
+    def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any], experts: int) -> Self:
+        """The stored evidence about so many experts. Raises BadRouter."""
+        stored = StoredEvidence.model_validate(options)
+        part = Arrays("the evidence", arrays)
+        prices = part.take("prices", "prices", least=0.0)
+        checking = np.ones(1)
+        if "checking" in arrays:
+            checking = part.take("checking", "checking", least=0.0)
+        if len(prices) < 2 or not (np.diff(prices) > 0).all():
+            raise BadRouter("the prices of the evidence must be two or more, in ascending order")
+        if len(checking) not in (1, experts):
+            raise BadRouter("the evidence needs one cost of checking, or one per expert")
+        rungs: list[Rung] = []
+        for r, rung in enumerate(stored.rungs):
+            below = rungs[-1].members if rungs else ()
+            _check_members(rung, below, experts)
+            outputs = {"gains": experts - len(rung.members), "onward": len(prices)}
             forests = {
-                name: Forest(int(depth), _under(arrays, f"{r}.{name}."))
-                for name, depth in stored["depths"].items()
+                name: Forest.load(
+                    depth, under(arrays, f"{r}.{name}."), outputs=outputs.get(name, 1)
+                )
+                for name, depth in rung.depths.items()
             }
-            members = tuple(int(m) for m in stored["members"])
-            rungs.append(Rung(members, stored.get("checked", False), **forests))
-        depth = options.get("choices")
+            rungs.append(Rung(rung.members, rung.checked, **forests))
+        if rungs[-1].onward is not None:
+            raise BadRouter("the last rung of the evidence climbs to none")
         choices = None
-        if depth is not None:
-            nodes = _under(arrays, "choices.")
-            choices = Choices(nodes.pop("style"), Forest(int(depth), nodes))
+        if stored.choices is not None:
+            choices = Choices.load(stored.choices, under(arrays, "choices."))
         return cls(
-            options["kind"],
-            arrays["prices"],
+            stored.kind,
+            prices,
             tuple(rungs),
             choices=choices,
-            logprobs=options.get("logprobs", False),
-            checking=arrays.get("checking", np.ones(1)),
-            verdicts=options.get("verdicts", 1),
+            logprobs=stored.logprobs,
+            checking=checking,
+            verdicts=stored.verdicts,
         )
 
 
-def _under(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+class StoredRung(BaseModel):
+    """A rung in router.json, with the depths of its forests."""
+
+    members: tuple[StrictInt, ...]
+    checked: StrictBool = False
+    depths: dict[Literal["candidates", "gains", "onward"], StrictInt] = {}
+
+
+class StoredEvidence(BaseModel):
+    """The evidence in router.json."""
+
+    kind: equivalence.Kind
+    choices: StrictInt | None = None  # the depth of the forest
+    logprobs: StrictBool = False
+    verdicts: Annotated[StrictInt, Field(ge=1, le=MOST_VERDICTS)] = 1
+    rungs: Annotated[list[StoredRung], Field(min_length=1, max_length=MOST_RUNGS)]
+
+
+def _check_members(rung: StoredRung, below: tuple[int, ...], experts: int) -> None:
+    """Raises BadRouter unless a rung has the members below it, and experts of the router."""
+    members = set(rung.members)
+    if len(members) != len(rung.members) or not members <= set(range(experts)):
+        raise BadRouter(f"a rung of the evidence must name each expert by a number below {experts}")
+    if not members >= set(below) or (rung.checked and (not members or members != set(below))):
+        raise BadRouter("a rung of the evidence must have the members of the rung below it")
 
 
 # --- inputs of the forests -----------------------------------------------------------------

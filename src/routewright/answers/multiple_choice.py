@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from routewright.answers import equivalence
 from routewright.data.choices import LONGEST, parse
 from routewright.prediction.forest import Forest
+from routewright.prediction.stored import Arrays
 from routewright.types import Array, Indices, Query
 
 LETTERS = 26
@@ -37,6 +38,12 @@ class Choices:
 
     style: Array  # (BUCKETS,) weights of hashed character n-grams
     forest: Forest
+
+    @classmethod
+    def load(cls, depth: int, arrays: Mapping[str, Any]) -> Self:
+        """The stored model. Raises BadRouter."""
+        style = Arrays("the model of options", arrays).take("style", BUCKETS)
+        return cls(style, Forest.load(depth, arrays, WIDTH + 1))
 
     def predict(self, queries: Sequence[Query]) -> Array:
         """The chance that each letter is right, (n, LETTERS); rows sum to 1, or are NaN without

@@ -128,7 +128,7 @@ def selfplay(
             options,
             generator=generator,
             templates=templates,
-            tables=table or [Path(source) for source in loaded.card["data"]["sources"]],
+            tables=table or [Path(source) for source in loaded.fact("data", "sources")],
             held_out=_held_out(held_out, split),
             rounds=rounds,
             budget=budget,

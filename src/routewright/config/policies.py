@@ -5,11 +5,10 @@ Rules are generators over the document, as in `rules.py`, which runs them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from routewright import registry
+from routewright import files, registry
 from routewright.config.document import NAME, Document, Loc, Problem
 from routewright.errors import BadInput
 from routewright.registry import choose
@@ -135,10 +134,12 @@ def _router_folder(document: Document, loc: Loc) -> Iterator[Problem]:
     folder = document.get(*loc)
     if not isinstance(folder, str):
         return
-    file = document.path.parent / folder / "router.json"
     fit = f"`routewright fit OUTCOMES.parquet --out {document.written(loc)}` trains one"
     try:
-        router = json.loads(file.read_text(encoding="utf-8"))
+        (content,) = files.read_folder(
+            document.path.parent / folder, {"router.json": files.LONGEST}
+        )
+        router = files.parse_json(content, "router.json")
         old = router.get("card", {})  # of routers saved before verifiers were a field
         experts = [*router["experts"], *router.get("verifiers", old.get("verifiers", ()))]
         names = [expert if isinstance(expert, str) else expert["name"] for expert in experts]
@@ -146,7 +147,7 @@ def _router_folder(document: Document, loc: Loc) -> Iterator[Problem]:
         mend = f"{fit}; the path counts from the folder of {document.path.name}"
         yield document.problem(loc, "is no router: there is no router.json in it", mend)
         return
-    except (ValueError, TypeError, KeyError):
+    except (BadInput, AttributeError, KeyError, TypeError, ValueError):
         yield document.problem(loc, "holds a router.json that lists no experts", fit)
         return
     if absent := [name for name in names if name not in expert_names(document)]:

@@ -420,14 +420,14 @@ class Play:
         rows = outcomes.read(
             self._tables(number),
             experts=self.router.experts,
-            split=self.router.card["data"]["split"],
+            split=self.router.fact("data", "split"),
         )
         self.router = fit(
             rows,
-            encoder=self.router.card["encoder"],
-            predictor=self.router.card["predictor"],
+            encoder=self.router.fact("encoder"),
+            predictor=self.router.fact("predictor"),
             strategy=self.strategy,
-            seed=self.router.card["seed"],
+            seed=self.router.fact("seed"),
         )
         self.router.save(place / "router")
         return self._finish(Round(number, **counts, stopped=reason), place)
@@ -438,7 +438,7 @@ class Play:
         """The queries of a round; they are chosen once and stored before any expert is asked."""
         path, counts_path = place / "queries.jsonl", place / "proposed.json"
         if path.exists():
-            counts: dict[str, int] = json.loads(counts_path.read_text(encoding="utf-8"))
+            counts: dict[str, int] = _read_settings(counts_path)
             return self._stored(path), counts
         s, seed = self.settings, _seed(self.settings.seed, number)
         earlier = outcomes.read(self._tables(number - 1), data_class=self.data_class).queries
@@ -496,10 +496,10 @@ class Play:
                 _report(evaluation, figures, router, place)
         done = replace(
             done,
-            rows=int(router.card["data"]["rows"]),
+            rows=int(router.fact("data", "rows")),
             quality=quality,
             aiq=aiq,
-            gain=float(router.card["gain_over_zero_router"]),
+            gain=_or_nan(router.fact("gain_over_zero_router")),
             spent=self.spent(),
         )
         with journal.Journal(self.folder / "rounds.jsonl") as file:
@@ -518,7 +518,10 @@ class Play:
     def _completed(self) -> list[Round]:
         """The completed rounds; a round that ran out of budget is repeated."""
         path = self.folder / "rounds.jsonl"
-        rounds = [Round(**line) for line in journal.read(path)]
+        try:
+            rounds = [Round(**line) for line in journal.read(path)]
+        except TypeError as error:
+            raise BadInput(f"'{path}' holds no rounds: use another --out") from error
         if rounds and rounds[-1].stopped == NO_MONEY:
             rounds.pop()
             files.write(path, "".join(json.dumps(asdict(done)) + "\n" for done in rounds))
@@ -532,7 +535,7 @@ class Play:
         if not path.exists():
             files.write(path, json.dumps(now, indent=1) + "\n")
             return
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = _read_settings(path)
         for key in sorted(now.keys() | before.keys()):
             if now.get(key) != before.get(key):
                 raise BadInput(
@@ -573,6 +576,21 @@ def table(rounds: Sequence[Round], settings: Settings) -> str:
     if rounds and rounds[-1].stopped:
         lines.append(f"\nStopped: {rounds[-1].stopped}.")
     return "\n".join(lines) + "\n"
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """The values of a JSON file that selfplay wrote. Raises BadInput if it is damaged."""
+    try:
+        values = files.read_json(path)
+    except OSError as error:
+        raise BadInput(f"'{path}' cannot be read: {error.strerror}") from error
+    if not isinstance(values, dict):
+        raise BadInput(f"'{path}' is damaged: use another --out")
+    return values
 
 
 def _number(value: float | None) -> str:

@@ -9,10 +9,14 @@ cost decision value on every table (dev/LOG.md).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
 
+from routewright.errors import BadRouter
+from routewright.prediction.stored import Arrays
 from routewright.types import Array, Indices
 
 STRENGTHS = (1e3, 1e9)  # of the shared map as prior; the second gives every expert the shared map
@@ -30,6 +34,15 @@ class Calibration:
 
     slope: Array = field(default_factory=lambda: np.empty(0))  # (e,)
     offset: Array = field(default_factory=lambda: np.empty(0))  # (e,)
+
+    @classmethod
+    def load(cls, arrays: Mapping[str, Any], experts: int) -> Self:
+        """The stored maps, at most one per expert. Raises BadRouter."""
+        part = Arrays("the calibration", arrays)
+        slope = part.take("slope", "experts")
+        if len(slope) > experts:
+            raise BadRouter(f"the calibration is of {len(slope)} experts, and there are {experts}")
+        return cls(slope, part.take("offset", "experts"))
 
     def __call__(self, predictions: Array) -> Array:
         """Predictions (..., experts) ▶ probabilities of the same shape."""

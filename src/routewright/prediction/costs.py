@@ -14,10 +14,13 @@ from typing import Any, Self
 import numpy as np
 
 from routewright import metrics
+from routewright.errors import BadRouter
 from routewright.prediction.predictors import NOTHING, View, view
+from routewright.prediction.stored import Arrays, number
 from routewright.types import Array, Query
 
 PENALTY = 10.0
+LEAST_UNIT = 1e-9
 
 
 @dataclass
@@ -41,7 +44,7 @@ class CostModel:
     ) -> Self:
         """Fits to vectors (n, width), n queries and costs (n, e) in US$, NaN where unknown."""
         self.view = view(blocks, text=10**0.5, domain=2.0, surface=0.3, width=64)
-        self.unit = float(_tokens(queries).std()) / 10 + 1e-9
+        self.unit = float(_tokens(queries).std()) / 10 + LEAST_UNIT
         columns = self._columns(x, queries)
         self.centre = columns.mean(axis=0)
         self.mean = metrics.mean(costs)
@@ -102,7 +105,18 @@ class CostModel:
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        return cls(View.from_json(options["view"]), float(options["unit"]), **arrays)
+        view = View.from_json(options["view"])
+        unit = number(options["unit"], "the unit of the costs", LEAST_UNIT)
+        part = Arrays("the cost model", arrays)
+        width = view.width + 1
+        centre = part.take("centre", width)
+        weights = part.take("weights", width, "experts")
+        joined = part.take("joined", "added", "added width")
+        if joined.size and joined.shape[1] != width:
+            raise BadRouter("the cost model has an added expert of another width")
+        count = part.size("experts") + (len(joined) if joined.size else 0)
+        mean = part.take("mean", count, unknown=True)
+        return cls(view, unit, centre, weights, mean, part.take("floor", count), joined)
 
     def _columns(self, x: Array, queries: Sequence[Query]) -> Array:
         return np.hstack([self.view(x), _tokens(queries)[:, None] / self.unit])

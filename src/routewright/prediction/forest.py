@@ -9,10 +9,13 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from routewright.errors import BadRouter
 from routewright.parallel import n_jobs
+from routewright.prediction.stored import WIDEST, Arrays, whole
 from routewright.types import Array, Indices
 
 BATCH = 1024
+DEEPEST = 5000  # nodes on a path
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,36 @@ class Forest:
             }
         )
 
+    @classmethod
+    def load(
+        cls, depth: Any, arrays: Mapping[str, Any], columns: int | None = None, outputs: int = 1
+    ) -> Self:
+        """The stored forest of so many outputs, for columns (n, `columns`) or an unknown number.
+
+        Raises BadRouter unless every path of it ends in a leaf.
+        """
+        part = Arrays("a forest", arrays)
+        value = part.take("value", "nodes", outputs)
+        count = part.size("nodes")
+        last = (columns or WIDEST) - 1
+        child = part.take("child", 2 * count, kind="iu", least=0, most=count - 1)
+        nodes = {
+            "start": part.take("start", "trees", kind="iu", least=0, most=count - 1),
+            "feature": part.take("feature", "nodes", kind="iu", least=0, most=last),
+            "cut": part.take("cut", "nodes"),
+            "child": child,
+            "value": value,
+        }
+        # The children of a node come after it, and a leaf leads to itself.
+        if (child < np.arange(2 * count) // 2).any() or not part.size("trees"):
+            raise BadRouter("a forest has a path that does not end")
+        return cls(whole(depth, "the depth of a forest", 0, DEEPEST), nodes)
+
+    @cached_property
+    def columns(self) -> int:
+        """The columns that it reads, at least."""
+        return int(self.nodes["feature"].max()) + 1
+
     def predict(self, x: Array) -> Array:
         """Columns (n, c) ▶ means over the trees (n, outputs)."""
         width = self.nodes["value"].shape[1]
@@ -94,6 +127,8 @@ class Forest:
 
     def leaves(self, x: Array) -> Any:
         """Columns (n, c) ▶ what each tree says, (n, trees, outputs) in single precision."""
+        if x.shape[1] < self.columns:
+            raise BadRouter(f"a forest reads {self.columns} columns, and there are {x.shape[1]}")
         columns, (start, feature, cut, child) = x.astype(np.float32), self._pairs
         flat, first = columns.ravel(), np.arange(len(x))[:, None] * columns.shape[1]
         node = np.tile(start, (len(x), 1))

@@ -13,7 +13,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from routewright.errors import BadRouter
 from routewright.prediction.predictors import NOTHING, View, view
+from routewright.prediction.stored import Arrays, number
 from routewright.types import Array
 
 LANDMARKS = 1000
@@ -70,4 +72,9 @@ class Novelty:
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        return cls(View.from_json(options["view"]), float(options["usual"]), arrays["landmarks"])
+        view = View.from_json(options["view"])
+        usual = number(options["usual"], "the usual similarity", 0.0)
+        landmarks = Arrays("the novelty", arrays).take("landmarks", "landmarks", "columns")
+        if landmarks.size and landmarks.shape[1] != view.width:
+            raise BadRouter("the novelty has landmarks of another width than its view")
+        return cls(view, usual, landmarks)

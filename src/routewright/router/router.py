@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,12 +28,16 @@ from routewright.prediction.costs import CostModel
 from routewright.prediction.encoders import Encoder
 from routewright.prediction.novelty import Novelty
 from routewright.prediction.predictors import Predictor, inputs
-from routewright.registry import find, name_of
+from routewright.prediction.stored import Arrays, load, reading, under
+from routewright.registry import name_of
 from routewright.router.frontier import OperatingPoint
+from routewright.router.stored import StoredRouter
 from routewright.strategies import build
 from routewright.types import Array, Prediction, Query, Strategy
 
 FORMAT = 1
+EXPERT_OPTIONS = ("expert", "experts", "ladder", "then", "agree", "last")  # of strategies
+TRIAL = "Which number is even?\nA. 1\nB. 2\nC. 3"  # a query on which a loaded router is tried
 DESCRIPTION, ARRAYS = "router.json", "router.safetensors"
 
 
@@ -100,7 +104,10 @@ class Router:
 
     def predict(self, queries: Sequence[Query]) -> Prediction:
         """Quality, spread, cost (US$) and latency (s) per query and expert, (n, e)."""
-        x = self.encoder.encode(queries)
+        return self._predict(self.encoder.encode(queries), queries)
+
+    def _predict(self, x: Array, queries: Sequence[Query]) -> Prediction:
+        """The prediction for queries whose vectors (n, width) are known."""
         belief = self.predictor.predict(inputs(self.predictor, x, queries))
         trust = self.novelty.trust(x)
         difference = belief.mean - self.mean
@@ -173,6 +180,8 @@ class Router:
         goals = [goal for goal in (max_cost, max_cost_fraction, min_quality) if goal is not None]
         if len(goals) != 1:
             raise BadInput("give exactly one of max_cost, max_cost_fraction and min_quality")
+        if not self.frontier:
+            raise BadRouter("the router has no operating points; fit it again")
         if min_quality is not None:
             sufficient = [p for p in self.frontier if p.quality >= min_quality]
             if not sufficient:
@@ -188,6 +197,15 @@ class Router:
                 raise BadInput(f"the router knows no costs, so no {name}: give min_quality")
             raise BadInput(f"{name} {limit:g} is out of reach: at least {least:.4g}")
         return max(within, key=lambda p: (p.quality, -p.cost))
+
+    def fact(self, *keys: str) -> Any:
+        """An entry of the card. Raises BadRouter if the router does not record it."""
+        value: Any = self.card
+        for key in keys:
+            if not isinstance(value, Mapping) or key not in value:
+                raise BadRouter(f"the router does not record its {'.'.join(keys)}: fit it again")
+            value = value[key]
+        return value
 
     # --- the folder ------------------------------------------------------------------------
 
@@ -260,38 +278,78 @@ class Router:
         described, arrays = _read(path)
         if described.get("format") != FORMAT:
             raise BadRouter(
-                f"'{path}' has router format {described.get('format')!r}; this version of"
+                f"'{path}' has router format {str(described.get('format'))[:20]}; this version of"
                 f" routewright reads format {FORMAT}: fit it again, or upgrade"
             )
         described = _with_references(described, partial(_from_working_directory, folder=path))
         try:
-            # Older routers have their verifiers and prices on the card.
-            card = dict(described["card"])
-            of_card = {name: card.pop(name, ()) for name in ("verifiers", "prices")}
-            return cls(
-                experts=tuple(described["experts"]),
-                encoder=_load_part("encoders", described["encoder"], arrays, "encoder"),
-                predictor=_load_part("predictors", described["predictor"], arrays, "predictor"),
-                costs=CostModel.load(described["costs"], _under(arrays, "costs")),
-                mean=arrays["router/mean"],
-                novelty=Novelty.load(described["novelty"], _under(arrays, "novelty")),
-                evidence=_load_evidence(described.get("evidence"), _under(arrays, "evidence")),
-                signal=float(described["signal"]),
-                calibration=Calibration(**_under(arrays, "calibration")),
-                newcomers=int(described.get("newcomers", 0)),
-                latency=arrays["router/latency"],
-                seen=arrays["router/seen"],
-                frontier=tuple(OperatingPoint.from_json(p) for p in described["frontier"]),
-                verifiers=tuple(described.get("verifiers", of_card["verifiers"])),
-                prices=dict(described.get("prices", of_card["prices"])),
-                card=card,
-            )
+            router = cls._of(StoredRouter.of(described), arrays)
+            router._check()
         except RoutewrightError as error:
             raise BadRouter(f"'{path}' cannot be loaded: {error}") from error
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise BadRouter(
-                f"'{path}' is not a complete router ({type(error).__name__}: {error}); fit it again"
-            ) from error
+        return router
+
+    @classmethod
+    def _of(cls, stored: StoredRouter, arrays: Mapping[str, Any]) -> Self:
+        """The router of a description and its arrays. Raises BadRouter."""
+        count = len(stored.experts)
+        own = Arrays("the router", under(arrays, "router/"))
+        mean = own.take("mean", count, unknown=True, least=0.0, most=1.0)
+        latency = own.take("latency", "known latencies", unknown=True, least=0.0)
+        if len(latency) not in (0, count):
+            raise BadRouter(f"the router has {len(latency)} latencies of {count} experts")
+        with reading("the router"):
+            evidence = None
+            if stored.evidence is not None:
+                evidence = Evidence.load(stored.evidence, under(arrays, "evidence/"), count)
+            return cls(
+                experts=stored.experts,
+                encoder=load("encoders", stored.encoder, under(arrays, "encoder/")),
+                predictor=load("predictors", stored.predictor, under(arrays, "predictor/")),
+                costs=CostModel.load(stored.costs, under(arrays, "costs/")),
+                mean=mean,
+                novelty=Novelty.load(stored.novelty, under(arrays, "novelty/")),
+                evidence=evidence,
+                signal=stored.signal,
+                calibration=Calibration.load(under(arrays, "calibration/"), count),
+                newcomers=stored.newcomers,
+                latency=latency,
+                seen=own.take("seen", "prompts", kind="u", least=0, most=np.inf),
+                frontier=tuple(point.point() for point in stored.frontier),
+                verifiers=stored.verifiers,
+                prices=stored.prices,
+                card=stored.card,
+            )
+
+    def _check(self) -> None:
+        """Raises BadRouter unless the parts fit together: they predict for a query, weigh an answer
+        on every rung, and build the strategy of every operating point."""
+        width = max((block.stop for block in self.encoder.blocks.values()), default=0)
+        queries = [Query.of(TRIAL)]
+        with reading("the router"), np.errstate(all="ignore"):
+            for point in self.frontier:
+                self._check_experts(point.spec)
+                self.strategy_at(point)
+            x = np.zeros((1, width))
+            if not _refers_to_a_model(self.encoder):
+                x = self.encoder.encode(queries)
+            if x.shape != (1, width):
+                raise BadRouter(f"its encoder gives vectors of {x.shape[1]}, not {width} numbers")
+            if getattr(self.predictor, "reads_text", False):
+                return  # a language model, which is loaded when it is first used
+            prediction = self._predict(x, queries)
+            tables = (prediction.quality, prediction.spread, prediction.cost, prediction.chance)
+            if any(table.shape != (1, len(self.experts)) for table in tables):
+                raise BadRouter(f"its predictor does not predict for {len(self.experts)} experts")
+            if self.evidence is not None:
+                self.evidence.check(prediction, queries)
+
+    def _check_experts(self, spec: Mapping[str, Any]) -> None:
+        """Raises BadRouter if a spec names an expert that the router was not fitted on."""
+        members = {*self.experts, *self.verifiers}
+        for name in _experts_in(spec):
+            if name not in members:
+                raise BadRouter(f"an operating point asks '{name}', which is no expert of it")
 
 
 def scale_differences(quality: Array, mean: Array, signal: float) -> Array:
@@ -309,22 +367,27 @@ def scale_differences(quality: Array, mean: Array, signal: float) -> Array:
     return np.asarray(mean + level + signal * (difference - level))
 
 
-def _load_part(
-    family: str, described: Mapping[str, Any], arrays: Mapping[str, Any], part: str
-) -> Any:
-    return find(family, described["name"]).load(described["options"], _under(arrays, part))
+def _experts_in(spec: Any, option: str = "") -> Iterator[str]:
+    """The experts that a strategy's spec names."""
+    if isinstance(spec, str) and option in EXPERT_OPTIONS:
+        yield spec
+    elif isinstance(spec, Mapping):
+        for key, value in spec.items():
+            yield from _experts_in(value, key)
+    elif isinstance(spec, list | tuple):
+        for item in spec:
+            yield from _experts_in(item, option)
+
+
+def _refers_to_a_model(encoder: Any) -> bool:
+    """Whether an encoder uses a pretrained model, which is loaded when it is first used."""
+    return hasattr(encoder, "source") or any(map(_refers_to_a_model, getattr(encoder, "parts", ())))
 
 
 def context(x: Array, blocks: Mapping[str, slice]) -> Array:
     """The columns of vectors (n, width) that are facts and no embeddings: domain, form."""
     facts = [x[:, blocks[name]] for name in ("domain", "surface") if name in blocks]
     return np.hstack([np.empty((len(x), 0)), *facts])
-
-
-def _load_evidence(
-    described: Mapping[str, Any] | None, arrays: Mapping[str, Any]
-) -> Evidence | None:
-    return None if described is None else Evidence.load(described, arrays)
 
 
 def _with_references(described: Any, move: Callable[[str], str]) -> Any:
@@ -353,10 +416,6 @@ def _from_working_directory(source: str, folder: Path) -> str:
     return os.path.relpath(folder / source) if local else source
 
 
-def _under(arrays: Mapping[str, Any], part: str) -> dict[str, Any]:
-    return {k.removeprefix(f"{part}/"): v for k, v in arrays.items() if k.startswith(f"{part}/")}
-
-
 def _is_foreign(folder: Path) -> bool:
     """Whether the folder holds something, but no router."""
     with suppress(FileNotFoundError):  # another process is replacing it
@@ -368,7 +427,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The description and the arrays of a router, both of the same save."""
     try:
         most = {DESCRIPTION: files.LONGEST, ARRAYS: files.memory()}
-        json_text, tensors = files.read_folder(path, most)
+        content, tensors = files.read_folder(path, most)
+        described = files.parse_json(content, f"'{path / DESCRIPTION}'")
     except (FileNotFoundError, NotADirectoryError) as error:
         if Path(str(error.filename)).name == ARRAYS:
             raise BadRouter(
@@ -379,7 +439,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise BadRouter(f"'{path}' cannot be read: {error.strerror}") from error
     except BadInput as error:
         raise BadRouter(str(error)) from error
-    described = files.parse_json(json_text, f"'{path / DESCRIPTION}'")
     if not isinstance(described, dict):
         raise BadRouter(f"'{path / DESCRIPTION}' does not describe a router")
     return described, _tensors(tensors, path / ARRAYS)

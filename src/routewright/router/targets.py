@@ -110,6 +110,8 @@ def within_share(points: Sequence[OperatingPoint], expert: str, most: float) -> 
 
     Raises BadInput if no point does, or if the points do not record whom they ask.
     """
+    if not points:
+        raise BadInput("the router has no operating points; fit it again")
     shares = [_share_of(point, expert) for point in points]
     sufficient = [
         point for point, share in zip(points, shares, strict=True) if share <= most + 1e-9

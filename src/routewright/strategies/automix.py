@@ -6,9 +6,11 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from routewright import prompts
 from routewright.answers import equivalence, metaverifiers
@@ -20,6 +22,10 @@ from routewright.types import Answer, Array, Ask, Decision, Plan, Query
 
 if TYPE_CHECKING:  # reading tables needs Polars, serving does not
     from routewright.data.outcomes import Outcomes
+
+
+MOST_SAMPLES = 100  # verdicts of one verification
+MOST_DOMAINS = 5000  # of the evidence, which needs memory for their square
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Automix:
 
     ladder: tuple[str, ...]
     policy: Mapping[str, Any] = field(default_factory=dict)
-    samples: int = 8
+    samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] = 8
     agree: tuple[str, ...] = ()
     answers: Kind = "auto"
     evidence: Sequence[Mapping[str, Any]] = ()  # `observations.Linear`, for every rung but the last
@@ -45,6 +51,45 @@ class Automix:
             raise BadInput("automix needs a ladder of two experts or more, cheapest first")
         if both := set(self.ladder) & set(self.agree):
             raise BadInput(f"'{min(both)}' cannot both answer and verify: leave it out of `agree`")
+        if self.policy:
+            self._check_policy()
+        if self.evidence:
+            self._check_evidence()
+
+    def _check_policy(self) -> None:
+        """Raises BadInput unless every node climbs the ladder, with one child per bin."""
+        nodes: list[tuple[Any, int]] = [(self.policy, -1)]
+        while nodes:
+            node, below = nodes.pop()
+            place = -1
+            if isinstance(node, Mapping) and node.get("expert") in self.ladder:
+                place = self.ladder.index(node["expert"])
+            if place <= below:
+                raise BadInput("a node of automix's policy must ask an expert higher on the ladder")
+            if "then" not in node:
+                continue
+            edges, children = node.get("edges"), node["then"]
+            if not _ascending(edges) or not isinstance(children, list | tuple):
+                raise BadInput("a node of automix's policy needs ascending edges and `then`")
+            if len(children) != len(edges) + 1:
+                raise BadInput("a node of automix's policy needs one child more than edges")
+            nodes += [(child, place) for child in children if child is not None]
+
+    def _check_evidence(self) -> None:
+        """Raises BadInput unless there is a linear model for every rung but the last."""
+        others = np.zeros((1, len(self.agree)))
+        about = About.of([Query.of("")])
+        observed = Observations(np.zeros(1), about)
+        if self.agree:
+            observed = agreement(np.zeros((1, 1 + len(self.agree)), np.intp), others > 0, about)
+        try:
+            if max(len(stored["domains"]) for stored in self.evidence) > MOST_DOMAINS:
+                raise ValueError(f"it has more than {MOST_DOMAINS} domains")
+            gains = [line.predict(observed) for line in self._linear]
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise BadInput(f"the evidence of automix is of another ladder: {error}") from error
+        if len(gains) != len(self.ladder) - 1 or not np.isfinite(gains).all():
+            raise BadInput("automix needs evidence for every rung but the last")
 
     def plan(self, query: Query) -> Plan:
         node: Mapping[str, Any] | None = self.policy or self._default_policy
@@ -161,6 +206,14 @@ class Automix:
             asked=rows.widen(ran.asked, (*ladder, *agree)),
             undecided=~trials.complete | rows.limited,
         )
+
+
+def _ascending(edges: Any) -> bool:
+    """Whether it is a list of numbers, none of which is smaller than the one before."""
+    if not isinstance(edges, list | tuple):
+        return False
+    numbers = [edge for edge in edges if isinstance(edge, int | float)]
+    return len(numbers) == len(edges) and all(a <= b for a, b in pairwise(numbers))
 
 
 def run_policy(policy: metaverifiers.Node, trials: metaverifiers.Trials, agree: int = 0) -> Run:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import NonNegativeFloat
+from pydantic import Field, NonNegativeFloat
 
 from routewright.answers import votes
 from routewright.answers.equivalence import Kind
@@ -23,6 +23,7 @@ from routewright.types import Answer, Array, Ask, Decision, Indices, Plan, Predi
 NODES, WEIGHTS = (half / 2 for half in np.polynomial.legendre.leggauss(48))
 NODES = NODES + 0.5  # of the quadrature over 0..1
 ERFC = np.frompyfunc(math.erfc, 1, 1)  # SciPy's is faster, and serving does without SciPy
+MOST_AHEAD = 5  # there are some 100,000 sets of five among 30 experts
 LEAST_SPREAD = 0.02  # with a smaller spread, the nodes miss the step
 
 
@@ -41,8 +42,8 @@ class CascadeRouting:
     router: Predicts
     price: NonNegativeFloat = 0.0
     answers: Kind = "auto"
-    stretch: float = 1.0
-    ahead: int = 3
+    stretch: NonNegativeFloat = 1.0
+    ahead: Annotated[int, Field(ge=1, le=MOST_AHEAD)] = 3
 
     def plan(self, query: Query) -> Plan:
         if query.min_quality is not None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from routewright.answers import votes
 from routewright.answers.equivalence import Kind
@@ -55,7 +56,7 @@ class Frugal:
     """
 
     router: RouterWithMeans
-    trust: float | tuple[float, ...] = 0.8
+    trust: float | Annotated[tuple[float, ...], Field(min_length=1)] = 0.8
     last: str | None = None
     answers: Kind = "auto"
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from routewright.errors import BadInput
+from routewright.prediction.stored import WIDEST, whole
 from routewright.types import Array, Query
 
 Embed = Callable[[str], Array]  # a text ▶ its vector
@@ -40,8 +41,13 @@ class Embedding:
     def encode(self, queries: Sequence[Query]) -> Array:
         embed = self._loaded()
         # One text at a time, because padding would make a vector depend on its neighbours.
-        table = np.array([embed(query.text) for query in queries], dtype=np.float64)
-        table = table.reshape(len(queries), self.width)
+        vectors = [np.asarray(embed(query.text)) for query in queries]
+        if wrong := [vector.size for vector in vectors if vector.size != self.width]:
+            raise BadInput(
+                f"the model at '{self.source}' gives vectors of {wrong[0]} numbers, and the router"
+                f" was fitted on {self.width}: use the same model, or fit again"
+            )
+        table = np.array(vectors, dtype=np.float64).reshape(len(queries), self.width)
         length = np.linalg.norm(table, axis=1, keepdims=True)
         return np.asarray(table / np.maximum(length, 1e-9))
 
@@ -53,7 +59,8 @@ class Embedding:
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        return cls(**options)
+        width = whole(options["width"], "the width of the encoder", 0, WIDEST)
+        return cls(options["source"], width)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves the loaded model out of copies for other processes, which load it themselves."""

@@ -9,7 +9,8 @@ from typing import Any, Self
 import numpy as np
 
 from routewright.prediction.encoders import Encoder
-from routewright.registry import find, name_of
+from routewright.prediction.stored import load, under
+from routewright.registry import name_of
 from routewright.types import Array, Query
 
 
@@ -56,8 +57,9 @@ class Concat:
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        parts = []
-        for i, part in enumerate(options["parts"]):
-            own = {k.split(".", 1)[1]: v for k, v in arrays.items() if k.split(".", 1)[0] == str(i)}
-            parts.append(find("encoders", part["name"]).load(part["options"], own))
-        return cls(parts)
+        return cls(
+            [
+                load("encoders", part, under(arrays, f"{i}."))
+                for i, part in enumerate(options["parts"])
+            ]
+        )

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from routewright.prediction.stored import texts
 from routewright.types import Array, Query
 
 MIN_COUNT = 5  # queries that carry a label with a column
@@ -48,7 +49,7 @@ class Domain:
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        return cls(tuple(options["labels"]))
+        return cls(texts(options["labels"], "the labels of encoder 'domain'"))
 
 
 def _labels(query: Query) -> set[str]:

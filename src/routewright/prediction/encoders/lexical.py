@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 
 from routewright.errors import BadInput
+from routewright.prediction.stored import Arrays
 from routewright.types import Array, Query
 
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -90,9 +91,11 @@ class Lexical:
         if (options.get("bits", BITS), options.get("max_chars", MAX_CHARS)) != (BITS, MAX_CHARS):
             raise BadInput("encoder 'lexical' has settings of an earlier version: fit it again")
         encoder = cls(options["width"], options["seen"])
-        encoder.slots = _slots(arrays["kept"], 2 << BITS)
-        encoder.idf = np.asarray(arrays["idf"], np.float32)
-        encoder.basis = np.asarray(arrays["basis"]).astype(np.float32)
+        part = Arrays("encoder 'lexical'", arrays)
+        kept = part.take("kept", "features", kind="iu", least=0, most=(2 << BITS) - 1)
+        encoder.slots = _slots(kept, 2 << BITS)
+        encoder.idf = part.take("idf", "features").astype(np.float32)
+        encoder.basis = part.take("basis", "features", "width").astype(np.float32)
         return encoder
 
     def _choose_features(self, grams: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routewright.data.choices import marks
+from routewright.prediction.stored import Arrays, whole
 from routewright.types import Array, Query
 
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -32,6 +33,7 @@ NAMES = (
     *("ends_with_question", "ends_with_colon", "blank", "negation", "loud_negation"),
     *("symbols", "code", "all_or_none", "statements", "uneven_choices"),
 )
+LEAST_DEVIATION = 1e-9
 CLIP = 4.0  # standard deviations
 VERSION = 2  # 1: every line that looks like an option counted as one
 _LINE = re.compile(r"^[^\S\n]*+\(?[A-Z][.):]\s", re.MULTILINE)
@@ -52,7 +54,7 @@ class Surface:
     def fit(self, queries: Sequence[Query], *, seed: int = 0) -> Self:
         raw = np.array([features(query.text, self.version) for query in queries])
         self.mean = raw.mean(axis=0)
-        self.deviation = raw.std(axis=0) + 1e-9
+        self.deviation = raw.std(axis=0) + LEAST_DEVIATION
         return self
 
     def encode(self, queries: Sequence[Query]) -> Array:
@@ -68,7 +70,11 @@ class Surface:
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        return cls(arrays["mean"], arrays["deviation"], options.get("version", 1))
+        part = Arrays("encoder 'surface'", arrays)
+        mean = part.take("mean", len(NAMES))
+        deviation = part.take("deviation", len(NAMES), least=LEAST_DEVIATION)
+        version = whole(options.get("version", 1), "the version of encoder 'surface'", 1, VERSION)
+        return cls(mean, deviation, version)
 
 
 def features(text: str, version: int = VERSION) -> list[float]:

@@ -15,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routewright import metrics
+from routewright.errors import BadRouter
+from routewright.prediction.stored import WIDEST, number, whole
 from routewright.types import Array, Query
 
 Folds = NDArray[np.intp]  # a fold number per row
+MOST_BLOCKS = 64  # of a view
 
 
 class Belief(NamedTuple):
@@ -160,13 +163,25 @@ class View(NamedTuple):
     def to_json(self) -> list[list[Any]]:
         return [[s.start, s.stop, w, u] for s, w, u in zip(*self, strict=True)]
 
+    @property
+    def width(self) -> int:
+        """The columns of the view."""
+        return sum(part.stop - part.start for part in self.slices)
+
     @classmethod
-    def from_json(cls, stored: list[list[Any]]) -> View:
-        return cls(
-            tuple(slice(a, b) for a, b, _, _ in stored),
-            tuple(float(w) for _, _, w, _ in stored),
-            tuple(bool(u) for _, _, _, u in stored),
-        )
+    def from_json(cls, stored: Any) -> View:
+        """Raises BadRouter for anything that `to_json` does not write."""
+        if not isinstance(stored, list) or len(stored) > MOST_BLOCKS:
+            raise BadRouter(f"a view must be a list of at most {MOST_BLOCKS} blocks")
+        parts, weights, units = [], [], []
+        for block in stored:
+            if not isinstance(block, list) or len(block) != 4 or not isinstance(block[3], bool):
+                raise BadRouter("a block of a view must be [start, stop, weight, true or false]")
+            start = whole(block[0], "the start of a block", 0, WIDEST)
+            parts.append(slice(start, whole(block[1], "the stop of a block", start, WIDEST)))
+            weights.append(number(block[2], "the weight of a block"))
+            units.append(block[3])
+        return cls(tuple(parts), tuple(weights), tuple(units))
 
 
 NOTHING = View((), (), ())  # before a predictor is fitted

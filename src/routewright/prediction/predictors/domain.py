@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import NonNegativeFloat
 
 from routewright.prediction.predictors import Belief, deviations
+from routewright.prediction.stored import WIDEST, Arrays, whole
 from routewright.types import Array
 
 
@@ -55,4 +56,11 @@ class Domain:
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        return cls(options["pull"], tuple(options["columns"]), **arrays)
+        start, stop = options["columns"]
+        start = whole(start, "the first column of predictor 'domain'", 0, WIDEST)
+        stop = whole(stop, "the last column of predictor 'domain'", start, WIDEST)
+        part = Arrays("predictor 'domain'", arrays)
+        mean = part.take("mean", "experts", unknown=True)
+        table = part.take("table", stop - start, "experts")
+        error = part.take("error", stop - start + 1, "experts", unknown=True)
+        return cls(options["pull"], (start, stop), table, mean, error)

@@ -8,9 +8,11 @@ from typing import Any, Self
 
 import numpy as np
 
+from routewright.errors import BadRouter
 from routewright.prediction.predictors import Belief, Predictor
 from routewright.prediction.predictors.linear import Linear
-from routewright.registry import find, name_of
+from routewright.prediction.stored import Arrays, load, under
+from routewright.registry import name_of
 from routewright.types import Array
 
 
@@ -65,7 +67,10 @@ class Extended:
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        base = options["base"]
-        inner = {k.removeprefix("base."): v for k, v in arrays.items() if k.startswith("base.")}
-        own = {k: v for k, v in arrays.items() if not k.startswith("base.")}
-        return cls(find("predictors", base["name"]).load(base["options"], inner), **own)
+        base = load("predictors", options["base"], under(arrays, "base."))
+        part = Arrays("predictor 'extended'", arrays)
+        centre = part.take("centre", "experts", unknown=True)
+        weights = part.take("weights", "terms")
+        if len(weights) != (1 + len(centre) if len(centre) else 0):
+            raise BadRouter("predictor 'extended' needs one weight per expert, and one more")
+        return cls(base, centre, weights, part.take("covariance", "terms", "terms"))

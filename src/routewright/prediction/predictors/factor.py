@@ -11,6 +11,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt
 
 from routewright import metrics
 from routewright.prediction.predictors import Belief, view
+from routewright.prediction.stored import Arrays
 from routewright.types import Array
 
 PENALTIES = (3.0, 10.0, 30.0, 100.0)
@@ -72,7 +73,15 @@ class Factor:
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        return cls(**options, **arrays)
+        part = Arrays("predictor 'factor'", arrays)
+        return cls(
+            **options,
+            queries=part.take("queries", "columns", "factors"),
+            origin=part.take("origin", "factors"),
+            experts=part.take("experts", "factors", "experts"),
+            ability=part.take("ability", "experts", unknown=True),
+            noise=part.take("noise", "experts", unknown=True),
+        )
 
     def _solve(self, columns: Array, scores: Array, penalty: float, seed: int) -> Parts:
         """Penalised maximum likelihood by L-BFGS; the ability of experts never scored is NaN."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import NonNegativeFloat, PositiveInt
 
+from routewright.errors import BadRouter
 from routewright.prediction.predictors import (
     NOTHING,
     Belief,
@@ -19,6 +20,7 @@ from routewright.prediction.predictors import (
     in_batches,
     view,
 )
+from routewright.prediction.stored import Arrays
 from routewright.types import Array
 
 CANDIDATES = (15, 30, 60, 100, 150, 250)
@@ -72,9 +74,14 @@ class Knn:
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        fields = {**options, "view": View.from_json(options["view"])}
-        deviation = np.asarray(arrays["deviation"], np.float64)
-        return cls(**fields, x=arrays["x"], deviation=deviation, mean=arrays["mean"])
+        view = View.from_json(options["view"])
+        part = Arrays("predictor 'knn'", arrays)
+        x = part.take("x", "rows", view.width)
+        deviation = part.take("deviation", "rows", "experts").astype(np.float64)
+        mean = part.take("mean", "experts", unknown=True)
+        if not len(x) or options["k"] is None:
+            raise BadRouter("predictor 'knn' has no rows, or no k")
+        return cls(**{**options, "view": view}, x=x, deviation=deviation, mean=mean)
 
     def _store(self, x: Array, scores: Array, blocks: Mapping[str, slice]) -> Self:
         assert self.domain is not None

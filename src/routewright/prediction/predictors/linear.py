@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import NonNegativeFloat, PositiveInt
 
 from routewright.prediction.predictors import Belief, View, components, deviations, view
+from routewright.prediction.stored import Arrays
 from routewright.types import Array
 
 PENALTIES = np.geomspace(3, 3e4, 17)
@@ -54,7 +55,13 @@ class Linear:
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        return cls(**options, affine=Affine(**arrays))
+        part = Arrays("predictor 'linear'", arrays)
+        affine = Affine(
+            part.take("weights", "columns", "experts"),
+            part.take("offset", "experts", unknown=True),
+            part.take("noise", "experts", unknown=True),
+        )
+        return cls(**options, affine=affine)
 
 
 class Affine(NamedTuple):

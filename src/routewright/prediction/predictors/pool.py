@@ -12,7 +12,8 @@ import numpy as np
 
 from routewright.prediction.predictors import Belief, Folds, Predictor, fit_held_out
 from routewright.prediction.predictors.linear import Linear
-from routewright.registry import find, name_of
+from routewright.prediction.stored import WIDEST, Arrays, load, under, whole
+from routewright.registry import name_of
 from routewright.types import Array
 
 
@@ -54,10 +55,10 @@ class Pool:
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        base = options["base"]
-        inner = {k.removeprefix("base."): v for k, v in arrays.items() if k.startswith("base.")}
-        loaded = find("predictors", base["name"]).load(base["options"], inner)
-        return cls(loaded, int(options["size"]), arrays["assumed"])
+        base = load("predictors", options["base"], under(arrays, "base."))
+        size = whole(options["size"], "the size of predictor 'pool'", 0, WIDEST)
+        assumed = Arrays("predictor 'pool'", arrays).take("assumed", "experts", unknown=True)
+        return cls(base, size, assumed)
 
     def _narrow(self, belief: Belief) -> Belief:
         mean, spread = (table[:, : self.size or None] for table in belief)

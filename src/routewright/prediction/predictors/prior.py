@@ -10,6 +10,7 @@ import numpy as np
 
 from routewright import metrics
 from routewright.prediction.predictors import Belief
+from routewright.prediction.stored import Arrays
 from routewright.types import Array
 
 
@@ -40,4 +41,6 @@ class Prior:
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        return cls(arrays["mean"], arrays["error"])
+        part = Arrays("predictor 'prior'", arrays)
+        mean = part.take("mean", "experts", unknown=True)
+        return cls(mean, part.take("error", "experts", unknown=True))

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from routewright.errors import BadRouter
 from routewright.prediction.predictors import (
     Belief,
     Folds,
@@ -18,6 +19,7 @@ from routewright.prediction.predictors import (
     fit_held_out,
     folds,
 )
+from routewright.prediction.stored import Arrays, load, under
 from routewright.registry import find
 from routewright.types import Array
 
@@ -100,12 +102,16 @@ class Stack:
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        models = []
-        for i, base in enumerate(options["bases"]):
-            part = {k.removeprefix(f"{i}."): v for k, v in arrays.items() if k.startswith(f"{i}.")}
-            models.append(find("predictors", base["name"]).load(base["options"], part))
+        models = [
+            load("predictors", base, under(arrays, f"{i}."))
+            for i, base in enumerate(options["bases"])
+        ]
+        if not models:
+            raise BadRouter("predictor 'stack' has no bases")
         bases = [(base["name"], base["options"]) for base in options["bases"]]
-        return cls(bases, models, arrays["mean"], arrays["mixing"])
+        part = Arrays("predictor 'stack'", arrays)
+        mean = part.take("mean", "experts", unknown=True)
+        return cls(bases, models, mean, part.take("mixing", len(models), "experts", "experts"))
 
     def _combine(self, table: Array) -> Belief:
         """The bases' predictions (bases, n, e) ▶ one belief (n, e)."""

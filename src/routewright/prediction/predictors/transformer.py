@@ -19,6 +19,7 @@ from routewright.prediction import language_models
 from routewright.prediction.language_models import Precision, Tune
 from routewright.prediction.predictors import Belief, Folds
 from routewright.prediction.predictors.factor import unconfirmed_signal
+from routewright.prediction.stored import Arrays
 from routewright.types import Array
 
 Head: TypeAlias = Literal["bilinear", "rasch", "mlp"]
@@ -132,7 +133,8 @@ class Transformer:
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        own = {name: arrays[name] for name in ("mean", "noise")}
+        part = Arrays("predictor 'transformer'", arrays)
+        own = {name: part.take(name, "experts", unknown=True) for name in ("mean", "noise")}
         weights = {name: array for name, array in arrays.items() if name not in own}
         return cls(**options, **own, weights=weights)
 

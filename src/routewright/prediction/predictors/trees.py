@@ -19,6 +19,7 @@ from routewright.prediction.predictors import (
     in_batches,
     view,
 )
+from routewright.prediction.stored import Arrays
 from routewright.types import Array
 
 
@@ -68,10 +69,11 @@ class Trees:
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
-        nodes = {name: array for name, array in arrays.items() if name != "mean"}
         chosen = {name: value for name, value in options.items() if name != "depth"}
         chosen["view"] = View.from_json(options["view"])
-        return cls(**chosen, mean=arrays["mean"], forest=Forest(options["depth"], nodes))
+        mean = Arrays("predictor 'trees'", arrays).take("mean", "experts", unknown=True)
+        forest = Forest.load(options["depth"], arrays, chosen["view"].width, len(mean))
+        return cls(**chosen, mean=mean, forest=forest)
 
     def _believe(self, x: Array) -> Belief:
         told = self.forest.leaves(self.view(x)).astype(np.float64)  # (n, trees, e)

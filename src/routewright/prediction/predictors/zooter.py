@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from routewright import metrics
 from routewright.data.outcomes import Outcomes, tags_of
-from routewright.errors import BadInput, BadTable
+from routewright.errors import BadInput, BadRouter, BadTable
 from routewright.prediction.language_models import Tune
 from routewright.prediction.predictors import (
     NOTHING,
@@ -25,6 +25,7 @@ from routewright.prediction.predictors import (
 )
 from routewright.prediction.predictors.linear import Ridge, fit_ridge
 from routewright.prediction.predictors.transformer import Progress, Transformer
+from routewright.prediction.stored import Arrays, under
 from routewright.registry import settings
 from routewright.types import Array
 
@@ -169,7 +170,10 @@ class Zooter:
         tuning = Tuning(**options["chosen"])
         fields = {k: v for k, v in options.items() if k not in ("chosen", "heads", "view")}
         distillation = Distillation.load(tuning, options["heads"], arrays)
-        return cls(**fields, view=View.from_json(options["view"]), distillation=distillation)
+        zooter = cls(**fields, view=View.from_json(options["view"]), distillation=distillation)
+        if zooter.reads_text != isinstance(distillation.heads, LanguageModelHeads):
+            raise BadRouter("predictor 'zooter' has heads of another kind than its base")
+        return zooter
 
     def _view(self, text: float, blocks: Mapping[str, slice]) -> View:
         return view(blocks, text=text, domain=2.0, surface=0.3, width=self.width)
@@ -407,24 +411,37 @@ class Distillation:
     @classmethod
     def load(cls, tuning: Tuning, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
         """From the arrays of `arrays()` and the heads' options, which linear heads do not have."""
-
-        def under(prefix: str) -> dict[str, Any]:
-            return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-
-        own = {name: arrays[name] for name in ("typical", "mean", "error")}
-        stored = under("heads.")
+        part = Arrays("predictor 'zooter'", arrays)
+        mean = part.take("mean", "experts", unknown=True)
+        pool = part.take("pool", "experts", kind="biu", least=0, most=1).astype(bool)
+        heads: Heads | LanguageModelHeads
+        if options:
+            heads = LanguageModelHeads(Transformer.load(options, under(arrays, "heads.")))
+        else:
+            heads = Heads(
+                part.take("heads.centre", "columns"),
+                part.take("heads.weights", "columns", int(pool.sum())),
+                part.take("heads.bias", int(pool.sum())),
+            )
         return cls(
-            heads=(
-                LanguageModelHeads(Transformer.load(options, stored))
-                if options
-                else Heads(**stored)
-            ),
+            heads=heads,
             tuning=tuning,
-            slope=float(arrays["slope"][0]),
-            level=Ridge(**level) if (level := under("level.")) else None,
-            pool=np.asarray(arrays["pool"], dtype=bool),
-            **own,
+            slope=float(part.take("slope", 1)[0]),
+            typical=part.take("typical", int(pool.sum())),
+            level=_load_level(part) if under(arrays, "level.") else None,
+            mean=mean,
+            pool=pool,
+            error=part.take("error", "experts", unknown=True),
         )
+
+
+def _load_level(part: Arrays) -> Ridge:
+    return Ridge(
+        part.take("level.centre", "columns"),
+        part.take("level.weights", "columns", 1),
+        part.take("level.mean", 1),
+        part.take("level.noise", 1, unknown=True),
+    )
 
 
 def _distil(

@@ -254,14 +254,14 @@ def test_a_price_of_quality_moves_the_choice(router):
     ("damage", "message"),
     [
         (lambda f: (f / "router.json").unlink(), "is not a router: it has no router.json"),
-        (lambda f: (f / "router.json").write_text("{"), "cannot be read"),
+        (lambda f: (f / "router.json").write_text("{"), "is not JSON"),
         (lambda f: (f / "router.json").write_text("[]"), "does not describe a router"),
-        (lambda f: (f / "router.safetensors").write_bytes(b"junk"), "damaged or missing"),
-        (lambda f: (f / "router.safetensors").unlink(), "damaged or missing"),
+        (lambda f: (f / "router.safetensors").write_bytes(b"junk"), "is damaged"),
+        (lambda f: (f / "router.safetensors").unlink(), "has no router.safetensors"),
         (lambda f: edit(f, format=99), "router format 99; this version"),
         (lambda f: edit(f, predictor={"name": "os", "options": {}}), "no predictor is called 'os'"),
-        (lambda f: edit(f, encoder={}), "not a complete router"),
-        (lambda f: edit(f, frontier=[{"price": 1}]), "not a complete router"),
+        (lambda f: edit(f, encoder={}), "the encoder has no name"),
+        (lambda f: edit(f, frontier=[{"price": 1}]), "is not complete: frontier.0.cost"),
     ],
 )
 def test_damaged_and_foreign_folders_are_refused(tmp_path: Path, router, damage, message):

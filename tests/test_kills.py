@@ -11,11 +11,13 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -125,8 +127,20 @@ def while_it_asks(upstreams: dict[str, Upstream], rng: random.Random, most: int)
     return moment
 
 
-def within(seconds: float, rng: random.Random):
-    return lambda process: time.sleep(rng.uniform(0, seconds))
+@dataclass
+class Within:
+    """A random moment of a run that takes about so long; it learns where a run was shorter."""
+
+    seconds: float
+    rng: random.Random
+
+    def __call__(self, process: subprocess.Popen) -> None:
+        began = time.monotonic()
+        last = began + self.rng.uniform(0, self.seconds)
+        while process.poll() is None and time.monotonic() < last:
+            time.sleep(0.001)
+        if process.poll() is not None:
+            self.seconds = min(self.seconds, time.monotonic() - began)
 
 
 def asked(upstreams: dict[str, Upstream]) -> int:
@@ -239,7 +253,8 @@ def test_rewards_of_a_model_in_this_process_are_kept_too(made: Path, tmp_path: P
     seconds = time.monotonic() - began
     assert whole.returncode == 0, whole.stderr
     words = words_of(command, made, made, tmp_path / "out")
-    hits = sum(kill(words, within(seconds, rng)) for _ in range(KILLS))
+    moment = Within(seconds, rng)
+    hits = sum(kill(words, moment) for _ in range(KILLS))
     print(f"reward with a function: {hits} of {KILLS} kills hit")
     done = run(words)
     assert done.returncode == 0, done.stderr
@@ -261,9 +276,9 @@ def test_a_killed_fit_leaves_the_old_router_or_the_new_one(made: Path, tmp_path:
     out = tmp_path / "router"
     Router.load(made / "router").save(out)
     words = words_of(f"{fit_words} --out OUT", made, made, out)
-    hits = 0
+    hits, moment = 0, Within(seconds, rng)
     for _ in range(KILLS):
-        hits += kill(words, within(1.1 * seconds, rng))
+        hits += kill(words, moment)
         Router.load(out)
     print(f"fit: {hits} of {KILLS} kills hit")
     done = run(words)
@@ -297,11 +312,11 @@ def test_a_killed_training_continues_to_the_same_model(kind: str, base: Path, tm
     seconds = time.monotonic() - began
     assert whole.returncode == 0, whole.stderr
     out = tmp_path / "own"
-    hits = 0
+    hits, moment = 0, Within(seconds, rng)
     for _ in range(KILLS):
         if (out / "dedicated.json").exists():
-            break  # this run was finished when it was killed
-        hits += kill([*words, "--out", str(out)], within(1.1 * seconds, rng))
+            shutil.rmtree(out)  # it was finished
+        hits += kill([*words, "--out", str(out)], moment)
     print(f"dedicate train ({kind}): {hits} kills hit")
     done = run([*words, "--out", str(out)])
     assert done.returncode == 0 or "holds a finished model" in done.stderr, done.stderr

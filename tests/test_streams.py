@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import threading
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -239,6 +240,19 @@ def test_a_text_is_read_in_every_odd_shape(raw):
     assert (got.text, got.finish_reason) == ("hi", "stop")
     assert "".join(delta.text for delta in deltas) == "hi"
     assert got.estimated
+
+
+@pytest.mark.parametrize("levels", [100, 400, 600, 800, 950, 5000])
+@pytest.mark.parametrize(
+    "place", ['"delta": {"content": "hi", "x": %s}', '"delta": {"content": "hi"}, "x": %s']
+)
+def test_a_reply_is_an_answer_or_a_failure_however_deep_it_is(levels, place):
+    nested = "[" * levels + "]" * levels
+    raw = '{"choices": [{%s, "finish_reason": "stop"}]}' % (place % nested)
+    with suppress(UpstreamError):
+        assert read([f"data: {raw}\n\n".encode()])[0].text == "hi"
+    with suppress(UpstreamError):
+        assert answer(CALL, parse(raw.replace("delta", "message")), 0.0).text == "hi"
 
 
 def test_content_that_is_json_becomes_text():

@@ -218,6 +218,32 @@ def test_a_stream_that_is_cut_is_no_answer_even_with_an_early_finish_reason():
     assert last.keys() == {"error"}
 
 
+def test_a_judged_answer_whose_calls_have_one_index_is_numbered_anew():
+    calls = [
+        {"index": 0, "id": name, "type": "function", "function": {"name": name, "arguments": "{}"}}
+        for name in ("f", "g")
+    ]
+    policies = {"default": {"strategy": "cascade", "options": {"ladder": ["small", "large"]}}}
+
+    async def calling(upstream, request, body):
+        message = {"role": "assistant", "content": None, "tool_calls": calls}
+        return web.json_response({"choices": [{"message": message}]})
+
+    small = Upstream(says="correct", faults=[calling])
+    tools = [{"type": "function", "function": {"name": name}} for name in ("f", "g")]
+
+    async def work(client):
+        stream = await client.chat.completions.create(
+            model="auto", messages=asked(), stream=True, tools=tools
+        )
+        return [c async for c in stream]
+
+    traits = ({"capabilities": ["tools"]},) * 2
+    chunks = served(work, small, Upstream(), traits=traits, policies=policies)
+    found = [c for chunk in chunks for c in chunk.choices[0].delta.tool_calls or []]
+    assert [(call.index, call.function.name) for call in found] == [(0, "f"), (1, "g")]
+
+
 # --- unknown fields ------------------------------------------------------------------------
 
 TOP = {"system_fingerprint": "fp", "citations": ["a"], "id": "up", "routewright": "theirs"}

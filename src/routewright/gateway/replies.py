@@ -52,7 +52,7 @@ class ReplyFormat:
         choice: dict[str, Any] = {
             **_of_choice(delta),
             "index": 0,
-            "delta": {**role, **_with_indices(message)},
+            "delta": {**role, **(_numbered(message) if delta.whole else message)},
             "finish_reason": delta.finish_reason,
         }
         if logprobs and self.logprobs:
@@ -142,9 +142,9 @@ def _message(answer: Answer) -> Message:
     return {"role": "assistant", "content": answer.text}
 
 
-def _with_indices(message: Message) -> Message:
-    """Adds the indices that tool calls of a delta need and those of a whole message lack."""
+def _numbered(message: Message) -> Message:
+    """A whole message as a delta, whose tool calls need numbers."""
     if not message.get("tool_calls"):
         return message
-    calls = [{"index": index, **call} for index, call in enumerate(message["tool_calls"])]
+    calls = [{**call, "index": number} for number, call in enumerate(message["tool_calls"])]
     return {**message, "tool_calls": calls}

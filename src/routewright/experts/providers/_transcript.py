@@ -17,7 +17,10 @@ from routewright.experts.providers._usage import counts, merged
 from routewright.types import Answer, Delta, Message, content_text
 
 # The exceptions that a reply of another shape than the documented one raises when it is read.
-MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
+MALFORMED = (
+    *(KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError),
+    RecursionError,  # hundreds of levels of objects and lists
+)
 MOST_TEXT = 64 << 20  # characters of a streamed answer
 EMPTY: tuple[Any, ...] = (None, "", [], {})
 UNFINISHED = {"", "null", "none"}  # finish reasons that some upstreams write for "not yet"
@@ -131,9 +134,9 @@ class Transcript:
             return
         if not isinstance(event, Mapping):
             raise UpstreamError(name, f"its stream cannot be read: {str(event)[:200]}", sent=True)
-        if failure := stated_failure(self.call, event):
-            raise failure
         try:
+            if failure := stated_failure(self.call, event):
+                raise failure
             delta = self._read(event)
         except MALFORMED as error:
             raise UpstreamError(name, "its stream cannot be read", sent=True) from error

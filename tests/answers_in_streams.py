@@ -78,8 +78,9 @@ def pieces(draw: Any, text: str) -> list[str]:
 
 @st.composite
 def call_deltas(draw: Any, said: Said) -> list[dict[str, Any]]:
-    style = draw(st.sampled_from(["pieces", "repeating", "whole", "object", "zero", "together"]))
-    if style in ("pieces", "repeating"):
+    styles = ["pieces", "repeating", "unnumbered", "whole", "object", "zero", "together"]
+    style = draw(st.sampled_from(styles))
+    if style in ("pieces", "repeating", "unnumbered"):
         queues = []
         first = draw(st.integers(0, 2))  # some count from 1
         for number, (id, name, arguments) in enumerate(said.calls, first):
@@ -90,11 +91,15 @@ def call_deltas(draw: Any, said: Said) -> list[dict[str, Any]]:
                 written = [{"name": name, **part} for part in written]
             heads = [head] + [head if style == "repeating" else {}] * (len(written) - 1)
             call = [
-                {**head, "index": number, "function": function}
+                {
+                    **head,
+                    **({} if style == "unnumbered" else {"index": number}),
+                    "function": function,
+                }
                 for head, function in zip(heads, written, strict=True)
             ]
             queues.append(call)
-        interleaved = draw(st.booleans())
+        interleaved = style != "unnumbered" and draw(st.booleans())
         deltas = [{"tool_calls": [queue.pop(0)]} for queue in queues if interleaved]
         while any(queues):
             queue = next(q for q in (draw(st.permutations(queues)) if interleaved else queues) if q)

@@ -90,12 +90,9 @@ def call_deltas(draw: Any, said: Said) -> list[dict[str, Any]]:
             if style == "repeating":
                 written = [{"name": name, **part} for part in written]
             heads = [head] + [head if style == "repeating" else {}] * (len(written) - 1)
+            numbers = {} if style == "unnumbered" else {"index": number}
             call = [
-                {
-                    **head,
-                    **({} if style == "unnumbered" else {"index": number}),
-                    "function": function,
-                }
+                {**head, **numbers, "function": function}
                 for head, function in zip(heads, written, strict=True)
             ]
             queues.append(call)

@@ -354,7 +354,7 @@ def test_a_key_reaches_the_expert_but_no_output(file: Path, written: str) -> Non
         ("api_key: ${LARGE_KEY}", f"api_key: !a!{SECRET}"),
         ("api_key: ${LARGE_KEY}", f'api_key: "{SECRET} "'),
         ("https://llm", f"https://me:{SECRET}@llm"),
-        ("https://llm.example.com/v1", f"https://llm.example.com/v1?key={SECRET}"),
+        ("https://llm.example.com/v1", f"https://llm.example.com/v1?key={SECRET}#x"),
         ("https://llm.example.com/v1", "${LARGE_KEY}"),
         ("[small, large]", "[small, '${LARGE_KEY}']"),
         ("policies:", "default_policy: ${LARGE_KEY}\npolicies:"),
@@ -367,6 +367,47 @@ def test_no_mistake_betrays_a_secret(file: Path, old: str, new: str) -> None:
     shown = run(file).stdout + run(file, "--json").stdout + str(raised.value)
     assert "mistake" in shown
     assert SECRET not in shown
+
+
+def test_headers_reach_the_expert_and_no_output(file: Path) -> None:
+    headers = f"headers: {{x-token: 'Bearer ${{LARGE_KEY}}', cookie: {SECRET}, user-agent: null}}"
+    text = GOOD.replace("api_key: ${LARGE_KEY}", headers)
+    (warning,) = problems(file, text)
+    assert (warning["level"], warning["where"]) == ("warning", "experts[1].headers.cookie")
+    loaded = config.load(file)
+    expert = loaded.experts_by_name()["large"]
+    own = {"x-token": f"Bearer {SECRET}", "cookie": SECRET, "user-agent": None}
+    assert dict(expert.headers) == own
+    shown = run(file).stdout + run(file, "--json").stdout + repr(loaded) + repr(expert)
+    assert SECRET not in shown
+
+
+@pytest.mark.parametrize(
+    ("header", "problem"),
+    [
+        ("'x y': a", "is not the name of a header"),
+        ("Content-Length: '3'", "belongs to the connection"),
+        ('x-a: "one\\r\\ntwo: 2"', "cannot be sent in an HTTP header"),
+        ("x-a: 3", "must be text"),
+    ],
+)
+def test_a_header_that_cannot_be_sent_is_a_mistake(file: Path, header: str, problem: str) -> None:
+    text = GOOD.replace("api_key: ${LARGE_KEY}", f"headers: {{{header}}}")
+    (mistake,) = problems(file, text)
+    assert problem in mistake["problem"]
+
+
+def test_a_key_in_a_header_is_enough_at_openai(file: Path) -> None:
+    entry = "  - name: gpt-4o\n    headers: {Authorization: 'Bearer ${LARGE_KEY}'}\n"
+    text = GOOD.replace("experts:\n", f"experts:\n{entry}    input_per_mtok: 2.5\n")
+    assert problems(file, text) == []
+
+
+def test_an_address_may_hold_a_query_which_no_output_shows(file: Path) -> None:
+    file.write_text(GOOD.replace("llm.example.com/v1", f"llm.example.com/v1?sig={SECRET}"))
+    loaded = config.load(file)
+    assert str(loaded.experts[1].base_url).endswith(f"?sig={SECRET}")
+    assert SECRET not in run(file).stdout + run(file, "--json").stdout + repr(loaded)
 
 
 def test_the_openai_key_is_used_at_openai_and_nowhere_else(

@@ -178,8 +178,12 @@ def test_logprobs_pass():
 def test_what_is_ours_does_not_travel_upstream():
     upstream = Upstream()
     limits = {"routewright": {"max_cost": 0.01, "domain": "maths"}}
-    served(create(metadata={"team": "a"}, extra_body=limits), upstream, api_key="mine")
-    assert not {"routewright", "metadata", "stream"} & upstream.bodies[0].keys()
+    metadata = {"team": "a", "data_class": "public"}
+    served(create(metadata=metadata, extra_body=limits), upstream, api_key="mine")
+    assert not {"routewright", "stream"} & upstream.bodies[0].keys()
+    assert upstream.bodies[0]["metadata"] == {"team": "a"}
+    served(create(metadata={"data_class": "public"}), upstream)
+    assert "metadata" not in upstream.bodies[1]
     assert "Authorization" not in upstream.headers[0]
 
 

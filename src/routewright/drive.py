@@ -346,7 +346,7 @@ class _Run:
         try:
             yield
         except UpstreamError as error:
-            self.spent.append(_failed(ask, error.reason, error.cost))
+            self.spent.append(_failed(ask, error.reason, error))
             if isinstance(error, StreamBroken) != self.streamed:
                 raise self._for_client(error) from error
             raise
@@ -390,7 +390,7 @@ class _Run:
         try:
             return ask.mark_deferred(await self.asker.ask(ask, self.query))
         except UpstreamError as error:
-            return _failed(ask, error.reason, error.cost)
+            return _failed(ask, error.reason, error)
         except NotAdmissible as error:
             return _failed(ask, error.rejected[ask.expert])
 
@@ -407,8 +407,7 @@ class _Run:
         After the client's first piece no other expert can take over. Before it another expert can,
         even if pieces had arrived here and were held back.
         """
-        kind = StreamBroken if self.streamed else UpstreamError
-        return kind(error.expert, error.reason, cost=error.cost)
+        return error.as_kind(StreamBroken if self.streamed else UpstreamError)
 
     def _seconds_left(self) -> float | None:
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
@@ -469,7 +468,7 @@ def _shares(
     """The share in US$ of each ask in the rest of the query's money; None without a limit."""
     if query.max_cost is None:
         return [None] * len(asks)
-    remaining = query.max_cost - total_cost(spent)
+    remaining = max(0.0, query.max_cost - total_cost(spent))
     prices = [_price(ask, query, experts) for ask in asks]
     total = math.fsum(prices)
     return [remaining * (price / total) if total else remaining for price in prices]
@@ -491,8 +490,14 @@ def _attach_spent(spent: list[Answer]) -> Iterator[None]:
         raise
 
 
-def _failed(ask: Ask, reason: str, cost: float = 0.0) -> Answer:
-    return Answer(ask.expert, kind=ask.kind, status="failed", reason=reason, cost=cost)
+def _failed(ask: Ask, reason: str, error: UpstreamError | None = None) -> Answer:
+    """A failed answer. Its error is a copy, because exceptions hold the frames they passed."""
+    failed = Answer(ask.expert, kind=ask.kind, status="failed", reason=reason)
+    if error is None:
+        return failed
+    return replace(
+        failed, cost=error.cost, estimated=error.estimated, error=error.as_kind(type(error))
+    )
 
 
 def _settle(decision: object, spent: list[Answer], rejected: Mapping[str, str]) -> Decision:

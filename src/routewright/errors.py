@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from routewright.types import Answer
@@ -117,9 +117,10 @@ class UpstreamError(RoutewrightError):
     """An expert failed before its first byte: a retry or another expert may answer.
 
     `status`, `code`, `param` and `kind` are the upstream's own HTTP status and the `code`, `param`
-    and `type` of its error. `cost` is the cost of the failed tries in US$, `retry_after` the
-    upstream's Retry-After in seconds. `sent` means that the request was sent and that it is
-    unknown whether it is charged.
+    and `type` of its error; `retry_after` is its Retry-After in seconds. `transient` means that
+    the same request may succeed later. `sent` means that the request was sent and that it is
+    unknown whether it is charged; None means that the provider did not say. `cost` is the cost of
+    the failed tries in US$; `estimated` tells whether a part of it is an estimate.
     """
 
     def __init__(
@@ -130,10 +131,11 @@ class UpstreamError(RoutewrightError):
         status: int | None = None,
         retry_after: float | None = None,
         cost: float = 0.0,
-        sent: bool = False,
+        sent: bool | None = None,
         code: str | None = None,
         param: str | None = None,
         kind: str | None = None,
+        transient: bool = False,
     ) -> None:
         super().__init__(f"expert '{expert}' failed: {reason}")
         self.expert = expert
@@ -145,12 +147,50 @@ class UpstreamError(RoutewrightError):
         self.code = code
         self.param = param
         self.kind = kind
+        self.transient = transient
+        self.estimated = False
 
     @classmethod
-    def of(cls, answer: Answer) -> Self:
-        """The error for an answer that did not arrive, with its reason and its cost."""
-        reasons = {"failed": answer.reason, "cancelled": "it was cancelled"}
-        return cls(answer.expert, reasons.get(answer.status, "it deferred"), cost=answer.cost)
+    def of(cls, *answers: Answer) -> UpstreamError:
+        """The error for answers that did not arrive: that of the first one, with its cost.
+
+        If every expert reported that it is busy, the client should come back as soon as the first
+        of them is free. So the error then has the smallest Retry-After.
+        """
+        errors = [_error_of(cls, answer) for answer in answers]
+        statuses = {error.status for error in errors}
+        if len(errors) > 1 and statuses <= {429, 503}:
+            pauses = [error.retry_after for error in errors if error.retry_after is not None]
+            errors[0].status = 429 if statuses == {429} else 503
+            errors[0].retry_after = min(pauses, default=None)
+        return errors[0]
+
+    def as_kind(self, kind: type[UpstreamError]) -> UpstreamError:
+        """A copy of this error, of another class."""
+        return _restored(kind, self.args, self.__dict__)
+
+    def rephrase(self, reason: str) -> None:
+        """Replaces the reason, in the message too."""
+        self.args = (str(self).removesuffix(self.reason) + reason,)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _error_of(kind: type[UpstreamError], answer: Answer) -> UpstreamError:
+    if isinstance(answer.error, UpstreamError):
+        return answer.error.as_kind(type(answer.error))
+    reasons = {"failed": answer.reason, "cancelled": "it was cancelled"}
+    return kind(answer.expert, reasons.get(answer.status, "it deferred"), cost=answer.cost)
+
+
+def _restored(
+    kind: type[UpstreamError], args: tuple[Any, ...], state: Mapping[str, Any]
+) -> UpstreamError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class UpstreamTimeout(UpstreamError):

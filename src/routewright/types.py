@@ -61,7 +61,7 @@ class Expert:
     name: str
     model: str = ""  # the upstream's name of the model; empty: `name`
     provider: str = "openai"
-    base_url: str | None = None
+    base_url: str | None = field(default=None, repr=False)  # its query may hold a key
     api_key: str | None = field(default=None, repr=False)
     input_per_mtok: float = 0.0
     cached_input_per_mtok: float | None = None  # None: as input_per_mtok
@@ -78,6 +78,9 @@ class Expert:
     verify_prompt: str | None = None  # overrides prompts.VERIFY for this expert
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # sent with every ask
     launch: Launch | None = None  # None: Routewright does not run its server
+    headers: Mapping[str, str | None] = field(default_factory=dict, repr=False)  # None removes one
+    max_tokens_field: str | None = None  # the endpoint's name of the output limit; None: by model
+    developer_role: bool | None = None  # whether it knows that role of messages; None: by model
 
     def price(
         self,
@@ -345,9 +348,10 @@ class Answer:
     choices: tuple[str, ...] = ()  # all texts, if more than one was requested
     status: Status = "ok"
     reason: str = ""  # of a failure
-    estimated: bool = False  # whether tokens are estimates, because the upstream reported none
+    estimated: bool = False  # whether tokens or cost are estimates: the upstream reported none
     # Fields of the upstream's reply that are passed on unread, in the shape of a chat completion.
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    error: Exception | None = field(default=None, repr=False, compare=False)  # of a failure
 
     @property
     def logprob(self) -> float:
@@ -396,6 +400,11 @@ class Decision:
         return total_cost(self.spent)
 
     @property
+    def estimated_cost(self) -> float:
+        """The part of `cost` in US$ that is estimated, because no upstream reported it."""
+        return estimated_cost(self.spent)
+
+    @property
     def path(self) -> str:
         """The asks in order, as in `small>verify:0.31>large` or `small:deferred>large`."""
         return path_of(self.spent)
@@ -404,6 +413,11 @@ class Decision:
 def total_cost(spent: Iterable[Answer]) -> float:
     """The total cost of answers in US$."""
     return math.fsum(answer.cost for answer in spent)
+
+
+def estimated_cost(spent: Iterable[Answer]) -> float:
+    """The cost in US$ of the answers whose cost is an estimate."""
+    return math.fsum(answer.cost for answer in spent if answer.estimated)
 
 
 def path_of(spent: Iterable[Answer]) -> str:

@@ -120,6 +120,7 @@ class ExpertConfig(Section):
     base_url: Text | None = Field(
         default=None,
         description="The address of the endpoint; default with provider `openai`: api.openai.com.",
+        repr=False,
     )
     model: Text | None = Field(
         default=None, description="The model's name at the endpoint; default: `name`."
@@ -127,6 +128,11 @@ class ExpertConfig(Section):
     api_key: Secret | None = Field(
         default=None,
         description="${NAME} or os.environ/NAME; default at api.openai.com: ${OPENAI_API_KEY}.",
+    )
+    headers: dict[str, str | None] = Field(
+        default={},
+        description="HTTP headers that are sent with every request; null removes one.",
+        repr=False,
     )
     input_per_mtok: Price = Field(default=0.0, description="US$ per million input tokens.")
     cached_input_per_mtok: Price | None = Field(
@@ -170,6 +176,14 @@ class ExpertConfig(Section):
     )
     options: dict[str, Any] = Field(
         default={}, description="Fields that are sent with every request.", repr=False
+    )
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = Field(
+        default=None,
+        description="The endpoint's name of the output limit; default: by the model's name.",
+    )
+    developer_role: bool | None = Field(
+        default=None,
+        description="Whether it knows messages with the role `developer`; default: by the model.",
     )
     launch: LaunchConfig | None = Field(
         default=None, description="How Routewright starts the server of the expert."

@@ -16,7 +16,15 @@ from urllib.parse import urlsplit
 
 from routewright import __version__
 from routewright.config import policies as config_policies
-from routewright.config.document import NAME, SECRETS, Document, Problem, is_reference, no_key
+from routewright.config.document import (
+    NAME,
+    REFERENCE,
+    SECRETS,
+    Document,
+    Problem,
+    is_reference,
+    no_key,
+)
 from routewright.registry import choose, names
 from routewright.types import DATA_CLASSES
 
@@ -24,6 +32,12 @@ Rule: TypeAlias = Callable[[Document], Iterator[Problem]]
 
 VERSION = 1
 OPENAI_KEY = "OPENAI_API_KEY"  # used if an expert at api.openai.com has no `api_key`
+KEY_HEADER = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110
+FRAMING = {  # headers that belong to the connection, which the client writes itself
+    *("connection", "content-length", "expect", "keep-alive", "te", "trailer"),
+    *("transfer-encoding", "upgrade"),
+}
 
 
 def is_loopback(host: str | None) -> bool:
@@ -55,10 +69,12 @@ def plain_keys(document: Document) -> Iterator[Problem]:
     for loc, text in document.scalars.items():
         if not SECRETS & set(loc) or not text:
             continue
-        if not is_reference(text):
+        is_header = "headers" in loc
+        plain = not REFERENCE.search(text) and KEY_HEADER.search(str(loc[-1])) is not None
+        if plain if is_header else not is_reference(text):
             fix = "write ${NAME} and set NAME in the environment"
             yield document.warning(loc, "is a key in plain text", fix)
-        if re.search(r"\s", str(document.get(*loc))):
+        if not is_header and re.search(r"\s", str(document.get(*loc))):
             fix = "remove the white space: no server accepts such a key"
             yield document.problem(loc, "holds white space", fix)
 
@@ -127,11 +143,26 @@ def _url_mistake(url: str) -> tuple[str, str] | None:
         return "is not a URL", example
     if parts.username is not None or parts.password is not None:
         return "holds a user name or password", "put the key in `api_key`"
-    if parts.query or parts.fragment:
-        return "holds a query or fragment", "remove it: paths are added at the end of the URL"
+    if parts.fragment:
+        return "holds a fragment", "remove it: no server sees what follows #"
     if parts.path.rstrip("/").endswith("/chat/completions"):
         return "names one endpoint", "leave out /chat/completions: it is added to the URL"
     return None
+
+
+def headers(document: Document) -> Iterator[Problem]:
+    for loc, _ in document.items("experts"):
+        for at, value in document.items(*loc, "headers"):
+            name = str(at[-1])
+            if not HEADER_NAME.fullmatch(name):
+                fix = "use letters, digits and - in a header's name"
+                yield document.problem(at, "is not the name of a header", fix, key=True)
+            elif name.lower() in FRAMING:
+                fix = "remove it: the client writes it itself"
+                yield document.problem(at, "belongs to the connection", fix, key=True)
+            elif isinstance(value, str) and re.search(r"[^\t\x20-\x7e\xa0-\xff]", value):
+                fix = "remove line breaks, control characters and what is not Latin-1"
+                yield document.problem(at, "cannot be sent in an HTTP header", fix)
 
 
 def launches(document: Document) -> Iterator[Problem]:
@@ -179,6 +210,9 @@ def openai_keys(document: Document) -> Iterator[Problem]:
 def needs_openai_key(expert: Any) -> bool:
     """Whether an expert is at api.openai.com and has no `api_key`."""
     if not isinstance(expert, dict) or expert.get("provider", "openai") != "openai":
+        return False
+    own = expert.get("headers")
+    if isinstance(own, dict) and "authorization" in {str(name).lower() for name in own}:
         return False
     return expert.get("base_url") is None and expert.get("api_key") is None
 
@@ -266,6 +300,7 @@ RULES: tuple[Rule, ...] = (
     usable_names,
     providers,
     base_urls,
+    headers,
     launches,
     openai_keys,
     prices,

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 from routewright import prompts
 from routewright.errors import NotAdmissible, UpstreamError, UpstreamRefused
-from routewright.experts.providers import Call, Provider, input_tokens, output_text
+from routewright.experts.dialect import Dialect, dialect_of
+from routewright.experts.providers import Call, Provider
+from routewright.experts.redaction import redact
+from routewright.experts.spending import LIMITS, SPEED, bound, capped
 from routewright.experts.supervisor import Supervisor
+from routewright.experts.tries import Tries
 from routewright.registry import build
 from routewright.types import Answer, Ask, Delta, Expert, Query, total_cost
 
-SPEED = 50  # tokens per second, assumed for a cancelled answer that was not streamed
+__all__ = ["LIMITS", "SPEED", "Client", "capped"]
+
 VERDICT_TOKENS = 64  # output limit of a verification
 JUDGE_TOKENS = 512  # output limit of a judgement, which may reason first
-IMAGE_TOKENS = 2000  # upper bound of the tokens of an image, as the common vendors count them
-LIMITS = ("max_tokens", "max_completion_tokens")
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +44,9 @@ class Client:
     ) -> None:
         self.experts = {expert.name: expert for expert in experts}
         self._providers: dict[str, Provider] = dict(providers or {})
-        # id of an ask that is streamed ▶ the ask, and the characters received so far
-        self._streams: dict[int, tuple[Ask, int]] = {}
+        # id of an ask in progress ▶ the ask, and the tries of its calls
+        self._tries: dict[int, tuple[Ask, list[Tries]]] = {}
+        self._dialects: dict[str, Dialect] = {}  # what refusals taught about endpoints
         self._refused_n: set[str] = set()  # experts whose endpoint refused several choices
         self.servers = {
             expert.name: Supervisor(expert)
@@ -80,30 +83,53 @@ class Client:
                 await stack.enter_async_context(supervisor.use(call.patience))
             yield self._provider(call.expert)
 
-    async def _ask(self, call: Call) -> Answer:
-        async with self._ready(call) as provider:
-            return await provider.ask(call)
-
     async def ask(self, ask: Ask, query: Query) -> Answer:
-        """Returns the whole answer.
+        """Returns the whole answer, with the cost of the tries that failed before it.
 
-        Raises NotAdmissible if the budget does not cover a single token, else UpstreamError.
+        Raises NotAdmissible if the budget does not cover a single token, else UpstreamError, with
+        the cost of all tries.
         """
-        if ask.samples > 1 and ask.kind == "verify":
-            return await self._verdicts(ask, query)
-        call = self._call(ask, query)
-        return _finish(ask, await self._ask(call))
+        with self._tracked(ask) as tries:
+            if ask.samples > 1 and ask.kind == "verify":
+                return await self._verdicts(ask, query, tries)
+            return _finish(ask, await self._ask(ask, query, tries))
 
-    async def _verdicts(self, ask: Ask, query: Query) -> Answer:
+    async def _ask(self, ask: Ask, query: Query, tries: list[Tries]) -> Answer:
+        """Sends one request and adds its tries to `tries`."""
+        call = self._call(ask, query)
+        with _redacted(call.expert):
+            async with self._ready(call) as provider:
+                own_tries = self._new_tries(call, ask)
+                tries.append(own_tries)
+                answer = await own_tries.ask(provider.ask)
+        self._dialects[ask.expert] = own_tries.dialect
+        return answer
+
+    def _new_tries(self, call: Call, ask: Ask) -> Tries:
+        dialect = self._dialects.get(ask.expert) or dialect_of(call.expert)
+        return Tries(call, dialect, ask.max_cost)
+
+    @contextmanager
+    def _tracked(self, ask: Ask) -> Iterator[list[Tries]]:
+        """Keeps the tries of an ask until it ends; if it is cancelled, until `bill` reads them."""
+        tries: list[Tries] = []
+        self._tries[id(ask)] = ask, tries
+        try:
+            yield tries
+        except Exception:
+            self._tries.pop(id(ask), None)
+            raise
+        self._tries.pop(id(ask), None)
+
+    async def _verdicts(self, ask: Ask, query: Query, tries: list[Tries]) -> Answer:
         """Asks for several verdicts on one answer: in one request if possible, else concurrently.
 
         The confidence is the share of "correct" among the verdicts that can be read.
         """
         replies, received = [], 0
         if self._takes_n(ask.expert):
-            call = self._call(ask, query)
             try:
-                replies.append(await self._ask(call))
+                replies.append(await self._ask(ask, query, tries))
                 received = max(1, len(replies[0].choices))
             except UpstreamRefused as error:
                 if error.status not in (400, 404, 422, 501):
@@ -111,29 +137,39 @@ class Client:
                 self._refused_n.add(ask.expert)
         missing = ask.samples - received
         if missing > 0:
-            share = None if ask.max_cost is None else ask.max_cost / missing
+            left = None if ask.max_cost is None else ask.max_cost - total_cost(replies)
+            share = None if left is None else left / missing
             single = replace(ask, samples=1, max_cost=share)
             singles = [replace(single, sample=i + 1) for i in range(missing)]
-            replies += await self._ask_all(singles, query)
+            replies = await self._ask_all(singles, query, replies, tries)
         return _pooled(ask, replies)
 
-    async def _ask_all(self, asks: Sequence[Ask], query: Query) -> list[Answer]:
-        """Sends the asks concurrently and returns the answers that arrive.
+    async def _ask_all(
+        self, asks: Sequence[Ask], query: Query, replies: Sequence[Answer], tries: list[Tries]
+    ) -> list[Answer]:
+        """Sends the asks concurrently; returns `replies` and the answers that arrive.
 
-        Raises the first failure if none does. The costs of failed asks are included.
+        Raises the first failure if there is no answer at all. The costs of failed asks are
+        included.
         """
-        calls = [self._call(ask, query) for ask in asks]
-        results = await asyncio.gather(*map(self._ask, calls), return_exceptions=True)
+        tasks = (self._ask(ask, query, tries) for ask in asks)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
         failures = [result for result in results if isinstance(result, UpstreamError)]
         for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, UpstreamError):
+            unexpected = not isinstance(result, Answer | UpstreamError | NotAdmissible)
+            if isinstance(result, BaseException) and unexpected:
                 raise result
         failed_cost = math.fsum(failure.cost for failure in failures)
-        if len(failures) == len(results):
-            failures[0].cost = failed_cost
+        estimated = any(failure.estimated for failure in failures)
+        answers = [*replies, *(result for result in results if isinstance(result, Answer))]
+        if not answers:
+            if not failures:
+                raise next(result for result in results if isinstance(result, NotAdmissible))
+            failures[0].cost, failures[0].estimated = failed_cost, estimated
             raise failures[0]
-        answers = [result for result in results if isinstance(result, Answer)]
-        return [replace(answers[0], cost=answers[0].cost + failed_cost), *answers[1:]]
+        first = answers[0]
+        cost, estimated = first.cost + failed_cost, first.estimated or estimated
+        return [replace(first, cost=cost, estimated=estimated), *answers[1:]]
 
     def _takes_n(self, expert: str) -> bool:
         """Whether one request can ask this expert for several choices."""
@@ -143,45 +179,34 @@ class Client:
     async def stream(self, ask: Ask, query: Query) -> AsyncGenerator[Delta | Answer, None]:
         """Yields the pieces as they arrive, then the whole answer."""
         call = self._call(ask, query)
-        characters = 0
-        self._streams[id(ask)] = ask, characters  # `bill` reads the entry of a cancelled ask
-        try:
-            async with self._ready(call) as provider, aclosing(provider.stream(call)) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, Answer):
-                        piece = _finish(ask, piece)
-                        del self._streams[id(ask)]  # the ask is complete: `bill` is not called
-                    else:
-                        characters += len(output_text(piece.message))
-                        self._streams[id(ask)] = ask, characters
-                    yield piece
-        except Exception:
-            self._streams.pop(id(ask), None)
-            raise
+        with self._tracked(ask) as tries, _redacted(call.expert):
+            async with self._ready(call) as provider:
+                own_tries = self._new_tries(call, ask)
+                tries.append(own_tries)
+                async with aclosing(own_tries.stream(provider.stream)) as pieces:
+                    async for piece in pieces:
+                        if isinstance(piece, Answer):
+                            piece = _finish(ask, piece)
+                            self._tries.pop(id(ask), None)  # it is complete: nobody bills it
+                        self._dialects[ask.expert] = own_tries.dialect
+                        yield piece
 
     def bill(self, ask: Ask, query: Query, seconds: float) -> Answer:
-        """Estimates the cost of an ask that was cancelled after `seconds`.
+        """The cost of an ask that was cancelled after `seconds`, which is zero before it was sent.
 
-        The estimate includes the whole input and the output received so far. For an answer that
-        was not streamed it assumes an output of `SPEED` tokens per second.
+        The cost of the try in progress is estimated: the whole input, and the output received so
+        far. If nothing has arrived yet, it assumes an output of `SPEED` tokens per second.
         """
-        expert = self.experts[ask.expert]
-        body = self._call(ask, query).body
-        _, characters = self._streams.pop(id(ask), (ask, None))
-        received = int(seconds * SPEED) if characters is None else math.ceil(characters / 4)
-        received = min([received, *(body[key] for key in LIMITS if body.get(key) is not None)])
-        sent = input_tokens(body)
-        if ask.samples > 1:
-            received *= ask.samples
-            sent *= 1 if self._takes_n(ask.expert) else ask.samples
+        _, tries = self._tries.pop(id(ask), (ask, []))
+        bills = [one.bill() for one in tries]
         return Answer(
             ask.expert,
             kind=ask.kind,
-            cost=expert.price(sent, received),
-            latency=seconds,
-            input_tokens=sent,
-            output_tokens=received,
-            estimated=True,
+            cost=total_cost(bills),
+            latency=max((bill.latency for bill in bills), default=seconds),
+            input_tokens=sum(bill.input_tokens for bill in bills),
+            output_tokens=sum(bill.output_tokens for bill in bills),
+            estimated=any(bill.estimated for bill in bills),
         )
 
     def bound(self, ask: Ask, query: Query) -> float:
@@ -190,10 +215,10 @@ class Client:
         The input is counted as in `capped`. Raises NotAdmissible as `ask` does.
         """
         call = self._call(ask, query)
-        caps = [call.body[key] for key in LIMITS if call.body.get(key) is not None]
-        if not caps and call.expert.output_per_mtok:
-            return math.inf
-        return call.expert.highest_price(_input_bound(call.body), min(caps, default=0))
+        if ask.samples > 1 and not self._takes_n(ask.expert):
+            body = {key: value for key, value in call.body.items() if key != "n"}
+            return ask.samples * bound(body, call.expert)
+        return bound(call.body, call.expert)
 
     def _call(self, ask: Ask, query: Query) -> Call:
         expert, body = self.experts[ask.expert], self.body(ask, query)
@@ -233,47 +258,17 @@ class Client:
         return self._providers[expert.provider]
 
 
-def capped(body: Mapping[str, Any], expert: Expert, dollars: float) -> dict[str, Any]:
-    """The request with its output limited to the tokens that `dollars` (US$) cover.
-
-    The input is counted at its upper bound, one token per byte, because only the upstream knows
-    its tokeniser. Raises NotAdmissible if the money does not cover a single token.
-    """
-    input_cost = expert.highest_price(_input_bound(body), 0)
-    left, per_token = dollars - input_cost, expert.price(0, body.get("n") or 1)
-    if left < per_token or left < 0:
-        raise NotAdmissible(
-            expert.name,
-            f"max_cost ${dollars:.2g} is too low: the input alone may cost ${input_cost:.2g}",
-        )
-    if per_token == 0:
-        return dict(body)
-    affordable = max(1, int(left / per_token * (1 - 1e-9)))
-    keys = [key for key in LIMITS if body.get(key) is not None] or [LIMITS[0]]
-    caps = {key: min(body.get(key) or affordable, affordable) for key in keys}
-    return {**body, **caps}
-
-
-def _input_bound(body: Mapping[str, Any]) -> int:
-    """The upper bound of a request's input tokens: one per byte, plus those between messages."""
-    messages, images = _without_images(body["messages"])
-    rest = {key: value for key, value in body.items() if key not in ("messages", *LIMITS)}
-    raw = json.dumps([messages, rest], ensure_ascii=False).encode(errors="surrogatepass")
-    return len(raw) + 8 * len(messages) + IMAGE_TOKENS * images
-
-
-def _without_images(messages: Iterable[Mapping[str, Any]]) -> tuple[list[Any], int]:
-    """The messages without their images, and the number of images."""
-    stripped: list[Any] = []
-    images = 0
-    for message in messages:
-        content = message.get("content")
-        if isinstance(content, list):
-            parts = [part for part in content if part.get("type") != "image_url"]
-            images += len(content) - len(parts)
-            message = {**message, "content": parts}
-        stripped.append(message)
-    return stripped, images
+@contextmanager
+def _redacted(expert: Expert) -> Iterator[None]:
+    """Takes keys, addresses and paths out of the errors of an expert."""
+    try:
+        yield
+    except UpstreamError as error:
+        error.rephrase(redact(error.reason, expert))
+        for name in ("code", "param", "kind"):
+            if value := getattr(error, name):
+                setattr(error, name, redact(str(value), expert))
+        raise
 
 
 def _pooled(ask: Ask, replies: Sequence[Answer]) -> Answer:

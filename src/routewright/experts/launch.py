@@ -153,8 +153,9 @@ class Server:
         """The HTTP status of the readiness check; None if nothing answers."""
         import aiohttp
 
-        base = (self.expert.base_url or "").rstrip("/")
-        host = f"{urlsplit(base).scheme}://{urlsplit(base).netloc}"
+        parts = urlsplit(self.expert.base_url or "")
+        host = f"{parts.scheme}://{parts.netloc}"
+        base = host + parts.path.rstrip("/")
         urls = [host + self.launch.ready] if self.launch.ready else []
         urls = urls or [host + PATHS[0], base + PATHS[1]]
         timeout = aiohttp.ClientTimeout(total=PROBE_SECONDS)

@@ -50,7 +50,7 @@ TYPICAL_TOKENS = 250  # of an answer by an expert without answers in the journal
 JOURNAL_FIELDS = tuple(  # the fields of an answer that the journal stores
     field.name
     for field in fields(Answer)
-    if field.name not in ("message", "status", "reason", "extra")
+    if field.name not in ("message", "status", "reason", "extra", "error")
 )
 
 
@@ -244,7 +244,7 @@ class Ledger:
             self.journal.write(failed=key, reason="not admissible", cost=0.0, unsure=0.0)
             raise
         except UpstreamError as error:
-            cost, unsure = error.cost, bound if error.sent and not error.cost else 0.0
+            cost, unsure = (0.0, bound) if error.estimated else (error.cost, 0.0)
             self.journal.write(failed=key, reason=error.reason, cost=cost, unsure=_finite(unsure))
             raise
         finally:

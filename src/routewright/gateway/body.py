@@ -15,7 +15,7 @@ from starlette.requests import Request
 from routewright.gateway.errors import BadRequest
 from routewright.types import DataClass, Query
 
-# Keys that the gateway reads and does not send upstream.
+# Keys that the gateway reads and does not send upstream; of `metadata` it sends what is no limit.
 OWN_KEYS = {"model", "messages", "stream", "stream_options", "metadata", "routewright", "n"}
 MAX_METADATA = 100  # keys; OpenAI accepts 16
 PARTS = {"image_url": "vision", "input_audio": "audio", "file": "files"}  # type ▶ capability
@@ -144,7 +144,10 @@ def parse(body: Any, default_data_class: DataClass) -> ChatRequest:
         max_latency=limits.max_latency_ms and limits.max_latency_ms / 1000,
         price=limits.price,
         latency_price=limits.latency_price,
-        options={k: v for k, v in body.items() if k not in OWN_KEYS and v is not None},
+        options={
+            **{k: v for k, v in body.items() if k not in OWN_KEYS and v is not None},
+            **_own_metadata(body.get("metadata") or {}),
+        },
     )
     return ChatRequest(
         query,
@@ -264,6 +267,12 @@ def _metadata_limits(metadata: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(limits.get("tags"), str):
         limits["tags"] = [tag.strip() for tag in limits["tags"].split(",")]
     return limits
+
+
+def _own_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The field `metadata` without the limits; nothing if it holds nothing else."""
+    rest = {key: value for key, value in metadata.items() if key not in LIMITS}
+    return {"metadata": rest} if rest else {}
 
 
 def _validated(values: Mapping[str, Any], source: str) -> Limits:

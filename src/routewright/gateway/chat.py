@@ -25,11 +25,20 @@ from routewright.gateway.breaker import Breaker
 from routewright.gateway.errors import body_of, error_object, headers_of, status_of
 from routewright.gateway.explain import table
 from routewright.gateway.feedback import Feedback
-from routewright.gateway.policies import Policies, Policy
+from routewright.gateway.policies import DIRECT, Policies, Policy
 from routewright.gateway.prometheus import Counters
 from routewright.gateway.replies import COMMENT, DONE, ReplyFormat, cost_headers, event
 from routewright.gateway.stopwatch import Stopwatch
-from routewright.types import Answer, Decision, Delta, Expert, Strategy, path_of, total_cost
+from routewright.types import (
+    Answer,
+    Decision,
+    Delta,
+    Expert,
+    Strategy,
+    estimated_cost,
+    path_of,
+    total_cost,
+)
 
 log = logging.getLogger(__name__)
 
@@ -257,7 +266,9 @@ class Run:
         self._log(type(error).__name__, error=error)
         headers = {"x-routewright-decision-id": self.reply_format.decision_id, **headers_of(error)}
         headers |= cost_headers(self.spent)
-        return JSONResponse(body_of(error), status_of(error), headers)
+        direct = self.policy.name == DIRECT
+        status = status_of(error, direct=direct)
+        return JSONResponse(body_of(error, direct=direct), status, headers)
 
     def _done(self, decision: Decision) -> None:
         self._log("ok", decision)
@@ -281,6 +292,7 @@ class Run:
             "because": decision.because,
             "path": decision.path,
             "cost": decision.cost,
+            **({"estimated": decision.estimated_cost} if decision.estimated_cost else {}),
             "overhead_ms": round(self._overhead() * 1000, 1),
         }
         if self.debug:
@@ -311,6 +323,7 @@ class Run:
             "expert": answer.expert if answer else None,
             "path": path_of(self.spent),
             "cost": total_cost(self.spent),
+            "estimated": estimated_cost(self.spent),  # the part of `cost` that nobody reported
             "input_tokens": answer.input_tokens if answer else None,
             "output_tokens": answer.output_tokens if answer else None,
             "data_class": self.request.query.data_class,

@@ -11,18 +11,28 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from routewright.errors import (
+    BadConfig,
     BadInput,
+    BadRouter,
+    BadTable,
     DeadlineExceeded,
+    MissingExtra,
     NotAdmissible,
     RoutewrightError,
     UpstreamError,
     UpstreamRefused,
     UpstreamTimeout,
 )
+from routewright.experts.redaction import redact
+from routewright.types import Expert
 
 log = logging.getLogger(__name__)
 
-CLIENT_FAULTS = {400, 413, 422}  # an upstream's statuses for a request that the client must fix
+CLIENT_FAULTS = {400, 413, 415, 422}  # an upstream's statuses for what the client must correct
+OUR_KEY = {401, 403}  # an upstream's statuses for our key, about which the client can do nothing
+PASSED_ON = {429: 429, 503: 503, 504: 504, 529: 503}  # of an upstream that is busy; others are 502
+OWN_FILES = (BadConfig, BadTable, BadRouter, MissingExtra)  # faults of the gateway's own files
+TOO_LONG = "context_length_exceeded"
 
 
 class BadRequest(BadInput):
@@ -43,24 +53,39 @@ def error_object(
     return {"error": {"message": message, "type": kind, "param": param, "code": code, **more}}
 
 
-def status_of(error: RoutewrightError) -> int:
+def status_of(error: RoutewrightError, *, direct: bool = False) -> int:
+    """The HTTP status of a failure. `direct` means that the client named the expert itself."""
     if isinstance(error, BadRequest):
         return error.status
+    if isinstance(error, OWN_FILES):
+        return 500
     if isinstance(error, BadInput):
         return 400
     if isinstance(error, NotAdmissible):
         return 422
     if isinstance(error, DeadlineExceeded | UpstreamTimeout):
         return 504
-    if isinstance(error, UpstreamRefused):
-        return 400 if error.status in CLIENT_FAULTS else 502
     if isinstance(error, UpstreamError):
-        return error.status if error.status in (429, 503) else 502
+        return _upstream_status(error, direct)
     return 500
 
 
-def body_of(error: RoutewrightError) -> dict[str, Any]:
-    message, status = str(error), status_of(error)
+def _upstream_status(error: UpstreamError, direct: bool) -> int:
+    status = error.status or 502
+    if error.code == TOO_LONG:
+        return 400
+    if isinstance(error, UpstreamRefused):
+        is_clients = status in CLIENT_FAULTS or (status == 404 and direct)
+        return status if is_clients else 502
+    return PASSED_ON.get(status, 502)
+
+
+def body_of(error: RoutewrightError, *, direct: bool = False) -> dict[str, Any]:
+    """The error object of a failure. An upstream's own `type`, `param` and `code` are kept."""
+    message, status = str(error), status_of(error, direct=direct)
+    if isinstance(error, OWN_FILES):  # its message names files of this machine
+        log.error("a request failed: %s", message)
+        return error_object("the gateway failed; its log says why", "server_error", "internal")
     if isinstance(error, BadRequest):
         kind = "invalid_request_error" if status < 500 else "server_error"
         return error_object(message, kind, error.code, error.param)
@@ -69,13 +94,25 @@ def body_of(error: RoutewrightError) -> dict[str, Any]:
         return error_object(
             message, "invalid_request_error", "no_admissible_expert", rejected=rejected
         )
-    if status == 400:
-        return error_object(message, "invalid_request_error", "bad_request")
+    if isinstance(error, BadInput):  # of a strategy, say, which may name files
+        message = redact(message, Expert(""))
+    kind, code = _type_and_code(status)
+    if isinstance(error, UpstreamError) and error.status not in OUR_KEY:
+        return error_object(message, error.kind or kind, error.code or code, error.param)
+    return error_object(message, kind, code)
+
+
+def _type_and_code(status: int) -> tuple[str, str]:
+    """The `type` and the `code` of a failure with this status, where an upstream told none."""
+    if status == 404:
+        return "invalid_request_error", "model_not_found"
+    if 400 <= status < 429:
+        return "invalid_request_error", "bad_request"
     if status == 429:
-        return error_object(message, "rate_limit_error", "upstream_rate_limited")
+        return "rate_limit_error", "upstream_rate_limited"
     if status == 504:
-        return error_object(message, "timeout_error", "timeout")
-    return error_object(message, "upstream_error" if status < 504 else "server_error", "failed")
+        return "timeout_error", "timeout"
+    return "upstream_error" if status < 504 else "server_error", "failed"
 
 
 def headers_of(error: RoutewrightError) -> dict[str, str]:

@@ -40,6 +40,11 @@ class Counters:
             ("expert", "kind", "outcome"),
         )
         self.cost = counter("routewright_cost_usd", "US$ for all asks.", ("policy", "expert"))
+        self.estimated = counter(
+            "routewright_estimated_cost_usd",
+            "The part of the US$ that is estimated, because no upstream reported it.",
+            ("policy", "expert"),
+        )
         self.tokens = counter("routewright_tokens", "Tokens of all asks.", ("expert", "direction"))
         self.seconds = histogram(
             "routewright_request_seconds",
@@ -76,6 +81,8 @@ class Counters:
         for item in spent:
             self.asks.labels(item.expert, item.kind, item.status).inc()
             self.cost.labels(policy, item.expert).inc(max(item.cost, 0.0))
+            if item.estimated:
+                self.estimated.labels(policy, item.expert).inc(max(item.cost, 0.0))
             self.tokens.labels(item.expert, "input").inc(item.input_tokens)
             self.tokens.labels(item.expert, "output").inc(item.output_tokens)
         self.seconds.labels(policy).observe(seconds)

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from routewright.experts.providers import without_logprobs
 from routewright.experts.providers._usage import is_count
-from routewright.types import Answer, Decision, Delta, Message, path_of, total_cost
+from routewright.types import Answer, Decision, Delta, Message, estimated_cost, path_of, total_cost
 
 LONGEST_HEADER = 500  # characters
 DONE = b"data: [DONE]\n\n"
@@ -122,9 +122,11 @@ def cost_headers(spent: Sequence[Answer]) -> dict[str, str]:
     """Headers with the path and the cost of all asks, whether or not one was answered."""
     if not spent:
         return {}
+    estimated = estimated_cost(spent)
     return {
         "x-routewright-path": header(path_of(spent)),
         "x-routewright-cost": f"{total_cost(spent):.10f}",
+        **({"x-routewright-cost-estimated": f"{estimated:.10f}"} if estimated else {}),
     }
 
 

@@ -270,7 +270,7 @@ def _unreadable(
     """Returns the first expert's answer if none is readable and no other expert may be asked.
     Raises UpstreamError if no answer has arrived."""
     if not answers:
-        raise UpstreamError.of(replies_of_rung[0])
+        raise UpstreamError.of(*replies_of_rung)
     because = "no answer is readable, and no other expert may be asked"
     return Decision(answers[min(answers)], because=because, prediction=prediction.take(0))
 

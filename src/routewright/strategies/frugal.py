@@ -127,7 +127,7 @@ class Frugal:
             break
         if fallback_answer is None:
             if paid:
-                raise UpstreamError.of(paid[0])
+                raise UpstreamError.of(*paid)
             assert failure is not None, "every admissible expert is asked before giving up"
             raise failure
         return Decision(fallback_answer, because=because, prediction=prediction.take(0))

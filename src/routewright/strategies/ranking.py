@@ -38,7 +38,7 @@ class Ranking:
         answers = yield tuple(Ask(expert) for expert in permitted)
         arrivals = [answer for answer in answers if answer.status == "ok"]
         if not arrivals:
-            raise UpstreamError(permitted[0], f"and every other expert failed: {answers[0].reason}")
+            raise UpstreamError.of(*answers)
         try:
             rated = yield from rewards.consider(self._model(), query, arrivals)
         except (NotAdmissible, UpstreamError) as error:

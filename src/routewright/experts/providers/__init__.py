@@ -19,20 +19,23 @@ from routewright.types import Answer, Delta, Expert, Message, content_text
 class Call:
     """One request to one expert.
 
-    `body` is an OpenAI chat completion request without `model` and `stream`. No further try begins
+    `body` is an OpenAI chat completion request without `model` and `stream`. The answer may take
+    `timeout` seconds. The client repeats a call whose failure is `transient`; no further try begins
     later than `patience` seconds after the first one.
     """
 
     expert: Expert
     body: Mapping[str, Any]
     patience: float = math.inf
+    timeout: float = math.inf
 
 
 class Provider(Protocol):
     """Calls one kind of endpoint; one instance serves the whole process.
 
     `ask` returns the whole answer; `stream` yields the pieces and then the whole answer. Both
-    raise UpstreamError before the first byte, and `stream` raises StreamBroken after it.
+    raise UpstreamError before the first byte, and `stream` raises StreamBroken after it. An error
+    tells whether it is `transient` and whether the request was `sent`.
     `verify_prompt` replaces `prompts.VERIFY` for models that need another prompt. `takes_n` tells
     whether one request can ask for several choices.
     """

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from routewright.errors import UpstreamError, UpstreamRefused
-from routewright.experts.providers import Call, input_tokens, output_text, tokens, with_logprobs
+from routewright.errors import UpstreamError
+from routewright.experts.providers import (
+    Call,
+    _faults,
+    input_tokens,
+    output_text,
+    tokens,
+    with_logprobs,
+)
 from routewright.experts.providers._events import DONE
 from routewright.experts.providers._tool_calls import ToolCalls, arguments_text, join
 from routewright.experts.providers._usage import counts, merged
@@ -35,25 +41,6 @@ READ_OF_CHOICE = {
     "logprobs",
     "usage",
     "error",
-}
-REFUSED = {*range(400, 500)} - {408, 409, 429}  # statuses of a request that no retry helps
-STATUSES = {  # words in the codes and types of errors ▶ the HTTP status that they come with
-    "rate_limit": 429,
-    "too_many_requests": 429,
-    "insufficient_quota": 429,
-    "overloaded": 503,
-    "unavailable": 503,
-    "context_length": 400,
-    "invalid_request": 400,
-    "invalid_prompt": 400,
-    "content_filter": 400,
-    "content_policy": 400,
-    "bad_request": 400,
-    "badrequest": 400,
-    "authentication": 401,
-    "invalid_api_key": 401,
-    "permission": 403,
-    "not_found": 404,
 }
 
 
@@ -355,31 +342,8 @@ def stated_failure(call: Call, body: object) -> UpstreamError | None:
         error = body
     if not error:
         return None
-    fields = error if isinstance(error, Mapping) else {"message": error}
-    code, param, kind = (fields.get(name) for name in ("code", "param", "type"))
-    status = _status(code, fields.get("status"), body.get("code"), kind)
-    return (UpstreamRefused if status in REFUSED else UpstreamError)(
-        call.expert.name,
-        str(fields.get("message") or code or kind or "unknown error"),
-        status=status,
-        code=None if code is None else str(code)[:100],
-        param=None if param is None else str(param)[:100],
-        kind=None if kind is None else str(kind)[:100],
-        cost=reported_cost(call, body),
-        sent=True,
-    )
-
-
-def _status(*values: object) -> int | None:
-    """The HTTP status that belongs to the codes or types of an error; None if none is clear."""
-    for value in values:
-        text = str(value).lower()
-        if re.fullmatch("[45][0-9][0-9]", text):
-            return int(text)
-        for word, status in STATUSES.items():
-            if word in text:
-                return status
-    return None
+    fault = _faults.of(body if error is body else {**body, "choices": None, "error": error})
+    return _faults.failure(call.expert.name, fault, cost=reported_cost(call, body))
 
 
 def _usage(completion: Mapping[str, Any], choice: Mapping[str, Any]) -> dict[str, Any]:

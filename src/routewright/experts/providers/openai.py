@@ -7,35 +7,37 @@ in the environment, so that a text goes to the address in the config and nowhere
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
-import random
-import re
+import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
+from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 
-from routewright.errors import StreamBroken, UpstreamError, UpstreamRefused, UpstreamTimeout
-from routewright.experts.providers import Call
+from routewright.errors import StreamBroken, UpstreamError, UpstreamTimeout
+from routewright.experts.providers import Call, _faults
 from routewright.experts.providers._events import TooLong, events, parse
 from routewright.experts.providers._transcript import Transcript, answer, reported_cost
+from routewright.experts.redaction import without_keys
 from routewright.types import Answer, Delta, Expert
 
 DEFAULT_URL = "https://api.openai.com/v1"
-TRANSIENT = {408, 409, 429}  # statuses that are retried, as is every 5xx
 MAX_BYTES = 64 << 20  # of a reply, or of one event of a stream; they may contain images
+MAX_HEADER, MAX_HEADERS = 1 << 18, 1024  # bytes of a reply's header, and the number of its headers
 LONGEST_WAIT = 86_400.0  # upper bound in seconds of a Retry-After that is passed on
 LINGER = 10.0  # seconds that a stream may stay open after the finish reason, for its usage
-FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0  # seconds between tries
-T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class Openai:
-    """Asks OpenAI-compatible endpoints. Until the first byte it retries transient failures.
+    """Asks OpenAI-compatible endpoints. The client repeats transient failures.
 
     `connect` limits the seconds until the connection is made. The expert's `timeout` limits an
     answer that is not streamed, all tries together, and the wait for the first byte of a stream.
@@ -50,10 +52,10 @@ class Openai:
         self._session: aiohttp.ClientSession | None = None
 
     async def ask(self, call: Call) -> Answer:
-        return await _with_retries(call, self._ask_once)
+        return await self._ask_once(call, min(call.timeout, call.expert.timeout))
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta | Answer, None]:
-        first, rest = await _with_retries(call, self._open)
+        first, rest = await self._open(call, min(call.timeout, call.expert.timeout))
         async with aclosing(rest):
             yield first
             async for piece in rest:
@@ -135,32 +137,39 @@ class Openai:
         self, call: Call, body: Mapping[str, Any], timeout: aiohttp.ClientTimeout
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Sends a request; raises every failure of it as an UpstreamError."""
-        expert = call.expert
-        url = f"{(expert.base_url or DEFAULT_URL).rstrip('/')}/chat/completions"
+        expert, answering = call.expert, False
+        headers, removed = _headers(expert)
         try:
             async with self._http().post(
-                url,
+                _url(expert),
                 json=_without_nulls({"model": expert.model or expert.name, **body}),
-                headers=_headers(expert),
+                headers=headers,
+                skip_auto_headers=removed,
                 timeout=timeout,
                 allow_redirects=False,
             ) as response:
                 if response.status != 200:
                     raise _failure(call, response, await _body(call, response))
+                answering = True
                 yield response
         except aiohttp.ConnectionTimeoutError as error:
             reason = f"no connection within {self.connect:g} s"
-            raise UpstreamError(expert.name, reason) from error
+            raise UpstreamError(expert.name, reason, transient=True, sent=False) from error
         except TimeoutError as error:
             reason = "it took too long or fell silent"
             raise UpstreamTimeout(expert.name, reason, sent=True) from error
         except aiohttp.ClientError as error:
-            reason = scrub(f"connection failed: {error}", expert)
-            sent = not isinstance(error, aiohttp.ClientConnectorError)
-            raise UpstreamError(expert.name, reason, sent=sent) from error
+            # Its text names hosts and ports, which the log may show and a client may not.
+            log.info("expert '%s': %s", expert.name, without_keys(str(error), expert))
+            raise UpstreamError(
+                expert.name,
+                f"connection failed: {_what_failed(error)}",
+                transient=True,
+                sent=not isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL),
+            ) from error
         except UpstreamError as error:
-            error.reason = scrub(error.reason, expert)
-            error.args = (f"expert '{expert.name}' failed: {error.reason}",)
+            if answering and error.sent is not False:
+                error.sent = error.transient = True  # an answer that was begun may be charged
             raise
 
     def _http(self) -> aiohttp.ClientSession:
@@ -168,37 +177,11 @@ class Openai:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=1000),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                max_line_size=MAX_HEADER,
+                max_field_size=MAX_HEADER,
+                max_headers=MAX_HEADERS,
             )
         return self._session
-
-
-async def _with_retries(call: Call, attempt: Callable[[Call, float], Awaitable[T]]) -> T:
-    """Repeats an attempt until it succeeds, with growing pauses, unless it cost money.
-
-    The upstream's Retry-After is obeyed. If it exceeds the time that is left, the failure is raised
-    at once, so that another expert can answer.
-    """
-    # Written by hand, because retry libraries support neither Retry-After nor a shrinking timeout.
-    deadline = time.monotonic() + call.expert.timeout
-    last_try = time.monotonic() + min(call.expert.timeout, call.patience)
-    tries = 0
-    while True:
-        try:
-            return await attempt(call, max(0.001, deadline - time.monotonic()))
-        except (UpstreamRefused, UpstreamTimeout, StreamBroken):
-            raise
-        except UpstreamError as error:
-            pause = _pause(tries, error.retry_after)
-            too_late = pause > LONGEST_PAUSE or time.monotonic() + pause > last_try
-            if tries >= call.expert.retries or error.cost or too_late:
-                raise
-        tries += 1
-        await asyncio.sleep(pause)
-
-
-def _pause(tries: int, retry_after: float | None) -> float:
-    pause = min(FIRST_PAUSE * 2.0**tries, LONGEST_PAUSE) * random.uniform(0.5, 1.0)
-    return max(pause, retry_after or 0.0)
 
 
 def _is_framed(response: aiohttp.ClientResponse) -> bool:
@@ -237,8 +220,43 @@ def _without_nulls(body: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in body.items() if value is not None}
 
 
-def _headers(expert: Expert) -> dict[str, str]:
-    return {"Authorization": f"Bearer {expert.api_key}"} if expert.api_key else {}
+def _url(expert: Expert) -> str:
+    """The address of chat completions; a query string of `base_url` stays at the end."""
+    url = urlsplit(expert.base_url or DEFAULT_URL)
+    return urlunsplit(url._replace(path=f"{url.path.rstrip('/')}/chat/completions", fragment=""))
+
+
+def _headers(expert: Expert) -> tuple[dict[str, str], list[str]]:
+    """The headers to send, and the names of those that the config removes."""
+    headers = {name: value for name, value in expert.headers.items() if value is not None}
+    if expert.api_key and "authorization" not in map(str.lower, expert.headers):
+        headers["Authorization"] = f"Bearer {expert.api_key}"
+    return headers, [name for name, value in expert.headers.items() if value is None]
+
+
+def _what_failed(error: aiohttp.ClientError) -> str:
+    """What went wrong with a connection, without names and addresses.
+
+    >>> _what_failed(aiohttp.ServerDisconnectedError())
+    'it was closed without an answer'
+    """
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "the name of its host is unknown"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "its TLS certificate is not valid"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "TLS failed"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "it was closed without an answer"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "it broke in the middle of the answer"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "its reply is not HTTP"
+    if isinstance(error, aiohttp.InvalidURL):
+        return "its address is not a URL"
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno).lower()
+    return "it could not be made or was lost"
 
 
 async def _body(call: Call, response: aiohttp.ClientResponse) -> bytes:
@@ -257,17 +275,13 @@ async def _limited(call: Call, chunks: AsyncIterator[bytes]) -> AsyncIterator[by
 
 
 def _failure(call: Call, response: aiohttp.ClientResponse, raw: bytes) -> UpstreamError:
-    status, body = response.status, parse(raw)
-    message = body.get("error", body) if isinstance(body, dict) else None
-    if isinstance(message, dict):
-        message = message.get("message")
-    kind = UpstreamError if status in TRANSIENT or status >= 500 else UpstreamRefused
-    return kind(
+    cost = reported_cost(call, parse(raw)) if b"usage" in raw else 0.0
+    return _faults.failure(
         call.expert.name,
-        f"HTTP {status}" + (f": {message}" if message else ""),
-        status=status,
+        _faults.read(raw),
+        response.status,
         retry_after=_retry_after(response.headers),
-        cost=reported_cost(call, body),
+        cost=cost,
     )
 
 
@@ -284,16 +298,3 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         date = date if date.tzinfo else date.replace(tzinfo=UTC)
         seconds = (date - datetime.now(UTC)).total_seconds()
     return min(max(0.0, seconds), LONGEST_WAIT) if math.isfinite(seconds) else None
-
-
-def scrub(text: str, expert: Expert) -> str:
-    """An upstream's message, made fit for logs and clients: short and without keys.
-
-    >>> scrub("Incorrect API key: sk-ab***cd", Expert("cloud", api_key="sk-abXXcd"))
-    'Incorrect API key: [key]'
-    """
-    if expert.api_key:
-        text = text.replace(expert.api_key, "[key]")
-    text = re.sub(r"\bsk-[\w*.-]+|(?<=Bearer )\S+", "[key]", text)
-    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be sent
-    return text if len(text) <= 300 else f"{text[:300]}…"

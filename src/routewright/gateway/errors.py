@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 CLIENT_FAULTS = {400, 413, 415, 422}  # an upstream's statuses for what the client must correct
 OUR_KEY = {401, 403}  # an upstream's statuses for our key, about which the client can do nothing
 PASSED_ON = {429: 429, 503: 503, 504: 504, 529: 503}  # of an upstream that is busy; others are 502
-OWN_FILES = (BadConfig, BadTable, BadRouter, MissingExtra)  # faults of the gateway's own files
+OWN_FILES = (BadTable, BadRouter, MissingExtra)  # faults of the gateway's own files
 TOO_LONG = "context_length_exceeded"
 
 
@@ -94,7 +94,8 @@ def body_of(error: RoutewrightError, *, direct: bool = False) -> dict[str, Any]:
         return error_object(
             message, "invalid_request_error", "no_admissible_expert", rejected=rejected
         )
-    if isinstance(error, BadInput):  # of a strategy, say, which may name files
+    if isinstance(error, BadInput) and not isinstance(error, BadConfig):
+        # A strategy's message may name files. A config's mistakes are for its owner only.
         message = redact(message, Expert(""))
     kind, code = _type_and_code(status)
     if isinstance(error, UpstreamError) and error.status not in OUR_KEY:

@@ -115,21 +115,6 @@ def test_a_long_model_name_is_unknown_and_holds_nobody_up():
         assert len(answer.text) < 1000
 
 
-def test_a_web_page_cannot_ask_behind_its_readers_back():
-    body = json.dumps({"messages": asked()})
-    upstream = Upstream()
-    page = {"origin": "https://example.com"}
-    for kind in ({}, {"content-type": "text/plain"}, {"content-type": "text/plain; x=json"}):
-        assert served(sent(body, **page, **kind), upstream).status_code == 415
-        assert (
-            served(sent(body, **{"sec-fetch-site": "cross-site"}, **kind), upstream).status_code
-            == 415
-        )
-    assert upstream.requests == 0
-    json_kind = {"content-type": "application/json; charset=utf-8"}
-    assert served(sent(body, **page, **json_kind), upstream).status_code == 200
-
-
 def test_a_wrong_method_says_so():
     async def work(client):
         url = f"{client.base_url}chat/completions"
@@ -200,7 +185,8 @@ def test_a_client_that_stops_reading_does_not_keep_an_upstream_waiting(monkeypat
     caplog.set_level("INFO", "routewright")
     upstream = Upstream(says=" ".join(["x" * 100_000] * 300))
     body = json.dumps({"messages": asked(), "stream": True}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+    head += f"Content-Length: {len(body)}\r\n\r\n"
 
     async def run():
         async with running(upstream), gateway(config_of(upstream.expert("small"))) as url:
@@ -219,7 +205,7 @@ def test_a_client_that_stops_reading_does_not_keep_an_upstream_waiting(monkeypat
 
 
 def test_a_client_that_leaves_before_its_request_is_whole_is_no_failure_of_ours(capsys):
-    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{"
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"
 
     async def run():
         config = config_of({"name": "small", "base_url": "http://127.0.0.1:9/v1"})

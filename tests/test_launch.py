@@ -23,6 +23,7 @@ from routewright.errors import BadInput, UpstreamError
 from routewright.experts.client import Client
 from routewright.experts.launch import VARIABLE, Server
 from routewright.experts.supervisor import Supervisor
+from routewright.gateway.lifecycle import Lifecycle
 from routewright.types import Ask, Query
 from upstream import until, wait_until
 
@@ -317,6 +318,51 @@ def test_a_gateway_is_ready_once_the_servers_that_start_with_it_are_up(launched,
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(timeout=60)
+
+
+def test_a_reload_keeps_a_server_that_has_not_changed_and_replaces_another_after_its_last_request(
+    launched, tmp_path
+):
+    path = launched()
+
+    async def live() -> tuple[list[str], list[str]]:
+        lifecycle = Lifecycle(config.load(path), lambda: config.load(path))
+        await lifecycle.start()
+
+        async def reload() -> None:
+            await lifecycle.reload()
+            await until(lambda: not lifecycle._closing)  # what no request uses has been closed
+
+        with lifecycle.use() as services:
+            pids = [await ask(services.client)]
+            launched(idle=900)  # does not concern the process
+            await reload()
+            pids.append(await ask(lifecycle.services.client))
+            supervisor = lifecycle.services.client.servers["own/small"]
+            assert supervisor.launch.idle == 900
+            launched("--until", str(tmp_path))
+            await reload()
+            begun = asyncio.create_task(ask(lifecycle.services.client))
+            await until(lambda: lifecycle.services.client.servers["own/small"].state == "starting")
+            pids.append(await ask(services.client))  # the old server still answers
+            assert not begun.done()
+        others = [await begun]
+        with lifecycle.use() as services:
+            said = yaml.safe_load(path.read_text())
+            said["experts"] = [{**said["experts"][0], "name": "new", "launch": None}]
+            said["policies"]["default"]["options"]["expert"] = "new"
+            path.write_text(yaml.safe_dump(said))
+            await reload()
+            assert lifecycle.services.client.servers == {}
+            others.append(await ask(services.client))  # until the last request has ended
+        await until(lambda: left(tmp_path) == [])
+        await lifecycle.close()
+        return pids, others
+
+    pids, others = asyncio.run(live())
+    assert len(set(pids)) == 1
+    assert len(set(others)) == 1
+    assert pids[0] != others[0]
 
 
 def test_what_the_user_started_outlives_a_gateway(launched, tmp_path):

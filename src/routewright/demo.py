@@ -159,16 +159,12 @@ def pays(figures: dict[str, Any]) -> bool:
 @contextmanager
 def gateway(folder: Folder, port: int) -> Iterator[tuple[str, Config]]:
     """Serves the gateway over HTTP in a thread of this process; yields its URL and config."""
-    import uvicorn
-
     from routewright.gateway.app import build
-    from routewright.gateway.server import listen, url_of
+    from routewright.gateway.server import Server, listen, url_of
 
     config = load(folder.config)
     with listen("127.0.0.1", port) as listener:
-        server = uvicorn.Server(
-            uvicorn.Config(build(config), log_level="warning", access_log=False)
-        )
+        server = Server(build(config, loopback=True), listener)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:

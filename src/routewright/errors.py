@@ -11,6 +11,7 @@
     ├── UpstreamError               an expert failed before its first byte (HTTP 502/503)
     │   ├── UpstreamTimeout         it did not answer in time (HTTP 504)
     │   ├── UpstreamRefused         it refused the request itself; a retry is useless (4xx)
+    │   ├── LocalFailure            this machine could not ask it; no fault of the expert (HTTP 503)
     │   └── StreamBroken            it failed after its first byte; no other expert can take over
     └── DeadlineExceeded            the query's own deadline passed (HTTP 504)
 
@@ -199,6 +200,17 @@ class UpstreamTimeout(UpstreamError):
 
 class UpstreamRefused(UpstreamError):
     """An expert refused the request itself (4xx): a retry is useless."""
+
+
+class LocalFailure(UpstreamError):
+    """This machine could not ask an expert: it lacks descriptors, memory or a name server.
+
+    It says nothing about the expert, so no circuit breaker counts it.
+    """
+
+    def __init__(self, expert: str, reason: str, *, cost: float = 0.0, sent: bool = False) -> None:
+        super().__init__(expert, reason, status=503, retry_after=1.0, cost=cost, sent=sent)
+        self.args = (f"this machine could not ask expert '{expert}': {reason}",)
 
 
 class StreamBroken(UpstreamError):

@@ -369,29 +369,33 @@ def _run_gateway(
     host: str | None,
     port: int | None,
 ) -> None:
-    from routewright.cli.serve import welcome
-    from routewright.config import ExpertConfig, PolicyConfig, load
+    from routewright.cli.serve import end, welcome
+    from routewright.config import Config, ExpertConfig, PolicyConfig, load
     from routewright.gateway.server import run
 
-    original, name = load(config), entry["name"]
-    experts = [expert.name for expert in original.experts]
-    (policy,) = policies.values()
-    if unknown := [expert for expert in policy["options"]["then"] if expert not in experts]:
-        raise BadInput(f"no expert '{unknown[0]}' in the config: it has {', '.join(experts)}")
-    if name in experts:
-        raise BadInput(
-            f"the config already has an expert '{name}': choose another name with --name"
+    def extended() -> Config:
+        original, name = load(config), entry["name"]
+        experts = [expert.name for expert in original.experts]
+        (policy,) = policies.values()
+        if unknown := [expert for expert in policy["options"]["then"] if expert not in experts]:
+            raise BadInput(f"no expert '{unknown[0]}' in the config: it has {', '.join(experts)}")
+        if name in experts:
+            raise BadInput(
+                f"the config already has an expert '{name}': choose another name with --name"
+            )
+        return original.model_copy(
+            update={
+                "experts": [*original.experts, ExpertConfig(**entry)],
+                "policies": {name: PolicyConfig(**policy), **original.policies},
+                "default_policy": name,
+            }
         )
-    extended = original.model_copy(
-        update={
-            "experts": [*original.experts, ExpertConfig(**entry)],
-            "policies": {name: PolicyConfig(**policy), **original.policies},
-            "default_policy": name,
-        }
-    )
-    host = original.server.host if host is None else host
-    port = original.server.port if port is None else port
-    run(extended, host, port, lambda url: typer.echo(welcome(extended, url)))
+
+    settings = extended()
+    host = settings.server.host if host is None else host
+    port = settings.server.port if port is None else port
+    run(settings, host, port, lambda url: typer.echo(welcome(settings, url)), extended)
+    end()
 
 
 # --- shared by the commands -----------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +27,7 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Serve a config to any OpenAI client until Ctrl-C.
+    """Serve a config to any OpenAI client until Ctrl-C or SIGTERM; SIGHUP reads the config again.
 
     The exit code is 2 if the config has mistakes or the port is in use.
     """
@@ -34,7 +37,18 @@ def serve(
     settings = load(config)
     host = settings.server.host if host is None else host
     port = settings.server.port if port is None else port
-    run(settings, host, port, lambda url: typer.echo(welcome(settings, url)))
+    run(settings, host, port, lambda url: typer.echo(welcome(settings, url)), lambda: load(config))
+    end()
+
+
+def end(seconds: float = 3.0) -> None:
+    """Ends the process if a thread outlives the gateway: it may wait for a name server."""
+    deadline = time.monotonic() + seconds
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.current_thread():
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                os._exit(0)
 
 
 def welcome(config: Config, url: str) -> str:

@@ -251,8 +251,38 @@ class ServerConfig(Section):
         default=[],
         description="Bearer keys, of which clients must send one; empty: no key is required.",
     )
+    admin_key: Secret | None = Field(
+        default=None,
+        description="The bearer key of `POST /admin/reload`; without one, it answers 403.",
+    )
+    allowed_hosts: list[Text] = Field(
+        default=[],
+        description="Names by which clients may call the gateway, as in `*.example.com`, besides"
+        " localhost; empty: none if `host` is a loopback address, else any.",
+    )
+    cors_origins: list[Text] = Field(
+        default=[],
+        description="Origins of web pages that may use the gateway, as in https://chat.example.com.",
+    )
     default_data_class: DataClass = Field(
         default="public", description="The data class of a query without one."
+    )
+    max_concurrency: PositiveCount = Field(
+        default=512, description="Requests that may ask experts at once; others wait."
+    )
+    queue: Count = Field(
+        default=1024, description="Requests that may wait for it; beyond that, clients get a 429."
+    )
+    idle_seconds: Positive = Field(
+        default=75.0, description="Seconds after which an idle connection of a client is closed."
+    )
+    linger_seconds: Seconds = Field(
+        default=5.0,
+        description="Seconds after SIGTERM in which new requests are still answered.",
+    )
+    drain_seconds: Seconds = Field(
+        default=30.0,
+        description="Seconds after a signal to stop in which requests in progress may finish.",
     )
     max_body_bytes: PositiveCount = Field(
         default=10 * 2**20, description="The largest accepted request, in bytes."

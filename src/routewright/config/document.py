@@ -19,7 +19,7 @@ import yaml
 Loc: TypeAlias = tuple[str | int, ...]  # the path to a value: ("experts", 0, "name")
 Place: TypeAlias = tuple[int, int]  # line and column, both counted from 1
 
-SECRETS = frozenset({"api_key", "api_keys", "headers"})
+SECRETS = frozenset({"admin_key", "api_key", "api_keys", "headers"})
 MASK = "********"
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 KEY_REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")

@@ -31,6 +31,8 @@ from routewright.types import DATA_CLASSES
 Rule: TypeAlias = Callable[[Document], Iterator[Problem]]
 
 VERSION = 1
+HOST_PATTERN = re.compile(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*|\[?[\da-fA-F:]+\]?")
+ORIGIN = re.compile(r"[a-z][a-z\d+.-]*://([a-z\d._-]+|\[[\da-f:.]+\])?(:\d+)?")
 OPENAI_KEY = "OPENAI_API_KEY"  # used if an expert at api.openai.com has no `api_key`
 KEY_HEADER = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110
@@ -268,6 +270,30 @@ def exposure(document: Document) -> Iterator[Problem]:
         yield document.warning(("server", "host"), risk, fix)
 
 
+def allowed_hosts(document: Document) -> Iterator[Problem]:
+    for loc, host in document.items("server", "allowed_hosts"):
+        if isinstance(host, str) and host and not HOST_PATTERN.fullmatch(host):
+            fix = "write a name as in gateway.example.com or *.example.com, without scheme and port"
+            yield document.problem(loc, "is not a host name", fix)
+
+
+def cors_origins(document: Document) -> Iterator[Problem]:
+    has_keys = bool(document.get("server", "api_keys"))
+    for loc, origin in document.items("server", "cors_origins"):
+        if not isinstance(origin, str) or not origin:
+            continue
+        if origin == "*" and not has_keys:
+            fix = "name the origins, or set `api_keys`"
+            yield document.problem(loc, "lets every web page spend your money", fix)
+        elif origin == "null":
+            problem = "stands for any page in a sandboxed frame"
+            fix = "let the application call from outside a page, or give it an origin of its own"
+            yield document.problem(loc, problem, fix)
+        elif origin != "*" and not ORIGIN.fullmatch(origin):
+            fix = "write it as in https://chat.example.com, without a path and in small letters"
+            yield document.problem(loc, "is not the origin of a web page", fix)
+
+
 def feedback_answers(document: Document) -> Iterator[Problem]:
     if document.get("server", "feedback_answers") and not document.get("server", "feedback"):
         fix = "add `feedback: feedback.jsonl`, or remove this key"
@@ -313,6 +339,8 @@ RULES: tuple[Rule, ...] = (
     config_policies.one_operating_point,
     config_policies.strategies,
     exposure,
+    allowed_hosts,
+    cors_origins,
     feedback_answers,
     servable_default,
 )

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +16,7 @@ from routewright.errors import NotAdmissible, UpstreamError, UpstreamRefused
 from routewright.experts.dialect import Dialect, dialect_of
 from routewright.experts.providers import Call, Provider
 from routewright.experts.redaction import redact
+from routewright.experts.resources import connections, local_failures
 from routewright.experts.spending import LIMITS, SPEED, bound, capped
 from routewright.experts.supervisor import Supervisor
 from routewright.experts.tries import Tries
@@ -36,20 +37,29 @@ class Client:
     Use it as `async with Client(experts) as client`: that closes the connections at the end and
     stops the servers that the client started. `servers` maps the names of launched experts to
     their supervisors. `providers` (name ▶ instance) replaces the providers that would be built by
-    name.
+    name. `predecessors` are clients that may still be in use: this one shares their providers and
+    the servers that run unchanged.
     """
 
     def __init__(
-        self, experts: Iterable[Expert], providers: Mapping[str, Provider] | None = None
+        self,
+        experts: Iterable[Expert],
+        providers: Mapping[str, Provider] | None = None,
+        predecessors: Sequence[Client] = (),
     ) -> None:
         self.experts = {expert.name: expert for expert in experts}
         self._providers: dict[str, Provider] = dict(providers or {})
+        self.servers: dict[str, Supervisor] = {}
+        for predecessor in predecessors:
+            self._providers |= predecessor._providers
+            self.servers |= predecessor.servers
         # id of an ask in progress ▶ the ask, and the tries of its calls
         self._tries: dict[int, tuple[Ask, list[Tries]]] = {}
         self._dialects: dict[str, Dialect] = {}  # what refusals taught about endpoints
         self._refused_n: set[str] = set()  # experts whose endpoint refused several choices
+        self._free = asyncio.Semaphore(connections().upstream)  # connections to experts
         self.servers = {
-            expert.name: Supervisor(expert)
+            expert.name: Supervisor.succeeding(self.servers.get(expert.name), expert)
             for expert in self.experts.values()
             if expert.launch is not None
         }
@@ -65,10 +75,33 @@ class Client:
     ) -> None:
         await self.close()
 
-    async def close(self) -> None:
-        await asyncio.gather(*(supervisor.close() for supervisor in self.servers.values()))
+    async def close(self, successors: Sequence[Client] = ()) -> None:
+        """Closes the connections and stops the servers, except those of successors."""
+        servers = {id(server) for client in successors for server in client.servers.values()}
+        kept = {id(p) for client in successors for p in client._providers.values()}
+        ended = [server for server in self.servers.values() if id(server) not in servers]
+        await asyncio.gather(*(server.close() for server in ended))
         for provider in self._providers.values():
-            await provider.close()
+            if id(provider) not in kept:
+                await provider.close()
+
+    async def warm(self, seconds: float) -> None:
+        """Connects to the experts that accept it within so many seconds; sends no request."""
+        hosts = {
+            (expert.provider, expert.base_url or expert.model): expert
+            for expert in self.experts.values()
+            if expert.launch is None
+        }
+        work = []
+        for expert in hosts.values():
+            with suppress(Exception):  # the first ask tells what is wrong
+                if warm := getattr(self._provider(expert), "warm", None):
+                    work.append(asyncio.ensure_future(warm(expert)))
+        if work:
+            _, late = await asyncio.wait(work, timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
 
     def is_down(self, expert: str) -> bool:
         """Whether the client runs this expert's server and the server does not run yet."""
@@ -77,10 +110,16 @@ class Client:
 
     @asynccontextmanager
     async def _ready(self, call: Call) -> AsyncIterator[Provider]:
-        """The provider of a call, with the expert's launched server, if any, kept running."""
+        """The provider of a call, with the expert's launched server, if any, kept running.
+
+        Waits while as many calls are in progress as this process has descriptors for. So the wait
+        is not taken for slowness of the expert.
+        """
         async with AsyncExitStack() as stack:
+            stack.enter_context(local_failures(call.expert.name))
             if supervisor := self.servers.get(call.expert.name):
                 await stack.enter_async_context(supervisor.use(call.patience))
+            await stack.enter_async_context(self._free)
             yield self._provider(call.expert)
 
     async def ask(self, ask: Ask, query: Query) -> Answer:

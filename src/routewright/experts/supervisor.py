@@ -24,7 +24,12 @@ log = logging.getLogger(__name__)
 class Supervisor:
     """Runs one server. `close` stops it, unless the user started it with `experts start`."""
 
-    def __init__(self, expert: Expert, first_pause: float = FIRST_PAUSE) -> None:
+    def __init__(
+        self,
+        expert: Expert,
+        first_pause: float = FIRST_PAUSE,
+        predecessor: Supervisor | None = None,
+    ) -> None:
         self.server = Server(expert)
         self.launch = self.server.launch
         self.state: State = "absent"  # at the last check
@@ -35,6 +40,24 @@ class Supervisor:
         self._not_before = 0.0
         self._startup: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._predecessor = predecessor  # its server is in use until it is closed
+        self._closed = asyncio.Event()
+
+    @classmethod
+    def succeeding(cls, running: Supervisor | None, expert: Expert) -> Supervisor:
+        """The supervisor of an expert whose config may have changed.
+
+        If its server need not be started again, it is the `running` one, with the new settings.
+        Else it starts the new server as soon as the running one is closed.
+        """
+        if running is None or running._closed.is_set():
+            return cls(expert)
+        if _process(running.server.expert) != _process(expert):
+            return cls(expert, predecessor=running)
+        assert expert.launch is not None
+        running.server.expert = expert
+        running.server.launch = running.launch = expert.launch
+        return running
 
     @asynccontextmanager
     async def use(self, patience: float) -> AsyncIterator[None]:
@@ -65,8 +88,11 @@ class Supervisor:
                 with suppress(asyncio.CancelledError, BadInput):
                     await task
         record = self.server.record()
-        if self._watcher is not None and record is not None and record.owner == "gateway":
-            await asyncio.to_thread(self.server.stop)
+        try:
+            if self._watcher is not None and record is not None and record.owner == "gateway":
+                await asyncio.to_thread(self.server.stop)
+        finally:
+            self._closed.set()
 
     async def _wait(self, patience: float) -> None:
         name = self.server.name
@@ -91,6 +117,9 @@ class Supervisor:
     async def _start(self) -> None:
         if self.state != "running":
             self.state = "starting"
+        if self._predecessor is not None:
+            await self._predecessor._closed.wait()
+            self._predecessor = None
         try:
             await asyncio.to_thread(self.server.start, "gateway")
             await self.server.until_ready()
@@ -136,3 +165,10 @@ class Supervisor:
                 await asyncio.to_thread(self.server.stop, "stopped", reason)
         elif now - self._up_since > STEADY:
             self._crashes = 0
+
+
+def _process(expert: Expert) -> tuple[object, ...]:
+    """What the process of a server depends on; a change of it needs a new process."""
+    launch = expert.launch
+    assert launch is not None
+    return expert.base_url, launch.command, launch.folder, dict(launch.env)

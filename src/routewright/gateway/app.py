@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -18,48 +18,54 @@ from threadpoolctl import threadpool_limits
 from routewright import __version__
 from routewright.config import Config
 from routewright.errors import RoutewrightError
-from routewright.experts.client import Client
-from routewright.gateway.breaker import Breaker
 from routewright.gateway.chat import Services, chat
 from routewright.gateway.errors import (
     client_disconnected,
     http_error,
     internal_error,
+    machine_error,
     routewright_error,
 )
 from routewright.gateway.explain import explain
-from routewright.gateway.feedback import Feedback
 from routewright.gateway.feedback import feedback as score
-from routewright.gateway.middleware import BearerKeys, CancelOnDisconnect, RequestId
-from routewright.gateway.policies import Policies
+from routewright.gateway.lifecycle import Lifecycle
+from routewright.gateway.middleware import (
+    BearerKeys,
+    BodyTimeout,
+    CancelOnDisconnect,
+    HeaderLimit,
+    InUse,
+    Queue,
+    RequestId,
+    WebPages,
+)
 
 
-def build(config: Config) -> Starlette:
-    """Builds the gateway for a config; raises BadInput if the config cannot be served."""
-    policies = Policies(config)
-    experts = config.experts_by_name()
-    feedback = None
-    if (path := config.server.feedback) is not None:
-        feedback = Feedback(config.folder / path, answers=config.server.feedback_answers)
+def build(
+    config: Config,
+    load: Callable[[], Config] | None = None,
+    loopback: bool | None = None,
+) -> Starlette:
+    """Builds the gateway for a config; raises BadInput if the config cannot be served.
+
+    `load` reads the config again for a reload. `loopback` says whether only this machine reaches
+    the gateway; None: each connection tells. `state.lifecycle` of the application reloads and
+    closes its services.
+    """
+    lifecycle = Lifecycle(config, load)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         # The matrix products of a single query are small: BLAS threads would spend more time on
         # waiting for each other than they save.
         with threadpool_limits(1, user_api="blas"):
-            async with AsyncExitStack() as stack:
-                client = await stack.enter_async_context(Client(experts.values()))
-                if feedback is not None:
-                    stack.enter_context(feedback.journal)
-                for supervisor in client.servers.values():
-                    if supervisor.launch.start == "serve":
-                        supervisor.begin()
-                breaker = Breaker(client, client.is_down)
-                app.state.services = Services(config, policies, experts, client, breaker, feedback)
+            try:
+                await lifecycle.start()
                 yield
+            finally:
+                await lifecycle.close()
 
-    keys = [key.get_secret_value() for key in config.server.api_keys]
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/route", route, methods=["POST"]),
@@ -69,20 +75,30 @@ def build(config: Config) -> Starlette:
             Route("/health", health),
             Route("/ready", ready),
             Route("/metrics", metrics),
+            Route("/admin/reload", reload, methods=["POST"]),
         ],
         middleware=[
             Middleware(RequestId),
-            Middleware(BearerKeys, keys=keys),
+            Middleware(InUse, lifecycle=lifecycle),
+            Middleware(HeaderLimit),
+            Middleware(WebPages, loopback=loopback),
+            Middleware(BearerKeys),
             Middleware(CancelOnDisconnect),
+            Middleware(BodyTimeout),
+            Middleware(Queue),
         ],
         exception_handlers={
             RoutewrightError: routewright_error,
             ClientDisconnect: client_disconnected,
             HTTPException: http_error,
+            MemoryError: machine_error,
+            OSError: machine_error,
             Exception: internal_error,
         },
         lifespan=lifespan,
     )
+    app.state.lifecycle = lifecycle
+    return app
 
 
 async def models(request: Request) -> Response:
@@ -91,7 +107,7 @@ async def models(request: Request) -> Response:
     An expert that has deferred also has `asked`, the queries that it was asked since the gateway
     started, and `ownership`, the share of them that it answered itself.
     """
-    services: Services = request.app.state.services
+    services: Services = request.state.services
     ownership = services.counters.ownership()
     data = [{**_model(name), **ownership.get(name, {})} for name in services.policies.names()]
     return JSONResponse({"object": "list", "data": data})
@@ -99,7 +115,7 @@ async def models(request: Request) -> Response:
 
 async def model(request: Request) -> Response:
     """Describes one model name; 404 if it does not exist."""
-    services: Services = request.app.state.services
+    services: Services = request.state.services
     name = request.path_params["name"]
     services.policies.find(name)
     return JSONResponse(_model(name))
@@ -107,7 +123,7 @@ async def model(request: Request) -> Response:
 
 async def route(request: Request) -> Response:
     """Explains a decision without asking any expert."""
-    services: Services = request.app.state.services
+    services: Services = request.state.services
     chat_request = await services.read(request)
     policy = services.policies.find(chat_request.model)
     return JSONResponse(explain(policy, chat_request.query, services.experts))
@@ -116,7 +132,7 @@ async def route(request: Request) -> Response:
 async def health(request: Request) -> Response:
     """Reports that the gateway runs, the last known states of the servers that it runs, and the
     experts that it skips after repeated failures."""
-    services: Services = request.app.state.services
+    services: Services = request.state.services
     servers = {name: supervisor.state for name, supervisor in services.client.servers.items()}
     details = {"servers": servers, "left_alone": services.breaker.skipped()}
     nonempty = {name: detail for name, detail in details.items() if detail}
@@ -127,9 +143,12 @@ async def ready(request: Request) -> Response:
     """Answers 200 as soon as requests can be answered, and 503 until then.
 
     Routers are loaded before the port is open. So only the servers with `start: serve` are waited
-    for, and not those that have been stopped since because they were idle.
+    for, and not those that have been stopped since because they were idle. A gateway that is being
+    stopped still answers requests, but should get no more of them.
     """
-    services: Services = request.app.state.services
+    services: Services = request.state.services
+    if request.app.state.lifecycle.stopping:
+        return JSONResponse({"status": "stopping"}, 503, {"retry-after": "1"})
     pending = [
         name
         for name, supervisor in services.client.servers.items()
@@ -143,8 +162,14 @@ async def ready(request: Request) -> Response:
 
 async def metrics(request: Request) -> Response:
     """Writes the metrics for Prometheus, without any text of queries or answers."""
-    services: Services = request.app.state.services
+    services: Services = request.state.services
     return Response(services.counters.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def reload(request: Request) -> Response:
+    """Reads the config and its routers again; 400 with the reason if that is not possible."""
+    changed = await request.app.state.lifecycle.reload()
+    return JSONResponse({"status": "reloaded", "needs_restart": changed})
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -63,13 +63,7 @@ class ChatRequest:
 
 
 async def read(request: Request, max_bytes: int) -> Any:
-    """Returns the JSON body; raises BadRequest (413, 415 or 400)."""
-    content_type = request.headers.get("content-type", "")
-    essence = content_type.partition(";")[0].strip().lower()  # a parameter may hold anything
-    if _from_web_page(request) and essence != "application/json" and not essence.endswith("+json"):
-        # A browser sends such a request on behalf of any web page, without a preflight request.
-        message = f"a web page must send application/json, not {content_type[:60] or 'nothing'}"
-        raise BadRequest(message, status=415, code="unsupported_media_type")
+    """Returns the JSON body; raises BadRequest (413, 408 or 400)."""
     raw = bytearray()
     too_large = BadRequest(
         f"the request is larger than server.max_body_bytes ({max_bytes})",
@@ -92,11 +86,6 @@ async def read(request: Request, max_bytes: int) -> Any:
         message = f"the body is nested more than {DEEPEST} levels deep: flatten it"
         raise BadRequest(message, code="bad_json")
     return body
-
-
-def _from_web_page(request: Request) -> bool:
-    site = request.headers.get("sec-fetch-site", "none")
-    return "origin" in request.headers or site not in ("none", "same-origin")
 
 
 def _is_deeper(body: Any, levels: int) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 
 from routewright.drive import Asker
 from routewright.errors import UpstreamError, UpstreamRefused
+from routewright.experts.resources import lack
 from routewright.types import Answer, Ask, Delta, Query
 
 FAILURES = 5  # in a row; the retries of one ask count as one
@@ -34,13 +35,19 @@ class Breaker:
 
     After a pause a single ask tries the expert again, and an answer clears its failures. A refusal
     of the request itself counts as an answer. Failures of asks that began before a pause are not
-    counted. Neither are those while `is_down` says that an expert's launched server does not run.
+    counted. Neither are those while `is_down` says that an expert's launched server does not run,
+    nor those of this machine, such as a lack of file descriptors.
     """
 
     def __init__(self, asker: Asker, is_down: Callable[[str], bool]) -> None:
         self.asker = asker
         self.is_down = is_down
         self._health: defaultdict[str, Health] = defaultdict(Health)
+
+    def inherit(self, predecessor: Breaker, experts: Iterable[str]) -> None:
+        """Takes over what a predecessor knows about experts that have not changed."""
+        health = predecessor._health
+        self._health.update({name: health[name] for name in experts if name in health})
 
     def skipped(self) -> list[str]:
         """The experts that are skipped at the moment."""
@@ -85,7 +92,9 @@ class Breaker:
             self._health.pop(expert, None)
             raise
         except UpstreamError as error:
-            if began >= health.since:
+            if lack(error):  # of this machine: it says nothing about the expert
+                health.until = min(health.until, began)
+            elif began >= health.since:
                 self._failed(expert, health, error)
             raise
 

@@ -28,6 +28,7 @@ from routewright.gateway.feedback import Feedback
 from routewright.gateway.policies import DIRECT, Policies, Policy
 from routewright.gateway.prometheus import Counters
 from routewright.gateway.replies import COMMENT, DONE, ReplyFormat, cost_headers, event
+from routewright.gateway.slots import Slots
 from routewright.gateway.stopwatch import Stopwatch
 from routewright.types import (
     Answer,
@@ -54,6 +55,7 @@ class Services:
     breaker: Breaker  # sends asks through the client
     feedback: Feedback | None = None  # None: the gateway accepts no scores
     counters: Counters = field(default_factory=Counters)
+    slots: Slots = field(default_factory=Slots)  # for requests that ask experts
 
     async def read(self, request: Request) -> ChatRequest:
         """Reads and validates a chat completion request; raises BadRequest."""
@@ -64,7 +66,7 @@ class Services:
 async def chat(request: Request) -> Response:
     """Answers a chat completion request by the policy that its `model` names."""
     began = time.perf_counter()
-    services: Services = request.app.state.services
+    services: Services = request.state.services
     chat_request = await services.read(request)
     policy = services.policies.find(chat_request.model)
     run = Run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -42,8 +43,9 @@ def serve(
     '4'
     """
     settings = _config(config)
+    reload = None if isinstance(config, Config) else partial(load, Path(config))
     if not run:
-        return build(settings)
+        return build(settings, reload)
     host = settings.server.host if host is None else host
     port = settings.server.port if port is None else port
     return server.run(
@@ -51,6 +53,7 @@ def serve(
         host,
         port,
         lambda url: print(f"Routewright serves OpenAI clients at {url}/v1", flush=True),
+        reload,
     )
 
 

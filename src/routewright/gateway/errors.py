@@ -16,6 +16,7 @@ from routewright.errors import (
     BadRouter,
     BadTable,
     DeadlineExceeded,
+    LocalFailure,
     MissingExtra,
     NotAdmissible,
     RoutewrightError,
@@ -24,10 +25,12 @@ from routewright.errors import (
     UpstreamTimeout,
 )
 from routewright.experts.redaction import redact
+from routewright.experts.resources import lack
 from routewright.types import Expert
 
 log = logging.getLogger(__name__)
 
+OUT = "out_of_resources"  # the code of failures of this machine
 CLIENT_FAULTS = {400, 413, 415, 422}  # an upstream's statuses for what the client must correct
 OUR_KEY = {401, 403}  # an upstream's statuses for our key, about which the client can do nothing
 PASSED_ON = {429: 429, 503: 503, 504: 504, 529: 503}  # of an upstream that is busy; others are 502
@@ -94,6 +97,8 @@ def body_of(error: RoutewrightError, *, direct: bool = False) -> dict[str, Any]:
         return error_object(
             message, "invalid_request_error", "no_admissible_expert", rejected=rejected
         )
+    if isinstance(error, LocalFailure):
+        return error_object(message, "server_error", OUT)
     if isinstance(error, BadInput) and not isinstance(error, BadConfig):
         # A strategy's message may name files. A config's mistakes are for its owner only.
         message = redact(message, Expert(""))
@@ -138,6 +143,14 @@ async def http_error(request: Request, error: Exception) -> Response:
 async def client_disconnected(request: Request, error: Exception) -> Response:
     """Ends a request whose client disconnected before it was complete; no one reads this."""
     return Response(status_code=499)
+
+
+async def machine_error(request: Request, error: Exception) -> Response:
+    """Answers 503 if this machine lacks descriptors or memory; any other error is a fault."""
+    if (reason := lack(error)) is None:
+        raise error
+    body = error_object(f"this machine lacks resources: {reason}", "server_error", OUT)
+    return JSONResponse(body, 503, {"retry-after": "1"})
 
 
 async def internal_error(request: Request, error: Exception) -> Response:

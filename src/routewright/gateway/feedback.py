@@ -67,7 +67,7 @@ class Feedback:
         self._scored_ids = {str(line.get("id")) for line in self.journal.entries}
         self.journal.entries.clear()
         self._lines: OrderedDict[str, dict[str, Any]] = OrderedDict()
-        self._answers = answers
+        self.answers = answers
         self._max_decisions = max_decisions
         self._max_text = max_text
         self._text = 0  # characters in memory
@@ -76,7 +76,7 @@ class Feedback:
         """Keeps a decision in memory, so that it can be scored; may drop the oldest ones."""
         answer = decision.answer
         cells = rows.flat(rows.row(replace(query, id=decision_id)))
-        text = answer.text or None if self._answers else None
+        text = answer.text or None if self.answers else None
         self._lines[decision_id] = {
             **{name: cell for name, cell in cells.items() if cell is not None},
             "data_class": query.data_class,  # also if public: readers have defaults of their own
@@ -131,7 +131,7 @@ def _length(line: Mapping[str, Any]) -> int:
 
 async def feedback(request: Request) -> Response:
     """Scores a decision; 404 if the config has no `server.feedback`."""
-    services = request.app.state.services
+    services = request.state.services
     if services.feedback is None:
         message = "this gateway keeps no feedback: set `server.feedback` in the config"
         raise BadRequest(message, status=404, code="no_feedback")

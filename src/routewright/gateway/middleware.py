@@ -1,23 +1,55 @@
-"""Middleware for every request: its id, its key, and the end of its work on a disconnect."""
+"""Middleware for every request, in this order: its id, the services that answer it, its limits, the
+page that sent it, its key, its turn, and the end of its work on a disconnect."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
+import json
+import logging
 import re
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from routewright.gateway.errors import error_object
+from routewright.config.rules import is_loopback
+from routewright.gateway.errors import BadRequest, error_object
+from routewright.gateway.lifecycle import Lifecycle
 from routewright.gateway.replies import event
 
 STOPPED = error_object("the gateway is being stopped", "server_error", "stopped")
 STALL_SECONDS = 60.0
+HOST = re.compile(r"(?:(?P<name>[\w.-]{1,253})|\[(?P<address>[\da-fA-F:.]{2,45})\])(?::\d{1,5})?")
+HEADER_BYTES = 64 * 1024  # of all headers of a request and its address
+BODY_SECONDS = 20.0  # that the body of a request may take, and one more per BODY_RATE bytes
+BODY_RATE = 10_000
 REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
+FREE = ("/v1/route", "/v1/feedback")  # addresses that ask no expert
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Refusal(Exception):
+    """The answer to a request that is refused before it is read."""
+
+    status: int
+    message: str
+    code: str
+    kind: str = "invalid_request_error"
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def response(self) -> JSONResponse:
+        body = error_object(self.message, self.kind, self.code)
+        return JSONResponse(body, self.status, self.headers)
 
 
 class RequestId:
@@ -41,30 +73,260 @@ class RequestId:
         await self.app(scope, receive, send_with_id)
 
 
-class BearerKeys:
-    """Refuses requests to /v1 and /metrics that have none of the keys.
+class InUse:
+    """Gives every request the present services and keeps them open until its end.
 
-    Without keys in the config every request passes.
+    While the gateway is being stopped, it asks clients to close their connections.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
         self.app = app
-        self.keys = [key.encode() for key in keys]
+        self.lifecycle = lifecycle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        guarded = scope["type"] == "http" and scope["path"].startswith(("/v1", "/metrics"))
-        if not guarded or not self.keys or self._has_key(Headers(scope=scope)):
+        if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        message = "no valid key: send `Authorization: Bearer KEY` with one of server.api_keys"
-        body = error_object(message, "authentication_error", "invalid_api_key")
-        await JSONResponse(body, 401, {"www-authenticate": "Bearer"})(scope, receive, send)
 
-    def _has_key(self, headers: Headers) -> bool:
-        scheme, _, credentials = headers.get("authorization", "").partition(" ")
-        token = credentials.strip().encode() if scheme.lower() == "bearer" else b""
-        # Every key is compared, each in constant time, so that the time reveals nothing.
-        matches = [hmac.compare_digest(token, key) for key in self.keys]
-        return any(matches)
+        async def send_last(message: Message) -> None:
+            if message["type"] == "http.response.start" and self.lifecycle.stopping:
+                MutableHeaders(scope=message)["connection"] = "close"
+            await send(message)
+
+        with self.lifecycle.use() as services:
+            scope.setdefault("state", {})["services"] = services
+            await or_refuse(self.app, scope, receive, send_last)
+
+
+async def or_refuse(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Runs an application; sends and counts a refusal that it raises."""
+    try:
+        await app(scope, receive, send)
+    except Refusal as refusal:
+        scope["state"]["services"].counters.refusals.labels(refusal.code).inc()
+        await refusal.response()(scope, receive, send)
+
+
+class HeaderLimit:
+    """Refuses requests whose address and headers exceed `HEADER_BYTES` (431)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            size = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
+            size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+            if size > HEADER_BYTES:
+                raise too_many_headers()
+        await self.app(scope, receive, send)
+
+
+def too_many_headers() -> Refusal:
+    message = f"the request's headers are larger than {HEADER_BYTES // 1024} KiB: send fewer"
+    return Refusal(431, message, "headers_too_large")
+
+
+class WebPages:
+    """Refuses what a web page sends in the name of its reader, unless its origin is allowed.
+
+    A page reaches a gateway in two ways. It can send a request to the gateway's address: the
+    browser then names the page in `Origin` and `Sec-Fetch-Site`. Or a name server tells the
+    browser that the page's own name is the gateway's address (DNS rebinding): then `Host` is that
+    name. `loopback` says whether the gateway listens on a loopback address; None asks each
+    connection.
+    """
+
+    def __init__(self, app: ASGIApp, loopback: bool | None = None) -> None:
+        self.app = app
+        self.loopback = loopback
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        server = scope["state"]["services"].config.server
+        headers = Headers(scope=scope)
+        hosts = headers.getlist("host")
+        loopback = self.loopback
+        if loopback is None:
+            loopback = is_loopback((scope.get("server") or ("", 0))[0])
+        for host in hosts:
+            if (loopback or server.allowed_hosts) and not _is_listed(host, server.allowed_hosts):
+                message = (
+                    f"the host '{host[:100]}' is not one of this gateway's: use localhost or"
+                    " 127.0.0.1, or add the name to `server.allowed_hosts`"
+                )
+                raise Refusal(421, message, "host_not_allowed")
+        origin = headers.get("origin")
+        if origin and not {origin, "*"}.isdisjoint(server.cors_origins):
+            cors = CORSMiddleware(
+                partial(or_refuse, self.app),
+                allow_origins=[origin],
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=["*"],
+            )
+            return await cors(scope, receive, send)
+        if _is_foreign(origin, headers.getlist("sec-fetch-site"), hosts, server.allowed_hosts):
+            page = f"'{origin[:100]}'" if origin else "another site"
+            message = (
+                f"a web page of {page} may not use this gateway: add its origin to"
+                " `server.cors_origins`"
+            )
+            raise Refusal(403, message, "origin_not_allowed")
+        await self.app(scope, receive, send)
+
+
+def _is_listed(host: str, allowed: Iterable[str]) -> bool:
+    """Whether a `Host` is a loopback name or one of the allowed ones, whatever its port."""
+    name = _name(host)
+    if name is None:
+        return False
+    if name == "localhost" or _is_loopback_address(name):
+        return True
+    return any(
+        pattern == "*" or name == pattern.lower().strip("[]") or _is_below(name, pattern.lower())
+        for pattern in allowed
+    )
+
+
+def _is_below(name: str, pattern: str) -> bool:
+    return pattern.startswith("*.") and name.endswith(pattern[1:])
+
+
+def _name(host: str) -> str | None:
+    """The name or address in a `Host`, without its port; None if it cannot be read."""
+    match = HOST.fullmatch(host)
+    return match["address"] or match["name"].lower() if match else None
+
+
+def _is_loopback_address(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_foreign(
+    origin: str | None, sites: Sequence[str], hosts: Sequence[str], allowed: Iterable[str]
+) -> bool:
+    """Whether a page of another site sends the request.
+
+    A page of the gateway itself is none, if the gateway's name is certain: a page that has
+    rebound its own name would be of the same origin too.
+    """
+    if any(site not in ("same-origin", "none") for site in sites):
+        return True
+    if origin is None:
+        return False
+    names = [name for name in allowed if name != "*"]
+    return not (
+        len(hosts) == 1
+        and _is_listed(hosts[0], names)
+        and origin.lower() in (f"http://{hosts[0].lower()}", f"https://{hosts[0].lower()}")
+    )
+
+
+class BearerKeys:
+    """Refuses requests to /v1 and /metrics that have none of `server.api_keys`, and requests to
+    /admin without `server.admin_key`.
+
+    Without `api_keys` in the config every request to /v1 and /metrics passes.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            server = scope["state"]["services"].config.server
+            if scope["path"].startswith(("/v1", "/metrics")):
+                keys, setting = server.api_keys, "one of server.api_keys"
+            elif scope["path"].startswith("/admin"):
+                keys, setting = [server.admin_key], "server.admin_key"
+                if server.admin_key is None:
+                    message = "this gateway has no admin key: set `server.admin_key` in the config"
+                    raise Refusal(403, message, "no_admin_key")
+            else:
+                keys, setting = [], ""
+            secrets = [key.get_secret_value().encode() for key in keys]
+            if secrets and not _has_key(Headers(scope=scope), secrets):
+                raise Refusal(
+                    401,
+                    f"no valid key: send `Authorization: Bearer KEY` with {setting}",
+                    "invalid_api_key",
+                    "authentication_error",
+                    {"www-authenticate": "Bearer"},
+                )
+        await self.app(scope, receive, send)
+
+
+def _has_key(headers: Headers, keys: Sequence[bytes]) -> bool:
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    token = credentials.strip().encode() if scheme.lower() == "bearer" else b""
+    # Every key is compared, each in constant time, so that the time reveals nothing.
+    matches = [hmac.compare_digest(token, key) for key in keys]
+    return any(matches)
+
+
+class BodyTimeout:
+    """Refuses requests whose body does not arrive in time (408).
+
+    A body may take `BODY_SECONDS`, and one second more for every `BODY_RATE` bytes of it. The time
+    runs while the request is read.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        waited, received, more = 0.0, 0, True
+
+        async def receive_in_time() -> Message:
+            nonlocal waited, received, more
+            if not more:
+                return await receive()
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(BODY_SECONDS + received / BODY_RATE - waited):
+                    message = await receive()
+            except TimeoutError as error:
+                raise BadRequest(
+                    f"the request did not arrive in time: {received} bytes came",
+                    status=408,
+                    code="request_timeout",
+                ) from error
+            waited += time.monotonic() - began
+            received += len(message.get("body", b""))
+            more = message.get("more_body", False)
+            return message
+
+        await self.app(scope, receive_in_time, send)
+
+
+class Queue:
+    """Lets `server.max_concurrency` requests ask experts at once, and `server.queue` wait.
+
+    Refuses the others (429).
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asks = scope["type"] == "http" and scope["method"] == "POST"
+        if not asks or not scope["path"].startswith("/v1/") or scope["path"] in FREE:
+            return await self.app(scope, receive, send)
+        slots = scope["state"]["services"].slots
+        if slots.full():
+            message = (
+                f"{slots.running} requests are being answered and {slots.queue} wait: send this"
+                " one again later, or raise `server.max_concurrency` and `server.queue`"
+            )
+            raise Refusal(429, message, "queue_full", "rate_limit_error", {"retry-after": "1"})
+        async with slots:
+            await self.app(scope, receive, send)
 
 
 class CancelOnDisconnect:
@@ -113,7 +375,11 @@ class CancelOnDisconnect:
         await asyncio.wait({work, watcher})
         if not work.cancelled():
             work.result()
-        elif stopped and content_type is None:
+        if stopped:
+            log.warning(
+                json.dumps({"event": "stopped", "request_id": scope["state"]["request_id"]})
+            )
+        if work.cancelled() and stopped and content_type is None:
             await JSONResponse(STOPPED, 503, {"retry-after": "1"})(scope, receive, send)
         elif stopped and content_type is not None and content_type.startswith("text/event-stream"):
             await send({"type": "http.response.body", "body": event(STOPPED)})

@@ -6,15 +6,29 @@ No label contains text of a query or an answer, or a name that a client chose.
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
+from routewright.gateway import logs
 from routewright.types import Answer
 
 OVERHEAD_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
 SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class Dropped(Collector):
+    """The log lines that this process has dropped."""
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        yield CounterMetricFamily(
+            "routewright_log_lines_dropped",
+            "Log lines that were dropped because nobody read the log.",
+            value=logs.dropped(),
+        )
 
 
 class Counters:
@@ -56,6 +70,12 @@ class Counters:
             "The part of that time that was not spent waiting for experts.",
             buckets=OVERHEAD_SECONDS,
         )
+        self.refusals = counter(
+            "routewright_refusals",
+            "Requests that were refused before they were read, by reason.",
+            ("reason",),
+        )
+        self.registry.register(Dropped())
         # For each expert the number of decided queries that it was asked to answer.
         self._queries: collections.Counter[str] = collections.Counter()
         self._deferring: set[str] = set()  # experts that have deferred at least once

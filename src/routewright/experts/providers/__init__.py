@@ -37,7 +37,8 @@ class Provider(Protocol):
     raise UpstreamError before the first byte, and `stream` raises StreamBroken after it. An error
     tells whether it is `transient` and whether the request was `sent`.
     `verify_prompt` replaces `prompts.VERIFY` for models that need another prompt. `takes_n` tells
-    whether one request can ask for several choices.
+    whether one request can ask for several choices. A provider may have `async def warm(expert)`,
+    which prepares the first ask, for example with a connection, and sends no request.
     """
 
     verify_prompt: ClassVar[str | None]

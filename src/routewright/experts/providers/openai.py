@@ -19,12 +19,14 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
+from yarl import URL  # of aiohttp
 
 from routewright.errors import StreamBroken, UpstreamError, UpstreamTimeout
 from routewright.experts.providers import Call, _faults
 from routewright.experts.providers._events import TooLong, events, parse
 from routewright.experts.providers._transcript import Transcript, answer, reported_cost
 from routewright.experts.redaction import without_keys
+from routewright.experts.resources import connections
 from routewright.types import Answer, Delta, Expert
 
 DEFAULT_URL = "https://api.openai.com/v1"
@@ -65,6 +67,16 @@ class Openai:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+    async def warm(self, expert: Expert) -> None:
+        """Connects to the expert's host for the first ask; sends no request. May raise anything."""
+        session = self._http()
+        url = URL(expert.base_url or DEFAULT_URL).origin()
+        request = aiohttp.ClientRequest("GET", url, loop=asyncio.get_running_loop())
+        timeout = aiohttp.ClientTimeout(sock_connect=self.connect)
+        assert session.connector is not None
+        connection = await session.connector.connect(request, [], timeout)
+        connection.release()
 
     async def _ask_once(self, call: Call, left: float) -> Answer:
         began = time.monotonic()
@@ -175,7 +187,7 @@ class Openai:
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=1000),
+                connector=aiohttp.TCPConnector(limit=connections().upstream),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 max_line_size=MAX_HEADER,
                 max_field_size=MAX_HEADER,

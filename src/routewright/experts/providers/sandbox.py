@@ -12,7 +12,7 @@ from routewright.errors import UpstreamRefused
 from routewright.experts.providers import Call
 from routewright.sandbox import skills
 from routewright.sandbox.model import Completion, TinyLM
-from routewright.types import Answer, Delta, Query
+from routewright.types import Answer, Delta, Expert, Query
 
 DEFAULT_TOKENS = 32  # output limit, unless the request sets one
 
@@ -39,6 +39,10 @@ class Sandbox:
             yield Delta(name, word, {"content": word})
         yield Delta(name, "", {}, answer.finish_reason)
         yield answer
+
+    async def warm(self, expert: Expert) -> None:
+        """Reads the expert's model from disk."""
+        await asyncio.to_thread(TinyLM.load, expert.model or expert.name)
 
     async def close(self) -> None:
         """Nothing to close: the models stay in memory."""

@@ -36,6 +36,7 @@ PAGES = {  # of commands whose page has another name
     "experts": "launch",
     "check": "config",
     "convert": "datasets",
+    "regrade": "interview",
     "tag": "zooter",
     "diversify": "zooter",
     "reward": "zooter",

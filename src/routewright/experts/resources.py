@@ -116,5 +116,7 @@ def local_failures(expert: str) -> Iterator[None]:
     except Exception as error:
         if (reason := lack(error)) is None:
             raise
-        cost, sent = (error.cost, error.sent) if isinstance(error, UpstreamError) else (0.0, False)
+        cost, sent = 0.0, False
+        if isinstance(error, UpstreamError):
+            cost, sent = error.cost, bool(error.sent)
         raise LocalFailure(expert, reason, cost=cost, sent=sent) from error

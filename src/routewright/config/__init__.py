@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,6 +34,7 @@ from routewright.errors import BadConfig
 from routewright.types import DataClass, Expert, Launch
 
 OPENAI_URL = "https://api.openai.com/v1"
+MOST_LISTED = 100  # mistakes in a message
 SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 
 Capability = Literal["json", "tools", "vision"]  # as in experts.limits.EVERYTHING
@@ -350,8 +352,15 @@ def load(path: Path) -> Config:
     """The config in a file. Raises BadConfig, whose message lists every mistake."""
     result = examine(path)
     if result.config is None:
-        raise BadConfig("\n".join(problem.text(path) for problem in result.mistakes))
+        raise BadConfig(_listed(result.mistakes, path))
     return result.config
+
+
+def _listed(mistakes: Sequence[Problem], path: Path) -> str:
+    lines = [problem.text(path) for problem in mistakes[:MOST_LISTED]]
+    if more := len(mistakes) - len(lines):
+        lines.append(f"and {more} more mistakes")
+    return "\n".join(lines)
 
 
 def experts(path: Path) -> dict[str, Expert]:
@@ -362,7 +371,7 @@ def experts(path: Path) -> dict[str, Expert]:
     result = examine(path)
     policies = (("policies",), ("default_policy",))
     if mistakes := [p for p in result.mistakes if p.loc[:1] not in policies]:
-        raise BadConfig("\n".join(problem.text(path) for problem in mistakes))
+        raise BadConfig(_listed(mistakes, path))
     entries = (ExpertConfig.model_validate(entry) for entry in result.document.data["experts"])
     return {entry.name: entry.expert(path.parent) for entry in entries}
 

@@ -16,6 +16,9 @@ from typing import Any, Literal, TypeAlias
 
 import yaml
 
+from routewright import files
+from routewright.errors import BadInput
+
 Loc: TypeAlias = tuple[str | int, ...]  # the path to a value: ("experts", 0, "name")
 Place: TypeAlias = tuple[int, int]  # line and column, both counted from 1
 
@@ -24,7 +27,11 @@ MASK = "********"
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 KEY_REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
 NAME = re.compile(r"[!-=?-~]+")  # visible ASCII except `>`: HTTP headers carry names
-MAX_SHOWN = 60  # characters of a value in a message
+MAX_SHOWN, MAX_SENTENCE = 60, 600  # characters of a value, and of a sentence, in a message
+LONGEST = 1 << 19  # bytes of a file
+LARGEST = 1 << 63  # of a whole number
+MOST_VALUES = 100_000  # in a file, with every alias written out
+DEEPEST = 64  # levels
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,12 @@ class Problem:
         place = [str(part) for part in (path, self.line, self.column) if part is not None]
         value = "" if self.value is None else f" ({self.value})"
         where = f"{self.where}{value}: " if self.loc else ""
-        return f"{':'.join(place)}: {self.level}: {where}{self.problem}\n    {self.fix}"
+        problem, fix = (_short(part) for part in (f"{where}{self.problem}", self.fix))
+        return f"{':'.join(place)}: {self.level}: {problem}\n    {fix}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_SENTENCE else text[: MAX_SENTENCE - 1] + "…"
 
 
 @dataclass
@@ -106,7 +118,9 @@ class Document:
         if SECRETS & set(loc) and not is_reference(text):
             return MASK
         if loc[-1:] == ("base_url",):
-            text = re.sub(r"[?#].*", f"?{MASK}", re.sub(r"[^/]*@", f"{MASK}@", text))
+            parts = text.split("/")
+            parts = [f"{MASK}{part[part.rindex('@') :]}" if "@" in part else part for part in parts]
+            text = re.sub(r"[?#].*", f"?{MASK}", "/".join(parts))
         text = " ".join(text.split()) or "empty"
         return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
 
@@ -132,10 +146,14 @@ def read(path: Path) -> Document:
     """The file as a document. Faults in the file do not raise: see `problems`."""
     document = Document(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = files.read(path, LONGEST).decode("utf-8-sig")
     except OSError as error:
         reason = (error.strerror or "cannot be read").lower()
         document.problems.append(Problem((), f"cannot be read: {reason}", "check the path"))
+        return document
+    except BadInput as error:
+        problem = str(error).removeprefix(f"'{path}' ")
+        document.problems.append(Problem((), problem, "name a configuration file"))
         return document
     except UnicodeDecodeError:
         document.problems.append(Problem((), "is not UTF-8 text", "save it as UTF-8"))
@@ -144,11 +162,30 @@ def read(path: Path) -> Document:
         _Builder(document, text).build()
     except yaml.YAMLError as error:
         document.problems.append(_syntax_problem(error, text))
-    except RecursionError:
+    except (RecursionError, _TooLarge):
         fix = "flatten it, and remove every *alias that contains itself"
-        document.problems.append(Problem((), "is nested too deeply", fix))
+        document.problems.append(Problem((), "is nested too deeply or repeats too much", fix))
     document.data = _fill(document, document.raw, ())
     return document
+
+
+class _TooLarge(Exception):
+    """The file has more values, or is nested more deeply, than a configuration can be."""
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's loader, which stops at files that are nested too deeply: its time grows with the
+    levels of every word."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise _TooLarge
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 class _Builder:
@@ -156,17 +193,36 @@ class _Builder:
 
     def __init__(self, document: Document, text: str) -> None:
         self.document = document
-        self.loader = yaml.SafeLoader(text)
+        self.loader = _Loader(text)
         self.flattened: set[int] = set()  # ids of nodes whose `<<` is resolved
+        self.measures: dict[int, tuple[int, int]] = {}  # by the ids of nodes
 
     def build(self) -> None:
         root = self.loader.get_single_node()
+        if root is not None:
+            self._measure(root)
         if isinstance(root, yaml.MappingNode):
             self.document.raw = self._value(root, ())
             return
         fix = "begin with `version: 1`, then `experts:` and `policies:`"
         what = "is empty" if root is None else "is not a mapping of keys to values"
         self.document.problems.append(Problem((), what, fix, line=1, column=1))
+
+    def _measure(self, node: yaml.Node) -> tuple[int, int]:
+        """The number of values in a node with every alias written out, and its levels. Raises
+        _TooLarge: a few aliases of aliases can stand for more values than there is memory for."""
+        if id(node) not in self.measures:
+            self.measures[id(node)] = (1, DEEPEST)  # of a node that contains itself
+            children = node.value if isinstance(node, yaml.CollectionNode) else []
+            if isinstance(node, yaml.MappingNode):
+                children = [part for pair in children for part in pair]
+            parts = [self._measure(child) for child in children]
+            size = 1 + sum(part for part, _ in parts)
+            levels = 1 + max((part for _, part in parts), default=0)
+            if size > MOST_VALUES or levels > DEEPEST:
+                raise _TooLarge
+            self.measures[id(node)] = (size, levels)
+        return self.measures[id(node)]
 
     def _value(self, node: yaml.Node, loc: Loc) -> Any:
         self.document.values[loc] = _place(node)
@@ -193,8 +249,11 @@ class _Builder:
 
     def _scalar(self, node: yaml.Node, loc: Loc) -> Any:
         try:
-            return self.loader.construct_object(node)
-        except (yaml.YAMLError, ValueError):
+            value = self.loader.construct_object(node)
+            if isinstance(value, int) and abs(value) >= LARGEST:
+                raise ValueError("a number of so many digits cannot be printed")
+            return value
+        except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, ValueError):
             self._report(node, loc, "is not a value that YAML can read", "put it in quotes")
             self.document.unset.add(loc)
             return None

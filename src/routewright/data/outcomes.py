@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routewright import files
+from routewright.data import parquet, rows, text
 from routewright.data import queries as query_sets
-from routewright.data import rows, text
 from routewright.errors import BadInput, BadTable, needs
 from routewright.types import DATA_CLASSES, Answer, Array, DataClass, Query
 
@@ -388,18 +388,18 @@ def check_names(names: Sequence[str], experts: Sequence[str]) -> None:
 
 
 def _frame(path: Path) -> pl.DataFrame:
-    if not path.exists():
-        raise BadTable(f"no file '{path}'")
-    try:
-        if path.suffix in TEXT_READERS:
-            lines = list(query_sets.lines(path))
+    parquet.check_regular(path)
+    hint = "" if path.suffix in ENDINGS else f" (tables end in {', '.join(ENDINGS)})"
+    what = f"a readable outcome table{hint}"
+    if path.suffix in TEXT_READERS:
+        lines = list(query_sets.lines(path))
+        try:
             frame = TEXT_READERS[path.suffix](path, lines) if lines else pl.DataFrame()
             return _wide(_with_queries(frame, lines, path), path)
-        frame = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        first = str(error).splitlines()[0]
-        hint = "" if path.suffix in ENDINGS else f" (tables end in {', '.join(ENDINGS)})"
-        raise BadTable(f"'{path}' is not a readable outcome table: {first}{hint}") from error
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise BadTable(f"'{path}' is not {what}: {first}") from error
+    frame = parquet.read(path, what)
     cells = frame.select(column for column in frame.columns if "::" not in column)
     lines = [(f"'{path}' row {n}", row) for n, row in enumerate(cells.iter_rows(named=True), 1)]
     return _with_queries(frame, lines, path)

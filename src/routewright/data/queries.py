@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from routewright import files
-from routewright.data import rows
+from routewright.data import parquet, rows
 from routewright.errors import BadTable
 from routewright.types import DATA_CLASSES, DataClass, Json, Query
 
@@ -147,8 +147,7 @@ def lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     if path.suffix not in READERS:
         raise BadTable(f"'{path}' must end in .jsonl, .parquet or .csv")
-    if not path.is_file():
-        raise BadTable(f"no file '{path}'")
+    parquet.check_regular(path)
     try:
         yield from READERS[path.suffix](path)
     except UnicodeDecodeError as error:
@@ -176,12 +175,7 @@ def _object(line: str, place: str) -> dict[str, Any]:
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    import polars as pl
-
-    try:
-        frame = pl.read_parquet(path)
-    except pl.exceptions.PolarsError as error:
-        raise BadTable(f"'{path}' is not a Parquet file: {str(error).splitlines()[0]}") from error
+    frame = parquet.read(path)
     # The file may be an outcome table: its columns about experts are not part of the queries.
     frame = frame.select(column for column in frame.columns if "::" not in column)
     for number, row in enumerate(frame.iter_rows(named=True), start=1):

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from routewright.data import parquet
 from routewright.errors import BadTable
 from routewright.types import Json
 
@@ -97,9 +98,4 @@ def split(path: Path) -> str | None:
 
 
 def _check(path: Path) -> None:
-    if not path.is_file():
-        raise BadTable(
-            f"'{path}' is a folder: name the files in it"
-            if path.is_dir()
-            else f"no file '{path}': check the path"
-        )
+    parquet.check_regular(path)

@@ -9,6 +9,7 @@ import sys
 from contextlib import asynccontextmanager, suppress
 
 import aiohttp
+import psutil
 import pytest
 
 from routewright.config import Config
@@ -509,12 +510,15 @@ def test_the_gateway_accepts_again_once_there_are_descriptors(tmp_path):
             asking = [asyncio.create_task(many(url, 1)) for _ in range(5)]
             log = tmp_path / "log"
             await asyncio.to_thread(wait_until, lambda: "be accepted" in log.read_text())
-            await asyncio.sleep(1.5)
+            before = sum(psutil.Process(process.pid).cpu_times()[:2])
+            await asyncio.sleep(2)
+            spent = sum(psutil.Process(process.pid).cpu_times()[:2]) - before
             lines = log.read_text().splitlines()
             await order(process, "give")
-            return lines, [(await work)[0][0][0] for work in asking]
+            return spent, lines, [(await work)[0][0][0] for work in asking]
 
-    lines, statuses = asyncio.run(run())
+    spent, lines, statuses = asyncio.run(run())
+    assert spent < 0.3, "seconds of computing"
     assert len(lines) == 1
     assert "ulimit -n" in lines[0]
     assert statuses == [200] * 5

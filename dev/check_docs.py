@@ -32,6 +32,10 @@ LINK = re.compile(r"\[[^\]]*\]\((?!https?:|#|mailto:)([^)#\s]+)")
 
 PAGES = {  # of commands whose page has another name
     "demo": "sandbox",
+    "init": "start",
+    "doctor": "start",
+    "chat": "start",
+    "prices": "config",
     "serve": "gateway",
     "experts": "launch",
     "check": "config",
@@ -63,9 +67,10 @@ def commands() -> str:
         parts.append(f"## routewright {name}\n\n{_first(command.help)}{page}\n")
         shown = (p for p in command.params if not getattr(p, "hidden", False))
         rows = [_parameter(parameter) for parameter in shown]
-        if not rows:
-            continue
-        parts.append("| | default | |\n|---|---|---|\n" + "\n".join(rows) + "\n")
+        if rows:
+            parts.append("| | default | |\n|---|---|---|\n" + "\n".join(rows) + "\n")
+        if command.epilog:
+            parts.append(f"{command.epilog.replace('Example: ', 'Example: `')}`\n")
     return "\n".join(parts)
 
 

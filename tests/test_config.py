@@ -454,7 +454,8 @@ def test_the_committed_schema_is_in_sync() -> None:
 
 def test_capabilities_and_data_classes_are_those_of_the_nouns() -> None:
     properties = config.json_schema()["$defs"]["ExpertConfig"]["properties"]
-    assert set(properties["capabilities"]["items"]["enum"]) == EVERYTHING
+    choices, _ = properties["capabilities"]["anyOf"]
+    assert set(choices["items"]["enum"]) == EVERYTHING
     assert properties["data_classes"]["items"]["enum"] == list(DATA_CLASSES)
 
 

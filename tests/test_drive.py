@@ -106,7 +106,11 @@ def test_when_nobody_may_answer_every_reason_is_given():
     ("expert", "query", "reason"),
     [
         (Expert("e", context_window=10), Query.of("x" * 400), "window of 10 tokens"),
-        (Expert("e"), Query.of("x", needs=frozenset({"tools"})), "lacks tools"),
+        (
+            Expert("e", capabilities=frozenset()),
+            Query.of("x", needs=frozenset({"tools"})),
+            "lacks tools",
+        ),
         (Expert("e"), Query.of("x", region="eu"), "runs in region unknown"),
         (Expert("e", input_per_mtok=1e6), Query.of("x" * 40, max_cost=0.1), "costs at least"),
     ],

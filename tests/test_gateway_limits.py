@@ -154,7 +154,7 @@ def test_where_nobody_may_answer_each_experts_reason_is_told():
 def test_needs_are_seen_in_the_request(options, lacks):
     upstream = Upstream()
     with pytest.raises(openai.UnprocessableEntityError, match=f"lacks {lacks}"):
-        served(create(**options), upstream)
+        served(create(**options), upstream, traits=({"capabilities": []},))
     assert upstream.requests == 0
 
 

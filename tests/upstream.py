@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,8 @@ class Upstream:
     headers: list[Any] = field(default_factory=list)
     finished: int = 0  # answers that were sent to their end
     cancelled: int = 0  # requests whose client went away
+    models: Any = None  # what it answers to GET /v1/models: a list, or a whole response
+    lists: int = 0  # how often it was asked for that
     url: str = ""
 
     @property
@@ -57,6 +60,15 @@ class Upstream:
         """The config entry of an expert that lives here; a price that is easy to reckon with."""
         prices = {"input_per_mtok": 1.0, "output_per_mtok": 2.0}
         return {"name": name, "base_url": self.url, "timeout": 60, **prices, **traits}
+
+    async def list_models(self, request: web.Request) -> web.StreamResponse:
+        self.lists += 1
+        if callable(self.models):
+            return self.models(request)
+        if self.models is None:
+            return web.Response(status=404)
+        data = [{"id": m} if isinstance(m, str) else m for m in self.models]
+        return web.json_response({"object": "list", "data": data})
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -234,6 +246,7 @@ async def running(*upstreams: Upstream) -> AsyncIterator[None]:
     for upstream in upstreams:
         app = web.Application()
         app.router.add_post("/v1/chat/completions", upstream.handle)
+        app.router.add_get("/v1/models", upstream.list_models)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -244,6 +257,27 @@ async def running(*upstreams: Upstream) -> AsyncIterator[None]:
     finally:
         for runner in runners:
             await runner.cleanup()
+
+
+@contextmanager
+def in_thread(*upstreams: Upstream) -> Iterator[None]:
+    """Upstreams that listen in a thread, for commands that run in this one."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def do(step: Any) -> None:
+        asyncio.run_coroutine_threadsafe(step, loop).result(60)
+
+    servers = running(*upstreams)
+    do(servers.__aenter__())
+    try:
+        yield
+    finally:
+        do(servers.__aexit__(None, None, None))
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 @asynccontextmanager

@@ -68,7 +68,7 @@ class Expert:
     cache_write_per_mtok: float | None = None  # None: as input_per_mtok
     output_per_mtok: float = 0.0
     context_window: int | None = None  # tokens; None: unknown, no query is too long
-    capabilities: frozenset[str] = frozenset()
+    capabilities: frozenset[str] | None = None  # None: unknown, so any query may need it
     data_classes: frozenset[str] = frozenset({"public"})
     region: str | None = None
     latency: float | None = None  # seconds of a typical answer

@@ -30,7 +30,12 @@ def check(
     examination = examine(config)
     if json:
         problems = [_row(problem) for problem in examination.problems]
-        typer.echo(dumps({"ok": examination.config is not None, "problems": problems}, indent=2))
+        summary = {
+            "ok": examination.config is not None,
+            "problems": problems,
+            "from_price_list": examination.from_price_list,
+        }
+        typer.echo(dumps(summary, indent=2))
     else:
         _show(config, examination)
     if examination.config is None:
@@ -49,6 +54,8 @@ def _show(path: Path, examination: Examination) -> None:
         warnings = len(examination.problems) - len(examination.mistakes)
         typer.echo(f"{_count(len(examination.mistakes), 'mistake')}, {_count(warnings, 'warning')}")
         return
+    for line in examination.from_price_list:
+        typer.echo(line)
     console = Console()
     console.print(_experts(examination.config, examination))
     console.print(_policies(examination.config))

@@ -371,7 +371,10 @@ def _run_gateway(
 ) -> None:
     from routewright.cli.serve import end, welcome
     from routewright.config import Config, ExpertConfig, PolicyConfig, load
+    from routewright.gateway.lines import log_to_stderr
     from routewright.gateway.server import run
+
+    log_to_stderr()
 
     def extended() -> Config:
         original, name = load(config), entry["name"]

@@ -91,10 +91,8 @@ def interview(
 
     After Ctrl-C, a crash or a spent budget, run the same command again: it continues from the
     journal. The exit code is 130 after Ctrl-C, and 2 if no answer arrived or none could be graded.
-
-    Example: `routewright interview config.yaml queries.jsonl --out outcomes.parquet --budget 5`
     """
-    from routewright.config import default_data_class
+    from routewright.config import default_data_class, examine
     from routewright.config import experts as read_experts
     from routewright.data import tasks
     from routewright.data.queries import held_out
@@ -131,6 +129,8 @@ def interview(
     for sentence in withheld(items, chosen, settings["judges"], settings["graders"]):
         errors.print(f"{sentence}.", markup=False)
     errors.print(f"Grading: {takes(counts)}.", markup=False)
+    for line in examine(config).from_price_list:
+        errors.print(line, markup=False)
     if dry_run:
         estimate = asyncio.run(_dry_run(items, experts, journal, settings))
         _show_estimate(estimate, json, console, budget)

@@ -14,15 +14,19 @@ from typer.core import TyperGroup
 from routewright import __version__
 from routewright.cli.add_expert import add_expert
 from routewright.cli.calibrate import calibrate
+from routewright.cli.chat import chat
 from routewright.cli.check import check
 from routewright.cli.convert import convert
 from routewright.cli.dedicate import app as dedicate
 from routewright.cli.demo import demo
 from routewright.cli.diversify import diversify
+from routewright.cli.doctor import doctor
 from routewright.cli.evaluate import evaluate
 from routewright.cli.experts import experts
 from routewright.cli.fit import fit
+from routewright.cli.init import init
 from routewright.cli.interview import interview
+from routewright.cli.prices import prices
 from routewright.cli.regrade import regrade
 from routewright.cli.reward import reward
 from routewright.cli.route import route
@@ -75,11 +79,51 @@ def options(
     """Options before the command."""
 
 
+EXAMPLES = {
+    "demo": "routewright demo --once",
+    "init": "routewright init --yes",
+    "doctor": "routewright doctor routewright.yaml --dry-run",
+    "chat": 'routewright chat routewright.yaml "What is 2 + 2?" --policy cheap',
+    "serve": "routewright serve routewright.yaml --port 8080",
+    "experts": "routewright experts start routewright.yaml small",
+    "check": "routewright check routewright.yaml",
+    "prices": "routewright prices model_prices_and_context_window.json --use",
+    "convert": "routewright convert lm_eval samples_a.jsonl --model a --out a.parquet",
+    "interview": "routewright interview routewright.yaml q.jsonl --out outcomes.parquet --dry-run",
+    "regrade": "routewright regrade outcomes.parquet --grader match",
+    "tag": "routewright tag outcomes.parquet --clusters 20 --out tagged.parquet",
+    "diversify": "routewright diversify tagged.parquet --per-tag 10 --out queries.parquet",
+    "reward": "routewright reward outcomes.parquet --model judge=large --config routewright.yaml"
+    " --out rewarded.parquet",
+    "fit": "routewright fit outcomes.parquet --out router",
+    "evaluate": "routewright evaluate router outcomes.parquet --html report.html",
+    "calibrate": "routewright calibrate router --max-cost-fraction 0.5",
+    "route": 'routewright route router "What is 2 + 2?" --explain',
+    "select": "routewright select outcomes.parquet --size 3",
+    "add-expert": "routewright add-expert router outcomes.parquet --expert new",
+    "selfplay": "routewright selfplay routewright.yaml router --generator large --out rounds",
+    "dedicate build": "routewright dedicate build outcomes.parquet --expert small --out l.jsonl",
+    "dedicate train": "routewright dedicate train l.jsonl --base ./small --out model",
+    "dedicate grow": "routewright dedicate grow outcomes.parquet --teacher large --base ./small"
+    " --out next",
+    "dedicate calibrate": "routewright dedicate calibrate model outcomes.parquet --share 0.3",
+    "dedicate serve": "routewright dedicate serve model routewright.yaml --then large",
+}
+
+
+def _example(name: str) -> str:
+    return f"Example: {EXAMPLES[name]}"
+
+
 for command in (
     demo,
+    init,
+    doctor,
+    chat,
     serve,
     experts,
     check,
+    prices,
     convert,
     interview,
     regrade,
@@ -94,7 +138,10 @@ for command in (
     add_expert,
     selfplay,
 ):
-    app.command()(command)
+    app.command(epilog=_example(command.__name__.replace("_", "-")))(command)
+for subcommand in dedicate.registered_commands:
+    assert subcommand.callback is not None
+    subcommand.epilog = _example(f"dedicate {subcommand.name or subcommand.callback.__name__}")
 app.add_typer(dedicate)
 
 

@@ -36,7 +36,7 @@ def regrade(
     ] = None,
     json: Annotated[bool, typer.Option(help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Grade recorded answers again, for free: `routewright regrade outcomes.parquet --grader f1`.
+    """Grade the recorded answers of an outcome table again, and ask nobody.
 
     The scores of the table are replaced, and the answers stay. It ends with the answers whose
     grades a person should check.

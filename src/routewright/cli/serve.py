@@ -26,18 +26,32 @@ def serve(
             min=0, max=65535, help="Port; 0 takes a free one; default: that of the config."
         ),
     ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show nothing but warnings and errors.")
+    ] = False,
 ) -> None:
     """Serve a config to any OpenAI client until Ctrl-C or SIGTERM; SIGHUP reads the config again.
 
+    On a terminal the log has a readable line per decision; elsewhere each line is a JSON object.
     The exit code is 2 if the config has mistakes or the port is in use.
     """
     from routewright.config import load
+    from routewright.gateway.lines import log_to_stderr
     from routewright.gateway.server import run
 
     settings = load(config)
+    log_to_stderr(quiet)
+    if not quiet:
+        for line in settings.from_price_list:
+            typer.echo(line)
     host = settings.server.host if host is None else host
     port = settings.server.port if port is None else port
-    run(settings, host, port, lambda url: typer.echo(welcome(settings, url)), lambda: load(config))
+
+    def ready(url: str) -> None:
+        if not quiet:
+            typer.echo(welcome(settings, url))
+
+    run(settings, host, port, ready, lambda: load(config))
     end()
 
 

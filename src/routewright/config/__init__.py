@@ -27,15 +27,19 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from routewright import registry
 from routewright.config import shape as config_shape
 from routewright.config.document import Document, Loc, Problem, read
 from routewright.config.rules import OPENAI_KEY, RULES, needs_openai_key
-from routewright.errors import BadConfig
+from routewright.errors import BadConfig, BadInput
+from routewright.experts import prices
 from routewright.types import DataClass, Expert, Launch
 
 OPENAI_URL = "https://api.openai.com/v1"
 MOST_LISTED = 100  # mistakes in a message
 SCHEMA = "https://json-schema.org/draft/2020-12/schema"
+
+PRICE_LISTS = (prices.BY_MODEL, prices.NO_LIST)
 
 Capability = Literal["json", "tools", "vision"]  # as in experts.limits.EVERYTHING
 
@@ -146,11 +150,18 @@ class ExpertConfig(Section):
         description="US$ per million input tokens written to a cache; default: `input_per_mtok`.",
     )
     output_per_mtok: Price = Field(default=0.0, description="US$ per million output tokens.")
+    price_list: Text = Field(
+        default=prices.BY_MODEL,
+        description="Prices, window and capabilities that are not named here come from the price"
+        " list: `litellm` looks up model and host, `none` takes nothing, or the name of an entry.",
+    )
     context_window: PositiveCount | None = Field(
         default=None, description="Tokens that it can read; without it, no query is too long."
     )
-    capabilities: frozenset[Capability] = Field(
-        default=frozenset(), description="Capabilities beyond text."
+    capabilities: frozenset[Capability] | None = Field(
+        default=None,
+        description="All its capabilities beyond text; without it, they are those of the price"
+        " list, else unknown, and it may be asked for any.",
     )
     data_classes: frozenset[DataClass] = Field(
         default=frozenset({"public"}), description="The data classes that it may receive."
@@ -193,7 +204,7 @@ class ExpertConfig(Section):
 
     def expert(self, folder: Path = Path()) -> Expert:
         """The `Expert` that strategies and clients use; `folder` is that of the file."""
-        fields = self.model_dump(exclude={"api_key", "model", "base_url", "launch"})
+        fields = self.model_dump(exclude={"api_key", "model", "base_url", "launch", "price_list"})
         default_url = OPENAI_URL if self.provider == "openai" else None
         return Expert(
             **fields,
@@ -318,7 +329,13 @@ class Config(Section):
     server: ServerConfig = Field(
         default=ServerConfig(), description="The address and limits of the gateway."
     )
+    price_list: Path | None = Field(
+        default=None,
+        description="A price file in LiteLLM's format, relative to this file's folder; default:"
+        " the dated extract that is shipped.",
+    )
     _folder: Path = PrivateAttr(default=Path())
+    _from_price_list: tuple[str, ...] = PrivateAttr(default=())
 
     @model_validator(mode="after")
     def _first_policy(self) -> Config:
@@ -329,6 +346,11 @@ class Config(Section):
     def folder(self) -> Path:
         """The folder of the file; relative paths in the file start here."""
         return self._folder
+
+    @property
+    def from_price_list(self) -> tuple[str, ...]:
+        """A line for each expert that takes prices or capabilities from the price list."""
+        return self._from_price_list
 
     def experts_by_name(self) -> dict[str, Expert]:
         """The experts of the file, by name."""
@@ -342,6 +364,7 @@ class Examination:
     config: Config | None
     problems: tuple[Problem, ...]
     document: Document
+    from_price_list: tuple[str, ...] = ()  # a line for each expert that takes something from it
 
     @property
     def mistakes(self) -> tuple[Problem, ...]:
@@ -386,9 +409,14 @@ def examine(path: Path) -> Examination:
     """All mistakes and warnings in a file, sorted by line. Raises nothing."""
     document = read(path)
     config, problems = None, list(document.problems)
+    from_price_list: tuple[str, ...] = ()
     if isinstance(document.data, dict):
         _default_keys(document)
+        from_price_list, price_problems = _take_prices(document)
         config, shape_problems = _validate(document)
+        if config is not None:
+            config._from_price_list = from_price_list
+        problems += price_problems
         rule_problems = (problem for rule in RULES for problem in rule(document))
         # An unset variable is already reported; rules cannot judge its value.
         problems += [
@@ -398,7 +426,8 @@ def examine(path: Path) -> Examination:
         ]
     problems.sort(key=lambda problem: (problem.line or 0, problem.column or 0))
     has_mistakes = any(problem.level == "error" for problem in problems)
-    return Examination(None if has_mistakes else config, tuple(problems), document)
+    config = None if has_mistakes else config
+    return Examination(config, tuple(problems), document, from_price_list)
 
 
 def _validate(document: Document) -> tuple[Config | None, list[Problem]]:
@@ -415,6 +444,34 @@ def _default_keys(document: Document) -> None:
     for _, expert in document.items("experts"):
         if needs_openai_key(expert) and os.environ.get(OPENAI_KEY):
             expert["api_key"] = os.environ[OPENAI_KEY]
+
+
+def _take_prices(document: Document) -> tuple[tuple[str, ...], list[Problem]]:
+    """Fills in what entries do not name from the price list; a line for each such expert."""
+    file, lines = document.get("price_list"), []
+    problems: list[Problem] = []
+    try:
+        is_path = isinstance(file, str) and file != ""
+        source = prices.read(document.path.parent / file) if is_path else prices.shipped()
+    except BadInput as error:
+        fix = "give a price file in LiteLLM's format, or remove this key"
+        return (), [document.problem(("price_list",), f"cannot be used: {error}", fix)]
+    for loc, expert in document.items("experts"):
+        if not isinstance(expert, dict) or any(
+            (*loc, key) in document.unset for key in expert if key != "api_key"
+        ):
+            continue
+        listing = source.of(expert)
+        choice = expert.get("price_list")
+        if listing is None and isinstance(choice, str) and choice not in PRICE_LISTS and choice:
+            fix = registry.choose(choice, [*PRICE_LISTS, *source.models])
+            at = (*loc, "price_list")
+            problems.append(document.problem(at, f"is no entry of {source.label}", fix))
+        fields = {} if listing is None else prices.missing_fields(expert, listing)
+        if fields:
+            expert |= fields
+            lines.append(prices.sentence(str(expert.get("name")), fields, source.label))
+    return tuple(lines), problems
 
 
 def _keys_at(loc: Loc) -> dict[str, str]:

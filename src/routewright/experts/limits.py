@@ -14,6 +14,7 @@ from routewright.errors import BadInput, NoAdmissibleExpert, NotAdmissible
 from routewright.types import DATA_CLASSES, Ask, DataClass, Expert, Query
 
 EVERYTHING = frozenset({"tools", "vision", "json"})
+TEXT_ONLY = ("local", "sandbox")  # providers in this process; they ignore tools and images
 
 
 def recorded(name: str) -> Expert:
@@ -31,8 +32,8 @@ def objection(expert: Expert, query: Query, max_cost: float | None = None) -> st
     """
     if (reason := secrecy(expert, query)) is not None:
         return reason
-    if missing := query.needs - expert.capabilities:
-        return f"lacks {', '.join(sorted(missing))}"
+    if missing := query.needs - capabilities(expert):
+        return f"lacks {', '.join(sorted(missing))}{_way_out(missing)}"
     if expert.context_window is not None and query.input_tokens > expert.context_window:
         window, length = expert.context_window, query.input_tokens
         return f"has a context window of {window} tokens, and the query has about {length}"
@@ -42,6 +43,21 @@ def objection(expert: Expert, query: Query, max_cost: float | None = None) -> st
     if query.allowed is not None and expert.name not in query.allowed:
         return "is not among the experts that this query may use"
     return None
+
+
+def capabilities(expert: Expert) -> frozenset[str]:
+    """The capabilities that a query may need of an expert; unknown ones count as available."""
+    if expert.capabilities is not None:
+        return expert.capabilities
+    return frozenset() if expert.provider in TEXT_ONLY else EVERYTHING
+
+
+def _way_out(missing: frozenset[str]) -> str:
+    """The advice for capabilities that a config can name; others have no remedy there."""
+    names = ", ".join(sorted(missing))
+    if not missing <= EVERYTHING:
+        return ""
+    return f" (if it can do this, add {names} to its `capabilities:` in the config)"
 
 
 def secrecy(expert: Expert, query: Query) -> str | None:

@@ -207,17 +207,9 @@ def _broken(transcript: Transcript, error: UpstreamError) -> UpstreamError:
     """The failure of a stream; StreamBroken, with the cost so far, if it had any content."""
     if not transcript.has_content or isinstance(error, StreamBroken):
         return error
-    return StreamBroken(
-        error.expert,
-        error.reason,
-        status=error.status,
-        retry_after=error.retry_after,
-        cost=transcript.answer().cost,
-        sent=error.sent,
-        code=error.code,
-        param=error.param,
-        kind=error.kind,
-    )
+    broken = error.as_kind(StreamBroken)
+    broken.cost = transcript.answer().cost
+    return broken
 
 
 def _why_unfinished(response: aiohttp.ClientResponse, transcript: Transcript) -> str:

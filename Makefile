@@ -9,13 +9,16 @@ DEV_EXTRAS := dev,train,fast,graders,lm,maths,ray,static,sentence
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test check format docs api tutorial bench sandbox clean
+.PHONY: demo test fuzz check lock sbom format docs api tutorial bench sandbox clean
 
 demo: $(VENV)/.installed
 	$(BIN)/routewright demo $(if $(ONCE),--once)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+
+fuzz: $(VENV)/.installed-dev  ## random inputs for FUZZ_MINUTES (60); prints the seed of each round
+	$(BIN)/python dev/fuzz.py
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # What tests multiply is small, and tests run side by side: more threads would only wait. Libraries
 # read it when they are imported, so it stands before them.
@@ -18,6 +19,12 @@ from routewright.data import outcomes
 from routewright.fitting.fit import fit
 from routewright.router.router import Router
 from tables import table, write
+
+# `make test` tries the same examples every time. `make fuzz` tries others, and many more.
+COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
+settings.register_profile("test", derandomize=True, database=None, max_examples=50, **COMMON)
+settings.register_profile("fuzz", database=None, max_examples=500, **COMMON)
+settings.load_profile("test")
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "data"
 

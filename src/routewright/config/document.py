@@ -32,6 +32,7 @@ LONGEST = 1 << 19  # bytes of a file
 LARGEST = 1 << 63  # of a whole number
 MOST_VALUES = 100_000  # in a file, with every alias written out
 DEEPEST = 64  # levels
+CUT = ("holds half of a surrogate pair", "write the character itself")  # problem and fix
 
 
 @dataclass(frozen=True)
@@ -243,6 +244,9 @@ class _Builder:
             if not isinstance(key, yaml.ScalarNode):
                 self._report(key, loc, "a key is a list or a mapping", "write plain text as key")
                 continue
+            if _is_cut(key.value):
+                self._report(key, loc, *CUT)
+                continue
             self.document.keys[*loc, key.value] = _place(key)
             data[key.value] = self._value(value, (*loc, key.value))
         return data
@@ -252,11 +256,13 @@ class _Builder:
             value = self.loader.construct_object(node)
             if isinstance(value, int) and abs(value) >= LARGEST:
                 raise ValueError("a number of so many digits cannot be printed")
-            return value
+            if not _is_cut(value):
+                return value
+            self._report(node, loc, *CUT)
         except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, ValueError):
             self._report(node, loc, "is not a value that YAML can read", "put it in quotes")
-            self.document.unset.add(loc)
-            return None
+        self.document.unset.add(loc)
+        return None
 
     def _report_duplicates(self, node: yaml.MappingNode, loc: Loc) -> None:
         first: dict[str, int] = {}
@@ -272,6 +278,11 @@ class _Builder:
     def _report(self, node: yaml.Node, loc: Loc, problem: str, fix: str) -> None:
         line, column = _place(node)
         self.document.problems.append(Problem(loc, problem, fix, None, line, column))
+
+
+def _is_cut(value: object) -> bool:
+    """Whether a text holds half of a surrogate pair, which UTF-8 cannot encode."""
+    return isinstance(value, str) and value.encode("utf-8", "replace").decode() != value
 
 
 def _place(node: yaml.Node) -> Place:
@@ -340,7 +351,8 @@ def _unset_problem(document: Document, loc: Loc, names: list[str]) -> Problem:
 def no_key(document: Document, loc: Loc, name: str) -> Problem:
     """The problem of an expert without a key; `loc` is the path of its `api_key:`, set or not."""
     _, position, _ = loc
-    expert = document.raw["experts"][position].get("name", f"number {int(position) + 1}")
+    number = f"number {position + 1}" if isinstance(position, int) else position
+    expert = document.raw["experts"][position].get("name", number)
     line, _ = document.place(loc)
     fix = f"set {name}, or `api_key:` in {document.path.name} line {line}"
     return document.problem(loc, f"no key for expert '{expert}'", fix)

@@ -39,6 +39,7 @@ from routewright.gateway.middleware import (
     RequestId,
     WebPages,
 )
+from routewright.gateway.openapi import openapi
 
 
 def build(
@@ -76,6 +77,7 @@ def build(
             Route("/ready", ready),
             Route("/metrics", metrics),
             Route("/admin/reload", reload, methods=["POST"]),
+            Route("/openapi.json", openapi),
         ],
         middleware=[
             Middleware(RequestId),

@@ -17,6 +17,8 @@ from routewright.types import DataClass, Query
 
 # Keys that the gateway reads and does not send upstream; of `metadata` it sends what is no limit.
 OWN_KEYS = {"model", "messages", "stream", "stream_options", "metadata", "routewright", "n"}
+LIMIT_FIELDS = ("routewright", "metadata")
+TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")
 MAX_METADATA = 100  # keys; OpenAI accepts 16
 PARTS = {"image_url": "vision", "input_audio": "audio", "file": "files"}  # type ▶ capability
 
@@ -29,8 +31,10 @@ def number(value: object) -> object:
 
 
 DEEPEST = 100  # levels of a request's JSON
-Number = Annotated[float, BeforeValidator(number), Field(allow_inf_nan=False)]
-Money = Annotated[Number, Field(gt=0)]
+NUMBER = BeforeValidator(number)  # stands after `Field`, whose limits then reach /openapi.json
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), NUMBER]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), NUMBER]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NUMBER]
 
 
 class Limits(BaseModel):
@@ -38,13 +42,13 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    max_cost: Money | None = None  # US$, for all asks of this request
-    min_quality: Annotated[Number, Field(ge=0, le=1)] | None = None
-    max_latency_ms: Annotated[Number, Field(gt=0)] | None = None
+    max_cost: Positive | None = None  # US$, for all asks of this request
+    min_quality: Share | None = None
+    max_latency_ms: Positive | None = None
     data_class: DataClass | None = None
     region: Annotated[str, Field(min_length=1)] | None = None
-    price: Annotated[Number, Field(ge=0)] | None = Field(default=None, alias="lambda")
-    latency_price: Annotated[Number, Field(ge=0)] | None = None  # quality per second
+    price: NotNegative | None = Field(default=None, alias="lambda")
+    latency_price: NotNegative | None = None  # quality per second
     domain: str | None = None
     tags: tuple[str, ...] = ()
 
@@ -70,7 +74,7 @@ async def read(request: Request, max_bytes: int) -> Any:
         status=413,
         code="request_too_large",
     )
-    if int(request.headers.get("content-length") or 0) > max_bytes:
+    if _declared_length(request) > max_bytes:
         raise too_large
     async for chunk in request.stream():
         raw += chunk
@@ -86,6 +90,12 @@ async def read(request: Request, max_bytes: int) -> Any:
         message = f"the body is nested more than {DEEPEST} levels deep: flatten it"
         raise BadRequest(message, code="bad_json")
     return body
+
+
+def _declared_length(request: Request) -> int:
+    """The Content-Length; 0 if it is not a number, because the bytes are counted as well."""
+    length = request.headers.get("content-length", "")
+    return int(length[:20]) if length.isascii() and length.isdigit() else 0
 
 
 def _is_deeper(body: Any, levels: int) -> bool:
@@ -151,7 +161,7 @@ def _unpacked(body: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises BadRequest for a limit at the top level, where it would have no effect.
     """
-    extra = body.get("extra_body") or {}
+    extra = {} if body.get("extra_body") is None else body["extra_body"]
     if not isinstance(extra, dict):
         raise BadRequest(f"extra_body must be an object, not {excerpt(extra)}", "extra_body")
     for key in extra:
@@ -162,7 +172,9 @@ def _unpacked(body: Mapping[str, Any]) -> dict[str, Any]:
         if limit in fields and limit not in ("domain", "tags"):
             hint = f'write {{"routewright": {{"{limit}": …}}}}, or metadata.{limit}'
             raise BadRequest(f"{limit} is a limit, not a field of the body: {hint}", limit)
-    return fields
+    caps = {name: fields[name] for name in TOKEN_LIMITS if isinstance(fields.get(name), float)}
+    whole = {name: int(cap) for name, cap in caps.items() if cap.is_integer()}
+    return {**fields, **whole}  # in JSON 5.0 is the integer 5
 
 
 # --- fields --------------------------------------------------------------------------------
@@ -197,11 +209,11 @@ def _check_types(body: Mapping[str, Any]) -> None:
     for field, (kind, description) in types.items():
         if body.get(field) is not None and not isinstance(body[field], kind):
             raise BadRequest(f"{field} must be {description}, not {excerpt(body[field])}", field)
-    for field in ("max_tokens", "max_completion_tokens"):
+    for field in TOKEN_LIMITS:
         value = body.get(field)
         if value is not None and (type(value) is not int or value < 1):
             raise BadRequest(f"{field} must be at least 1, not {excerpt(value)}", field)
-    if body.get("n") not in (None, 1):
+    if body.get("n") not in (None, 1) or body.get("n") is True:
         raise BadRequest(f"n must be 1, not {excerpt(body['n'])}: one answer per request", "n")
 
 
@@ -225,8 +237,8 @@ def _needs(body: Mapping[str, Any]) -> frozenset[str]:
 
 def _limits(body: Mapping[str, Any]) -> Limits:
     """Merges the limits from both places; raises BadRequest if they differ."""
-    own, metadata = body.get("routewright") or {}, body.get("metadata") or {}
-    for field, value in (("routewright", own), ("metadata", metadata)):
+    own, metadata = ({} if body.get(name) is None else body[name] for name in LIMIT_FIELDS)
+    for field, value in zip(LIMIT_FIELDS, (own, metadata), strict=True):
         if not isinstance(value, dict):
             raise BadRequest(f"{field} must be an object, not {excerpt(value)}", field)
     from_metadata = _metadata_limits(metadata)

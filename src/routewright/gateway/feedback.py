@@ -13,14 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from routewright.data import rows
 from routewright.data.journal import Journal
 from routewright.errors import BadInput
-from routewright.gateway.body import excerpt, number, read
+from routewright.gateway.body import Share, excerpt, read
 from routewright.gateway.errors import BadRequest
 from routewright.types import Decision, Query
 
@@ -36,7 +36,7 @@ class Score(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     decision_id: Annotated[str, Field(min_length=1)]
-    score: Annotated[float, BeforeValidator(number), Field(ge=0, le=1, allow_inf_nan=False)]
+    score: Share
 
 
 class Feedback:

@@ -1,0 +1,377 @@
+"""`GET /openapi.json`: describes the addresses of the gateway, and what they take and return.
+
+The document is made of the routes of the application, the first sentences of their endpoints, and
+the Pydantic models below. A model allows fields that it does not name where the gateway passes
+them on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute
+from starlette.schemas import BaseSchemaGenerator
+
+from routewright import __version__
+from routewright.gateway.body import MAX_METADATA, Limits
+from routewright.gateway.feedback import Score
+
+JSON, EVENTS, TEXT = "application/json", "text/event-stream", "text/plain"
+PARAMETER = re.compile(r"{(\w+)}")
+GUARDED = ("/v1", "/metrics")  # these need a key if `server.api_keys` is set
+STATUSES = {
+    200: "The answer.",
+    400: "The request cannot be used; `param` names the field.",
+    401: "`server.api_keys` is set, and the request has none of them.",
+    404: "There is no such model, policy or decision.",
+    409: "The decision has been scored already.",
+    413: "The request is larger than `server.max_body_bytes`.",
+    415: "A web page must send `application/json`.",
+    422: "The limits exclude every expert; `error.rejected` gives the reason for each.",
+    429: "The rate limit of the upstream, with its `Retry-After`.",
+    502: "The upstream failed, or refused the key of the gateway.",
+    503: "The gateway or the upstream cannot answer now.",
+    504: "The time limit of the upstream or of the request is over.",
+}
+READING = (400, 413, 415)  # statuses of every address that reads a body
+
+
+# --- requests ------------------------------------------------------------------------------
+
+
+class Open(BaseModel):
+    """An object that may have more fields than its model names."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+
+class Part(Open):
+    """A part of a message: a text or an image."""
+
+    type: str = ""
+
+
+class RequestMessage(Open):
+    """A message of the conversation, as in OpenAI's API."""
+
+    role: str
+    content: str | list[Part] | None = None
+
+
+class StreamOptions(Open):
+    """What a stream ends with."""
+
+    include_usage: Any = None
+
+
+class ResponseFormat(Open):
+    """The form of the answer, as in OpenAI's API."""
+
+    type: Any = None
+
+
+class Metadata(Open):
+    """The client's own fields; those that are named like limits are limits, also as strings."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"maxProperties": MAX_METADATA})
+
+
+Tokens = Annotated[int, Field(ge=1)]
+
+
+class ChatBody(Open):
+    """An OpenAI chat completion request. Fields that are not named here go to the expert.
+
+    Limits stand in `routewright` or in `metadata`: at the top level they are refused.
+    """
+
+    messages: Annotated[list[RequestMessage], Field(min_length=1)]
+    model: str | None = Field(None, description="A policy, an expert or `auto`.")
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    tools: list[Any] | None = None
+    functions: list[Any] | None = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    n: Literal[1] | None = None
+    routewright: Limits | None = Field(None, description="The limits of this request.")
+    metadata: Metadata | None = None
+    extra_body: dict[str, Any] | None = Field(
+        None, description="Its fields are read as fields of the body."
+    )
+
+
+# --- responses -----------------------------------------------------------------------------
+
+
+class ErrorDetails(Open):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+    rejected: dict[str, str] = Field({}, description="The reason for each rejected expert.")
+
+
+class ErrorBody(Open):
+    """An OpenAI error object."""
+
+    error: ErrorDetails
+
+
+class ReplyMessage(Open):
+    """The answer of the expert, as the expert wrote it."""
+
+    role: Literal["assistant"]
+    content: Any = None
+
+
+class Choice(Open):
+    index: Literal[0]
+    message: ReplyMessage
+    finish_reason: str
+    logprobs: Any = None
+
+
+class Usage(Open):
+    """The tokens of the answer, and the US$ of everything that was asked."""
+
+    prompt_tokens: Annotated[int, Field(ge=0)]
+    completion_tokens: Annotated[int, Field(ge=0)]
+    total_tokens: Annotated[int, Field(ge=0)]
+    cost: Annotated[float, Field(ge=0)]
+
+
+class ExpertRow(Open):
+    """Whether the limits allow an expert, why not, and its predictions."""
+
+    name: str
+    admissible: bool
+    reason: str | None
+
+
+class Explanation(Open):
+    """Who was asked, why, and what it cost in US$."""
+
+    decision_id: str
+    policy: str
+    because: str
+    path: str
+    cost: Annotated[float, Field(ge=0)]
+    overhead_ms: float
+    experts: list[ExpertRow] = Field([], description="With the header `x-routewright-debug: true`.")
+
+
+class ChunkChoice(Open):
+    index: Literal[0]
+    delta: dict[str, Any]
+    finish_reason: str | None
+
+
+class Completion(Open):
+    """An OpenAI chat completion; `model` is the expert that answered."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: Annotated[list[Choice], Field(min_length=1, max_length=1)]
+    usage: Usage
+    routewright: Explanation
+
+
+class Chunk(Open):
+    """One event of a stream; the one with the `finish_reason` has the explanation."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: Annotated[list[ChunkChoice], Field(max_length=1)]
+    usage: Usage | None = None
+    routewright: Explanation | None = None
+
+
+class FirstAsk(Open):
+    expert: str
+    kind: str
+    final: bool
+
+
+class RouteExplanation(Open):
+    """The decision that the policy would make now."""
+
+    object: Literal["routewright.route"]
+    policy: str
+    strategy: str
+    first_asks: list[FirstAsk]
+    operating_point: dict[str, Any] | None
+    fallback: list[str]
+    experts: list[ExpertRow]
+
+
+class Receipt(Open):
+    """A score that has been written."""
+
+    object: Literal["feedback"]
+    decision_id: str
+    score: Annotated[float, Field(ge=0, le=1)]
+    expert: str
+
+
+class Model(Open):
+    """A name that a request may have as `model`."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class Models(Open):
+    object: Literal["list"]
+    data: list[Model]
+
+
+class Health(Open):
+    status: Literal["ok"]
+    version: str
+    servers: dict[str, str] = Field({}, description="The states of the launched servers.")
+    left_alone: list[str] = Field([], description="Experts that are skipped after failures.")
+
+
+class Readiness(Open):
+    status: Literal["ready", "starting"]
+    waiting_for: list[str] = Field([], description="Servers that are still starting.")
+
+
+# --- operations ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What one method of one address takes and returns.
+
+    `response` is the model of a 200, or None where it is a text. `errors` are the other statuses;
+    their body is an `ErrorBody`, or the `failure` of this operation. `event` is the model of the
+    events of a stream.
+    """
+
+    response: type[BaseModel] | None
+    request: type[BaseModel] | None = None
+    errors: Sequence[int] = ()
+    failure: type[BaseModel] = ErrorBody
+    event: type[BaseModel] | None = None
+    headers: Sequence[str] = ()
+
+
+DECISION = ("decision-id", "policy", "expert", "overhead-ms")
+OPERATIONS = {
+    ("post", "/v1/chat/completions"): Operation(
+        Completion,
+        ChatBody,
+        (*READING, 401, 404, 422, 429, 502, 503, 504),
+        event=Chunk,
+        headers=[f"x-routewright-{name}" for name in DECISION],
+    ),
+    ("post", "/v1/route"): Operation(RouteExplanation, ChatBody, (*READING, 401, 404, 422)),
+    ("post", "/v1/feedback"): Operation(Receipt, Score, (*READING, 401, 404, 409, 503)),
+    ("get", "/v1/models"): Operation(Models, errors=(401,)),
+    ("get", "/v1/models/{name}"): Operation(Model, errors=(401, 404)),
+    ("get", "/health"): Operation(Health),
+    ("get", "/ready"): Operation(Readiness, errors=(503,), failure=Readiness),
+    ("get", "/metrics"): Operation(None, errors=(401,)),
+    ("get", "/openapi.json"): Operation(Open),
+}
+
+
+async def openapi(request: Request) -> Response:
+    """Describes every address in the terms of OpenAPI 3.2."""
+    return JSONResponse(document(request.app.routes))
+
+
+def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
+    """The OpenAPI document of an application with these routes.
+
+    Raises KeyError for a route that `OPERATIONS` does not describe.
+    """
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in BaseSchemaGenerator().get_endpoints(list(routes)):
+        key = endpoint.http_method, endpoint.path
+        summary = " ".join((endpoint.func.__doc__ or "").split("\n\n")[0].split())
+        entry = {"summary": summary, "operationId": endpoint.func.__name__}
+        paths.setdefault(endpoint.path, {})[key[0]] = entry | _entry(endpoint.path, OPERATIONS[key])
+    return {
+        "openapi": "3.2.0",
+        "info": {"title": "Routewright", "version": __version__},
+        "paths": paths,
+        "components": {
+            "schemas": _schemas()["$defs"],
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _entry(path: str, operation: Operation) -> dict[str, Any]:
+    """One operation as OpenAPI writes it."""
+    entry: dict[str, Any] = {"responses": _responses(operation)}
+    if names := PARAMETER.findall(path):
+        entry["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in names
+        ]
+    if operation.request is not None:
+        content = {JSON: {"schema": _reference(operation.request)}}
+        entry["requestBody"] = {"required": True, "content": content}
+    if path.startswith(GUARDED):
+        entry["security"] = [{}, {"key": []}]  # without `server.api_keys` no key is needed
+    return entry
+
+
+def _responses(operation: Operation) -> dict[str, Any]:
+    text: dict[str, Any] = {"schema": {"type": "string"}}
+    content = {TEXT: text}
+    if operation.response is not None:
+        content = {JSON: {"schema": _reference(operation.response)}}
+    if operation.event is not None:
+        content[EVENTS] = {"itemSchema": _event(operation.event)}
+    responses = {"200": _response(200, content, ("x-request-id", *operation.headers))}
+    failure = {JSON: {"schema": _reference(operation.failure)}}
+    for status in sorted(operation.errors):
+        responses[str(status)] = _response(status, failure, ("x-request-id",))
+    return responses
+
+
+def _event(model: type[BaseModel]) -> dict[str, Any]:
+    """A server-sent event: one object as JSON, or the end of the stream."""
+    bodies = {"anyOf": [_reference(model), _reference(ErrorBody)]}
+    data = {"type": "string", "contentMediaType": JSON, "contentSchema": bodies}
+    properties = {"data": {"anyOf": [{"const": "[DONE]"}, data]}}
+    return {"type": "object", "properties": properties, "required": ["data"]}
+
+
+def _response(status: int, content: dict[str, Any], headers: Sequence[str]) -> dict[str, Any]:
+    text = {"required": True, "schema": {"type": "string"}}
+    described = {"description": STATUSES[status], "content": content}
+    return {**described, "headers": dict.fromkeys(headers, text)}
+
+
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+@cache
+def _schemas() -> dict[str, Any]:
+    """The JSON Schemas of all models, as `$defs`."""
+    used = [(o.request, o.response, o.failure, o.event) for o in OPERATIONS.values()]
+    models = dict.fromkeys(model for four in used for model in four if model is not None)
+    template = "#/components/schemas/{model}"
+    return models_json_schema([(m, "validation") for m in models], ref_template=template)[1]

@@ -26,22 +26,27 @@ from routewright.gateway.feedback import Score
 
 JSON, EVENTS, TEXT = "application/json", "text/event-stream", "text/plain"
 PARAMETER = re.compile(r"{(\w+)}")
-GUARDED = ("/v1", "/metrics")  # these need a key if `server.api_keys` is set
+GUARDED = ("/v1", "/metrics", "/admin")  # these need a key if `server.api_keys` is set
 STATUSES = {
     200: "The answer.",
     400: "The request cannot be used; `param` names the field.",
     401: "`server.api_keys` is set, and the request has none of them.",
+    403: "A web page of another site sent it, or there is no `server.admin_key`.",
     404: "There is no such model, policy or decision.",
+    408: "The body did not arrive in time.",
     409: "The decision has been scored already.",
     413: "The request is larger than `server.max_body_bytes`.",
     415: "A web page must send `application/json`.",
+    421: "The `Host` is not a name of the gateway.",
     422: "The limits exclude every expert; `error.rejected` gives the reason for each.",
-    429: "The rate limit of the upstream, with its `Retry-After`.",
+    429: "The rate limit of the upstream, or the queue is full; with a `Retry-After`.",
+    431: "The address and the headers are larger than 64 KiB.",
     502: "The upstream failed, or refused the key of the gateway.",
     503: "The gateway or the upstream cannot answer now.",
     504: "The time limit of the upstream or of the request is over.",
 }
-READING = (400, 413, 415)  # statuses of every address that reads a body
+ALWAYS = (403, 421, 431)  # statuses of every address
+READING = (400, 408, 413, 415)  # statuses of every address that reads a body
 
 
 # --- requests ------------------------------------------------------------------------------
@@ -249,8 +254,15 @@ class Health(Open):
 
 
 class Readiness(Open):
-    status: Literal["ready", "starting"]
+    status: Literal["ready", "starting", "stopping"]
     waiting_for: list[str] = Field([], description="Servers that are still starting.")
+
+
+class Reloaded(Open):
+    """The config has been read again."""
+
+    status: Literal["reloaded"]
+    needs_restart: list[str] = Field(description="Changed keys that need a restart.")
 
 
 # --- operations ----------------------------------------------------------------------------
@@ -282,8 +294,11 @@ OPERATIONS = {
         event=Chunk,
         headers=[f"x-routewright-{name}" for name in DECISION],
     ),
-    ("post", "/v1/route"): Operation(RouteExplanation, ChatBody, (*READING, 401, 404, 422)),
+    ("post", "/v1/route"): Operation(
+        RouteExplanation, ChatBody, (*READING, 401, 404, 422, 429, 503)
+    ),
     ("post", "/v1/feedback"): Operation(Receipt, Score, (*READING, 401, 404, 409, 503)),
+    ("post", "/admin/reload"): Operation(Reloaded, errors=(400, 401)),
     ("get", "/v1/models"): Operation(Models, errors=(401,)),
     ("get", "/v1/models/{name}"): Operation(Model, errors=(401, 404)),
     ("get", "/health"): Operation(Health),
@@ -345,8 +360,10 @@ def _responses(operation: Operation) -> dict[str, Any]:
         content[EVENTS] = {"itemSchema": _event(operation.event)}
     responses = {"200": _response(200, content, ("x-request-id", *operation.headers))}
     failure = {JSON: {"schema": _reference(operation.failure)}}
-    for status in sorted(operation.errors):
-        responses[str(status)] = _response(status, failure, ("x-request-id",))
+    errors = {JSON: {"schema": _reference(ErrorBody)}}
+    for status in sorted({*operation.errors, *ALWAYS}):
+        content = errors if status in ALWAYS else failure
+        responses[str(status)] = _response(status, content, ("x-request-id",))
     return responses
 
 

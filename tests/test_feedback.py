@@ -197,6 +197,8 @@ def test_an_interview_of_scored_queries_keeps_to_their_limits(tmp_path: Path):
     secret, public = (item.query for item in queries.read(path))
     assert (secret.data_class, secret.region) == ("restricted", "eu")
     assert (public.data_class, public.region) == ("public", None)
+    read_later = queries.read(path, data_class="internal")
+    assert [item.query.data_class for item in read_later] == ["restricted", "public"]
     assert objection(Expert("cloud", region="eu"), secret) is not None
     assert len(outcomes.read(path).queries) == 2
 

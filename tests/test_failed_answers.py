@@ -75,10 +75,24 @@ class Checker:
         return Decision((yield Ask("small", "verify", of=answer)), because="it was checked")
 
 
+@dataclass(frozen=True)
+class Fragile:
+    """Cannot read what an expert writes, or not even the query (`early`)."""
+
+    early: bool = False
+    final: bool = False
+
+    def plan(self, query):
+        if self.early:
+            int(query.text)
+        answer = yield Ask("small", final=self.final)
+        return Decision(answer, because=f"it says {int(answer.text)}")
+
+
 @pytest.fixture(autouse=True)
 def plugins(tmp_path: Path, monkeypatch):
     """The strategies above as another package's entry points."""
-    names = ("SecondOpinion", "Hasty", "Owned", "Invents", "Checker")
+    names = ("SecondOpinion", "Hasty", "Owned", "Invents", "Checker", "Fragile")
     package = tmp_path / "mine-1.0.dist-info"
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
@@ -166,7 +180,7 @@ def test_what_nobody_was_asked_is_the_strategys_mistake(strategy, how, capsys):
     assert large.requests == 0
 
 
-def test_nobody_takes_over_what_was_streamed():
+def test_nobody_takes_over_what_was_streamed(caplog):
     """A strategy that has streamed one answer and returns another, which failed."""
 
     @dataclass(frozen=True)
@@ -178,9 +192,53 @@ def test_nobody_takes_over_what_was_streamed():
 
     second = Upstream(says="two")
     third = Upstream(says="three")
-    with pytest.raises(AssertionError, match="nothing after its final answer"):
-        live(Fallback(Forgetful(), ("c",)), Upstream(faults=[drop]), second, third, stream=True)
+    strategy = Fallback(Forgetful(), ("c",))
+    texts, decision = live(strategy, Upstream(faults=[drop]), second, third, stream=True)
+    assert "".join(texts) == decision.answer.text == "two"
     assert (second.requests, third.requests) == (1, 0)
+    assert "nothing after its final answer" in caplog.text
+
+
+BROKEN = [
+    pytest.param({}, ["third"], "small>third", "from the third", id="fallback"),
+    pytest.param({"early": True}, ["third"], "third", "from the third", id="before any answer"),
+    pytest.param({}, [], "small", "four", id="last answer"),
+    pytest.param({"final": True}, [], "small", "four", id="after the final answer"),
+]
+
+
+@pytest.mark.parametrize(("options", "fallback", "path", "text"), BROKEN)
+@pytest.mark.parametrize("how", [create, pieces])
+def test_a_strategy_that_fails_on_an_answer_still_gives_one(
+    options, fallback, path, text, how, caplog
+):
+    caplog.set_level(logging.INFO, "routewright")
+    experts = (Upstream(says="four"), Upstream(), Upstream(says="from the third"))
+    reply = served(how(), *experts, **policy("fragile", fallback, **options))
+    if how is create:
+        assert reply.choices[0].message.content == text
+    else:
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in reply) == text
+    line = json.loads(caplog.records[-1].getMessage())
+    assert (line["status"], line["path"]) == ("ok", path)
+    (mistake,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert mistake.exc_info[0] is ValueError, "the log has the traceback for the author"
+
+
+def test_a_fallback_that_was_streamed_already_is_not_streamed_twice():
+    """The strategy fails after its final answer, whose text the client has."""
+    experts = (Upstream(says="four"), Upstream(), third := Upstream(says="from the third"))
+    chunks = served(pieces(), *experts, **policy("fragile", ["third"], final=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "four"
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    assert third.requests == 0
+
+
+def test_a_strategy_that_fails_before_any_answer_is_an_error_of_ours(capsys):
+    with pytest.raises(openai.InternalServerError) as error:
+        served(create(), Upstream(), **policy("fragile", early=True))
+    assert error.value.response.json()["error"]["code"] == "internal"
+    assert "invalid literal for int" in capsys.readouterr().err
 
 
 # --- the contract --------------------------------------------------------------------------

@@ -29,7 +29,17 @@ from routewright.prediction.forest import Forest
 from routewright.prediction.predictors import Predictor, inputs
 from routewright.strategies import _recorded, build
 from routewright.strategies._recorded import Recorded, StandIn, replayed
-from routewright.types import Answer, Array, Ask, Decision, Expert, Plan, Prediction, Query
+from routewright.types import (
+    MAX_EXCERPT,
+    Answer,
+    Array,
+    Ask,
+    Decision,
+    Expert,
+    Plan,
+    Prediction,
+    Query,
+)
 
 EXPERTS = ("small", "middle", "large")
 TEXTS = (
@@ -307,6 +317,9 @@ def check_encoder(make: Callable[[], Encoder], folder: Path) -> None:
     loaded = type(encoder).load(*stored(encoder, folder))
     assert np.array_equal(loaded.encode(many), x), "a loaded encoder must repeat the saved one"
     assert encoder.encode([]).shape[0] == 0
+    long = Query.of("Is it so, or not?\n" * MAX_EXCERPT)
+    of_long, of_excerpt = encoder.encode([long])[0], encoder.encode([Query.of(long.excerpt)])[0]
+    assert np.array_equal(of_long, of_excerpt), "read `query.excerpt`: a text may be endless"
 
 
 def stored(member: Any, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -8,9 +8,18 @@ did not arrive: a failed answer is never a reply.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
@@ -36,8 +45,11 @@ from routewright.types import (
     total_cost,
 )
 
+log = logging.getLogger(__name__)
+
 Record = Mapping[str | tuple[str, str], Answer]  # expert, or (expert, kind) ▶ answer
 Result = TypeVar("Result")
+Runner = Callable[..., Awaitable[Any]]  # runs a function with its arguments, here or in a thread
 
 
 class Asker(Protocol):
@@ -182,6 +194,11 @@ def _arrival(answer: Answer) -> float:
 # --- live ----------------------------------------------------------------------------------
 
 
+async def at_once(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The Runner that runs a function here, on the event loop."""
+    return function(*arguments)
+
+
 async def live(
     strategy: Strategy,
     query: Query,
@@ -190,6 +207,7 @@ async def live(
     *,
     stream: bool = False,
     spent: list[Answer] | None = None,
+    run: Runner = at_once,
 ) -> AsyncGenerator[Delta | Decision, None]:
     """Runs a plan on the network; yields pieces of the final answer, then the Decision.
 
@@ -197,7 +215,8 @@ async def live(
     strategy accepts after it has judged it comes as one piece. Without `stream` only the Decision
     is yielded. Asks in progress are cancelled at the deadline of the query, when this generator is
     closed, and when the task that reads it is cancelled. Every answer that costs money is added to
-    `spent` as soon as it ends, so that the costs are known even if the client disconnects.
+    `spent` as soon as it ends, so that the costs are known even if the client disconnects. `run`
+    runs the steps of the plan, which read the prompt and the answers.
 
     Raises NotAdmissible, UpstreamError, StreamBroken or DeadlineExceeded; UpstreamError also if
     the plan returns an answer that did not arrive. An AssertionError reports a mistake in the
@@ -205,13 +224,13 @@ async def live(
     """
     by_name = {expert.name: expert for expert in experts}
     query, rejected = admit(query, by_name.values())
-    run = _Run(query, by_name, asker, stream, [] if spent is None else spent)
-    with _attach_spent(run.spent):
-        async with aclosing(run.follow(strategy.plan(query))) as pieces:
+    loop = _Run(query, by_name, asker, stream, [] if spent is None else spent, run)
+    with _attach_spent(loop.spent):
+        async with aclosing(loop.follow(strategy.plan(query))) as pieces:
             async for piece in pieces:
                 yield piece
-        decision = _settle(run.result, run.spent, rejected)
-    if stream and not run.streamed:
+        decision = _settle(loop.result, loop.spent, rejected)
+    if stream and not loop.streamed:
         yield _whole(decision.answer)
     yield decision
 
@@ -240,7 +259,7 @@ async def consult(
     """
     by_name = {expert.name: expert for expert in experts}
     query, _ = admit(query, by_name.values())
-    run = _Run(query, by_name, asker, False, [] if spent is None else spent)
+    run = _Run(query, by_name, asker, False, [] if spent is None else spent, at_once, False)
     with _attach_spent(run.spent):
         async for _ in run.follow(plan):
             raise AssertionError("only a run that streams yields pieces")
@@ -258,6 +277,8 @@ class _Run:
         asker: Asker,
         stream: bool,
         spent: list[Answer],
+        run: Runner,
+        decides: bool = True,
     ) -> None:
         self.query = query
         self.experts = experts
@@ -265,6 +286,8 @@ class _Run:
         self.streams = stream
         self.deadline = _deadline(query)
         self.spent = spent
+        self.run = run
+        self.decides = decides  # whether the plan returns a Decision
         self.streamed = False  # whether the client has received a piece
         self.result: Any = None  # what the plan returned
 
@@ -273,10 +296,12 @@ class _Run:
     ) -> AsyncGenerator[Delta, None]:
         """Runs a plan until it returns; yields the pieces of final answers."""
         try:
-            asks = next(plan)
-            while True:
+            done, asks = await self._step(plan.send, None)
+            while not done:
                 if self.streamed:
-                    raise AssertionError("a strategy may ask nothing after its final answer")
+                    mistake = AssertionError("a strategy may ask nothing after its final answer")
+                    asks = self._last_answer(mistake)
+                    break
                 try:
                     if isinstance(asks, Ask) and asks.final and self.streams:
                         async with aclosing(self.stream(asks)) as pieces:
@@ -292,13 +317,38 @@ class _Run:
                 except (StreamBroken, DeadlineExceeded):
                     raise  # no other expert can take over
                 except (NotAdmissible, UpstreamError) as error:
-                    asks = plan.throw(error)
+                    done, asks = await self._step(plan.throw, error)
                 else:
-                    asks = plan.send(answers)
-        except StopIteration as stop:
-            self.result = stop.value
+                    done, asks = await self._step(plan.send, answers)
+            self.result = asks
         finally:
-            plan.close()
+            if not getattr(
+                plan, "gi_running", False
+            ):  # else a thread ends its step after the client has left
+                plan.close()
+
+    async def _step(self, step: Callable[[Any], Any], value: Any) -> tuple[bool, Any]:
+        """Runs a plan to its next asks or to its end.
+
+        A plan that fails on what an expert wrote ends with the last answer that arrived.
+        """
+        try:
+            return await self.run(_advance, step, value)  # type: ignore[no-any-return]
+        except RoutewrightError:
+            raise
+        except Exception as mistake:
+            return True, self._last_answer(mistake)
+
+    def _last_answer(self, mistake: Exception) -> Decision:
+        """The last answer that arrived, where a strategy failed; raises `mistake` if none did."""
+        answers = [a for a in self.spent if a.status == "ok" and a.kind == "answer"]
+        if not answers or not self.decides:
+            raise mistake
+        name = type(mistake).__name__
+        log.error("a strategy failed (%s); its last answer is kept", name, exc_info=mistake)
+        return Decision(
+            answers[-1], because=f"the strategy failed ({name}); its last answer is kept"
+        )
 
     async def ask(self, ask: Ask) -> Answer:
         (ask,) = self._allow((ask,))
@@ -313,6 +363,7 @@ class _Run:
         (ask,) = self._allow((ask,))
         began = time.monotonic()
         pending: list[Delta] = []
+        start = ""  # of the answer, as far as it tells whether the answer defers
         with self._counted(ask):
             async with aclosing(self.asker.stream(ask, self.query)) as pieces:
                 while True:
@@ -322,12 +373,14 @@ class _Run:
                     if isinstance(piece, Answer):
                         answer = ask.mark_deferred(piece)
                         break
-                    if piece.text and ask.defers(_text(pending)):  # the rest is not needed
+                    if piece.text and ask.defers(start):  # the rest is not needed
                         bill = self.asker.bill(ask, self.query, time.monotonic() - began)
                         answer = replace(bill, text=_text(pending), status="deferred")
                         break
                     pending.append(piece)
-                    if self.streamed or _cannot_defer(ask, pending):
+                    if not self.streamed:
+                        start = (start + piece.text).lstrip()
+                    if self.streamed or _cannot_defer(ask, piece, start):
                         self.streamed = True
                         for delta in pending:
                             yield delta
@@ -368,7 +421,7 @@ class _Run:
                 for completion in asyncio.as_completed(tasks):
                     answer = await completion
                     arrivals += (answer,) if answer.status == "ok" else ()
-                    if enough is not None and arrivals and enough(arrivals):
+                    if enough is not None and arrivals and await self.run(enough, arrivals):
                         break
         except TimeoutError as error:
             raise DeadlineExceeded(_deadline_message(self.query)) from error
@@ -413,6 +466,14 @@ class _Run:
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
 
+def _advance(step: Callable[[Any], Any], value: Any) -> tuple[bool, Any]:
+    """Runs a plan to its next asks, (False, asks), or to its end, (True, its result)."""
+    try:
+        return False, step(value)
+    except StopIteration as stop:
+        return True, stop.value
+
+
 def _deadline(query: Query) -> float | None:
     return None if query.max_latency is None else time.monotonic() + query.max_latency
 
@@ -425,10 +486,9 @@ def _text(deltas: list[Delta]) -> str:
     return "".join(delta.text for delta in deltas)
 
 
-def _cannot_defer(ask: Ask, deltas: list[Delta]) -> bool:
-    """Whether an answer with these deltas is certain not to defer: no tag, or a tool call."""
-    has_tool_call = any(delta.message.get("tool_calls") for delta in deltas)
-    return has_tool_call or ask.defers(_text(deltas)) is False
+def _cannot_defer(ask: Ask, last: Delta, start: str) -> bool:
+    """Whether an answer is certain not to defer: it begins otherwise, or has a tool call."""
+    return bool(last.message.get("tool_calls")) or ask.defers(start) is False
 
 
 def _whole(answer: Answer) -> Delta:

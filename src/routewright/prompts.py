@@ -70,7 +70,8 @@ def verdict(text: str) -> float | None:
     >>> verdict("Correct."), verdict("It is not correct"), verdict("Perhaps")
     (1.0, 0.0, None)
     """
-    words = _VERDICT.findall(text)
+    # A letter such as the long s is an s to the pattern, and in no word of ours.
+    words = [match for match in _VERDICT.findall(text) if match[1].lower() in _VERDICTS]
     if not words:
         return None
     negation, word = words[-1]
@@ -126,7 +127,7 @@ def tags(text: str) -> tuple[str, ...] | None:
     start, end = text.find("["), text.rfind("]")
     try:
         items = json.loads(text[start : end + 1]) if 0 <= start < end else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         return None

@@ -22,6 +22,7 @@ Json: TypeAlias = Any  # a value that json.dumps can write; the recursive type w
 Message: TypeAlias = Mapping[str, Any]  # one OpenAI chat message
 
 DataClass = Literal["public", "internal", "restricted"]
+MAX_EXCERPT = 32_000  # characters of a prompt that predictions read
 DATA_CLASSES: tuple[DataClass, ...] = ("public", "internal", "restricted")
 AskKind = Literal["answer", "verify", "judge"]
 Status = Literal["ok", "failed", "cancelled", "deferred"]
@@ -157,27 +158,44 @@ class Query:
 
     @cached_property
     def text(self) -> str:
-        """The last user message, which encoders read."""
-        for message in reversed(self.messages):
-            if message.get("role") == "user":
-                return _whole(content_text(message))
-        return self.full_text
+        """The last user message; the texts of all messages if there is none."""
+        return _whole(self._last_user_text())
+
+    @cached_property
+    def excerpt(self) -> str:
+        """The part of `text` that encoders and predictors read: all of it or, if it is longer than
+        MAX_EXCERPT, the first and the last half of so many characters, on separate lines.
+
+        >>> len(Query.of("word " * 1000).excerpt), len(Query.of("word " * 10_000).excerpt)
+        (5000, 32001)
+        """
+        text = self._last_user_text()
+        if len(text) > MAX_EXCERPT:
+            text = text[: MAX_EXCERPT // 2] + "\n" + text[-(MAX_EXCERPT // 2) :]
+        return _whole(text)
 
     @cached_property
     def full_text(self) -> str:
-        """The texts of all messages, for counting tokens."""
+        """The texts of all messages."""
         return _whole("\n".join(content_text(message) for message in self.messages))
 
     @cached_property
     def input_tokens(self) -> int:
         """The tokens of all messages, estimated at four characters per token."""
-        return math.ceil(len(self.full_text) / 4)
+        lengths = [len(content_text(message)) + 1 for message in self.messages]
+        return math.ceil(max(0, sum(lengths) - 1) / 4)
 
     @cached_property
     def lot(self) -> float:
         """A number in [0, 1) from a hash of the text, so that a mix is random but repeatable."""
         digest = hashlib.blake2b(self.full_text.encode(), digest_size=8).digest()
         return (int.from_bytes(digest, "big") >> 11) / 2**53
+
+    def _last_user_text(self) -> str:
+        for message in reversed(self.messages):
+            if message.get("role") == "user":
+                return content_text(message)
+        return "\n".join(content_text(message) for message in self.messages)
 
     def permits(self, expert: str) -> bool:
         """Whether `allowed` is None or contains the expert."""
@@ -356,7 +374,9 @@ class Answer:
     @property
     def logprob(self) -> float:
         """The mean log-probability of the answer's tokens, in nats; NaN if unknown."""
-        return math.fsum(self.logprobs) / len(self.logprobs) if self.logprobs else math.nan
+        if not self.logprobs or not all(abs(value) < 1e9 for value in self.logprobs):
+            return math.nan
+        return math.fsum(self.logprobs) / len(self.logprobs)
 
 
 @dataclass(frozen=True)

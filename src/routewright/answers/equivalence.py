@@ -7,17 +7,19 @@ with no answer, not even with another unreadable one.
 
 from __future__ import annotations
 
-import logging
 import re
 import string
 import unicodedata
 from collections.abc import Hashable, Sequence
 from fractions import Fraction
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from routewright import apart
+from routewright.data.unicode import nfkc
 from routewright.errors import BadInput
 from routewright.types import Array, Indices, Query
 
@@ -31,6 +33,7 @@ SIMILAR = 0.8  # cosine from which two texts count as equivalent
 FEW_WORDS = 8  # an answer of at most this many words is a short text, not prose
 MAX_LENGTH = 20_000  # characters at the end of an answer that are read
 MAX_DIGITS = 300  # a number with more digits is unreadable
+MAX_FORMULA = 2_000  # characters; a longer formula is unreadable
 
 
 def key(kind: Kind, text: str | None) -> Hashable | None:
@@ -146,7 +149,10 @@ def _numbers(texts: Sequence[str | None], cell: Indices) -> Indices:
     keys = [key("number", text) for text in texts]
     labels = _label_keys(keys)
     of_key = dict(zip(keys, labels, strict=True))
-    percent = [k is not None and _percent(text or "") for text, k in zip(texts, keys, strict=True)]
+    percent = [
+        k is not None and _percent((text or "")[-MAX_LENGTH:])
+        for text, k in zip(texts, keys, strict=True)
+    ]
     table = np.array(labels, dtype=np.intp)[cell]
     if not any(percent):
         return table
@@ -191,7 +197,9 @@ _MARKED = re.compile(  # "the answer is B", "Answer: (b)"; a lone A or I may be 
     r"(?:\\boxed\{)?(?:\(([A-Za-z])\)|([B-HJ-Z])\b|([AI])(?=\s*(?:[.,:;*)\]\"'}]|$|\n)))",
     re.IGNORECASE,
 )
-_BOXED_LETTER = re.compile(r"\\boxed\{\s*(?:\\(?:text|mathrm|textbf)\{)?\s*\(?([A-Za-z])\)?\s*\}")
+_BOXED_LETTER = re.compile(
+    r"\\boxed\{\s*+(?:\\(?:text|mathrm|textbf)\{\s*+)?\(?([A-Za-z])\)?\s*+\}"
+)
 _FIRST = re.compile(r"[\s*_\"']*([A-Z])\s*[).:\]]")
 _BRACKETED = re.compile(r"[(\[]([A-Z])[)\]]")
 
@@ -213,6 +221,7 @@ def _letter(text: str) -> str | None:
 
 # --- numbers -------------------------------------------------------------------------------
 
+_DIGIT = re.compile(r"\d")
 _VULGAR = re.compile("[¼½¾⅐-⅞]")
 _HARD_SPACE = re.compile("(?<=\\d)[\u00a0\u2009\u202f](?=\\d{3})")
 _FRAC = re.compile(r"\\[dt]?frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}")
@@ -226,14 +235,15 @@ _THOUSANDS = re.compile(r"\d{1,3}(?:([,_'])\d{3})(?:\1\d{3})*(?:\.\d+)?")
 _ANSWER = re.compile(r"(?:####|\banswer\b\s*(?:is|:|=)?)\s*", re.IGNORECASE)
 _COMMAND = re.compile(r"\\(?:[dt]?frac|sqrt|pi|times|cdot|log|ln)\b")
 _DOLLARS = re.compile(r"\$([^$]+)\$")
-_TOWER = re.compile(r"\^\s*\{?[^}\s]*(?:\^|\d{3})|!|\\binom")  # evaluation might never end
+_TOWER = re.compile(r"\^\s*\{?[^}\s]*(?:\^|\d{3})|!|\\binom")  # evaluation would never end
 
 
 @lru_cache(maxsize=1 << 14)
 def _number(text: str) -> Hashable | None:
     """The exact number that a text marks as its answer, or else ends with; None if unreadable.
 
-    Formulas need math-verify (`pip install routewright[maths]`).
+    Formulas need math-verify (`pip install routewright[maths]`). One that takes more than 2 s of
+    processor time to evaluate, or has a value of more digits than MAX_DIGITS, is unreadable.
     """
     mark, part = _answer_part(_plain(text))
     numbers = list(_NUMBER.finditer(part))
@@ -250,7 +260,7 @@ def _plain(text: str) -> str:
     """The text with ordinary digits, signs and fractions."""
     text = _HARD_SPACE.sub("_", text)
     text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[0]), text)
-    text = unicodedata.normalize("NFKC", text).replace("\u2044", "/").replace("\u2212", "-")
+    text = nfkc(text).replace("\u2044", "/").replace("\u2212", "-")
     text = text.replace("\\$", "$").replace("\\,", "").replace("\\!", "").replace("{,}", ",")
     return _FRAC.sub(lambda m: f" {m[1]}/{m[2]} ", text)
 
@@ -263,7 +273,8 @@ def _answer_part(text: str) -> tuple[str, str]:
     box = text.rfind("\\boxed{")
     if box >= 0:
         return "box", _braced(text[box + len("\\boxed") :])
-    marks = [m.end() for m in _ANSWER.finditer(text) if re.search(r"\d", text[m.end() :])]
+    last_digit = max((m.start() for m in _DIGIT.finditer(text)), default=-1)
+    marks = [m.end() for m in _ANSWER.finditer(text) if m.end() <= last_digit]
     return ("words", text[marks[-1] :]) if marks else ("", text)
 
 
@@ -279,7 +290,7 @@ def _braced(text: str) -> str:
 
 def _is_alone(match: re.Match[str], text: str) -> bool:
     rest = text[: match.start()] + text[match.end() :]
-    return not re.sub(r"\\(?:text|mathrm)\{[^}]*\}|[\s$.(){}\\]", "", rest)
+    return not re.sub(r"\\(?:text|mathrm)\{[^}]{0,200}+\}|[\s$.(){}\\]", "", rest)
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
@@ -319,27 +330,17 @@ def _percent(text: str) -> bool:
 
 
 def _formula(text: str) -> Hashable | None:
-    if _TOWER.search(text):
+    if len(text) > MAX_FORMULA or _TOWER.search(text) or find_spec("math_verify") is None:
         return None
     try:
-        from math_verify import parse
-    except ImportError:
+        value = apart.call("routewright.answers._formula:read", text)
+    except (ValueError, apart.TooLong):  # SymPy raises errors of any kind
         return None
-    # The parser's timeout needs signals, which only the main thread may use. _TOWER keeps out what
-    # would need one. Without a timeout the parser logs a warning each time.
-    logging.getLogger("math_verify.parser").setLevel(logging.ERROR)
-    try:
-        results = parse(f"${text.strip()}$", parsing_timeout=None, raise_on_error=False)
-        return None if not results or isinstance(results[0], str) else _exact(results[0])
-    except Exception:  # SymPy raises errors of any kind: such an answer cannot be read
+    if not isinstance(value, list):
+        return None if value is None else str(value)
+    if max(map(len, value)) > MAX_DIGITS:
         return None
-
-
-def _exact(value: Any) -> Hashable:
-    value = value.doit() if hasattr(value, "doit") else value
-    if getattr(value, "is_Rational", False):
-        return Fraction(int(value.p), int(value.q))
-    return str(value.evalf(12)) if hasattr(value, "evalf") else str(value)
+    return Fraction(int(value[0]), int(value[1]))
 
 
 # --- short texts ---------------------------------------------------------------------------
@@ -352,7 +353,7 @@ _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 def _text(text: str) -> str | None:
     """Lower case without punctuation, articles and extra spaces, as SQuAD's evaluation compares
     answers (arXiv 1606.05250, section 6)."""
-    plain = unicodedata.normalize("NFKC", text).casefold().translate(_PUNCTUATION)
+    plain = nfkc(text).casefold().translate(_PUNCTUATION)
     return " ".join(_ARTICLE.sub(" ", plain).split()) or None
 
 

@@ -159,7 +159,7 @@ def table(queries: Sequence[Query]) -> OptionTable:
     row: list[int] = []
     letter: list[int] = []
     for i, query in enumerate(queries):
-        stem, options = parse(query.text)
+        stem, options = parse(query.excerpt)
         if options:
             lines.append(features(stem, options))
             grams += [_hash_grams(option) for option in options]

@@ -30,7 +30,7 @@ class About:
 
     @classmethod
     def of(cls, queries: Sequence[Query]) -> Self:
-        texts = [query.text for query in queries]
+        texts = [query.excerpt for query in queries]
         return cls(
             np.array([query.domain or "" for query in queries], dtype=object),
             np.array([min(len(marks(text)), MOST_OPTIONS) for text in texts], dtype=np.float64),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from routewright import files
 from routewright.data import parquet, rows, text
 from routewright.data import queries as query_sets
+from routewright.data.unicode import nfkc
 from routewright.errors import BadInput, BadTable, needs
 from routewright.types import DATA_CLASSES, Answer, Array, DataClass, Query
 
@@ -291,7 +291,7 @@ def fingerprints(queries: Sequence[Query]) -> Fingerprints:
 
 
 def _hash(text: str) -> bytes:
-    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    plain = " ".join(nfkc(text).casefold().split())
     return hashlib.blake2b(plain.encode(), digest_size=8).digest()
 
 

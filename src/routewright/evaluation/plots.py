@@ -413,12 +413,13 @@ def _svg(figure: Figure, name: str, title: str) -> str:
         figure.savefig(buffer, format="svg", metadata=no_metadata)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    head, mark, rest = svg.partition("<metadata>")
+    svg = head + rest.partition("</metadata>")[2] if mark else svg
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
     svg = svg.replace("xlink:href=", "href=")
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^<>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^<>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = svg.replace("<svg", f'<svg class="picture" role="img" aria-label="{title}"', 1)
     for ink, (variable, light, _) in INKS.items():
         svg = svg.replace(ink, f"var(--{variable}, {light})")

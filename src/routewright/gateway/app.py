@@ -128,7 +128,7 @@ async def route(request: Request) -> Response:
     services: Services = request.state.services
     chat_request = await services.read(request)
     policy = services.policies.find(chat_request.model)
-    return JSONResponse(explain(policy, chat_request.query, services.experts))
+    return JSONResponse(await services.run(explain, policy, chat_request.query, services.experts))
 
 
 async def health(request: Request) -> Response:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.requests import Request
@@ -19,8 +21,20 @@ from routewright.types import DataClass, Query
 OWN_KEYS = {"model", "messages", "stream", "stream_options", "metadata", "routewright", "n"}
 LIMIT_FIELDS = ("routewright", "metadata")
 TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")
-MAX_METADATA = 100  # keys; OpenAI accepts 16
 PARTS = {"image_url": "vision", "input_audio": "audio", "file": "files"}  # type ▶ capability
+
+INLINE = 100_000  # bytes; a larger body is read outside the event loop
+MAX_VALUES = 100_000  # objects, lists, texts and numbers of a request
+MAX_DEPTH = 100  # levels of objects and lists
+MAX_KEYS = 10_000  # of one object
+MAX_MESSAGES = 10_000
+MAX_METADATA = 100  # keys; OpenAI accepts 16
+MAX_TAGS = 100
+MAX_NAME = 256  # characters of a model's name, and of a tag, a domain or a region
+MAX_TOKENS = 10_000_000  # that a request may ask for
+MAX_DIGITS = 40  # of a whole number
+
+T = TypeVar("T")
 
 
 def number(value: object) -> object:
@@ -30,11 +44,9 @@ def number(value: object) -> object:
     return value
 
 
-DEEPEST = 100  # levels of a request's JSON
 NUMBER = BeforeValidator(number)  # stands after `Field`, whose limits then reach /openapi.json
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), NUMBER]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), NUMBER]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NUMBER]
+Name = Annotated[str, Field(max_length=MAX_NAME)]
 
 
 class Limits(BaseModel):
@@ -42,15 +54,22 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    max_cost: Positive | None = None  # US$, for all asks of this request
+    # US$ for all asks of this request
+    max_cost: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False), NUMBER] | None = None
     min_quality: Share | None = None
-    max_latency_ms: Positive | None = None
+    # At most a day
+    max_latency_ms: (
+        Annotated[float, Field(gt=0, le=86_400_000, allow_inf_nan=False), NUMBER] | None
+    ) = None
     data_class: DataClass | None = None
-    region: Annotated[str, Field(min_length=1)] | None = None
-    price: NotNegative | None = Field(default=None, alias="lambda")
-    latency_price: NotNegative | None = None  # quality per second
-    domain: str | None = None
-    tags: tuple[str, ...] = ()
+    region: Annotated[Name, Field(min_length=1)] | None = None
+    # Quality per US$ and per second
+    price: Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False), NUMBER] | None = Field(
+        default=None, alias="lambda"
+    )
+    latency_price: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False), NUMBER] | None = None
+    domain: Name | None = None
+    tags: Annotated[tuple[Name, ...], Field(max_length=MAX_TAGS)] = ()
 
 
 LIMITS = tuple(field.alias or name for name, field in Limits.model_fields.items())
@@ -66,8 +85,11 @@ class ChatRequest:
     include_usage: bool = False
 
 
-async def read(request: Request, max_bytes: int) -> Any:
-    """Returns the JSON body; raises BadRequest (413, 408 or 400)."""
+async def read(request: Request, max_bytes: int, parse: Callable[[Any], T]) -> T:
+    """Returns what `parse` makes of the JSON body; raises BadRequest (413, 408 or 400).
+
+    A body of more than INLINE bytes is read and parsed in a thread, so that other requests go on.
+    """
     raw = bytearray()
     too_large = BadRequest(
         f"the request is larger than server.max_body_bytes ({max_bytes})",
@@ -80,16 +102,9 @@ async def read(request: Request, max_bytes: int) -> Any:
         raw += chunk
         if len(raw) > max_bytes:
             raise too_large
-    try:
-        body = json.loads(raw.decode("utf-8-sig"), parse_constant=_not_json, parse_float=_finite)
-        if b"\\ud" in raw.lower():
-            json.dumps(body, ensure_ascii=False).encode()  # fails for half a surrogate pair
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"the body is not JSON: {error}", code="bad_json") from error
-    if _is_deeper(body, DEEPEST):
-        message = f"the body is nested more than {DEEPEST} levels deep: flatten it"
-        raise BadRequest(message, code="bad_json")
-    return body
+    if len(raw) <= INLINE:
+        return parse(loads(bytes(raw)))
+    return await asyncio.to_thread(lambda: parse(loads(bytes(raw))))
 
 
 def _declared_length(request: Request) -> int:
@@ -98,29 +113,103 @@ def _declared_length(request: Request) -> int:
     return int(length[:20]) if length.isascii() and length.isdigit() else 0
 
 
-def _is_deeper(body: Any, levels: int) -> bool:
-    """Whether objects and lists are nested in more levels; takes no stack of its own."""
-    level = [body]
-    for _ in range(levels + 1):
-        level = [
-            item
-            for value in level
-            if isinstance(value, dict | list)
-            for item in (value.values() if isinstance(value, dict) else value)
-        ]
-        if not level:
-            return False
-    return True
+# --- JSON ----------------------------------------------------------------------------------
+
+
+def loads(raw: bytes) -> Any:
+    """Parses a JSON body in UTF-8, with or without a byte-order mark; raises BadRequest.
+
+    It refuses what readers of JSON understand differently: a key that an object has twice, numbers
+    that Python or other languages cannot hold, and half surrogate pairs.
+    """
+    if _separators(raw) > MAX_VALUES and _separators_outside_texts(raw) > MAX_VALUES:
+        message = f"the body holds more than {MAX_VALUES:,} values: send fewer"
+        raise BadRequest(message, code="bad_json")
+    try:
+        body = json.loads(
+            raw.decode("utf-8-sig"),
+            object_pairs_hook=_object,
+            parse_constant=_not_json,
+            parse_float=_float,
+            parse_int=_int,
+        )
+        if b"\\u" in raw and (b"\\ud" in raw or b"\\uD" in raw):
+            json.dumps(body, ensure_ascii=False).encode()  # fails for half a surrogate pair
+    except RecursionError:
+        raise _too_deep(None) from None
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"the body is not JSON in UTF-8: {error}", code="bad_json") from error
+    except ValueError as error:
+        raise BadRequest(f"the body is not JSON: {error}", code="bad_json") from error
+    if isinstance(body, dict) and len(body) <= MAX_KEYS:
+        for name, value in body.items():
+            _check_shape(name[:60], value)
+    else:
+        _check_shape(None, body)
+    return body
+
+
+def _separators(raw: bytes) -> int:
+    """The commas and opening brackets of a JSON text; every value follows one."""
+    return sum(raw.count(sign) for sign in (b",", b"[", b"{"))
+
+
+def _separators_outside_texts(raw: bytes) -> int:
+    """Every step is short, because the parser of so many values would hold the interpreter for
+    long."""
+    plain = raw.replace(rb"\\", b"").replace(rb"\"", b"")
+    if plain.count(b'"') > 4 * MAX_VALUES:  # a value of an object has the quotes of two texts
+        return MAX_VALUES + 1
+    return sum(map(_separators, plain.split(b'"')[::2]))
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"an object has the key '{key[:60]}' twice")
+    return fields
 
 
 def _not_json(constant: str) -> NoReturn:
     raise ValueError(f"{constant[:40]} is not a JSON number")
 
 
-def _finite(literal: str) -> float:
+def _float(literal: str) -> float:
     """Parses a number; refuses one such as 1e999, which would be sent on as Infinity."""
     value = float(literal)
     return value if math.isfinite(value) else _not_json(literal)
+
+
+def _int(literal: str) -> int:
+    if len(literal) > MAX_DIGITS:
+        raise ValueError(f"the number {literal[:20]}… has {len(literal)} digits")
+    return int(literal)
+
+
+def _check_shape(field: str | None, value: Any) -> None:
+    """Raises BadRequest if a field (None: the body) is nested too deeply or has an object with too
+    many keys; takes no stack of its own."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        parts = [item for item in level if isinstance(item, dict | list)]
+        if any(isinstance(part, dict) and len(part) > MAX_KEYS for part in parts):
+            message = f"{field or 'the body'} has an object with more than {MAX_KEYS:,} keys"
+            raise BadRequest(message, field, code="bad_json")
+        level = [
+            item for part in parts for item in (part.values() if isinstance(part, dict) else part)
+        ]
+        if not level:
+            return
+    raise _too_deep(field)
+
+
+def _too_deep(field: str | None) -> BadRequest:
+    message = f"{field or 'the body'} is nested more than {MAX_DEPTH} levels deep: flatten it"
+    return BadRequest(message, field, code="bad_json")
+
+
+# --- requests ------------------------------------------------------------------------------
 
 
 def parse(body: Any, default_data_class: DataClass) -> ChatRequest:
@@ -166,6 +255,7 @@ def _unpacked(body: Mapping[str, Any]) -> dict[str, Any]:
         raise BadRequest(f"extra_body must be an object, not {excerpt(extra)}", "extra_body")
     for key in extra:
         if key in body and extra[key] != body[key]:
+            key = key[:60]
             raise BadRequest(f"{key} and extra_body.{key} differ: send one", key)
     fields = {**{key: value for key, value in body.items() if key != "extra_body"}, **extra}
     for limit in LIMITS:
@@ -183,6 +273,9 @@ def _unpacked(body: Mapping[str, Any]) -> dict[str, Any]:
 def _messages(messages: Any) -> tuple[dict[str, Any], ...]:
     if not isinstance(messages, list) or not messages:
         raise BadRequest("messages must be a list with at least one message", "messages")
+    if len(messages) > MAX_MESSAGES:
+        message = f"there are {len(messages):,} messages: send at most {MAX_MESSAGES:,}"
+        raise BadRequest(message, "messages")
     for index, message in enumerate(messages):
         field = f"messages[{index}]"
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
@@ -209,10 +302,13 @@ def _check_types(body: Mapping[str, Any]) -> None:
     for field, (kind, description) in types.items():
         if body.get(field) is not None and not isinstance(body[field], kind):
             raise BadRequest(f"{field} must be {description}, not {excerpt(body[field])}", field)
+    if len(model := body.get("model") or "") > MAX_NAME:
+        raise BadRequest(f"model has more than {MAX_NAME} characters: {model[:60]}…", "model")
     for field in TOKEN_LIMITS:
         value = body.get(field)
-        if value is not None and (type(value) is not int or value < 1):
-            raise BadRequest(f"{field} must be at least 1, not {excerpt(value)}", field)
+        if value is not None and (type(value) is not int or not 1 <= value <= MAX_TOKENS):
+            message = f"{field} must be from 1 to {MAX_TOKENS:,}, not {excerpt(value)}"
+            raise BadRequest(message, field)
     if body.get("n") not in (None, 1) or body.get("n") is True:
         raise BadRequest(f"n must be 1, not {excerpt(body['n'])}: one answer per request", "n")
 
@@ -259,7 +355,7 @@ def _metadata_limits(metadata: Mapping[str, Any]) -> dict[str, Any]:
         message = "metadata.routewright is not read: write its limits into metadata itself"
         raise BadRequest(message, "metadata")
     for key in metadata:
-        normalised = key.lower().replace("-", "_")
+        normalised = key[:MAX_NAME].lower().replace("-", "_")  # a limit's name is shorter
         matches = get_close_matches(normalised, LIMITS, n=1, cutoff=0.85)
         if key not in LIMITS and matches:
             message = f"metadata.{key} is unknown: did you mean '{matches[0]}'?"
@@ -281,7 +377,7 @@ def _validated(values: Mapping[str, Any], source: str) -> Limits:
         return Limits.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        field = ".".join([source, *map(str, first["loc"])])
+        field = ".".join([source, *map(str, first["loc"])])[:100]
         value, reason = excerpt(first["input"]), first["msg"]
         if first["type"] == "extra_forbidden":
             reason = f"unknown; the limits are {', '.join(LIMITS)}"

@@ -8,8 +8,10 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -30,6 +32,7 @@ from routewright.gateway.prometheus import Counters
 from routewright.gateway.replies import COMMENT, DONE, ReplyFormat, cost_headers, event
 from routewright.gateway.slots import Slots
 from routewright.gateway.stopwatch import Stopwatch
+from routewright.strategies import is_light
 from routewright.types import (
     Answer,
     Decision,
@@ -53,6 +56,7 @@ class Services:
     experts: dict[str, Expert]
     client: Client
     breaker: Breaker  # sends asks through the client
+    threads: ThreadPoolExecutor  # for the steps of strategies, which read prompts and answers
     feedback: Feedback | None = None  # None: the gateway accepts no scores
     counters: Counters = field(default_factory=Counters)
     slots: Slots = field(default_factory=Slots)  # for requests that ask experts
@@ -60,7 +64,13 @@ class Services:
     async def read(self, request: Request) -> ChatRequest:
         """Reads and validates a chat completion request; raises BadRequest."""
         server = self.config.server
-        return parse(await read(request, server.max_body_bytes), server.default_data_class)
+        validate = partial(parse, default_data_class=server.default_data_class)
+        return await read(request, server.max_body_bytes, validate)
+
+    async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Runs a function in a thread, so that other requests go on meanwhile."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.threads, function, *arguments)
 
 
 async def chat(request: Request) -> Response:
@@ -220,6 +230,7 @@ class Run:
             self.stopwatch,
             stream=self.request.stream,
             spent=self.spent,
+            run=drive.at_once if is_light(self.strategy) else self.services.run,
         )
 
     async def _sse(

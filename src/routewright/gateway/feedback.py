@@ -135,14 +135,17 @@ async def feedback(request: Request) -> Response:
     if services.feedback is None:
         message = "this gateway keeps no feedback: set `server.feedback` in the config"
         raise BadRequest(message, status=404, code="no_feedback")
-    body = await read(request, services.config.server.max_body_bytes)
-    try:
-        rating = Score.model_validate(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"])) or "body"
-        message = f"{field} ({excerpt(first['input'])}): {first['msg']}"
-        raise BadRequest(message, field) from error
+    rating = await read(request, services.config.server.max_body_bytes, _rating)
     line = await asyncio.to_thread(services.feedback.score, rating.decision_id, rating.score)
     reply = {"object": "feedback", "decision_id": rating.decision_id, "score": rating.score}
     return JSONResponse({**reply, "expert": line["expert"]})
+
+
+def _rating(body: Any) -> Score:
+    try:
+        return Score.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"]))[:100] or "body"
+        message = f"{field} ({excerpt(first['input'])}): {first['msg']}"
+        raise BadRequest(message, field) from error

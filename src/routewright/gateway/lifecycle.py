@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from routewright.gateway.prometheus import Counters
 from routewright.gateway.slots import Slots
 
 WARM_SECONDS = 2.0  # that the experts get to accept a connection before the gateway is ready
+THREADS = 32  # for the steps of strategies; while one predicts, the others wait for the next batch
 FIXED = ("host", "port")  # keys of `server` that only a restart changes
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class Lifecycle:
         self._policies = Policies(config)
         self._feedback = _feedback(config)
         self._first = config.server
+        self._threads = ThreadPoolExecutor(THREADS, "routewright")
         self._living: list[Generation] = []  # the last one is current
         self._closing: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
@@ -113,6 +116,7 @@ class Lifecycle:
             await asyncio.gather(*self._closing, return_exceptions=True)
             while self._living:
                 await self._close(self._living.pop(0))
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _read(self) -> tuple[Config, Policies, Feedback | None]:
         assert self._load is not None
@@ -143,7 +147,15 @@ class Lifecycle:
         running = min(config.server.max_concurrency, connections().upstream)
         slots = Slots(running, config.server.queue)
         services = Services(
-            config, policies, experts, client, breaker, feedback, self.counters, slots
+            config,
+            policies,
+            experts,
+            client,
+            breaker,
+            self._threads,
+            feedback,
+            self.counters,
+            slots,
         )
         self._living.append(Generation(services))
 

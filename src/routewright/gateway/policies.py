@@ -8,6 +8,8 @@ from pathlib import Path
 
 from routewright.config import Config, PolicyConfig
 from routewright.errors import BadConfig, BadInput, NotAdmissible
+from routewright.gateway.batches import BatchingRouter
+from routewright.gateway.body import MAX_NAME
 from routewright.gateway.errors import BadRequest
 from routewright.router.frontier import OperatingPoint
 from routewright.router.router import Router
@@ -23,7 +25,6 @@ AUTO = ("", "auto", f"{PREFIX}auto")
 DIRECT = "direct"  # the policy of a request that names an expert
 ROUTELLM = re.compile(r"router-(?P<name>.+)-(?P<threshold>\d+(?:\.\d+)?|\.\d+)")
 ROUTELLM_NAMES = ("mf", "sw_ranking", "bert", "causal_llm", "random")
-LONGEST_NAME = 256  # characters
 GOALS = ("max_cost", "max_cost_fraction", "min_quality")
 
 
@@ -118,7 +119,7 @@ class Policies:
             return self.by_name[name.removeprefix(PREFIX)]
         if name in self.experts:
             return Policy(DIRECT, Fixed(name))
-        if len(name) <= LONGEST_NAME and (match := ROUTELLM.fullmatch(name)):
+        if len(name) <= MAX_NAME and (match := ROUTELLM.fullmatch(name)):
             return self._at_threshold(name, match["name"], match["threshold"])
         raise self._unknown(name)
 
@@ -167,7 +168,7 @@ class Policies:
     def _router(self, folder: Path) -> Router:
         """The router of a folder, which all policies that name the folder share."""
         if folder not in self._routers:
-            router = Router.load(folder).with_latency(self._latency)
+            router = BatchingRouter.of(Router.load(folder).with_latency(self._latency))
             router.predict([Query.of("")])  # loads the files it refers to, or fails
             self._routers[folder] = router
         return self._routers[folder]

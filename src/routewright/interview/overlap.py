@@ -8,12 +8,12 @@ different numbers differ; with `encoder` they are that encoder's vectors.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from routewright.data.unicode import nfkc
 from routewright.prediction.encoders import Encoder
 from routewright.types import Array, Query
 
@@ -27,7 +27,7 @@ def ngrams(text: str, n: int = WORDS) -> set[tuple[str, ...]]:
     >>> sorted(ngrams("To be, or not", 3))
     [('be', 'or', 'not'), ('to', 'be', 'or')]
     """
-    plain = unicodedata.normalize("NFKC", text).casefold()
+    plain = nfkc(text).casefold()
     # Operators distinguish one sum from another, so they count as words.
     words = re.findall(r"\w+|[+\-*/=<>^%]", plain)
     if len(words) <= n:

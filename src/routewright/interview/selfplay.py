@@ -12,7 +12,6 @@ import asyncio
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
@@ -234,9 +233,9 @@ def texts(reply: str) -> list[str]:
     >>> texts('Here: ["One?", "Two?"]'), texts("1. One?")
     (['One?', 'Two?'], [])
     """
-    array = re.search(r"\[.*\]", reply, re.DOTALL)
+    start, end = reply.find("["), reply.rfind("]")
     try:
-        entries = json.loads(array[0]) if array else []
+        entries = json.loads(reply[start : end + 1]) if 0 <= start < end else []
     except (ValueError, RecursionError):
         return []
     return [entry for entry in entries if isinstance(entry, str)]

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 from routewright import prompts
 from routewright.data.journal import Journal
+from routewright.data.unicode import nfkc
 from routewright.drive import consult
 from routewright.errors import BadInput
 from routewright.experts import ledger
@@ -101,7 +101,7 @@ def normalised(tag: str) -> str:
     >>> normalised("  Word-Problems. ")
     'word problems'
     """
-    plain = unicodedata.normalize("NFKC", tag).casefold()
+    plain = nfkc(tag).casefold()
     return " ".join(re.sub(r"[\W_]+", " ", plain).split())
 
 

@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 from routewright.errors import BadInput
 from routewright.router.frontier import OperatingPoint
 
-NUMBER = r"(?P<number>\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?)"
+NUMBER = r"(?P<number>(?:\d++(?:\.\d*+)?+|\.\d++)(?:e[+-]?+\d++)?)"
 DOLLARS = re.compile(
-    rf"\$?\s*{NUMBER}\s*(?:\$|usd|us\$)?"
-    r"(?:\s*(?:/|per)\s*(?P<per>\d[\d,_]*\s*[km]?|quer(?:y|ies)|[km])\s*(?:quer(?:y|ies))?)?",
+    rf"\$?\s*+{NUMBER}\s*+(?:(?:\$|usd|us\$)\s*+)?"
+    r"(?:(?:/|per)\s*+(?P<per>\d[\d,_]*+(?:\s*+[km])?|quer(?:y|ies)|[km])\s*+(?:quer(?:y|ies))?)?",
     re.IGNORECASE,
 )
-SHARE = re.compile(rf"{NUMBER}\s*(?P<percent>%)?", re.IGNORECASE)
-OF_EXPERT = re.compile(rf"{NUMBER}\s*(?P<percent>%)?\s*of\s+(?P<expert>\S.*)", re.IGNORECASE)
+SHARE = re.compile(rf"{NUMBER}\s*+(?P<percent>%)?", re.IGNORECASE)
+OF_EXPERT = re.compile(rf"{NUMBER}\s*+(?:(?P<percent>%)\s*+)?of\s++(?P<expert>\S.*)", re.IGNORECASE)
 AT_MOST = re.compile(r"^(?:at most|≤|<=)\s*", re.IGNORECASE)
 AT_LEAST = re.compile(r"^(?:at least|≥|>=)\s*", re.IGNORECASE)
 THOUSANDS = {"k": 1e3, "m": 1e6}

@@ -40,6 +40,12 @@ def router_of(strategy: Strategy) -> Predicts | None:
     return next((router for router in routers if router is not None), None)
 
 
+def is_light(strategy: Strategy) -> bool:
+    """Whether the steps of a strategy read neither prompts nor answers, so that they need no
+    thread; a strategy says so with an attribute `light`."""
+    return bool(getattr(strategy, "light", False))
+
+
 def name_of(strategy: Strategy) -> str:
     """The name of its file, as `build` takes it; of a class elsewhere, the class's own."""
     package, _, file = type(strategy).__module__.rpartition(".")

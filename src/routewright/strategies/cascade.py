@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -19,6 +19,8 @@ class Cascade:
     is the top, and its answer is not verified. A verification that fails counts as confidence 0.
     If every rung above fails, the last answer below is returned.
     """
+
+    light: ClassVar[bool] = True
 
     ladder: tuple[str, ...]
     trust: Annotated[float, Field(ge=0, le=1)] = 0.7

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from routewright.errors import BadInput, NotAdmissible, UpstreamError
 from routewright.types import Answer, Ask, Decision, Plan, Query
@@ -18,6 +19,8 @@ class Dedicated:
     (`bad_words`, which vLLM and the provider `local` support); without `best_effort`, that is an
     error. If `expert` fails, that counts as deferring.
     """
+
+    light: ClassVar[bool] = True
 
     expert: str
     then: tuple[str, ...]

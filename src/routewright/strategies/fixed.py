@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from routewright.types import Ask, Decision, Indices, Plan, Prediction, Query
 @dataclass(frozen=True)
 class Fixed:
     """Always ask the same expert."""
+
+    light: ClassVar[bool] = True
 
     expert: str
 

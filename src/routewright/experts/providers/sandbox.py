@@ -35,7 +35,7 @@ class Sandbox:
     async def stream(self, call: Call) -> AsyncGenerator[Delta | Answer, None]:
         answer = await self.ask(call)
         name = call.expert.name
-        for word in re.findall(r"\s*\S+", answer.text):
+        for word in re.findall(r"\s*+\S+|\s+", answer.text):
             yield Delta(name, word, {"content": word})
         yield Delta(name, "", {}, answer.finish_reason)
         yield answer

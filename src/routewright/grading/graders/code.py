@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -27,7 +26,7 @@ from routewright.types import Query
 
 SECONDS, MEGABYTES = 10, 512  # of processor time; of memory
 RUNNER = Path(__file__).with_name("_run_code.py")
-FENCE = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
+FENCE = "```"
 
 
 @dataclass(frozen=True)
@@ -66,13 +65,28 @@ class Code:
         tests = [tests] if isinstance(tests, str) else [str(test) for test in tests]
         if not tests:
             return ungraded("no tests")
-        code = "\n\n".join(FENCE.findall(answer)) or answer
+        code = "\n\n".join(fenced(answer)) or answer
         setup = str(item.facts.get("setup") or "")
         outcome = run(code, tests, self.seconds, setup=setup)
         if outcome.get("note"):
             return ungraded(outcome["note"])
         wrong = outcome.get("error") or next(filter(None, outcome["tests"]), None)
         return Grade(1.0) if wrong is None else Grade(0.0, str(wrong)[:200])
+
+
+def fenced(text: str) -> list[str]:
+    """The contents of code fences; the last one may be open.
+
+    >>> fenced("Try ```python\\nx = 1\\n``` or ```\\ny = 2")
+    ['x = 1\\n', 'y = 2']
+    """
+    contents = []
+    opening = text.find(FENCE)
+    while opening >= 0 and (line_end := text.find("\n", opening)) >= 0:
+        closing = text.find(FENCE, line_end)
+        contents.append(text[line_end + 1 : closing if closing >= 0 else len(text)])
+        opening = text.find(FENCE, closing + len(FENCE)) if closing >= 0 else -1
+    return contents
 
 
 def run(

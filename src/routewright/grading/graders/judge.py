@@ -29,7 +29,9 @@ What counts: {rubric}
 Think it over in a few sentences. Then end with a line of its own, "Rating: N", where N is a whole \
 number from 1 (useless) to 10 (as good as can be).
 """
-RATING = re.compile(r"^\W*rating\W*?(\d+)(?:\s*/\s*10)?\W*$", re.IGNORECASE | re.MULTILINE)
+RATING = re.compile(
+    r"^[^\w\n]*+rating\W*+(\d{1,9}+)(?:\s*+/\s*+10)?+[^\w\n]*+$", re.IGNORECASE | re.MULTILINE
+)
 MAX_TOKENS = 512  # of a verdict
 
 

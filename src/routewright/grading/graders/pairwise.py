@@ -32,7 +32,7 @@ What counts: {rubric}
 Think it over in a few sentences. Then end with a line of its own: "Better: 1", "Better: 2", or \
 "Better: neither".
 """
-VERDICT = re.compile(r"^\W*better\W*?(1|2|neither)\W*$", re.IGNORECASE | re.MULTILINE)
+VERDICT = re.compile(r"^[^\w\n]*+better\W*+(1|2|neither)[^\w\n]*+$", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -92,4 +92,5 @@ def parse_preference(text: str) -> float | None:
     (0.5, None)
     """
     verdicts = VERDICT.findall(text)
-    return {"1": 1.0, "2": 0.0, "neither": 0.5}[verdicts[-1].lower()] if verdicts else None
+    preferences = {"1": 1.0, "2": 0.0, "neither": 0.5}
+    return preferences.get(verdicts[-1].lower()) if verdicts else None

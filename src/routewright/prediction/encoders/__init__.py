@@ -14,7 +14,10 @@ from routewright.types import Array, Query
 
 
 class Encoder(Protocol):
-    """Turns queries into vectors; learns from texts alone, never from scores."""
+    """Turns queries into vectors; learns from texts alone, never from scores.
+
+    It reads `query.excerpt`, which is bounded, where `query.text` is not.
+    """
 
     @property
     def blocks(self) -> Mapping[str, slice]: ...

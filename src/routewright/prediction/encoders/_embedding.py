@@ -41,7 +41,7 @@ class Embedding:
     def encode(self, queries: Sequence[Query]) -> Array:
         embed = self._loaded()
         # One text at a time, because padding would make a vector depend on its neighbours.
-        vectors = [np.asarray(embed(query.text)) for query in queries]
+        vectors = [np.asarray(embed(query.excerpt)) for query in queries]
         if wrong := [vector.size for vector in vectors if vector.size != self.width]:
             raise BadInput(
                 f"the model at '{self.source}' gives vectors of {wrong[0]} numbers, and the router"

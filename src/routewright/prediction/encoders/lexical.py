@@ -53,7 +53,7 @@ class Lexical:
         from scipy.sparse import csr_matrix
         from sklearn.decomposition import TruncatedSVD
 
-        grams = [self._grams(query.text) for query in queries]
+        grams = [self._grams(query.excerpt) for query in queries]
         self._choose_features(grams)
         rows = [self._weigh(*gram) for gram in grams]
         starts = np.cumsum([0, *(len(slot) for slot, _ in rows)])
@@ -74,7 +74,7 @@ class Lexical:
     def encode(self, queries: Sequence[Query]) -> Array:
         vectors = np.zeros((len(queries), self.basis.shape[1]))
         for row, query in zip(vectors, queries, strict=True):
-            slots, weights = self._weigh(*self._grams(query.text))
+            slots, weights = self._weigh(*self._grams(query.excerpt))
             row[:] = weights @ self.basis.take(slots, axis=0)
         return vectors
 

@@ -52,13 +52,13 @@ class Surface:
         return {"surface": slice(0, len(NAMES))}
 
     def fit(self, queries: Sequence[Query], *, seed: int = 0) -> Self:
-        raw = np.array([features(query.text, self.version) for query in queries])
+        raw = np.array([features(query.excerpt, self.version) for query in queries])
         self.mean = raw.mean(axis=0)
         self.deviation = raw.std(axis=0) + LEAST_DEVIATION
         return self
 
     def encode(self, queries: Sequence[Query]) -> Array:
-        rows = [features(query.text, self.version) for query in queries]
+        rows = [features(query.excerpt, self.version) for query in queries]
         raw = np.array(rows).reshape(-1, len(NAMES))
         return np.asarray(((raw - self.mean) / self.deviation).clip(-CLIP, CLIP))
 

@@ -76,7 +76,7 @@ def inputs(predictor: Predictor, x: Array, queries: Sequence[Query]) -> Any:
     """What a predictor reads: the vectors, or for one with `reads_text` the texts (n,)."""
     if not getattr(predictor, "reads_text", False):
         return x
-    return np.array([query.text for query in queries], dtype=object)
+    return np.array([query.excerpt for query in queries], dtype=object)
 
 
 def in_batches(believe: Callable[[Array], Belief], x: Array, size: int, experts: int) -> Belief:

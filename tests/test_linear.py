@@ -48,6 +48,16 @@ MOST_TEXTS = 1_500  # of one pattern
 SKIPPED = {"routewright.sandbox.train", "routewright.dedicated.network"}  # need torch
 # Functions whose pattern is made from what they are given, with patterns as they make them.
 BUILT = {
+    "routewright.answers.claims._phrase": [
+        r"(?<![\w\u2212])(?<!\d\.)berlin wall(?:e?s)?(?![\w%]|\.\d)",
+        r"(?<![\w\u2212])mitochondri(?:ons?|a)(?![\w%]|\.\d)",
+        r"(?<![\w\u2212])e[ +.-]{0,3}204(?![\w%]|\.\d)",
+    ],
+    "routewright.grading.graders.match._other_name": [r"\w [A-Z]\w+ Adams|^[A-Z]\w+ Adams"],
+    "routewright.grading.graders.match._joined": [
+        r',? (?:or|oder|ou) ["\u201c]?(?:NYC|New York)\b["\u201d]?'
+    ],
+    "routewright.cli.prices._point": [r"(?m)^version:[^\r\n]*"],
     "routewright.prompts._fill": [r"\{(context|question|answer)\}"],
     "routewright.sandbox.model.__init__": [r" ?(?<![a-z])(add|and|sum)(?![a-z])|([0-9]+)|(.)"],
 }

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 LONGEST = 20_000  # characters at either end of an answer that are read
 SHORT = 12  # words of a part in bold that may be a result
+LONG = 25  # words from which a question may hold the text that answers it
 BARE = 4  # words of a first phrase that is an answer by itself
 
 
@@ -181,7 +182,8 @@ def _bold(sentences: Sequence[str], question: str) -> Iterator[Claim]:
             heading = part.rstrip().endswith(":") or _HEADING.match(part)
             words = normal(part)
             stems = {word[:5] for word in words.split()}
-            repeated = stems <= {w[:5] for w in question.split()} and " or " not in question
+            asked = question.split()
+            repeated = stems <= {w[:5] for w in asked} and "or" not in asked and len(asked) < LONG
             if heading or not words or len(part.split()) > SHORT or repeated:
                 continue
             marker = _LISTED.match(sentence)

@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute
 from starlette.schemas import BaseSchemaGenerator
 
 from routewright import __version__
-from routewright.gateway.body import MAX_METADATA, Limits
+from routewright.gateway.body import MAX_MESSAGES, MAX_METADATA, MAX_TOKENS, Limits, Name
 from routewright.gateway.feedback import Score
 
 JSON, EVENTS, TEXT = "application/json", "text/event-stream", "text/plain"
@@ -89,7 +89,7 @@ class Metadata(Open):
     model_config = ConfigDict(extra="allow", json_schema_extra={"maxProperties": MAX_METADATA})
 
 
-Tokens = Annotated[int, Field(ge=1)]
+Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 
 
 class ChatBody(Open):
@@ -98,8 +98,8 @@ class ChatBody(Open):
     Limits stand in `routewright` or in `metadata`: at the top level they are refused.
     """
 
-    messages: Annotated[list[RequestMessage], Field(min_length=1)]
-    model: str | None = Field(None, description="A policy, an expert or `auto`.")
+    messages: Annotated[list[RequestMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    model: Name | None = Field(None, description="A policy, an expert or `auto`.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from routewright.answers.claims import Claim, claims, normal, sentences_of, states, times_in
+from routewright.answers.claims import LONG, Claim, claims, normal, sentences_of, states, times_in
 from routewright.data.queries import Item
 from routewright.grading.graders import Example, Grade, ungraded
 from routewright.grading.graders.numeric import Numeric, is_number
@@ -93,7 +93,8 @@ def _claimed(claim: Claim, reference: str, answer: str, question: str) -> bool:
         return True
     if _same_words(claim, reference, question) or _lists_all(answer, reference):
         return True
-    if claim.text == sentence and f" {normal(reference)} " in f" {normal(question)} ":
+    is_echo = f" {normal(reference)} " in f" {normal(question)} " and len(question.split()) < LONG
+    if claim.text == sentence and is_echo:
         sentence = re.split(r"\b(?:is|are|was|were|ist|est|es)\b|[:=]", sentence, maxsplit=1)[-1]
         return states(sentence, reference)
     name = _NAME.fullmatch(reference.strip()) if _WHO.search(question) else None
@@ -159,7 +160,7 @@ def _polarity(text: str) -> str | None:
 def _implied(answer: str, question: str) -> str | None:
     """What a sentence that repeats the question's words implies: "91 is not prime" is a no."""
     asked = _stems(question)
-    for sentence in sentences_of(answer):
+    for sentence in reversed(sentences_of(answer)):
         stems = _stems(sentence)
         share = 2 * len(asked & stems) >= min(len(asked), len(stems)) > 0
         if share and sentence.endswith((".", "!")):
@@ -168,7 +169,7 @@ def _implied(answer: str, question: str) -> str | None:
 
 
 def _stems(text: str) -> set[str]:
-    return {word[:5] for word in normal(text).split() if len(word) > 3}
+    return {word[:5] for word in normal(text).split() if len(word) > 2}
 
 
 def _opposite(word: str) -> str:

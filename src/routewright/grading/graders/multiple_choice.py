@@ -20,7 +20,7 @@ _UNDECIDED = re.compile(
     r"[(\[]?[A-Z][)\].,;]*(?:\s|$)(?!.*\b(?:but|it is|it[\'\u2019]s)\b)"
     r"|\b[A-Z][)\].]?\s+(?:or|and/or)\s+(?:option\s+)?[(\[]?[A-Z]\b"
 )
-_INLINE = re.compile(r"(?:^|(?<=\s))\(?([A-Z])[).:] ")
+_INLINE = re.compile(r"(?:^|(?<=\s))\(?([A-Za-z]|[1-9])[).:] ")
 _LONE = re.compile(  # a lone A or I may be a word
     r"(?<!not )(?<![\w'\u2019])([B-HJ-Z]|[AI](?=\W*$|[).:]))(?![\w'\u2019])"
 )
@@ -52,6 +52,7 @@ class MultipleChoice:
             return ungraded(
                 "the reference is none of the options" if item.references else "no reference"
             )
+        answer = _with_letters(answer, item.query.text)
         if _is_undecided(answer):
             return Grade(0.0, "negates an option, or names several")
         for claim in reversed(claims(answer)):
@@ -81,17 +82,45 @@ def options_of(item: Item) -> list[str]:
 def _in_one_line(question: str) -> list[str]:
     """The options of a question that lists them in one line: "Which? A) Rust B) HTTP"."""
     marks = list(_INLINE.finditer(question))
-    start = max((i for i, mark in enumerate(marks) if mark[1] == "A"), default=len(marks))
-    run = [mark for i, mark in enumerate(marks[start:]) if mark[1] == string.ascii_uppercase[i]]
+    start = max((i for i, mark in enumerate(marks) if mark[1] in ("A", "a", "1")), default=-1)
+    if start < 0:
+        return []
+    first = marks[start][1]
+    names = (
+        [str(n) for n in range(1, 27)] if first == "1" else [chr(ord(first) + n) for n in range(26)]
+    )
+    run = [mark for mark, name in zip(marks[start:], names, strict=False) if mark[1] == name]
     ends = [*(mark.start() for mark in run[1:]), len(question)]
     options = [question[mark.end() : end].strip() for mark, end in zip(run, ends, strict=False)]
     return options if len(options) > 1 else []
+
+
+def _with_letters(answer: str, question: str) -> str:
+    """The answer with capital letters for the marks of options that are small letters or numbers,
+    as in "(b)" and "2)"."""
+    if _SMALL.search(question):
+        answer = re.sub(r"\(([a-j])\)|\b([a-j])\)", lambda m: f"({(m[1] or m[2]).upper()})", answer)
+    if _DIGIT.search(question):
+        answer = re.sub(
+            r"^(\W{0,4})([1-9])(?=[).:]|\s*$)|(?<=option )([1-9])\b",
+            lambda m: f"{m[1] or ''}{string.ascii_uppercase[int(m[2] or m[3]) - 1]}",
+            answer,
+        )
+    return answer
+
+
+_SMALL = re.compile(r"(?:^|(?<=\s))\(?a[).:] ")
+_DIGIT = re.compile(r"(?:^|(?<=\s))\(?1[).:] ")
 
 
 def right_options(item: Item) -> set[str]:
     """The letters of the options that the reference names; empty if it names none."""
     choices = options_of(item)
     references = item.reference if isinstance(item.reference, list | tuple) else [item.reference]
+    if not item.facts.get("choices"):
+        references = [
+            _with_letters(r, item.query.text) if isinstance(r, str) else r for r in references
+        ]
     letters = [_reference(reference, choices) for reference in references]
     return {letter for letter in letters if letter is not None}
 

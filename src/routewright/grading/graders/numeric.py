@@ -134,6 +134,13 @@ def results(answer: str, question: str) -> list[Number]:
         sentences = [s for s in sentences_of(spoken(answer)) if not s.startswith("If ")]
         return [*next(filter(None, (_stated(s, given) for s in reversed(sentences))), [])]
     stated = [_stated(part.text, given) for part in parts]
+    for i, part in enumerate(parts):
+        if part.text != part.sentence:  # "**80** or **443**" asserts neither
+            asserted = {number.value for number in _asserted(_dotted(with_digits(part.sentence)))}
+            stated[i] = [number for number in stated[i] if number.value in asserted]
+    if not any(stated):
+        last = (_stated(s, given) for s in reversed(sentences_of(spoken(answer))))
+        return [] if marked else [*next(filter(None, last), [])]
     if parts and parts[0].text != parts[0].sentence:  # bold, or a first phrase: the last one counts
         return [*next(filter(None, reversed(stated)), [])]
     return [number for part in stated for number in (part[:1] if marked else part)]

@@ -408,6 +408,9 @@ def _frame(path: Path) -> pl.DataFrame:
 def _jsonl(path: Path, lines: Sequence[Line]) -> pl.DataFrame:
     """The lines as a frame; the columns of queries are empty, because in a column of messages
     Polars would give every message the fields of every other."""
+    for place, cells in lines:
+        if odd := [column for column in cells if rows.whole(column) != column]:
+            raise BadTable(f"{place}: the name {odd[0][:60]!r} is not text")
     others = ({**cells, **dict.fromkeys(rows.COLUMNS)} for _, cells in lines)
     text = "\n".join(json.dumps(cells, ensure_ascii=False) for cells in others)
     frame = pl.read_ndjson(text.encode("utf-8", "replace"), infer_schema_length=None)
@@ -514,7 +517,7 @@ def _typed(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
     try:
         frame = frame.with_columns(pl.col(cells).cast(pl.Float64).fill_nan(None))
     except pl.exceptions.PolarsError as error:
-        first = str(error).splitlines()[0]
+        first = str(error).splitlines()[0][:200]
         raise BadTable(f"'{path}': scores and costs must be numbers: {first}") from error
     for column in cells:
         _check_range(frame, column, path)
@@ -669,7 +672,11 @@ def _stems(frame: pl.DataFrame, queries: Sequence[Query]) -> tuple[str, ...]:
     """The group of each row: its `stem_sha` or a hash of its text. Ids do not identify a question,
     because one that was asked twice has two."""
     if "stem_sha" in frame.columns:
-        return tuple(frame["stem_sha"].cast(pl.String).fill_null("").to_list())
+        try:
+            return tuple(frame["stem_sha"].cast(pl.String).fill_null("").to_list())
+        except pl.exceptions.PolarsError as error:
+            kind = frame["stem_sha"].dtype
+            raise BadTable(f"the column stem_sha must be text, not {kind}") from error
     return tuple(_hash(query.full_text).hex() for query in queries)
 
 

@@ -188,6 +188,9 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         try:
+            names = list(reader.fieldnames or ())
+            if twice := [name for n, name in enumerate(names) if name and name in names[:n]]:
+                raise BadTable(f"'{path}' has two columns called '{twice[0][:60]}'")
             for row in reader:
                 place = f"'{path}' line {reader.line_num}"
                 if None in row:

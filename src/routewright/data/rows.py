@@ -224,7 +224,7 @@ def _data_class(value: Any, place: str, default: DataClass) -> DataClass:
         if value == data_class:
             return data_class
     choices = ", ".join(DATA_CLASSES)
-    raise BadTable(f"{place}: data class '{value}' is unknown: choose {choices}")
+    raise BadTable(f"{place}: data class '{str(value)[:60]}' is unknown: choose {choices}")
 
 
 def _name(cells: Mapping[str, Any], column: str, place: str) -> str | None:

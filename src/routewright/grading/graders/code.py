@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from routewright.grading.graders import Example, Grade, ungraded
 from routewright.types import Query
 
 SECONDS, MEGABYTES = 10, 512  # of processor time; of memory
+DISK, MOST_FILES = 64 << 20, 1000  # bytes and files that the code may leave at any time
+PAUSE = 0.25  # seconds between two looks at the folder
 RUNNER = Path(__file__).with_name("_run_code.py")
 FENCE = "```"
 
@@ -35,13 +38,15 @@ class Code:
 
     All must pass. Of an answer with code fences those count, else the whole answer. `setup` of the
     item runs before the code. The answer runs in a process of its own with 10 s of processor time
-    (`code=SECONDS`), 512 MB and an empty folder; the tests run in another process, so an answer can
-    neither see them nor write its own grade. On Linux with Landlock and user namespaces it can read
-    only Python's files, write only its folder, start no program and reach no network; without
-    them a hook inside Python refuses these, which stops mistakes and not malice: then run code
-    that you do not trust in a container. Tests that derive classes from the answer's cannot be
-    run so: such answers are not graded. The grader must be named on the command line to run at all.
-    Linux and macOS only.
+    (`code=SECONDS`), 512 MB and an empty folder for 64 MB; the tests run in another process, so an
+    answer can neither see them nor write its own grade. On Linux, seccomp (x86-64, arm64) lets it
+    start no process, signal none and open no socket, and Landlock (Linux 5.13) lets it read only
+    Python's files and write only its folder; user namespaces, where they are allowed, give it no
+    network and no view of other processes. What a system lacks of these, a hook inside Python
+    refuses, which stops mistakes and not malice: then run code that you do not trust in a
+    container. Tests that derive classes from the answer's, or measure its objects with a number,
+    cannot be run so: such answers are not graded. The grader must be named on the command line to
+    run at all. Linux and macOS only.
     """
 
     seconds: PositiveInt = SECONDS
@@ -104,30 +109,74 @@ def run(
         "seconds": seconds,
         "megabytes": MEGABYTES,
     }
-    with tempfile.TemporaryDirectory(prefix="routewright-code-") as folder:
-        process = subprocess.Popen(
-            [*_apart(), sys.executable, "-I", str(RUNNER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=folder,
-            env={"PATH": "/usr/bin:/bin", "HOME": folder, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-        )
-        try:
-            out, _ = process.communicate(json.dumps(task).encode(), timeout=4 * seconds + 5)
-        except subprocess.TimeoutExpired:
-            return {"error": f"still ran after {4 * seconds + 5} s", "tests": []}
-        finally:
-            with suppress(ProcessLookupError):  # whatever the code left running ends with it
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    folder = tempfile.mkdtemp(prefix="routewright-code-")
+    process = subprocess.Popen(
+        [*_apart(), sys.executable, "-I", str(RUNNER)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin", "HOME": folder, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+    try:
+        out = _output(process, json.dumps(task).encode(), 4 * seconds + 5, folder)
+    except _Stopped as stopped:
+        return {"error": str(stopped), "tests": []}
+    finally:
+        with suppress(ProcessLookupError):  # whatever the code left running ends with it
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        _remove(folder)
     if out.strip():
         outcome: Mapping[str, Any] = json.loads(out)
         return outcome
     if process.returncode == -signal.SIGXCPU or process.returncode == 128 + signal.SIGXCPU:
         return {"error": f"took more than {seconds} s", "tests": []}
     return {"error": f"ended early (exit code {process.returncode})", "tests": []}
+
+
+class _Stopped(Exception):
+    """The process was stopped; the message says why."""
+
+
+def _output(process: subprocess.Popen[bytes], task: bytes, seconds: int, folder: str) -> bytes:
+    """What the process prints. Raises _Stopped if it takes too long, or fills the disk."""
+    deadline, unsent = time.monotonic() + seconds, task
+    while True:
+        try:
+            return process.communicate(unsent, timeout=PAUSE)[0]
+        except subprocess.TimeoutExpired:
+            unsent = b""  # `communicate` remembers what it has to send
+            if time.monotonic() > deadline:
+                raise _Stopped(f"still ran after {seconds} s") from None
+        if _is_full(folder):
+            raise _Stopped(f"wrote more than {DISK >> 20} MB or {MOST_FILES} files")
+
+
+def _is_full(folder: str) -> bool:
+    """Whether a folder holds more than DISK bytes or MOST_FILES files."""
+    size = count = 0
+    folders = [folder]
+    while folders and count <= MOST_FILES and size <= DISK:
+        with suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                count += 1
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                size += 512 * entry.stat(follow_symlinks=False).st_blocks
+                if count > MOST_FILES:
+                    break
+    return count > MOST_FILES or size > DISK
+
+
+def _remove(folder: str) -> None:
+    """Deletes a folder, even one that is nested too deeply for Python or that forbids reading."""
+    with suppress(RecursionError):
+        shutil.rmtree(folder, ignore_errors=True)
+    if os.path.lexists(folder):
+        for command in (("chmod", "-R", "u+rwx"), ("rm", "-rf")):
+            subprocess.run([*command, folder], capture_output=True)
 
 
 @cache

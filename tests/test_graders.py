@@ -18,6 +18,7 @@ import pytest
 from routewright.data.queries import Item
 from routewright.errors import BadInput, NotAdmissible
 from routewright.grading.graders import Graders, build
+from routewright.grading.graders import code as code_grader
 from routewright.types import Answer, Query
 
 
@@ -201,6 +202,13 @@ FORGERIES = {
                     return 1
                 frame = frame.f_back
             return 2""",
+    "its object is told the right number when it is measured": """
+        class Near:
+            def __sub__(self, other): return 0.0
+            __rsub__ = __abs__ = __sub__
+            def __lt__(self, other): return True
+            __le__ = __gt__ = __ge__ = __lt__
+        def f(): return Near()""",
     "it rewrites the tests' own function": """
         def f(check=None):
             try:
@@ -215,6 +223,9 @@ FORGERIES = {
 def test_an_answer_cannot_write_its_own_grade(code):
     tests = ["f() == 1 or f(lambda: 1)", "assert f() == 1 or 1 == len(f())"]
     assert run(textwrap.dedent(code), tests).score == 0
+    near = ["assert abs(f() - 1) < 1e-6", "assert abs(1 - f()) < 1e-6", "assert 1 <= f() <= 1"]
+    for test in near:
+        assert not run(textwrap.dedent(code), [test]).score > 0
 
 
 def test_an_answer_reads_and_writes_no_file_outside_its_folder(tmp_path: Path):
@@ -247,6 +258,64 @@ def test_an_answer_starts_no_program_by_any_door(tmp_path: Path):
     def f(): return 1"""
     run(textwrap.dedent(code))
     assert not started.exists()
+
+
+DOORS = {
+    "a process by fork": """
+        import _posixsubprocess, os
+        r, w = os.pipe()
+        arguments = [b"/x"], [b"/x"], True, (), None, None, -1, -1, -1, -1, -1, -1, r, w
+        identity = 0, None, None, None, -1
+        _posixsubprocess.fork_exec(*arguments, False, False, *identity, print, True)""",
+    "a session of its own, in which it lives on": "import os\nos.setsid()",
+    "a signal to the process that tests it": """
+        import os, signal
+        signal.pidfd_send_signal(os.pidfd_open(os.getppid()), 9)""",
+    "a socket behind Python's": """
+        import _socket
+        class Socket(_socket.socket):
+            pass
+        Socket(_socket.AF_INET, _socket.SOCK_DGRAM)""",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="seccomp is a part of Linux")
+@pytest.mark.parametrize("namespaces", [True, False])
+@pytest.mark.parametrize("code", DOORS.values(), ids=DOORS)
+def test_doors_that_python_does_not_watch_are_shut(code, namespaces, monkeypatch):
+    """With user namespaces and without, as in most containers."""
+    if not namespaces:
+        monkeypatch.setattr(code_grader, "_apart", lambda: ())
+    grade = run(f"{textwrap.dedent(code)}\ndef f(): return 1")
+    assert grade.score == 0
+    assert "not permitted" in grade.why or "not allowed" in grade.why
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "for n in range(10**6):\n    open(str(n), 'w').write('x' * 10**6)",
+        "import os\nwhile True:\n    os.mkdir('x')\n    os.chdir('x')",
+        "import os\nos.mkdir('x')\nopen('x/y', 'w')\nos.chmod('x', 0)\nwhile True: pass",
+    ],
+)
+def test_an_answer_cannot_fill_the_disk_and_leaves_nothing_there(code, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    grade = run(code, name="code=1")
+    assert grade.score == 0
+    assert re.search("wrote more than 64 MB|took more than|OSError|still ran", grade.why)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_answer_may_use_threads_and_numpy():
+    code = """
+    from concurrent.futures import ThreadPoolExecutor
+    import numpy
+    def f():
+        with ThreadPoolExecutor(2) as pool:
+            return sum(pool.map(lambda n: int(numpy.ones(n).sum()), [1]))"""
+    grade = run(textwrap.dedent(code))
+    assert (grade.score, grade.why) == (1, "")
 
 
 def confined() -> bool:

@@ -1,7 +1,7 @@
 """A trained router: encoder, predictor, cost model and frontier, saved as a plain folder.
 
 `router.json` holds everything that a person may want to read, `router.safetensors` the arrays.
-There is no pickle in it, so a router from someone else is safe to load.
+There is no pickle in it, and `load` checks everything: a router from someone else is safe to load.
 """
 
 from __future__ import annotations
@@ -273,7 +273,10 @@ class Router:
 
     @classmethod
     def load(cls, folder: Path | str) -> Self:
-        """Reads a folder; raises BadRouter if it is missing, no router, damaged or too new."""
+        """Reads a folder. Raises BadRouter if it is missing, no router, damaged or too new.
+
+        Everything in it is checked, so that a router of a stranger works or is refused here.
+        """
         path = Path(folder)
         described, arrays = _read(path)
         if described.get("format") != FORMAT:

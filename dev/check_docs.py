@@ -2,7 +2,8 @@
 
 Between `<!-- generated: NAME -->` and `<!-- end -->` stands what the function of that name
 prints. `python dev/check_docs.py` says which are stale, `--write` mends them. It also checks
-that every relative link in the documents leads somewhere, and that every module has its level.
+that every relative link in the documents leads somewhere, that every test that they name exists,
+that every promise in docs/security.md names one, and that every module has its level.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import doctest
 import inspect
 import re
 import sys
+from functools import cache
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
@@ -28,6 +30,8 @@ ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 DIRECTIVE = re.compile(r" *# doctest: .*")
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:|#|mailto:)([^)#\s]+)")
+TEST = re.compile(r"`(test_\w+\.py)::(\w+)`")
+PROMISES = re.compile(r"^\|.*\| test \|\n\|[-|]+\|\n((?:\|.*\|\n)+)", re.MULTILINE)
 
 
 PAGES = {  # of commands whose page has another name
@@ -199,8 +203,43 @@ def _signature(value: Any) -> str:
     return re.sub(r"=<.*?>(?=[,)])(?: at \w+>)?", "=…", text.replace("<lambda>", ""))
 
 
-PARTS = (api, commands, strategies, encoders, predictors, graders, rewards, metrics)
+def upstream_faults() -> str:
+    """What a client sees, and what is billed, when an upstream fails; see tests/faults.py."""
+    rows = [f"| {f.happens} | {f.client} | {f.billed} |" for f in _faults().UPSTREAM]
+    return "| an upstream: | the client sees | billed |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def other_faults() -> str:
+    rows = [f"| {f.happens} | {f.client} | {f.billed} | `{f.test}` |" for f in _faults().OTHERS]
+    heading = "| fault | what follows | billed | test |\n|---|---|---|---|\n"
+    return heading + "\n".join(rows) + "\n"
+
+
+def _faults() -> Any:
+    sys.path.insert(0, str(ROOT / "tests"))
+    return import_module("faults")
+
+
+FAULTS = (upstream_faults, other_faults)
+PARTS = (api, commands, strategies, encoders, predictors, graders, rewards, metrics, *FAULTS)
 GENERATORS = {f.__name__: f for f in PARTS}
+
+
+def _untested(text: str) -> list[str]:
+    """Tests that a document names and that do not exist, and rows of promises without a test."""
+    absent = [
+        f"there is no test {file}::{name}"
+        for file, name in TEST.findall(text)
+        if not re.search(rf"^(async )?def {name}\(", _source(file), re.MULTILINE)
+    ]
+    rows = [row for table in PROMISES.findall(text) for row in table.splitlines()]
+    return absent + [f"no test is named in: {row}" for row in rows if not TEST.search(row)]
+
+
+@cache
+def _source(file: str) -> str:
+    path = ROOT / "tests" / file
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def _without_level() -> list[str]:
@@ -223,7 +262,8 @@ def _without_level() -> list[str]:
 
 def main() -> int:
     write, problems = "--write" in sys.argv[1:], []
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+    pages = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    for path in pages:
         text = path.read_text(encoding="utf-8")
         fresh = BLOCK.sub(lambda m: m[1] + GENERATORS[m[2]]() + m[3], text)
         if fresh != text and write:
@@ -233,6 +273,7 @@ def main() -> int:
         for target in LINK.findall(text):
             if not (path.parent / target).exists():
                 problems.append(f"{path.relative_to(ROOT)}: the link to {target} leads nowhere")
+        problems += [f"{path.relative_to(ROOT)}: {problem}" for problem in _untested(fresh)]
     problems += _without_level()
     print("\n".join(problems) or "docs are in sync")
     return 1 if problems else 0

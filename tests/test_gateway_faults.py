@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import openai
 import pytest
 
+import faults
 from test_gateway import create, pieces, raw, served
 from upstream import (
     Upstream,
@@ -280,3 +281,56 @@ def test_an_expert_that_defers_is_well():
         policies={"default": policy},
     )
     assert (small.requests, large.requests) == (12, 12)
+
+
+# --- the table of faults -------------------------------------------------------------------
+
+
+def trial(fault, stream):
+    """A request that only the faulty expert may answer, one that another may, and one after."""
+    small, large = Upstream(faults=[fault.inject] * 2), Upstream(says="from large")
+    fixed = {"strategy": "fixed", "options": {"expert": "small"}}
+    policies = {"alone": fixed, "backed": {**fixed, "fallback": ["large"]}}
+    body = {"messages": asked(), "stream": stream}
+
+    async def work(client):
+        url = f"{client.base_url}chat/completions"
+        names = ("alone", "backed", "alone")
+        return [await client._client.post(url, json={**body, "model": name}) for name in names]
+
+    traits = ({"retries": 0, "timeout": 60, **fault.traits},)
+    return served(work, small, large, traits=traits, policies=policies)
+
+
+def outcome(reply, stream):
+    """The text of a reply, and its error; either may be None."""
+    if not stream or reply.status_code != 200:
+        body = reply.json()
+        texts = [choice["message"]["content"] for choice in body.get("choices", [])]
+        return (texts or [None])[0], body.get("error")
+    lines = [line for line in reply.text.split("\n") if line.startswith("data: ")]
+    events = [line.removeprefix("data: ") for line in lines]
+    chunks = [json.loads(event) for event in events if event != "[DONE]"]
+    error = next((chunk["error"] for chunk in chunks if "error" in chunk), None)
+    assert (error is None) == (events[-1] == "[DONE]")
+    choices = [choice for chunk in chunks for choice in chunk.get("choices", [])]
+    return "".join(choice["delta"].get("content") or "" for choice in choices), error
+
+
+FAULTS = pytest.mark.parametrize("fault", faults.UPSTREAM, ids=lambda fault: fault.happens)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@FAULTS
+def test_a_fault_has_the_consequences_of_the_table(fault, stream):
+    alone, backed, after = trial(fault, stream)
+    broken = stream and fault.in_answer
+    assert alone.status_code == (200 if broken else fault.status)
+    assert ("retry-after" in alone.headers) == ("Retry-After" in fault.client)
+    text, error = outcome(alone, stream)
+    assert error["message"]
+    assert text == ("half" if broken else None)
+    text, error = outcome(backed, stream)
+    assert text == ("half" if broken else "from large")
+    assert (error is None) != broken
+    assert outcome(after, stream) == ("hello there", None)

@@ -28,6 +28,8 @@ check: $(VENV)/.installed-dev
 	$(BIN)/python dev/check_docs.py
 	$(BIN)/python dev/check_api.py
 	$(BIN)/python dev/run_docs.py
+	$(BIN)/python dev/lock.py --check $(DEV_EXTRAS)
+	$(BIN)/python dev/audit.py
 	$(BIN)/python dev/count_lines.py
 
 format: $(VENV)/.installed-dev
@@ -42,6 +44,15 @@ api: $(VENV)/.installed-dev  ## accept the public API as it is now: dev/api.json
 
 tutorial: $(VENV)/.installed-dev  ## run docs/tutorials/from-zero.md, and check its figures
 	$(BIN)/python dev/run_tutorial.py
+
+lock: $(VENV)/.installed-dev  ## upgrade the development environment, and pin it: dev/constraints.txt
+	$(BIN)/python dev/lock.py $(DEV_EXTRAS)
+
+sbom: $(VENV)/.installed-dev  ## write sbom.json: what `pip install routewright` brings (CycloneDX)
+	$(PYTHON) -m venv --clear build/runtime
+	build/runtime/bin/python -m pip install --quiet --constraint dev/constraints.txt .
+	build/runtime/bin/python -m pip uninstall --quiet --yes pip setuptools
+	$(BIN)/cyclonedx-py environment build/runtime --pyproject pyproject.toml --output-reproducible --output-file sbom.json
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench

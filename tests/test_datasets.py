@@ -463,3 +463,112 @@ def test_half_a_table_keeps_its_unknown_cells(tmp_path: Path):
     frame = formats.find("llmrouter")(path)
     assert frame["score::large"].to_list() == [None, 1.0]
     assert frame.schema["score::small"] == pl.Float64
+
+
+# --- rows that belong together, and those that do not ----------------------------------------
+
+
+def log_of(folder: Path, model: str, documents: list[dict], **other) -> Path:
+    """A log of lm-evaluation: `documents` in this order; odd ones are right."""
+    return lines(
+        folder / model / "samples_sums_2025-01-31T10-00-00.123.jsonl",
+        [
+            {
+                "doc_id": position,
+                "doc": document,
+                "arguments": {"gen_args_0": {"arg_0": f"<{model}> {document['q']}"}},
+                "filtered_resps": [document["a"]],
+                "exact_match": float(document["n"] % 2),
+                **({"doc_hash": f"hash-of-{document['n']}"} if other.get("hashes") else {}),
+            }
+            for position, document in enumerate(documents)
+        ],
+    )
+
+
+DOCUMENTS = [{"n": n, "q": f"What is {n} + {n}?", "a": str(2 * n)} for n in range(6)]
+
+
+@pytest.mark.parametrize("order", [DOCUMENTS, DOCUMENTS[::-1], DOCUMENTS[2:], DOCUMENTS[:1] * 2])
+def test_logs_are_joined_by_document_whatever_its_position_and_template(tmp_path: Path, order):
+    out = tmp_path / "o.parquet"
+    logs = [
+        log_of(tmp_path, "a", DOCUMENTS, hashes=True),
+        log_of(tmp_path, "b", order, hashes=True),
+    ]
+    run("lm_eval", *logs, "--out", out)
+    both = pl.read_parquet(out).drop_nulls(["score::a", "score::b"])
+    assert len(both) == len({document["n"] for document in order})
+    assert both["score::a"].to_list() == both["score::b"].to_list()
+
+
+def test_logs_without_hashes_are_refused_where_their_documents_differ(tmp_path: Path):
+    out = tmp_path / "o.parquet"
+    logs = [log_of(tmp_path, "a", DOCUMENTS), log_of(tmp_path, "b", DOCUMENTS[::-1])]
+    with pytest.raises(BadTable, match=r"other prompts under the same id 'sums/0'.*\(6 such rows"):
+        run("lm_eval", *logs, "--out", out)
+    run("lm_eval", logs[0], log_of(tmp_path, "c", DOCUMENTS), "--out", out)
+    assert len(pl.read_parquet(out)) == 6
+
+
+@pytest.mark.parametrize("unread", ["[invalid]", " [Invalid]", "", "  "])
+def test_an_answer_that_no_filter_could_read_is_unknown(tmp_path: Path, unread: str):
+    out = tmp_path / "o.parquet"
+    documents = [DOCUMENTS[1] | {"a": unread}, DOCUMENTS[2]]
+    run("lm_eval", log_of(tmp_path, "a", documents, hashes=True), "--out", out)
+    assert pl.read_parquet(out)["answer::a"].to_list() == [None, "4"]
+    cached = {"global_index": "q_1", "question": "Why?", "llm_selected": "m"}
+    cached |= {"evaluation_result": {"score": 0.0}, "generated_answer": unread}
+    run("routerarena", lines(tmp_path / "cached.jsonl", [cached]), "--out", out)
+    assert pl.read_parquet(out).to_dicts()[0].get("answer::m") is None
+
+
+def conversation(i: int, kind: str) -> list[dict] | str:
+    question = {"role": "user", "content": f"What is {i} + {i}?"}
+    example = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
+    image = {"type": "image", "image": f"data:image/png;base64,{i:04}"}
+    return {
+        "few-shot": [*example, question],
+        "system": [{"role": "system", "content": f"It is {i} o'clock."}, *example[:1]],
+        "last turn is a reply": [*example, question, {"role": "assistant", "content": "Well,"}],
+        "image": [{"role": "user", "content": [image, {"type": "text", "text": "What is it?"}]}],
+        "text": question["content"],
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["few-shot", "system", "last turn is a reply", "image", "text"])
+@pytest.mark.parametrize("sources", [True, False])
+def test_other_conversations_stay_other_questions(tmp_path: Path, kind: str, sources: bool):
+    samples = []
+    for i in range(5):
+        asked = conversation(i, kind)
+        turns = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+        sent = [{**turn, **({"source": "input"} if sources else {})} for turn in turns]
+        reply = {"role": "assistant", "content": "a reply of the model", "source": "generate"}
+        sample = {"id": i, "epoch": 1, "input": asked, "messages": [*sent, reply]}
+        samples.append(sample | {"scores": {"match": {"value": "C"}}})
+    path, out = tmp_path / "log.json", tmp_path / "o.parquet"
+    path.write_text(json.dumps({"eval": {"task": "t", "model": "m"}, "samples": samples}))
+    run("inspect_ai", path, "--out", out)
+    queries = outcomes.read(out).queries
+    assert len({json.dumps([dict(m) for m in query.messages]) for query in queries}) == 5
+    assert not any("a reply of the model" in query.full_text for query in queries)
+    if kind == "few-shot":
+        assert [message["role"] for message in queries[3].messages] == ["user", "assistant", "user"]
+        assert queries[3].text == "What is 3 + 3?"
+
+
+@pytest.mark.parametrize("format", ["inspect_ai", "embedllm", "routerarena"])
+def test_one_id_for_two_questions_is_refused_in_one_file_too(tmp_path: Path, format: str):
+    log = inspected()
+    log["samples"][1] |= {"input": "Another question?", "messages": []}
+    path = tmp_path / {"embedllm": "x.csv"}.get(format, "x.json")
+    predictions = [prediction(0, "small"), prediction(0, "large", prompt="Another question?")]
+    text = {
+        "inspect_ai": json.dumps(log),
+        "embedllm": "prompt_id,model_id,label,prompt\n7,0,1,Why?\n7,1,0,How?\n",
+        "routerarena": json.dumps(predictions),
+    }[format]
+    path.write_text(text)
+    with pytest.raises(BadTable, match="other prompts under the same id"):
+        run(format, path, "--out", tmp_path / "o.parquet")

@@ -254,3 +254,50 @@ def test_an_unknown_cost_counts_as_that_experts_usual_one_and_never_as_nothing(t
     free = o.pool(["never"])
     assert free.charges.tolist() == [[0.0]] * 4, "a table without costs: every answer is free"
     assert np.isnan(free.costed().cost).all(), "but its costs stay unknown"
+
+
+def messages(*texts: str) -> str:
+    return json.dumps([{"role": "user", "content": text} for text in texts])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"prompt": "capital of Peru"}, {"prompt": "integral of x"}, False),
+        ({"prompt": "capital of Peru"}, {"messages": messages("integral of x")}, False),
+        ({"messages": messages("a", "b")}, {"messages": messages("a", "c")}, False),
+        ({"prompt": "same", "stem_sha": "1"}, {"prompt": "same", "stem_sha": "2"}, False),
+        ({"prompt": "capital of Peru"}, {"messages": messages("Capital of  Peru")}, True),
+        ({"prompt": "capital of Peru"}, {"prompt": None}, True),
+        ({"prompt": "<s>why", "stem_sha": "1"}, {"prompt": "[INST] why", "stem_sha": "1"}, True),
+    ],
+)
+@pytest.mark.parametrize("long", [True, False])
+def test_rows_of_one_id_are_joined_only_if_they_ask_the_same(tmp_path, one, other, same, long):
+    def row(cells: dict, expert: str) -> dict:
+        score = {"expert": expert, "score": 1.0} if long else {f"score::{expert}": 1.0}
+        return {"id": "0", **cells, **score}
+
+    lines = [json.dumps(row(one, "a")), json.dumps(row(other, "b"))]
+    paths = [tmp_path / "a.jsonl"] if long else [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    paths[-1].write_text(lines[-1])
+    paths[0].write_text("\n".join(lines) if long else lines[0])
+    if same:
+        assert outcomes.read(paths).score.tolist() == [[1.0, 1.0]]
+        return
+    with pytest.raises(BadTable, match="other prompts under the same id '0'"):
+        outcomes.read(paths)
+
+
+def test_answers_that_could_not_be_read_do_not_agree(tmp_path: Path):
+    path = tmp_path / "o.csv"
+    path.write_text(
+        "id,prompt,score::a,score::b,answer::a,answer::b\n0,q,0,0,[invalid],[invalid]\n"
+    )
+    assert outcomes.read(path).answers.tolist() == [[None, None]]
+
+
+def test_rows_without_a_stem_are_not_one_group(tmp_path: Path):
+    path = tmp_path / "o.csv"
+    path.write_text("id,prompt,score::a,stem_sha\n0,p,0,s\n1,q,0,s\n2,r,1,\n3,t,1,\n")
+    assert len(set(outcomes.read(path).groups)) == 3

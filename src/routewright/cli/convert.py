@@ -62,7 +62,7 @@ def convert(
         frames = []
         for file in files:
             status.update(f"reading {file}")
-            frames.append(_rename(reader(file), model, file))
+            frames.append(_rename(outcomes.without_unread(reader(file)), model, file))
         frame = reduce(outcomes.join, frames)
         if price_list is not None:
             frame = priced(frame, price_list)

@@ -55,6 +55,7 @@ LONG_NAMES = {  # names in other tools ▶ our columns; `rows` has those of quer
     "completion_tokens": "out_tokens",
     "latency_s": "latency",
 }
+UNREAD = ("", "[invalid]")  # answers that say that there is none; the latter in lm-evaluation
 UNKNOWN = ({"role": "user", "content": ""},)  # the messages of a row without a prompt
 
 Line = tuple[str, dict[str, Any]]  # the place of a row in its file, and its cells
@@ -489,6 +490,7 @@ def _wide(long: pl.DataFrame, path: Path) -> pl.DataFrame:
     if len(doubles):
         twice = doubles.row(0, named=True)
         raise BadTable(f"'{path}': query '{twice['id']}' has two rows for '{twice['expert']}'")
+    check_questions([long], f"'{path}'")
     cells = [c for c in (*MEASURES, "answer", "text") if c in long.columns]
     facts = [c for c in long.columns if c not in (*cells, "expert", "id")]
     if "region" in facts:
@@ -539,7 +541,19 @@ def _with_texts(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
             except pl.exceptions.PolarsError as error:
                 kind = frame[column].dtype
                 raise BadTable(f"'{path}': {column} must be text, not {kind}") from error
-    return frame
+    return without_unread(frame)
+
+
+def without_unread(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame without answers that are blank or a filter's word for "no answer was found".
+
+    Two experts whose answers could not be read have not given the same answer.
+    """
+    texts = [c for c in frame.columns if c.startswith("answer::") and frame[c].dtype == pl.String]
+    return frame.with_columns(
+        pl.when(~pl.col(c).str.strip_chars().str.to_lowercase().is_in(UNREAD)).then(pl.col(c))
+        for c in texts
+    )
 
 
 def _check_range(frame: pl.DataFrame, column: str, path: Path) -> None:
@@ -567,8 +581,9 @@ def _check_range(frame: pl.DataFrame, column: str, path: Path) -> None:
 def join(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
     """Joins rows of the same id; the strictest data class counts.
 
-    Raises BadTable if a cell of an expert or the region differs between tables.
+    Raises BadTable if the question, a cell of an expert or the region differs between tables.
     """
+    check_questions([left, right], "the joined table")
     shared = [c for c in right.columns if c in left.columns and c != "id"]
     joined = left.join(
         right, on="id", how="full", coalesce=True, suffix="\0", maintain_order="left_right"
@@ -588,6 +603,21 @@ def join(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
             both = _strictest(is_class)
         joined = joined.with_columns(both.alias(column)).drop(f"{column}\0")
     return joined
+
+
+def check_questions(frames: Sequence[pl.DataFrame], source: str) -> None:
+    """Raises BadTable, which names the `source`, if an id stands for two questions."""
+    names = ("id", "prompt", "messages", "stem_sha")
+    columns = [
+        [pl.col(c).cast(pl.String) for c in names if c in f.columns and not f[c].dtype.is_nested()]
+        for f in frames
+    ]
+    cells = pl.concat(
+        [frame.select(exprs) for frame, exprs in zip(frames, columns, strict=True)], how="diagonal"
+    )
+    cells = cells.unique(maintain_order=True)
+    repeated = cells.filter(pl.col("id").is_not_null() & pl.col("id").is_duplicated())
+    rows.check_one_question(repeated.iter_rows(named=True), source)
 
 
 def _strictest(is_class: Mapping[DataClass, pl.Expr]) -> pl.Expr:
@@ -671,13 +701,15 @@ def _outcomes(
 def _stems(frame: pl.DataFrame, queries: Sequence[Query]) -> tuple[str, ...]:
     """The group of each row: its `stem_sha` or a hash of its text. Ids do not identify a question,
     because one that was asked twice has two."""
+    hashes = tuple(_hash(query.full_text).hex() for query in queries)
     if "stem_sha" in frame.columns:
         try:
-            return tuple(frame["stem_sha"].cast(pl.String).fill_null("").to_list())
+            stems = frame["stem_sha"].cast(pl.String).to_list()
+            return tuple(s or h for s, h in zip(stems, hashes, strict=True))
         except pl.exceptions.PolarsError as error:
             kind = frame["stem_sha"].dtype
             raise BadTable(f"the column stem_sha must be text, not {kind}") from error
-    return tuple(_hash(query.full_text).hex() for query in queries)
+    return hashes
 
 
 def _cells(frame: pl.DataFrame, measure: str, experts: Sequence[str]) -> Array:

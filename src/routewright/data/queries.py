@@ -79,6 +79,7 @@ def recorded(paths: Iterable[Path]) -> dict[str, Item]:
     for path in paths:
         for _, item in _items(path, "", "public", to_ask=False):
             before = items.get(item.query.id, item)
+            rows.check_one_question(map(rows.row, (before.query, item.query)), f"'{path}'")
             items[item.query.id] = replace(
                 item,
                 query=_as_secret_as(item.query, before.query),

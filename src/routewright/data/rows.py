@@ -17,8 +17,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from routewright.data.unicode import nfkc
 from routewright.errors import BadTable
-from routewright.types import DATA_CLASSES, DataClass, Message, Query
+from routewright.types import DATA_CLASSES, DataClass, Message, Query, content_text
 
 COLUMNS = ("id", "prompt", "messages", "domain", "tags", "data_class", "region", "options")
 ALIASES = {  # our columns ▶ their names in other tools; the first one present is used
@@ -138,6 +139,61 @@ def check_distinct(queries: Iterable[tuple[str, Query]]) -> None:
             advice = "give them an `id`" if unnamed else "keep one of them"
             raise BadTable(f"{place} and {places[query.id]} are both called '{query.id}': {advice}")
         places[query.id] = place
+
+
+def is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two rows of the same id, with our names, can be rows of one question.
+
+    Rows that both have a `stem_sha` are of one question if these are equal, whatever template their
+    texts went through. Otherwise the texts must be equal but for case, character width and
+    spacing. A row that has neither can be of any question.
+    """
+    stems = one.get("stem_sha"), other.get("stem_sha")
+    if None not in stems:
+        return str(stems[0]) == str(stems[1])
+    texts = _question(one), _question(other)
+    return None in texts or texts[0] == texts[1]
+
+
+def check_one_question(lines: Iterable[Mapping[str, Any]], source: str) -> None:
+    """Raises BadTable, which names the `source`, if two rows of one id are of other questions."""
+    questions: dict[str, list[Mapping[str, Any]]] = {}
+    clashes = []
+    for cells in lines:
+        others = questions.setdefault(cells["id"], [])
+        clashes += [(other, cells) for other in others if not is_same(other, cells)][:1]
+        if len(others) < 3:  # one may have a text, another a `stem_sha`
+            others.append(cells)
+    if clashes:
+        one, other = (_excerpt(cells) for cells in clashes[0])
+        raise BadTable(
+            f"{source} has other prompts under the same id '{clashes[0][0]['id']}':"
+            f" {one} and {other} ({len(clashes)} such rows); give every question an id of its own"
+        )
+
+
+def _question(cells: Mapping[str, Any]) -> str | None:
+    """What a row asks, without case, character width and spacing; None if it has no words."""
+    messages = cells.get("messages") or None
+    if isinstance(messages, str):
+        messages = _json("messages", messages, f"row '{cells.get('id')}'")
+    if messages is None and not has_words(cells):
+        return None
+    if messages is None:
+        messages = [{"role": "user", "content": text(cells["prompt"])}]
+    if not isinstance(messages, list) or not all(map(_is_message, messages)):
+        return None
+    texts = " ".join(nfkc("\n".join(map(content_text, messages))).casefold().split())
+    contents = [message.get("content") for message in messages]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    others = [part for part in parts if "text" not in part]  # images and the like
+    return texts + (json.dumps(others, sort_keys=True) if others else "")
+
+
+def _excerpt(cells: Mapping[str, Any]) -> str:
+    question = cells.get("prompt") or cells.get("messages") or ""
+    shown = question if isinstance(question, str) else dumps(question)
+    return repr(shown if len(shown) <= 60 else shown[:59] + "…")
 
 
 def one_region(id: str, regions: Iterable[str | None]) -> str | None:

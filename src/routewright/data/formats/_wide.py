@@ -8,19 +8,26 @@ from pathlib import Path
 
 import polars as pl
 
+from routewright.data.outcomes import check_questions
 from routewright.errors import BadTable
 from routewright.types import Outcome
 
-FACTS = ("prompt", "domain", "split")  # of the query
+FACTS = ("prompt", "messages", "domain", "split", "stem_sha")  # of the query
 CELLS = ("score", "cost", "answer", "latency", "in_tokens", "out_tokens")  # of query and expert
-TEXT = ("id", "expert", "prompt", "domain", "split", "answer")
+TEXT = ("id", "expert", *FACTS, "answer")
 
 
 @dataclass(frozen=True)
 class Cell(Outcome):
-    """An outcome with its input tokens, from which a cost can be computed."""
+    """An outcome with its input tokens, from which a cost can be computed.
+
+    `messages` (JSON) stand in place of the prompt where one text is not the whole question;
+    `stem_sha` identifies the question where the text that was sent does not.
+    """
 
     in_tokens: float | None = None
+    messages: str | None = None
+    stem_sha: str | None = None
 
 
 def long(cells: Sequence[Cell]) -> pl.DataFrame:
@@ -36,6 +43,7 @@ def wide(rows: pl.DataFrame, path: Path) -> pl.DataFrame:
     if not len(rows):
         raise BadTable(f"'{path}' has no rows")
     _refuse_doubles(rows, path)
+    check_questions([rows], f"'{path}'")
     filled = [c for c in rows.columns if c == "score" or rows[c].null_count() < len(rows)]
     facts = [pl.col(c).drop_nulls().first() for c in FACTS if c in filled]
     table = rows.group_by("id", maintain_order=True).agg(facts)

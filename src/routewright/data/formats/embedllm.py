@@ -14,6 +14,7 @@ import polars as pl
 
 from routewright.data.formats import _files
 from routewright.data.formats._wide import wide
+from routewright.data.outcomes import check_questions
 from routewright.errors import BadTable
 
 
@@ -28,6 +29,7 @@ def read(path: Path) -> pl.DataFrame:
         pl.lit(_files.split(path), pl.String).alias("split"),
         _labels(frame, path),
     )
+    check_questions([rows], f"'{path}'")
     keys, rest = ("id", "expert"), ("prompt", "domain", "split")
     best = rows.group_by(keys, maintain_order=True).agg(pl.col(rest).first(), pl.col("score").max())
     return wide(best, path)

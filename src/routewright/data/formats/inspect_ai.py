@@ -10,7 +10,8 @@ counts. Tokens that were read from or written to a cache count as input.
 from __future__ import annotations
 
 import contextlib
-import itertools
+import hashlib
+import json
 import zipfile
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -19,8 +20,10 @@ from typing import Any
 
 import polars as pl
 
+from routewright.data import rows
 from routewright.data.formats import _files
 from routewright.data.formats._wide import Cell, long, wide
+from routewright.data.outcomes import check_questions
 from routewright.errors import BadTable
 from routewright.types import Json, content_text
 
@@ -36,7 +39,9 @@ def read(path: Path) -> pl.DataFrame:
         _cell(_files.record(sample, ["id", "input"], place), spec["task"], spec["model"], place)
         for place, sample in samples
     ]
-    return wide(_epochs(long(cells)), path)
+    table = long(cells)
+    check_questions([table], f"'{path}'")
+    return wide(_epochs(table), path)
 
 
 def _plain(path: Path) -> tuple[dict[str, Any], Iterator[tuple[str, Json]]]:
@@ -79,10 +84,13 @@ def _cell(sample: dict[str, Any], task: str, model: str, place: str) -> Cell:
 
     in_tokens = [number(usage, name) for name in INPUT if usage.get(name) is not None]
     cost = number(usage, "total_cost")
+    prompt, messages = _words(sample)
     return Cell(
         id=f"{task}/{sample['id']}",
         expert=str(model),
-        prompt=_prompt(sample),
+        prompt=prompt,
+        messages=messages,
+        stem_sha=_stem(sample),
         domain=str(task),
         score=_score(sample.get("scores") or {}, place),
         cost=float("nan") if cost is None else cost,
@@ -103,25 +111,73 @@ def _score(scores: dict[str, Any], place: str) -> float:
     return float("nan")
 
 
-def _prompt(sample: dict[str, Any]) -> str:
-    """The user's messages before the first reply, as the solver sent them; else the input."""
-    content = _user_messages(sample.get("messages") or ()) or sample["input"]
-    messages = [{"content": content}] if isinstance(content, str) else content
-    texts = (content_text(message) for message in messages)
+def _words(sample: dict[str, Any]) -> tuple[str, str | None]:
+    """The prompt of a sample, and its messages (JSON) where other roles or images are a part of it.
+
+    It is what the solver sent before the first reply; in a log without messages, the input.
+    """
+    asked = sample["input"]
+    asked = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+    sent = _before_reply(sample.get("messages") or (), asked) or asked
     attachments = sample.get("attachments") or {}
-    return "\n".join(attachments.get(text.removeprefix("attachment://"), text) for text in texts)
+    messages = [
+        {"role": message.get("role", "user"), "content": _content(message, attachments)}
+        for message in sent
+    ]
+    if all(m["role"] == "user" and isinstance(m["content"], str) for m in messages):
+        return "\n".join(str(m["content"]) for m in messages), None
+    return "", rows.dumps(messages)
 
 
-def _user_messages(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The user's messages before the first reply."""
-    turns = itertools.takewhile(lambda message: message.get("role") != "assistant", messages)
-    return [message for message in turns if message.get("role") == "user"]
+def _before_reply(
+    messages: Sequence[dict[str, Any]], asked: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The messages before the model's first reply, without the solver's system messages.
+
+    Replies that the sample's own input holds are a part of the question.
+    """
+    recorded = sum(message.get("role") == "assistant" for message in asked)
+    own_system = any(message.get("role") == "system" for message in asked)
+    question = []
+    for message in messages:
+        if message.get("role") == "assistant":
+            if recorded <= 0 and message.get("source") != "input":
+                break
+            recorded -= 1
+        if message.get("role") != "system" or own_system:
+            question.append(message)
+    return question
 
 
-def _epochs(rows: pl.DataFrame) -> pl.DataFrame:
+def _content(message: dict[str, Any], attachments: dict[str, str]) -> str | list[dict[str, Any]]:
+    """The text of a message; where it holds images, its parts as OpenAI writes them."""
+
+    def whole(text: str) -> str:
+        return attachments.get(text.removeprefix("attachment://"), text)
+
+    content = message.get("content")
+    parts = content if isinstance(content, list) else []
+    if not any(isinstance(part, dict) and part.get("type") == "image" for part in parts):
+        return whole(content_text(message))
+    return [
+        {"type": "image_url", "image_url": {"url": whole(str(part.get("image")))}}
+        if part.get("type") == "image"
+        else {"type": "text", "text": whole(str(part.get("text") or ""))}
+        for part in parts
+        if isinstance(part, dict)
+    ]
+
+
+def _stem(sample: dict[str, Any]) -> str:
+    """A hash of the sample's input, whatever template a solver put it into."""
+    text = json.dumps([sample["input"], sample.get("target")], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _epochs(table: pl.DataFrame) -> pl.DataFrame:
     """One row per query, with the mean over its epochs and the first answer."""
     keys = ("id", "expert")
-    texts = [c for c, kind in rows.schema.items() if kind == pl.String and c not in keys]
-    return rows.group_by(keys, maintain_order=True).agg(
+    texts = [c for c, kind in table.schema.items() if kind == pl.String and c not in keys]
+    return table.group_by(keys, maintain_order=True).agg(
         pl.col(texts).first(), pl.col(pl.Float64).mean()
     )

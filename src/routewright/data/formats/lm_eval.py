@@ -4,12 +4,16 @@ Layout (EleutherAI/lm-evaluation-harness 0.4, `lm_eval/evaluator.py` and
 `loggers/evaluation_tracker.py`): `doc_id`, `doc`, `target`, `arguments`, `resps`,
 `filtered_resps`, `filter`, `metrics` (names) and one field per metric. The folder is the model's
 name, with `__` for `/`. The score is the first metric with a value in 0..1, under the first filter.
-The logs have no costs and no tokens.
+`doc_id` is a position, which differs between revisions of a data set; so `doc_hash` names the
+document where the log has it. The logs have no costs and no tokens.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,12 +35,35 @@ def read(path: Path) -> pl.DataFrame:
         raise BadTable(f"'{path}' has no rows")
     task, expert = _task(path), path.resolve().parent.name.replace("__", "/")
     metric, filter_name = _metric(*rows[0]), rows[0][1].get("filter")
+    filtered = [(place, row) for place, row in rows if row.get("filter") == filter_name]
+    documents = _documents([row for _, row in filtered])
     cells = [
-        _cell(row, f"{place}: {metric}", metric, task, expert)
-        for place, row in rows
-        if row.get("filter") == filter_name
+        _cell(row, f"{place}: {metric}", metric, task, expert, document)
+        for (place, row), document in zip(filtered, documents, strict=True)
     ]
     return wide(long(cells), path)
+
+
+def _documents(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The name of each row's document in its task; a document that occurs twice is numbered."""
+    counts: Counter[str] = Counter()
+    names = []
+    for row in rows:
+        name = str(row["doc_hash"])[:16] if row.get("doc_hash") else str(row["doc_id"])
+        counts[name] += 1
+        again = row.get("doc_hash") and counts[name] > 1
+        names.append(f"{name}#{counts[name]}" if again else name)
+    return names
+
+
+def _stem(row: dict[str, Any]) -> str | None:
+    """A hash of the document, whatever template its text went through; None if the log has none."""
+    if row.get("doc_hash"):
+        return str(row["doc_hash"])
+    if not row.get("doc"):
+        return None
+    text = json.dumps(row["doc"], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _task(path: Path) -> str:
@@ -56,15 +83,18 @@ def _metric(place: str, row: dict[str, Any]) -> str:
     raise BadTable(f"{place} has no metric in 0..1; it has {', '.join(row)}")
 
 
-def _cell(row: dict[str, Any], place: str, metric: str, task: str, expert: str) -> Cell:
+def _cell(
+    row: dict[str, Any], place: str, metric: str, task: str, expert: str, document: str
+) -> Cell:
     score = _files.number(row.get(metric), place)
     return Cell(
-        id=f"{task}/{row['doc_id']}",
+        id=f"{task}/{document}",
         expert=expert,
         prompt=_prompt(row),
         domain=task,
         score=float("nan") if score is None else score,
         answer=_answer(row["filtered_resps"]),
+        stem_sha=_stem(row),
     )
 
 

@@ -9,8 +9,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from routewright import config as configs
 from routewright.cli.calibrate import calibrate, find_point, in_words, most_expensive
-from routewright.errors import BadInput
+from routewright.cli.main import app
+from routewright.errors import BadConfig, BadInput
+from routewright.gateway.policies import Policies
 from routewright.router import targets
 from routewright.router.frontier import OperatingPoint
 
@@ -164,8 +167,9 @@ def test_the_answer_is_in_words_with_its_interval(router, router_folder):
     found = router.at(max_cost_fraction=0.5)
     said = run(router_folder, "--max-cost-fraction", "0.5").output
     low, high = found.quality_ci
-    assert f"{found.quality:.4f} (95 % interval {low:.4f} to {high:.4f})" in said
-    assert f"${1000 * found.cost:.3g} per 1,000" in said
+    quality = f"{100 * found.quality:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f})"
+    assert quality in said
+    assert f"US${1000 * found.cost:.3g} per 1,000 queries" in said
     assert "of the quality of" in said
     assert found.plan in said
 
@@ -180,3 +184,50 @@ def test_exactly_one_target_is_required(router_folder):
     assert isinstance(both.exception, BadInput)
     assert "give exactly one of --max-cost" in str(both.exception)
     assert isinstance(run(router_folder).exception, BadInput)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        ("--max-cost-fraction", "50%"),
+        ("--max-cost-fraction", "1.5"),
+        ("--max-cost", "at most $1 per query"),
+        ("--min-quality", "90% of sage"),
+        ("--max-share", "30%"),
+    ],
+)
+def test_the_line_to_paste_serves_the_point_that_was_found(router, router_folder, tmp_path, target):
+    said = run(router_folder, *target).output
+    assert "Paste under `policies:` in routewright.yaml" in said
+    experts = ", ".join(f"{{name: {n}, base_url: http://localhost:1/v1}}" for n in router.experts)
+    path = tmp_path / "routewright.yaml"
+    path.write_text(f"version: 1\nexperts: [{experts}]\npolicies:\n{said.splitlines()[-1]}\n")
+    served = Policies(configs.load(path)).by_name["default"].point
+    assert served == find_point(router, *target)
+
+
+def test_a_cost_fraction_that_may_have_meant_a_percentage_is_refused(router_folder, tmp_path):
+    said = run(router_folder, "--max-cost-fraction", "50").exception
+    assert isinstance(said, BadInput)
+    assert str(said).endswith("write 50% or 0.5")
+    routed = CliRunner().invoke(
+        app, ["route", str(router_folder), "x", "--max-cost-fraction", "50"]
+    )
+    assert str(routed.exception).endswith("write 50% or 0.5")
+    path = tmp_path / "routewright.yaml"
+    text = "version: 1\nexperts: [{name: sage, base_url: http://localhost:1/v1}]\npolicies:\n  p: "
+    for value, fix in ((50, "write 50% or 0.5"), (12.5, "write 12.5% or 0.125")):
+        path.write_text(f"{text}{{strategy: auto, router: R, max_cost_fraction: {value}}}\n")
+        with pytest.raises(BadConfig) as error:
+            configs.load(path)
+        assert fix in str(error.value)
+
+
+def test_a_cost_fraction_of_a_config_may_be_a_percentage(router_folder, tmp_path):
+    policy = f"{{strategy: auto, router: {router_folder}, max_cost_fraction: 50%}}"
+    experts = ", ".join(
+        f"{{name: {n}, base_url: http://x:1/v1}}" for n in ("adder", "speller", "sage")
+    )
+    path = tmp_path / "routewright.yaml"
+    path.write_text(f"version: 1\nexperts: [{experts}]\npolicies: {{p: {policy}}}\n")
+    assert configs.load(path).policies["p"].max_cost_fraction == 0.5

@@ -479,6 +479,7 @@ def mistake(error: ErrorDetails, meaning: str = "") -> tuple[str, str]:
     if error["type"] in KINDS:
         return KINDS[error["type"]]
     context = error.get("ctx", {})
+    advice = context.get("fix", advice)
     for bound, words in BOUNDS.items():
         if bound in context:
             return f"must be {words} {context[bound]:g}", advice

@@ -50,25 +50,74 @@ def calibrate(
     if len(chosen) != 1:
         raise BadInput(f"give exactly one of {', '.join(options)}")
     loaded = Router.load(router)
-    point = find_point(loaded, *next(iter(chosen.items())))
+    ((option, text),) = chosen.items()
+    point = find_point(loaded, option, text)
     if json:
         fields = {"lambda": point.price, "strategy": point.strategy}
         typer.echo(json_module.dumps(finite({**fields, **point.to_json()}), allow_nan=False))
+        return
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(in_words(loaded, point), markup=False)
+    if line := policy_line(loaded, router, point, option, text):
+        console.print("Paste under `policies:` in routewright.yaml (paths count from its folder):")
+        console.print(f"  {line}", markup=False)
     else:
-        Console(soft_wrap=True, highlight=False).print(in_words(loaded, point), markup=False)
+        console.print("No goal of a policy in routewright.yaml chooses this point.")
 
 
 def find_point(router: Router, target: str, text: str) -> OperatingPoint:
     """The operating point for a target. Raises BadInput, with the reachable range, if none fits."""
     from routewright.router import targets
 
-    if target == "--max-cost":
-        return router.at(max_cost=targets.dollars(text))
-    if target == "--max-cost-fraction":
-        return router.at(max_cost_fraction=targets.share(text, "cost fraction", math.inf))
-    if target == "--min-quality":
-        return router.at(min_quality=targets.quality(text, expert_facts(router, "quality")))
+    if goal := _goal(router, target, text):
+        return router.at(**goal)
     return targets.within_share(router.frontier, most_expensive(router), targets.share(text))
+
+
+def _goal(router: Router, target: str, text: str) -> dict[str, float]:
+    """The target as a policy's key of the config; empty for `--max-share`, which has no key."""
+    from routewright.router import targets
+
+    if target == "--max-cost":
+        return {"max_cost": targets.dollars(text)}
+    if target == "--max-cost-fraction":
+        return {"max_cost_fraction": targets.cost_fraction(text)}
+    if target == "--min-quality":
+        return {"min_quality": targets.quality(text, expert_facts(router, "quality"))}
+    return {}
+
+
+def policy_line(
+    router: Router, folder: Path, point: OperatingPoint, target: str, text: str
+) -> str | None:
+    """The policy of a config that serves the operating point, as a line of YAML; None if no goal of
+    a policy chooses it.
+
+    A target that the config cannot state (a share of an expert, a cost fraction above 1) becomes a
+    goal that chooses the same point.
+    """
+    facts = {"max_cost": point.cost, "min_quality": point.quality}
+    goals = [*_goal(router, target, text).items()]
+    goals += [(key, float(f"{value:.4g}")) for key, value in facts.items()]
+    for key, value in [*goals, *facts.items()]:
+        if (
+            0 < value <= (math.inf if key == "max_cost" else 1)
+            and _chosen(router, key, value) == point
+        ):
+            path = json_module.dumps(str(folder), ensure_ascii=False)
+            return f"default: {{strategy: auto, router: {path}, {key}: {value!r}}}"
+    return None
+
+
+def _chosen(router: Router, key: str, value: float) -> OperatingPoint | None:
+    """The point that the gateway serves for a policy with this goal; None if the config cannot
+    state the goal, or no point reaches it."""
+    if not 0 < value <= (math.inf if key == "max_cost" else 1):
+        return None
+    try:
+        return router.at(**{key: value})
+    except BadInput:
+        return None
 
 
 def expert_facts(router: Router, fact: str) -> dict[str, float]:
@@ -93,7 +142,7 @@ def in_words(router: Router, point: OperatingPoint) -> str:
     """The operating point in sentences, with interval and comparison."""
     lines = [
         _cost(point),
-        f"Its expected quality is {point.quality:.4f} {_between(point.quality_ci)}.",
+        f"Its expected quality is {100 * point.quality:.1f} % {_between(point.quality_ci)}.",
     ]
     if shares := _shares(point):
         lines.append(shares)
@@ -111,8 +160,7 @@ def _cost(point: OperatingPoint) -> str:
     if not math.isfinite(point.cost_fraction):
         return "The router has no costs, so only the quality of this point is known."
     return (
-        f"This point has an expected cost of ${point.cost:.3g} per query,"
-        f" ${1000 * point.cost:.3g} per 1,000,"
+        f"This point has an expected cost of US${1000 * point.cost:.3g} per 1,000 queries,"
         f" {point.cost_fraction:.0%} of always asking the most expensive expert."
     )
 
@@ -125,7 +173,8 @@ def _against_best(router: Router, point: OperatingPoint) -> str:
     low, high = (end / qualities[best] for end in point.quality_ci)
     return (
         f"That is {point.quality / qualities[best]:.1%} (95 % interval {low:.1%} to {high:.1%})"
-        f" of the quality of {best}, the best single expert ({qualities[best]:.4f})."
+        f" of the quality of {best}, the best single expert"
+        f" ({100 * qualities[best]:.1f} %)."
     )
 
 
@@ -146,11 +195,11 @@ def _gain(point: OperatingPoint) -> str:
     if point.gain == 0 and point.gain_ci == (0.0, 0.0):
         return "A learned choice was not shown to pay here, so fixed experts serve this point."
     return (
-        f"Its gain over a fixed mix at the same cost is {point.gain:+.4f}"
-        f" {_between(point.gain_ci, '+.4f')}."
+        f"Its gain over a fixed mix at the same cost is {100 * point.gain:+.1f} percent points"
+        f" {_between(point.gain_ci, '+.1f')}."
     )
 
 
-def _between(interval: tuple[float, float], form: str = ".4f") -> str:
-    low, high = interval
+def _between(interval: tuple[float, float], form: str = ".1f") -> str:
+    low, high = (100 * end for end in interval)
     return f"(95 % interval {low:{form}} to {high:{form}})"

@@ -58,7 +58,7 @@ def route(
     if price is not None and not math.isfinite(price):
         raise BadInput(f"--lambda must be a finite number, not {price}")
     if max_cost_fraction is not None:
-        fraction = targets.share(max_cost_fraction, "cost fraction", math.inf)
+        fraction = targets.cost_fraction(max_cost_fraction)
         point = loaded.at(max_cost_fraction=fraction)
     else:
         point = loaded.nearest(price or 0.0)

@@ -8,6 +8,7 @@ for editors.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,6 +52,20 @@ def _no_bool(value: object) -> object:
     return value
 
 
+PERCENT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?%")
+
+
+def _part(value: object) -> object:
+    """Reads `50%` as 0.5, and refuses 50, which may have meant either."""
+    if isinstance(value, str) and (match := PERCENT.fullmatch(value.strip())):
+        value = float(match[1]) / 100
+    if isinstance(value, int | float) and value > 1:
+        percent, part = (f"{value:g}%", f"{value / 100:g}") if value <= 100 else ("50%", "0.5")
+        fix = f"write {percent} or {part}"
+        raise PydanticCustomError("part_of_one", "must be at most 1, or 100%", {"fix": fix})
+    return value
+
+
 NO_BOOL = BeforeValidator(_no_bool)
 Text = Annotated[str, Field(min_length=1)]
 Secret = Annotated[SecretStr, Field(min_length=1)]
@@ -58,6 +73,13 @@ Price = Annotated[float, Field(ge=0, allow_inf_nan=False), NO_BOOL]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False), NO_BOOL]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), NO_BOOL]
 Fraction = Annotated[float, Field(gt=0, le=1), NO_BOOL]
+PartText = Annotated[str, Field(pattern=f"^{PERCENT.pattern}$")]
+Part = Annotated[  # 0.5, or 50%
+    float,
+    Field(gt=0, le=1),
+    BeforeValidator(_part, json_schema_input_type=Fraction | PartText),
+    NO_BOOL,
+]
 Count = Annotated[int, Field(ge=0), NO_BOOL]
 PositiveCount = Annotated[int, Field(gt=0), NO_BOOL]
 Port = Annotated[int, Field(ge=0, le=65535), NO_BOOL]
@@ -232,8 +254,9 @@ class PolicyConfig(Section):
     max_cost: Positive | None = Field(
         default=None, description="Mean US$ per query; chooses a point of the router's frontier."
     )
-    max_cost_fraction: Fraction | None = Field(
-        default=None, description="The same, relative to always asking the most expensive expert."
+    max_cost_fraction: Part | None = Field(
+        default=None,
+        description="The same, relative to always asking the most expensive expert: 0.5 or 50%.",
     )
     min_quality: Fraction | None = Field(
         default=None,

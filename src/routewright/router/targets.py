@@ -23,6 +23,7 @@ SHARE = re.compile(rf"{NUMBER}\s*+(?P<percent>%)?", re.IGNORECASE)
 OF_EXPERT = re.compile(rf"{NUMBER}\s*+(?:(?P<percent>%)\s*+)?of\s++(?P<expert>\S.*)", re.IGNORECASE)
 AT_MOST = re.compile(r"^(?:at most|≤|<=)\s*", re.IGNORECASE)
 AT_LEAST = re.compile(r"^(?:at least|≥|>=)\s*", re.IGNORECASE)
+MOST_COST = 2.0  # cost fraction that a plain number may state
 THOUSANDS = {"k": 1e3, "m": 1e6}
 
 
@@ -60,6 +61,21 @@ def share(text: str, what: str = "share", most: float = 1.0) -> float:
     value = _part(match) if match else math.nan
     if not 0 <= value <= most:
         raise BadInput(f"{what} '{text}' is not understood: write a percentage (20%) or 0.2")
+    return value
+
+
+def cost_fraction(text: str) -> float:
+    """A cost relative to always asking the most expensive expert; asking several may exceed 1.
+
+    A plain number above 2 is refused, because it may have meant a percentage.
+
+    >>> cost_fraction("50%"), cost_fraction("0.5"), cost_fraction("at most 120%")
+    (0.5, 0.5, 1.2)
+    """
+    value = share(text, "cost fraction", math.inf)
+    if value > MOST_COST and "%" not in text:
+        percent = f"{value:g}% or {value / 100:g}" if value <= 100 else "50% or 0.5"
+        raise BadInput(f"cost fraction '{text}' is {value:g} times the whole: write {percent}")
     return value
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from routewright.cli.convert import convert, priced
 from routewright.data import formats, outcomes
-from routewright.errors import BadInput, BadTable
+from routewright.errors import BadInput, BadTable, DataWarning
 from routewright.fitting.fit import fit
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -572,3 +572,53 @@ def test_one_id_for_two_questions_is_refused_in_one_file_too(tmp_path: Path, for
     path.write_text(text)
     with pytest.raises(BadTable, match="other prompts under the same id"):
         run(format, path, "--out", tmp_path / "o.parquet")
+
+
+def bench(path: Path, rows: list[tuple]) -> Path:
+    """A RouterBench CSV of `(sample, prompts, small's score, large's score)`."""
+    head = "sample_id,prompt,eval_name,small,large,small|total_cost,large|total_cost\n"
+    lines = [
+        f'{id},"{prompts}",quiz,{a},{b},{n},{n}\n' for n, (id, prompts, a, b) in enumerate(rows)
+    ]
+    path.write_text(head + "".join(lines))
+    return path
+
+
+def test_routerbench_rows_of_one_sample_lose_no_score(tmp_path: Path):
+    path = bench(
+        tmp_path / "quiz.csv",
+        [
+            ("q1", "['Why?', 'Why?']", 1.0, ""),
+            ("q1", "['Why?']", "", 0.5),  # completes the row before
+            ("q2", "['How?']", 1.0, ""),
+            ("q2", "['How is it?']", "", 1.0),  # another text: nobody has answered both
+            ("q3", "['Who?']", 1.0, 0.0),
+            ("q3", "['Who?']", 0.0, ""),  # another score of the same model
+        ],
+    )
+    run("routerbench", path, "--out", tmp_path / "o.parquet")
+    frame = pl.read_parquet(tmp_path / "o.parquet")
+    assert frame.select("id", "score::small", "score::large", "cost::large").rows() == [
+        ("q1", 1.0, 0.5, 1.0),
+        ("q2", 1.0, None, 2.0),
+        ("q2#2", None, 1.0, 3.0),
+        ("q3", 1.0, 0.0, 4.0),
+        ("q3#2", 0.0, None, 5.0),
+    ]
+    assert len(set(outcomes.read(tmp_path / "o.parquet").groups)) == 3
+
+
+@pytest.mark.parametrize("value", [1.0000001, -1e-17, 1 + 1e-6])
+def test_rounded_scores_are_clipped_and_the_file_is_named(tmp_path: Path, value: float):
+    rows = [routed(i, m, performance=value) for i in range(2) for m in ("small", "large")]
+    path, out = lines(tmp_path / "data.jsonl", rows), tmp_path / "o.parquet"
+    with pytest.warns(DataWarning, match=r"data.jsonl': 4 cells of score::small, score::large are"):
+        run("llmrouter", path, "--out", out)
+    assert set(pl.read_parquet(out)["score::small"]) == {float(value > 0.5)}
+
+
+def test_lm_eval_takes_a_metric_that_holds_on_all_rows(tmp_path: Path):
+    row = {"doc_id": 0, "filtered_resps": ["x"], "bits": 0.5, "f1": 1.0000001, "em": None}
+    row["metrics"] = ["bits", "em", "f1"]
+    path = lines(tmp_path / "m" / "samples_t.jsonl", [row, row | {"doc_id": 1, "bits": 7.5}])
+    assert formats.find("lm_eval")(path)["score::m"].to_list() == [1.0000001] * 2

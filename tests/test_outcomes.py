@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -301,3 +303,27 @@ def test_rows_without_a_stem_are_not_one_group(tmp_path: Path):
     path = tmp_path / "o.csv"
     path.write_text("id,prompt,score::a,stem_sha\n0,p,0,s\n1,q,0,s\n2,r,1,\n3,t,1,\n")
     assert len(set(outcomes.read(path).groups)) == 3
+
+
+def test_rounding_is_clipped_and_said_and_more_is_refused(tmp_path: Path):
+    path = tmp_path / "o.csv"
+    path.write_text("id,prompt,score::a,cost::a\n0,p,1.0000001,-1e-18\n1,q,-1e-17,1\n2,r,0.5,1\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "routewright", "select", path, "--split", "all", "--json"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(f"Note: '{path}': 3 cells of score::a, cost::a are outside")
+    path.write_text("id,prompt,score::a,cost::a\n0,p,1.00001,1\n1,q,0,1\n")
+    with pytest.raises(BadTable, match=r"score::a is 1.00001 in row '0' and must be in 0..1"):
+        outcomes.read(path)
+    path.write_text("id,prompt,score::a,cost::a\n0,p,1,-1e-7\n1,q,0,1\n")
+    with pytest.raises(BadTable, match=r"cost::a is -1e-07 in row '0'"):
+        outcomes.read(path)
+
+
+def test_rewards_in_0_to_1_but_for_rounding_are_not_rescaled(tmp_path: Path):
+    path = tmp_path / "o.csv"
+    path.write_text("id,prompt,reward::a\n0,p,1.0000001\n1,q,0.25\n")
+    assert outcomes.read(path).score[:, 0].tolist() == [1.0, 0.25]

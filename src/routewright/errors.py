@@ -50,6 +50,10 @@ class RoutewrightError(Exception):
     spent: tuple[Any, ...] = ()
 
 
+class DataWarning(UserWarning):
+    """A table was read with a small correction; the command line prints it as a note."""
+
+
 class BadInput(RoutewrightError):
     """A file, option or request of the caller cannot be used."""
 

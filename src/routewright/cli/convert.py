@@ -62,7 +62,8 @@ def convert(
         frames = []
         for file in files:
             status.update(f"reading {file}")
-            frames.append(_rename(outcomes.without_unread(reader(file)), model, file))
+            frame = outcomes.without_unread(outcomes.clipped(reader(file), f"'{file}'"))
+            frames.append(_rename(frame, model, file))
         frame = reduce(outcomes.join, frames)
         if price_list is not None:
             frame = priced(frame, price_list)

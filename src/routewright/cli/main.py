@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -34,9 +35,10 @@ from routewright.cli.select import select
 from routewright.cli.selfplay import selfplay
 from routewright.cli.serve import serve
 from routewright.cli.tag import tag
-from routewright.errors import MissingExtra, RoutewrightError, extra_of
+from routewright.errors import DataWarning, MissingExtra, RoutewrightError, extra_of
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PYTHON_WARNING = warnings.showwarning
 
 
 class Verbs(TyperGroup):
@@ -147,6 +149,7 @@ app.add_typer(dedicate)
 
 def run() -> None:
     """The entry point: exit code 2 for an error that the user can fix, 130 after Ctrl-C."""
+    warnings.showwarning = _note
     try:
         app()
     except RoutewrightError as error:
@@ -162,6 +165,13 @@ def run() -> None:
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted.")
         sys.exit(130)
+
+
+def _note(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """Prints a warning about data as a note, and others as Python does."""
+    if not issubclass(category, DataWarning):
+        return PYTHON_WARNING(message, category, *place, **more)
+    Console(stderr=True, soft_wrap=True).print(f"Note: {_plain(message)}.", highlight=False)
 
 
 def _plain(error: object) -> str:

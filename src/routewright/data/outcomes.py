@@ -23,7 +23,7 @@ from routewright import files
 from routewright.data import parquet, rows, text
 from routewright.data import queries as query_sets
 from routewright.data.unicode import nfkc
-from routewright.errors import BadInput, BadTable, needs
+from routewright.errors import BadInput, BadTable, DataWarning, needs
 from routewright.types import DATA_CLASSES, Answer, Array, DataClass, Query
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ LONG_NAMES = {  # names in other tools ▶ our columns; `rows` has those of quer
     "completion_tokens": "out_tokens",
     "latency_s": "latency",
 }
+ROUNDING = 1e-6  # by which a mean of float32 numbers may leave 0..1
 UNREAD = ("", "[invalid]")  # answers that say that there is none; the latter in lm-evaluation
 UNKNOWN = ({"role": "user", "content": ""},)  # the messages of a row without a prompt
 
@@ -521,6 +522,7 @@ def _typed(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
     except pl.exceptions.PolarsError as error:
         first = str(error).splitlines()[0][:200]
         raise BadTable(f"'{path}': scores and costs must be numbers: {first}") from error
+    frame = clipped(frame, f"'{path}'")
     for column in cells:
         _check_range(frame, column, path)
     return frame
@@ -556,6 +558,37 @@ def without_unread(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def clipped(frame: pl.DataFrame, source: str) -> pl.DataFrame:
+    """The frame with scores, and other measures of 0..1, that leave it by ROUNDING at most as 0 or
+    1, and costs just below 0 as 0; a warning with the `source` says how many."""
+    bounds = {
+        **dict.fromkeys(UNIT_RANGE, (0.0, 1.0, ROUNDING)),
+        **dict.fromkeys(NOT_NEGATIVE, (0.0, np.inf, ROUNDING**2)),  # a cost may be 1e-7 US$
+        **dict.fromkeys(NOT_POSITIVE, (-np.inf, 0.0, ROUNDING)),
+    }
+    changed = {}
+    for column in frame.columns:
+        measure, separator, _ = column.partition("::")
+        if separator and measure in bounds and frame[column].dtype.is_float():
+            low, high, most = bounds[measure]
+            nearest = pl.col(column).clip(low, high)
+            off = (pl.col(column) - nearest).abs()
+            near = frame.select((off > 0) & (off <= most)).to_series()
+            if near.any():
+                changed[column] = int(near.sum())
+                frame = frame.with_columns(pl.when(off <= most).then(nearest).otherwise(column))
+    if changed:
+        column = next(iter(changed))
+        limits = "0..1" if column.partition("::")[0] in UNIT_RANGE else "their range"
+        warnings.warn(
+            f"{source}: {sum(changed.values())} cells of {_some(list(changed))} are outside"
+            f" {limits} by rounding (at most {ROUNDING:g}) and are read as its end",
+            DataWarning,
+            stacklevel=2,
+        )
+    return frame
+
+
 def _check_range(frame: pl.DataFrame, column: str, path: Path) -> None:
     measure = column.split("::", 1)[0]
     cell = pl.col(column)
@@ -573,7 +606,7 @@ def _check_range(frame: pl.DataFrame, column: str, path: Path) -> None:
         bounds = "finite and not positive" if measure in NOT_POSITIVE else bounds
         row = bad.row(0, named=True)
         raise BadTable(
-            f"'{path}': {column} is {row[column]:g} in row '{row['id']}' and must be {bounds}"
+            f"'{path}': {column} is {row[column]:.12g} in row '{row['id']}' and must be {bounds}"
             f" ({len(bad)} such rows)"
         )
 
@@ -636,8 +669,9 @@ def _scored(frame: pl.DataFrame) -> pl.DataFrame:
     values = frame.select(pl.col(rewards).cast(pl.Float64).fill_nan(None))
     least = min((v for v in values.min().row(0) if v is not None), default=0.0)
     most = max((v for v in values.max().row(0) if v is not None), default=1.0)
-    if least < 0 or most > 1:
+    if least < -ROUNDING or most > 1 + ROUNDING:
         values = values.select((pl.col(rewards) - least) / max(most - least, 1e-300))
+    values = values.select(pl.all().clip(0, 1))
     scores = values.rename(lambda column: column.replace("reward::", "score::", 1))
     return frame.with_columns(scores.get_columns())
 

@@ -3,7 +3,8 @@
 Layout (EleutherAI/lm-evaluation-harness 0.4, `lm_eval/evaluator.py` and
 `loggers/evaluation_tracker.py`): `doc_id`, `doc`, `target`, `arguments`, `resps`,
 `filtered_resps`, `filter`, `metrics` (names) and one field per metric. The folder is the model's
-name, with `__` for `/`. The score is the first metric with a value in 0..1, under the first filter.
+name, with `__` for `/`. The score is the first metric whose values are in 0..1, under the first
+filter.
 `doc_id` is a position, which differs between revisions of a data set; so `doc_hash` names the
 document where the log has it. The logs have no costs and no tokens.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ import polars as pl
 
 from routewright.data.formats import _files
 from routewright.data.formats._wide import Cell, long, wide
+from routewright.data.outcomes import ROUNDING
 from routewright.errors import BadTable
 
 METRICS = ("exact_match", "acc", "acc_norm", "pass@1", "prompt_level_strict_acc", "em", "f1")
@@ -34,8 +37,9 @@ def read(path: Path) -> pl.DataFrame:
     if not rows:
         raise BadTable(f"'{path}' has no rows")
     task, expert = _task(path), path.resolve().parent.name.replace("__", "/")
-    metric, filter_name = _metric(*rows[0]), rows[0][1].get("filter")
+    filter_name = rows[0][1].get("filter")
     filtered = [(place, row) for place, row in rows if row.get("filter") == filter_name]
+    metric = _metric(filtered)
     documents = _documents([row for _, row in filtered])
     cells = [
         _cell(row, f"{place}: {metric}", metric, task, expert, document)
@@ -75,12 +79,22 @@ def _task(path: Path) -> str:
     return re.sub(r"_\d{4}-\d\d-\d\dT.*$", "", path.stem.removeprefix("samples_"))
 
 
-def _metric(place: str, row: dict[str, Any]) -> str:
-    candidates = row.get("metrics") or [name for name in METRICS if name in row]
-    for name in candidates:
-        if isinstance(row.get(name), bool | int | float) and 0 <= row[name] <= 1:
+def _metric(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """The first metric that is in 0..1, or unknown, in every row, and known in one."""
+    place, first = rows[0]
+    for name in first.get("metrics") or [name for name in METRICS if name in first]:
+        values = [row.get(name) for _, row in rows]
+        if any(map(_is_score, values)) and all(map(_is_score, filter(_is_known, values))):
             return str(name)
-    raise BadTable(f"{place} has no metric in 0..1; it has {', '.join(row)}")
+    raise BadTable(f"{place} has no metric in 0..1 on all its rows; it has {', '.join(first)}")
+
+
+def _is_known(value: Any) -> bool:
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
+
+
+def _is_score(value: Any) -> bool:
+    return isinstance(value, bool | int | float) and -ROUNDING <= value <= 1 + ROUNDING
 
 
 def _cell(

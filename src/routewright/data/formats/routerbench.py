@@ -3,12 +3,16 @@
 Layout (withmartian/routerbench, `convertors/common.py`): `sample_id`, `prompt`, `eval_name`; for
 each MODEL its mean performance in the column `MODEL`, `MODEL|model_response` and
 `MODEL|total_cost` (US$); `oracle_model_to_route_to`. Prompts and responses are lists in Python
-notation. Paper: arXiv 2403.12031.
+notation. A `sample_id` may stand in several rows, with other wordings of its prompt: rows with the
+same texts whose scores complete each other become one, all others stay rows of one group.
+Paper: arXiv 2403.12031.
 """
 
 from __future__ import annotations
 
 import ast
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +42,44 @@ def read(path: Path) -> pl.DataFrame:
         table[f"cost::{model}"] = _numbers(columns, model + COST, path)
         if model + ANSWER in columns:
             table[f"answer::{model}"] = [unlist(response) for response in columns[model + ANSWER]]
-    return pl.DataFrame(table, schema={name: _type(name) for name in table})
+    frame = pl.DataFrame(table, schema={name: _type(name) for name in table})
+    return _one_row_each(frame, models) if frame["id"].is_duplicated().any() else frame
+
+
+def _one_row_each(frame: pl.DataFrame, models: Sequence[str]) -> pl.DataFrame:
+    """The frame with a row per query: complementary rows are merged, others get ids of their own.
+
+    Rows of one sample share a `stem_sha`.
+    """
+    samples: dict[str, list[dict[str, Any]]] = {}
+    for row in frame.iter_rows(named=True):
+        wordings = samples.setdefault(row["id"], [])
+        partner = next((one for one in wordings if _complete(one, row, models)), None)
+        if partner is None:
+            wordings.append(row)
+            continue
+        for model in (m for m in models if row[f"score::{m}"] is not None):
+            names = (f"{cell}::{model}" for cell in ("score", "cost", "answer"))
+            partner |= {name: row[name] for name in names if name in row}
+    rows = [
+        {**row, "id": id if n == 1 else f"{id}#{n}", "stem_sha": _stem(id, wordings)}
+        for id, wordings in samples.items()
+        for n, row in enumerate(wordings, start=1)
+    ]
+    return pl.DataFrame(rows, schema={**frame.schema, "stem_sha": pl.String})
+
+
+def _stem(id: str, wordings: Sequence[Mapping[str, Any]]) -> str:
+    texts = "\0".join([id, *(str(row["prompt"]) for row in wordings)])
+    return hashlib.sha256(texts.encode("utf-8", "replace")).hexdigest()
+
+
+def _complete(one: Mapping[str, Any], other: Mapping[str, Any], models: Sequence[str]) -> bool:
+    """Whether two rows hold the same texts, and no model has a score in both."""
+    texts = [set((row["prompt"] or "").splitlines()) for row in (one, other)]
+    return (texts[0] <= texts[1] or texts[1] <= texts[0]) and not any(
+        one[f"score::{m}"] is not None and other[f"score::{m}"] is not None for m in models
+    )
 
 
 def unlist(text: Any) -> str | None:

@@ -37,6 +37,14 @@ def test_apgr_is_half_for_the_straight_line_between_weak_and_strong():
     assert np.isnan(metrics.apgr(*line, weak=(1.0, 0.4), strong=(3.0, 0.4)))
 
 
+@pytest.mark.parametrize("start", [1.0, 1.5, 2.9, 3.0, 7.0])
+def test_apgr_of_a_curve_that_starts_late_recovers_nothing_before(start: float):
+    curve = np.array([start, 8.0]), np.array([0.8, 0.8])
+    late = metrics.apgr(*curve, weak=(1.0, 0.4), strong=(3.0, 0.8))
+    assert late == pytest.approx(max(3.0 - start, 0.0) / 2)
+    assert np.isnan(metrics.apgr(*curve, weak=(1.0, 0.9), strong=(3.0, 0.8)))
+
+
 def test_auc_agrees_with_scikit_learn_with_ties_and_gaps():
     rng = np.random.default_rng(0)
     score = (rng.random(300) < 0.4).astype(float)
@@ -51,6 +59,21 @@ def test_calibration_error_by_hand():
     score = np.array([0.0] * 10 + [1.0] * 5 + [0.0] * 5)
     assert metrics.ece(forecast, score, bins=2) == pytest.approx((0.2 + 0.3) / 2)
     assert metrics.brier(forecast, score) == pytest.approx((0.04 + 0.5 * 0.04 + 0.5 * 0.64) / 2)
+
+
+def test_calibration_error_does_not_depend_on_the_order_of_equal_forecasts():
+    rng = np.random.default_rng(0)
+    half, right = np.full(100, 0.5), np.repeat([0.0, 1.0], 50)
+    assert metrics.ece(half, right) == 0.0
+    forecast = np.round(rng.random(200), 1)
+    score = (rng.random(200) < 0.5).astype(float)
+    orders = [rng.permutation(200) for _ in range(5)]
+    assert (
+        len({metrics.ece(forecast, score), *(metrics.ece(forecast[o], score[o]) for o in orders)})
+        == 1
+    )
+    levels, scores = np.repeat([0.2, 0.8], 100), np.repeat([0.0, 1.0, 0.0, 1.0], [80, 20, 20, 80])
+    assert metrics.ece(levels, scores) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_means_leave_out_what_is_unknown_in_every_replicate():

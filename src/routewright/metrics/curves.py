@@ -83,12 +83,15 @@ def apgr(
 
     RouteLLM (arXiv 2406.18665), equation 4, with cost in place of the share of strong calls, so
     that it holds for any number of experts. `weak` and `strong` are (US$, quality) of the
-    cheapest and of the most expensive expert. NaN if they do not differ.
+    cheapest and of the most expensive expert. Below the curve's cheapest point the weak expert
+    answers: nothing of the gap is recovered there. Above 1 only a curve that is better than the
+    strong expert gets. NaN if the strong expert is not better, or does not cost more.
     """
     (low, floor), (high, ceiling) = weak, strong
-    if high <= low or ceiling == floor:
+    if not (high > low and ceiling > floor):
         return float("nan")
-    return (aiq(costs, qualities, low, high, with_hull=False) - floor) / (ceiling - floor)
+    recovered = (qualities - floor) / (ceiling - floor)
+    return aiq(costs, recovered, low, high, with_hull=False)
 
 
 def pgr(quality: float, weak: float, strong: float) -> float:

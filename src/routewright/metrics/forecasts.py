@@ -36,16 +36,26 @@ def brier(forecast: Array, score: Array) -> float:
 
 def ece(forecast: Array, score: Array, bins: int = 10) -> float:
     """Expected calibration error: the mean absolute difference between score and
-    forecast over equally filled bins.
+    forecast over equally filled bins; equal forecasts share a bin, so that the order of the
+    queries does not matter.
 
     Σ_b |B_b|/N · |mean score − mean forecast| (Guo et al. 2017, with quantile bins).
     """
     finite = np.isfinite(score) & np.isfinite(forecast)
-    order = np.argsort(forecast[finite], kind="stable")
-    parts = np.array_split(order, min(bins, max(len(order), 1)))
     f, s = forecast[finite], score[finite]
-    gaps = [abs(float(s[part].mean() - f[part].mean())) * len(part) for part in parts if len(part)]
-    return sum(gaps) / max(len(order), 1)
+    order = np.lexsort((s, f))
+    f, s = f[order], s[order]
+    parts = np.array_split(np.arange(len(f)), min(bins, max(len(f), 1)))
+    bin_of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    _, first, member, counts = np.unique(
+        f, return_index=True, return_inverse=True, return_counts=True
+    )
+    bin_of = bin_of[first + (counts - 1) // 2][member]  # the middle one of equal forecasts decides
+    gaps = [
+        abs(float(s[inside].mean() - f[inside].mean())) * int(inside.sum())
+        for inside in (bin_of == b for b in np.unique(bin_of))
+    ]
+    return sum(gaps) / max(len(f), 1)
 
 
 def routing_entropy(probability: Array) -> float:

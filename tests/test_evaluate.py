@@ -210,8 +210,43 @@ def test_a_configs_own_policies_are_judged_any_strategy_among_them(
     assert low < policies["share"]["quality"] < high
     assert figures["n"] == len(dev)
     assert figures["references"] == curve["references"]
-    for words in ("half (max_cost_fraction 0.5)", "of the dearest", "quality (95 %)", "oracle"):
+    for words in ("half (max_cost_fraction 0.5)", "of sage's cost", "quality, % (95 %)", "oracle"):
         assert words in done.stdout
+
+
+def test_a_policy_stands_beside_what_was_asked_for(config, outcome_table, tmp_path):
+    more = "  tight: {strategy: auto, router: router, max_cost_fraction: 0.5}\n"
+    path = config(POLICIES + more + "default_policy: half\n")
+    # The rows to judge on are those where the router asks the most expensive expert.
+    done = cli(path, outcome_table, "--json", tmp_path / "figures.json")
+    facts = json.loads((tmp_path / "figures.json").read_text())["policies"]["half"]
+    low, high = facts["cost_fraction_ci"]
+    assert low < facts["cost_fraction"] < high
+    lead = done.stdout.splitlines()[0]
+    assert lead.startswith(f"half: {100 * facts['quality']:.1f} % (")
+    assert f" at {facts['cost_fraction']:.0%} ({100 * low:.0f} … {100 * high:.0f} %) of" in lead
+    assert "you asked for at most 50 %" in lead
+    gain = f"That is {100 * facts['gain_over_zero_router']:+.1f} points ("
+    assert gain in lead
+
+
+def test_a_policy_that_costs_more_than_asked_for_says_so(config, outcome_table, router, dev):
+    path = config("  half: {strategy: auto, router: router, max_cost_fraction: 0.5}\n")
+    sage = {"strategy": "fixed", "expert": "sage"}
+    points = tuple(replace(point, spec=sage) for point in router.frontier)
+    replace(router, frontier=points).save(path.parent / "router")
+    lead = cli(path, outcome_table).stdout.splitlines()[0]
+    assert "100% (100 … 100 %) of sage's cost; you asked for at most 50 % (not kept)" in lead
+
+
+def test_few_rows_are_said_to_prove_nothing(config, outcome_table, router_folder, tmp_path):
+    few = tmp_path / "few.parquet"
+    pl.read_parquet(outcome_table).filter(pl.col("split") == "dev").head(20).write_parquet(few)
+    for judged in (config(), router_folder):
+        shown = cli(judged, few).stdout
+        assert "20 rows are too few to prove anything." in shown
+    shown = cli(router_folder, outcome_table).stdout
+    assert shown.startswith("A policy with `max_cost_fraction: 0.5` serves ")
 
 
 def test_one_policy_is_judged_and_printed_as_json_alone(config, outcome_table):

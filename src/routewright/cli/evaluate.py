@@ -15,8 +15,10 @@ from rich.table import Table
 
 from routewright import files
 from routewright.cli.fit import Tables
+from routewright.data import text
 
 if TYPE_CHECKING:
+    from routewright.config import Config
     from routewright.evaluation.figures import Evaluation
 
 
@@ -77,6 +79,7 @@ def evaluate(
     if str(json) == "-":
         typer.echo(written)
         return
+    show_served(measured, figures, Console())
     show(figures, Console())
     if (fair := audit(measured, seen)).level == "bad":
         Console(soft_wrap=True).print(f"[bold]Do not trust these figures:[/] {fair.text}")
@@ -109,7 +112,7 @@ def _judge(
     if str(json) == "-":
         typer.echo(written)
     else:
-        show_policies(figures, Console())
+        show_policies(figures, loaded, Console())
 
 
 def _as_json(figures: dict[str, Any], path: Path | None) -> str:
@@ -122,22 +125,21 @@ def _as_json(figures: dict[str, Any], path: Path | None) -> str:
     return written
 
 
-def show_policies(figures: dict[str, Any], console: Console) -> None:
-    """Prints what each policy costs and reaches, beside the experts."""
-    table = Table(
-        title=f"{figures['n']} rows",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    table.add_column("", overflow="fold")
-    for heading in ("US$/query", "of the dearest", "quality (95 %)"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    dearest = max((e["cost"] or 0.0 for e in figures["experts"].values()), default=0.0)
+def show_policies(figures: dict[str, Any], config: Config, console: Console) -> None:
+    """Prints what each policy costs and reaches beside what it was asked for, then the experts."""
+    from routewright.evaluation.policies import in_words
+
+    dearest = dearest_of(figures)
+    first = config.default_policy or next(iter(config.policies))
+    for name in sorted(figures["policies"], key=lambda name: name != first):
+        said = in_words(figures["policies"][name], config.policies[name], dearest)
+        console.print(f"{name}: {said}.", markup=False, highlight=False, soft_wrap=True)
+    _warn(figures, console)
+    table = _table(figures, ("US$ per 1,000", f"of {dearest}'s cost", "quality, % (95 %)"))
+    most = figures["experts"][dearest]["cost"]
     oracle = figures["references"]["oracle"]
     for name, facts in [*figures["experts"].items(), ("oracle", oracle)]:
-        share = facts["cost"] / dearest if dearest and facts["cost"] is not None else None
+        share = facts["cost"] / most if most and facts["cost"] is not None else None
         table.add_row(name, dollars(facts["cost"]), _percent(share), _known(facts["quality"]))
     table.add_section()
     for name, facts in figures["policies"].items():
@@ -148,32 +150,62 @@ def show_policies(figures: dict[str, Any], console: Console) -> None:
     console.print(table)
 
 
-def _percent(share: float | None) -> str:
-    return "unknown" if share is None or math.isnan(share) else f"{share:.0%}"
+def show_served(measured: Evaluation, figures: dict[str, Any], console: Console) -> None:
+    """Prints what a policy with the goal HALF would serve, on the rows that are measured."""
+    from routewright.config import PolicyConfig
+    from routewright.evaluation.figures import served
+    from routewright.evaluation.policies import HALF, in_words, point_at_half
+
+    k = point_at_half(measured)
+    if k is None:
+        return
+    policy = PolicyConfig(strategy=measured.points[k].strategy, max_cost_fraction=HALF)
+    said = in_words(served(measured, k), policy, dearest_of(figures))
+    line = f"A policy with `max_cost_fraction: {HALF:g}` serves {said}."
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def show(figures: dict[str, Any], console: Console) -> None:
-    """Prints the cost–quality table of `evaluate --json` figures."""
-    title = f"{figures['n']} rows"
+def dearest_of(figures: dict[str, Any]) -> str:
+    """The expert that cost fractions refer to."""
+    experts: dict[str, Any] = figures["experts"]
+    return max(experts, key=lambda m: (experts[m]["cost"] or 0.0, experts[m]["quality"] or 0.0))
+
+
+def _warn(figures: dict[str, Any], console: Console) -> None:
+    for warning in figures["warnings"]:
+        console.print(f"[bold]Note:[/] {warning}", highlight=False, soft_wrap=True)
+
+
+def _table(figures: dict[str, Any], headings: tuple[str, ...]) -> Table:
     table = Table(
-        title=title,
+        title=f"{figures['n']} rows",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
     )
     table.add_column("", overflow="fold")
-    for heading in ("US$/query", "quality (95 %)", "over zero router (95 %)"):
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None or math.isnan(share) else f"{share:.0%}"
+
+
+def show(figures: dict[str, Any], console: Console) -> None:
+    """Prints the cost–quality table of `evaluate --json` figures."""
+    table = _table(figures, ("US$ per 1,000", "quality, % (95 %)", "over zero router, points"))
     for name, expert in figures["experts"].items():
         table.add_row(name, dollars(expert["cost"]), _known(expert["quality"]), "")
     oracle = figures["references"]["oracle"]
-    table.add_row("oracle", dollars(oracle["cost"]), f"{oracle['quality']:.3f}", "")
+    table.add_row("oracle", dollars(oracle["cost"]), _known(oracle["quality"]), "")
     table.add_section()
-    dearest = max((e["cost"] or 0.0 for e in figures["experts"].values()), default=0.0)
+    dearest = figures["experts"][dearest_of(figures)]["cost"] or 0.0
     for fraction, at in figures["at_cost_fraction"].items() if oracle["cost"] is not None else ():
         table.add_row(
-            f"router at {float(fraction):.0%} cost",
+            f"curve at {float(fraction):.0%} cost",
             dollars(float(fraction) * dearest),
             _with_interval(at["quality"], at["quality_ci"]),
             _with_interval(at["gain_over_zero_router"], at["gain_ci"], "+"),
@@ -186,6 +218,7 @@ def show(figures: dict[str, Any], console: Console) -> None:
         "",
     )
     console.print(table)
+    _warn(figures, console)
     if figures["aiq"] is not None:
         console.print(
             f"AIQ {figures['aiq']:.4f} (straight lines {figures['aiq_no_hull']:.4f},"
@@ -213,15 +246,16 @@ def show_forecasts(measured: Evaluation, console: Console) -> None:
 
 
 def _known(quality: float | None) -> str:
-    return "unknown" if quality is None else f"{quality:.3f}"
+    """A quality (0..1) in percent points."""
+    return "unknown" if quality is None else f"{100 * quality:.1f}"
 
 
 def dollars(amount: float | None) -> str:
-    return "unknown" if amount is None else f"{amount:.3g}"
+    """US$ per query as US$ per 1,000 queries."""
+    return "unknown" if amount is None else text.dollars(amount)
 
 
 def _with_interval(value: float | None, pair: list[float] | None, sign: str = "") -> str:
     if value is None or pair is None:
         return "out of reach"
-    low, high = pair
-    return f"{value:{sign}.3f} ({low:{sign}.3f} … {high:{sign}.3f})"
+    return f"{100 * value:{sign}.1f} {text.between(pair, sign=bool(sign))}"

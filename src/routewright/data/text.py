@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from textwrap import shorten
 
 UNKNOWN = "?"
+FEW = 100  # rows; fewer prove differences of ten points or more only
+TOO_FEW = 30  # rows; fewer prove nothing
+DIFFERENT = 0.2  # share of rows on which two choices score differently, for `provable`
 LINES = 16  # of a table, its heading included
 
 
@@ -26,6 +29,16 @@ def points(gain: float) -> str:
     ('+2.4', '-10.0')
     """
     return f"{100 * gain:+.1f}"
+
+
+def between(interval: Sequence[float], sign: bool = False) -> str:
+    """The 95 % interval of a quality, or of a difference (with `sign`), in percent points.
+
+    >>> between((0.7, 0.8)), between((-0.01, 0.02), sign=True)
+    ('(70.0 … 80.0)', '(-1.0 … +2.0)')
+    """
+    low, high = (f"{100 * end:{'+' if sign else ''}.1f}" for end in interval)
+    return f"({low} … {high})"
 
 
 def dollars(cost: float | None) -> str:
@@ -63,3 +76,22 @@ def columns(rows: Sequence[Sequence[str]], lines: int = LINES) -> str:
     ]
     more = [f"… and {len(rows) - lines} more"] if len(rows) > lines else []
     return "\n".join(shown + more)
+
+
+def provable(n: int) -> str:
+    """The smallest difference between two policies that n rows prove, as a sentence without its
+    full stop: 1.96 √(d / n), where the policies' scores differ by 1 on the share d of the rows.
+
+    >>> provable(400)
+    '400 rows prove a difference of about 4 percent points'
+    >>> provable(20)
+    '20 rows are too few to prove anything'
+    """
+    if n < TOO_FEW:
+        return f"{n} row{'s are' if n != 1 else ' is'} too few to prove anything"
+    return f"{n} rows prove a difference of about {difference(n):.0f} percent points"
+
+
+def difference(n: int) -> float:
+    """The smallest difference (percent points) that n rows prove; see `provable`."""
+    return 196 * math.sqrt(DIFFERENT / n)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from routewright.strategies._recorded import Run
 from routewright.types import Array, Prediction
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.75)
+SERVED = ("quality", "quality_ci", "cost", "cost_fraction")
 AT_FRACTION = ("quality", "quality_ci", "gain_over_zero_router", "gain_ci")
 
 
@@ -123,7 +124,13 @@ def summary(e: Evaluation) -> dict[str, Any]:
         "predictor": _forecasts(e),
         "domains": _domains(e),
         "n": len(e.outcomes),
+        "warnings": warnings(len(e.outcomes)),
     }
+
+
+def warnings(n: int) -> list[str]:
+    """What the reader of an evaluation on n rows must know first."""
+    return [f"{text.provable(n)}."] if n < text.FEW else []
 
 
 def experts(outcomes: Outcomes) -> dict[str, Any]:
@@ -245,6 +252,40 @@ def curve_replicates(e: Evaluation, weights: Array, fractions: Array) -> tuple[A
         reached[b] = np.interp(at, costs[b][order], scores[b][order], left=np.nan)
         zero[b] = policies.hull_quality(policies.zero_router(quality[b], price[b]), at)
     return reached, reached - zero
+
+
+def over_fixed_mix(e: Evaluation, weights: Array) -> Array:
+    """The paired gain of every operating point over mixing fixed experts at the cost that the point
+    has on these rows, per replicate: (b, points)."""
+    costs, scores = metrics.mean(e.costs.T, weights), metrics.mean(e.scores.T, weights)
+    price = metrics.mean(e.outcomes.charges, weights)
+    quality = metrics.mean(e.outcomes.score, weights)
+    mixes = [
+        policies.hull_quality(policies.zero_router(q, c), at)
+        for q, c, at in zip(quality, price, costs, strict=True)
+    ]
+    return scores - np.array(mixes)
+
+
+def served(e: Evaluation, k: int) -> dict[str, Any]:
+    """What operating point k costs and reaches on these rows, with intervals, and its paired gain
+    over mixing fixed experts at the same cost; None where costs are unknown."""
+    point = curve(e)[k]
+    facts: dict[str, Any] = {key: point[key] for key in SERVED}
+    unknown = dict.fromkeys(("cost_fraction_ci", "gain_over_zero_router", "gain_ci"))
+    if not facts["cost_fraction"]:
+        return facts | unknown
+    weights = np.vstack([np.ones(len(e.outcomes)), e.weights])
+    price = metrics.mean(e.outcomes.charges, weights)
+    dearest = price[:, int(np.nanargmax(price[0]))]
+    fractions = metrics.mean(e.costs[[k]].T, e.weights)[:, 0] / dearest[1:]
+    one = replace(e, points=(e.points[k],), runs=(e.runs[k],))
+    gain = over_fixed_mix(one, weights)[:, 0]
+    return facts | {
+        "cost_fraction_ci": list(metrics.interval(fractions)),
+        "gain_over_zero_router": _number(gain[0]),
+        "gain_ci": list(metrics.interval(gain[1:])),
+    }
 
 
 def _domains(e: Evaluation) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from routewright.config import Config, PolicyConfig
+from routewright.data import text
 from routewright.data.outcomes import Outcomes
 from routewright.errors import BadInput, BadTable
 from routewright.evaluation import figures
@@ -13,8 +15,8 @@ from routewright.evaluation.evaluate import evaluate
 from routewright.gateway.policies import Policies
 from routewright.types import Query
 
+HALF = 0.5  # cost fraction of the operating point that reports about a router speak of
 ASKED_FOR = ("price", "max_cost", "max_cost_fraction", "min_quality", "latency_price")
-KEYS = ("quality", "quality_ci", "cost", "cost_fraction")
 
 
 def judge(
@@ -51,15 +53,72 @@ def judge(
             measured = evaluate(strategy, table, without_domain=without_domain, seed=seed)
         except BadInput as error:
             raise BadTable(f"policy '{name}': {error}") from error
-        (point,) = figures.curve(measured)
-        points[name] = {key: point[key] for key in KEYS} | {"asked_for": asked_for(judged[name])}
+        points[name] = figures.served(measured, 0) | {"asked_for": asked_for(judged[name])}
     costed = table.costed()
     return {
         "experts": figures.experts(costed),
         "references": figures.references(costed),
         "policies": points,
         "n": len(table),
+        "warnings": figures.warnings(len(table)),
     }
+
+
+def point_at_half(measured: figures.Evaluation) -> int | None:
+    """The operating point that the gateway serves with `max_cost_fraction: 0.5`; None where costs
+    are unknown or every point costs more."""
+    router = measured.router
+    if router is None:
+        return None
+    try:
+        return router.frontier.index(router.at(max_cost_fraction=HALF))
+    except BadInput:
+        return None
+
+
+def in_words(facts: dict[str, Any], policy: PolicyConfig, dearest: str) -> str:
+    """What a policy costs and reaches on the rows, beside what was asked for; `facts` is its entry
+    of `evaluate --json`, `dearest` the expert that cost fractions refer to."""
+    reached = f"{text.percent(facts['quality'])} {text.between(facts['quality_ci'])}"
+    if facts["cost_fraction_ci"] is None:
+        return f"{reached}{_beside(facts, policy)}"
+    fraction, ends = facts["cost_fraction"], facts["cost_fraction_ci"]
+    low, high = (f"{100 * end:.0f}" for end in ends)
+    costs = f"{reached} at {fraction:.0%} ({low} … {high} %) of {dearest}'s cost"
+    if policy.strategy == "fixed":
+        return costs
+    gain, pair = text.points(facts["gain_over_zero_router"]), text.between(facts["gain_ci"], True)
+    proof = "" if facts["gain_ci"][0] > 0 or facts["gain_ci"][1] < 0 else ", which proves no gain"
+    return (
+        f"{costs}{_beside(facts, policy)}. That is {gain} points {pair} over mixing fixed"
+        f" experts at the same cost{proof}"
+    )
+
+
+def _beside(facts: dict[str, Any], policy: PolicyConfig) -> str:
+    """What was asked for, and whether the rows keep it; empty without a goal."""
+    fraction, ends = facts["cost_fraction"], facts["cost_fraction_ci"]
+    if policy.max_cost_fraction is not None:
+        goal = policy.max_cost_fraction
+        return f"; you asked for at most {100 * goal:g} %{_kept(goal, fraction, ends)}"
+    if policy.max_cost is not None:
+        limit = policy.max_cost * fraction / facts["cost"] if ends else 0.0
+        kept = _kept(limit, fraction, ends)
+        most = text.dollars(policy.max_cost)
+        return f"; you asked for at most US${most} per 1,000 queries{kept}"
+    if policy.min_quality is not None:
+        low, high = facts["quality_ci"]
+        kept = _kept(-policy.min_quality, -facts["quality"], (-high, -low))
+        return f"; you asked for at least {100 * policy.min_quality:g} %{kept}"
+    return "" if policy.price is None else f"; you set λ = {policy.price:g} per US$"
+
+
+def _kept(limit: float, value: float, ends: Sequence[float] | None) -> str:
+    if ends is None:
+        return ""
+    if value <= limit + 1e-9:
+        return "" if ends[1] <= limit else " (kept here, not proven)"
+    return " (not kept)" if ends[0] > limit else " (not kept here, not proven)"
 
 
 def asked_for(policy: PolicyConfig) -> str:

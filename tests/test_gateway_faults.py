@@ -334,3 +334,15 @@ def test_a_fault_has_the_consequences_of_the_table(fault, stream):
     assert text == ("half" if broken else "from large")
     assert (error is None) != broken
     assert outcome(after, stream) == ("hello there", None)
+
+
+BEFORE_THE_ANSWER = [fault for fault in faults.UPSTREAM if not fault.in_answer]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fault", BEFORE_THE_ANSWER, ids=lambda fault: fault.happens)
+def test_a_fault_is_billed_as_the_table_says(fault, stream):
+    """Later the headers have been sent, and tell no cost."""
+    alone, *_ = trial(fault, stream)
+    cost = float(alone.headers["x-routewright-cost"])
+    assert (cost > 0) == (fault.billed == faults.ESTIMATE)

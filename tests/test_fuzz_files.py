@@ -224,6 +224,7 @@ def check_config(path):
             load(path)
         assert "sk-secret-value" not in str(error.value)
         assert all(problem.problem and problem.fix for problem in result.mistakes)
+        assert all(problem.text(path).encode() for problem in result.problems)
 
 
 @given(documents)
@@ -231,6 +232,14 @@ def test_any_document_is_a_config_or_a_list_of_mistakes(folder, document):
     path = folder / "routewright.yaml"
     path.write_text(document, encoding="utf-8", errors="replace")
     check_config(path)
+
+
+def test_half_of_a_surrogate_pair_is_a_mistake(folder, routewright):
+    path = folder / "cut.yaml"
+    path.write_text('version: 1\n"\\ud80c": 1\nexperts: [{name: "a\\ud80c"}]\n')
+    code, told, _ = routewright("check", path)
+    assert code == 2
+    assert "half of a surrogate pair" in told
 
 
 @given(st.binary(max_size=100))

@@ -31,6 +31,8 @@ from routewright.router.router import Router
 from routewright.types import Query
 
 OLD, NEW = 1, 2
+# For processes that import this module.
+HERE = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})"
 ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="ptrace is a part of Linux")
 
 
@@ -180,7 +182,7 @@ def test_a_crash_at_any_system_call_leaves_the_old_or_the_new(kind, can_swap, tm
             versions.append(version(target))
             shutil.copytree(folder, tmp_path / str(len(states)))
 
-    code = "import sys, test_files; test_files.write_new(*sys.argv[1:])"
+    code = f"{HERE}; import test_files; test_files.write_new(*sys.argv[1:])"
     calls = at_every_system_call(["-c", code, kind, str(target), str(can_swap)], check)
     check()
     assert calls > 20
@@ -219,8 +221,9 @@ def test_a_file_is_on_disk_before_its_name_points_to_it(tmp_path: Path, monkeypa
 
 # --- several processes ---------------------------------------------------------------------
 
-SAVER = """
-import sys, test_files as t
+SAVER = f"""
+{HERE}
+import test_files as t
 if not int(sys.argv[2]):
     t.files._exchange = lambda one, other: False
 for n in range(25):

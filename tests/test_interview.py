@@ -347,7 +347,10 @@ def test_a_chat_reaches_the_expert_as_it_is_and_again_from_the_table(place):
     """A system message stays one, a name stays, and what was asked before is not paid again."""
     system = [{"role": "system", "content": "What is 1 + 1?"}]
     named = [{"role": "user", "content": "What is 2 + 2?", "name": "ann"}]
-    rows = [{"id": "a", "messages": system}, {"id": "b", "messages": named}]
+    rows = [
+        {"id": "a", "messages": system, "reference": "2"},
+        {"id": "b", "messages": named, "reference": "4"},
+    ]
     (place / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
     expert = Upstream(says=right)
     with serving(expert):

@@ -58,6 +58,9 @@ BUILT = {
         r',? (?:or|oder|ou) ["\u201c]?(?:NYC|New York)\b["\u201d]?'
     ],
     "routewright.cli.prices._point": [r"(?m)^version:[^\r\n]*"],
+    "routewright.experts.redaction._without_addresses": [
+        r"(?i)(?<![\w.-])llm\.example\.com(?::\d{1,5})?(?![\w-])"
+    ],
     "routewright.prompts._fill": [r"\{(context|question|answer)\}"],
     "routewright.sandbox.model.__init__": [r" ?(?<![a-z])(add|and|sum)(?![a-z])|([0-9]+)|(.)"],
 }

@@ -127,7 +127,13 @@ class Place:
 
 def rows() -> list[dict[str, object]]:
     return [
-        {"id": f"{mark}-{n}", "prompt": f"{mark} {_words(1000 * k + n)}", "split": "train"} | limits
+        {
+            "id": f"{mark}-{n}",
+            "prompt": f"{mark} {_words(1000 * k + n)}",
+            "reference": "a right answer",
+            "split": "train",
+            **limits,
+        }
         for k, (mark, limits) in enumerate(KINDS.items())
         for n in range(10)
     ]
@@ -258,11 +264,12 @@ ASKS: dict[str, list[Words]] = {  # commands that ask experts, or could
 }
 # Commands that ask nobody, because they have no config and so know no expert, ...
 NO_CONFIG = {
-    *("calibrate", "convert", "demo", "select"),
+    *("calibrate", "convert", "demo", "regrade", "select"),
     *("dedicate train", "dedicate grow", "dedicate calibrate"),
 }
-# ... or that send only what a client sends (test_gateway_privacy.py), or start a process.
-OTHERS = {"serve", "dedicate serve", "experts"}
+# ... or that send only what a client or the user sends (test_gateway_privacy.py, test_chat.py),
+# ask a question of their own, write a config, or start a process.
+OTHERS = {"serve", "dedicate serve", "experts", "chat", "doctor", "init", "prices"}
 
 
 def walk(command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, object]]:

@@ -58,7 +58,7 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
     ['report.json']
     """
     try:
-        target = path.resolve() if path.is_symlink() else path
+        target = path if path.name and not path.is_symlink() else path.resolve()
         if not folder and target.exists() and not target.is_file() and not target.is_dir():
             yield target
             return

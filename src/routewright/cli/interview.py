@@ -123,14 +123,14 @@ def interview(
         "max_tokens": max_tokens,
         "concurrency": concurrency,
     }
-    counts = settings["graders"].check(items)
     console = Console(stderr=json, soft_wrap=True, highlight=False)
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     for sentence in withheld(items, chosen, settings["judges"], settings["graders"]):
         errors.print(f"{sentence}.", markup=False)
+    counts = settings["graders"].check(items)
     errors.print(f"Grading: {takes(counts)}.", markup=False)
     for line in examine(config).from_price_list:
-        errors.print(line, markup=False)
+        console.print(line, markup=False)
     if dry_run:
         estimate = asyncio.run(_dry_run(items, experts, journal, settings))
         _show_estimate(estimate, json, console, budget)

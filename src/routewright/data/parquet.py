@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from routewright import files
-from routewright.errors import BadTable
+from routewright.errors import BadTable, needs
 
 if TYPE_CHECKING:
     import polars as pl
@@ -22,7 +22,8 @@ FEW_ROWS = 1_000_000  # that are read from any file
 def read(path: Path, what: str = "a Parquet file") -> pl.DataFrame:
     """The table in a file. Raises BadTable if it is not a regular file, if it is damaged, or if its
     content is too large for this machine's memory."""
-    import polars as pl
+    with needs("an outcome table"):
+        import polars as pl
 
     check_regular(path)
     try:

@@ -26,7 +26,7 @@ _NEGATED = re.compile(r"\b(?:not|never|cannot|cant|isnt|arent|doesnt|dont|wasnt|
 _WHO = re.compile(
     r"\b(?:who|whose|whom|surname|author|painter|wer|qui|qui\u00e9n|quien)\b", re.IGNORECASE
 )
-_NAME = re.compile(r"(?:[^\W\d_][^\W\d_.'\u2019-]*\.? )+(?:de |da |van |von )*([^\W\d_]{3,})")
+_NAME = re.compile(r"(?:[^\W\d_][^\W\d_.'\u2019-]{0,30}\.? ){1,6}([^\W\d_]{3,30})")
 _STRIPPED = string.whitespace + string.punctuation
 
 

@@ -82,7 +82,10 @@ def test_splits(tmp_path: Path):
         (pl.lit(-1.0).alias("cost::sage"), r"cost::sage is -1 in row 'q0'"),
         (pl.lit(float("inf")).alias("cost::sage"), r"cost::sage is inf"),
         (pl.lit("q7").alias("id"), r"row 2 and '.*' row 1 are both called 'q7': keep one"),
-        (pl.lit("good").alias("score::sage"), r"scores and costs must be numbers"),
+        (
+            pl.lit("good").alias("score::sage"),
+            r"score::sage is 'good' in row 'q0' and must be a number",
+        ),
         (pl.lit('{"role":').alias("messages"), r"t' row 1: `messages` is not JSON"),
         (pl.lit('{"role": 1}').alias("messages"), r"t' row 1: `messages` must be a list such"),
         (pl.lit("[a").alias("tags"), r"t' row 1: `tags` is not JSON"),

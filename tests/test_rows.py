@@ -160,7 +160,7 @@ def test_a_table_may_not_know_a_prompt_but_nobody_is_asked_nothing(tmp_path: Pat
     rows = [{"id": "a", "prompt": "2 + 2?"}, {"id": "b", "prompt": prompt}]
     path = save(tmp_path, "parquet", *({**row, "score::small": 1.0} for row in rows))
     assert as_table(path) == [SIMPLE, Query.of(prompt or "", id="b")]
-    assert "row 2 has neither `prompt` nor `messages`; it has id, prompt" in as_set(path)
+    assert "row 2 has neither `prompt` nor `messages`: `prompt` is" in as_set(path)
 
 
 # --- there and back ------------------------------------------------------------------------

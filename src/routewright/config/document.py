@@ -143,9 +143,17 @@ class Document:
         return self.problem(loc, problem, fix, level="warning")
 
 
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".gz")
+FIX_ORDER = "name a configuration file (.yaml) here: check the order of the arguments"
+
+
 def read(path: Path) -> Document:
     """The file as a document. Faults in the file do not raise: see `problems`."""
     document = Document(path)
+    if path.suffix.lower() in TABLES:
+        what = "is a table or query set, not a config"
+        document.problems.append(Problem((), what, FIX_ORDER))
+        return document
     try:
         text = files.read(path, LONGEST).decode("utf-8-sig")
     except OSError as error:

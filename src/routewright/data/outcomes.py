@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routewright import files
-from routewright.data import parquet, rows, text
+from routewright.data import parquet, rows, source, text
 from routewright.data import queries as query_sets
 from routewright.data.unicode import nfkc
 from routewright.errors import BadInput, BadTable, DataWarning, needs
@@ -47,7 +47,7 @@ MEASURES = (
 UNIT_RANGE = ("score", "soft", "verify")
 NOT_NEGATIVE = ("cost", "verify_cost", "verdicts", "reward_cost", "latency", "out_tokens")
 NOT_POSITIVE = ("logprob",)
-ENDINGS = (".parquet", ".jsonl", ".ndjson", ".csv")
+ENDINGS = (".parquet", ".jsonl", ".csv", ".tsv", ".json", ".ndjson")
 ALL = "all"
 LONG_NAMES = {  # names in other tools ▶ our columns; `rows` has those of queries
     "response": "answer",
@@ -390,18 +390,22 @@ def check_names(names: Sequence[str], experts: Sequence[str]) -> None:
 
 
 def _frame(path: Path) -> pl.DataFrame:
+    if wrong := source.not_a_table(path, "an outcome table", ENDINGS):
+        raise wrong
     parquet.check_regular(path)
-    hint = "" if path.suffix in ENDINGS else f" (tables end in {', '.join(ENDINGS)})"
+    ending = source.ending(path)
+    hint = "" if ending in ENDINGS else f" (tables end in {', '.join(ENDINGS)})"
     what = f"a readable outcome table{hint}"
-    if path.suffix in TEXT_READERS:
+    if ending in TEXT_READERS:
         lines = list(query_sets.lines(path))
         try:
-            frame = TEXT_READERS[path.suffix](path, lines) if lines else pl.DataFrame()
+            frame = TEXT_READERS[ending](path, lines) if lines else pl.DataFrame()
             return _wide(_with_queries(frame, lines, path), path)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
             first = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise BadTable(f"'{path}' is not {what}: {first}") from error
     frame = parquet.read(path, what)
+    source.check_columns(frame.columns, f"'{path}'")
     cells = frame.select(column for column in frame.columns if "::" not in column)
     lines = [(f"'{path}' row {n}", row) for n, row in enumerate(cells.iter_rows(named=True), 1)]
     return _with_queries(frame, lines, path)
@@ -421,7 +425,9 @@ def _jsonl(path: Path, lines: Sequence[Line]) -> pl.DataFrame:
 
 
 def _csv(path: Path, lines: Sequence[Line]) -> pl.DataFrame:
-    frame = pl.read_csv(path, infer_schema_length=None)
+    separator = source.SEPARATORS[source.ending(path)]
+    text = source.text(path).encode("utf-8", "replace")
+    frame = pl.read_csv(text, infer_schema_length=None, separator=separator)
     empty = pl.all().cast(pl.String).fill_null("") == ""
     frame = frame.filter(~pl.all_horizontal(empty))
     if len(frame) != len(lines):
@@ -429,7 +435,10 @@ def _csv(path: Path, lines: Sequence[Line]) -> pl.DataFrame:
     return frame
 
 
-TEXT_READERS = {".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv}
+TEXT_READERS = {
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), _jsonl),
+    **dict.fromkeys((".csv", ".tsv"), _csv),
+}
 
 
 def _with_queries(frame: pl.DataFrame, lines: Sequence[Line], path: Path) -> pl.DataFrame:
@@ -521,11 +530,30 @@ def _typed(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
         frame = frame.with_columns(pl.col(cells).cast(pl.Float64).fill_nan(None))
     except pl.exceptions.PolarsError as error:
         first = str(error).splitlines()[0][:200]
-        raise BadTable(f"'{path}': scores and costs must be numbers: {first}") from error
+        raise _not_number(frame, cells, path) or BadTable(
+            f"'{path}': scores and costs must be numbers: {first}"
+        ) from error
     frame = clipped(frame, f"'{path}'")
     for column in cells:
         _check_range(frame, column, path)
     return frame
+
+
+def _not_number(frame: pl.DataFrame, cells: Sequence[str], path: Path) -> BadTable | None:
+    """The error for the first cell that must be a number and is text."""
+    for column in (c for c in cells if frame[c].dtype == pl.String):
+        odd = frame.filter(
+            pl.col(column).is_not_null() & pl.col(column).cast(pl.Float64, strict=False).is_null()
+        )
+        if len(odd):
+            row = odd.row(0, named=True)
+            comma = "," in row[column]
+            advice = "write decimals with a point" if comma else "leave unknown cells empty"
+            return BadTable(
+                f"'{path}': {column} is {row[column][:40]!r} in row '{row['id']}' and must be a"
+                f" number: {advice} ({len(odd)} such rows)"
+            )
+    return None
 
 
 def _with_texts(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
@@ -698,7 +726,8 @@ def _experts(frame: pl.DataFrame, files: Sequence[Path]) -> tuple[str, ...]:
     names = tuple(c.removeprefix("score::") for c in frame.columns if c.startswith("score::"))
     if not names:
         raise BadTable(
-            f"{_quoted(files)}: no column is called score::EXPERT; there are {_some(frame.columns)}"
+            f"{_quoted(files)}: no column is called score::EXPERT; there are {_some(frame.columns)};"
+            " for a query set, `routewright interview` asks the experts first and writes the table"
         )
     if "" in names:
         raise BadTable(f"{_quoted(files)}: column 'score::' has no expert's name after the colons")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from routewright import files
-from routewright.data import parquet, rows
+from routewright.data import parquet, rows, source
 from routewright.errors import BadTable
 from routewright.types import DATA_CLASSES, DataClass, Json, Query
 
@@ -146,33 +147,63 @@ def lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     Raises BadTable for a file that cannot be read.
     """
-    if path.suffix not in READERS:
-        raise BadTable(f"'{path}' must end in .jsonl, .parquet or .csv")
+    ending = source.ending(path)
+    if ending not in READERS:
+        wrong = source.not_a_table(path, "a table or query set", tuple(READERS))
+        raise wrong or BadTable(f"'{path}' must end in {', '.join(READERS)} (or .gz after it)")
     parquet.check_regular(path)
-    try:
-        yield from READERS[path.suffix](path)
-    except UnicodeDecodeError as error:
-        raise BadTable(f"'{path}' is not UTF-8 text: {error}") from error
-    except OSError as error:
-        raise BadTable(f"'{path}' cannot be read: {error.strerror}") from error
+    seen: set[tuple[str, ...]] = set()
+    for place, cells in READERS[ending](path):
+        if (names := tuple(cells)) not in seen:
+            source.check_columns(names, place)
+            seen.add(names)
+        yield place, cells
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            place = f"'{path}' line {number}"
-            if line.strip():
-                yield place, _object(line, place)
+    text = source.text(path)
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+        place = f"'{path}' line {number}"
+        if line.strip():
+            yield place, _object(line, place, text, path)
 
 
-def _object(line: str, place: str) -> dict[str, Any]:
+def _object(line: str, place: str, text: str, path: Path) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = source.parse(line)
     except (ValueError, RecursionError) as error:
-        raise BadTable(f"{place} is not JSON: {error}") from error
+        advice = "" if line.strip()[-1] not in "[{,}]" else _whole_file(text, path)
+        raise BadTable(f"{place} is not JSON: {error}{advice}") from error
+    if isinstance(row, list):
+        raise BadTable(f"{place} is not an object but a list{_whole_file(text, path)}")
     if not isinstance(row, dict):
         raise BadTable(f"{place} is not an object with a `prompt` or `messages`")
     return row
+
+
+def _whole_file(text: str, path: Path) -> str:
+    """The way out for a file that holds one JSON value, or objects over several lines."""
+    if text.lstrip().startswith("["):
+        return f"; '{path}' holds a list: name it .json, or write one object a line"
+    lines = f"`jq -c . {path.name}`"
+    return f"; write each object in one line ({lines} does so)"
+
+
+def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects in a list; a single object is a list of one."""
+    try:
+        entries = source.parse(source.text(path))
+    except (ValueError, RecursionError) as error:
+        raise BadTable(
+            f"'{path}' is not JSON: {error}; name a file with one object a line .jsonl"
+        ) from error
+    if not isinstance(entries, list):
+        raise BadTable(f"'{path}' must hold a list of objects with a `prompt` or `messages`")
+    for number, entry in enumerate(entries, start=1):
+        place = f"'{path}' entry {number}"
+        if not isinstance(entry, dict):
+            raise BadTable(f"{place} is not an object with a `prompt` or `messages`")
+        yield place, entry
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -186,23 +217,35 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a CSV file; empty cells are missing values, and empty lines are skipped."""
     csv.field_size_limit(1 << 24)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
+    text = source.text(path)
+    with io.StringIO(text, newline="") as file:
+        reader = csv.DictReader(file, delimiter=source.SEPARATORS[source.ending(path)])
         try:
             names = list(reader.fieldnames or ())
+            source.check_separator(text.partition("\n")[0], names, path)
             if twice := [name for n, name in enumerate(names) if name and name in names[:n]]:
                 raise BadTable(f"'{path}' has two columns called '{twice[0][:60]}'")
             for row in reader:
                 place = f"'{path}' line {reader.line_num}"
                 if None in row:
-                    raise BadTable(f"{place} has more cells than the first line has names")
+                    raise BadTable(
+                        f"{place} has more cells than the first line has names: put a cell"
+                        " with a comma in double quotes, and write decimals with a point"
+                    )
                 if cells := {key: value for key, value in row.items() if value}:
                     yield place, cells
         except csv.Error as error:
             raise BadTable(f"'{path}' line {reader.line_num} is not CSV: {error}") from error
 
 
-READERS = {".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet, ".csv": _csv}
+READERS = {
+    ".jsonl": _jsonl,
+    ".parquet": _parquet,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".json": _json,
+    ".ndjson": _jsonl,
+}
 
 
 # --- items ---------------------------------------------------------------------------------
@@ -212,7 +255,9 @@ def _items(
     path: Path, split: str, data_class: DataClass, *, to_ask: bool
 ) -> Iterator[tuple[str, Item]]:
     """Each item with its place; with `to_ask`, every item must have a text."""
-    convert = {".csv": _from_csv, ".parquet": _from_table}.get(path.suffix)
+    convert = {".csv": _from_csv, ".tsv": _from_csv, ".parquet": _from_table}.get(
+        source.ending(path)
+    )
     for place, cells in lines(path):
         if convert is not None:
             cells = {key: convert(key, value, place) for key, value in cells.items()}

@@ -122,6 +122,12 @@ def has_words(cells: Mapping[str, Any]) -> bool:
 
 
 def no_words(cells: Mapping[str, Any], place: str) -> BadTable:
+    if column := next((name for name in ("prompt", "messages") if name in cells), None):
+        blank = "null" if _missing(cells[column]) else "blank"
+        return BadTable(
+            f"{place} has neither `prompt` nor `messages`: `{column}` is {blank}; write a text or"
+            f" drop the row (it has {', '.join(list(cells)[:8])})"
+        )
     columns = ", ".join(list(cells)[:8]) or "nothing"
     return BadTable(f"{place} has neither `prompt` nor `messages`; it has {columns}")
 
@@ -136,7 +142,9 @@ def check_distinct(queries: Iterable[tuple[str, Query]]) -> None:
     for place, query in queries:
         if query.id in places:
             unnamed = query.id == name(query.messages)
-            advice = "give them an `id`" if unnamed else "keep one of them"
+            excerpt = repr(query.text[:60])
+            advice = f"they ask the same ({excerpt}), so keep one or give each an `id`"
+            advice = advice if unnamed else "keep one of them"
             raise BadTable(f"{place} and {places[query.id]} are both called '{query.id}': {advice}")
         places[query.id] = place
 

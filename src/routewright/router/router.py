@@ -437,7 +437,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             raise BadRouter(
                 f"'{path}' is damaged: it has no {ARRAYS}; fit the router again"
             ) from error
-        raise BadRouter(f"'{path}' is not a router: it has no {DESCRIPTION}") from error
+        what = f"it has no {DESCRIPTION}"
+        if path.is_file():
+            what = (
+                "a router is the folder that `fit --out` writes; check the order of the arguments"
+            )
+        raise BadRouter(f"'{path}' is not a router: {what}") from error
     except OSError as error:
         raise BadRouter(f"'{path}' cannot be read: {error.strerror}") from error
     except BadInput as error:

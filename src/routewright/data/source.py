@@ -1,0 +1,125 @@
+"""Reads the text of tables and query sets, and tells files that are something else."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from routewright import files
+from routewright.data import parquet, rows
+from routewright.errors import BadTable
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+OTHER_KINDS = {".yaml": "a config", ".yml": "a config", ".safetensors": "a part of a router"}
+COLUMNS = (*rows.COLUMNS, "split", "reference", "grader", "stem_sha")
+MEASURES = ("score", "cost", "answer", "verify", "reward", "latency", "out_tokens")
+
+
+def ending(path: Path) -> str:
+    """The ending that tells the format, without `.gz` and in small letters.
+
+    >>> ending(Path("queries.JSONL.gz"))
+    '.jsonl'
+    """
+    return Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
+
+
+def text(path: Path) -> str:
+    """The text of a file, which may be compressed with gzip.
+
+    Raises BadTable if it is too large for this machine or not UTF-8.
+    """
+    parquet.check_regular(path)
+    most = files.memory() // 4
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path, "rb") if zipped else path.open("rb") as file:
+            content = file.read(most + 1)
+    except (zlib.error, EOFError, gzip.BadGzipFile) as error:
+        raise BadTable(f"'{path}' is damaged: {error}") from error
+    except OSError as error:
+        raise BadTable(f"'{path}' cannot be read: {error.strerror}") from error
+    if len(content) > most:
+        raise BadTable(f"'{path}' holds more than {most >> 30} GiB of text, too much")
+    return _decoded(content, path)
+
+
+def _decoded(content: bytes, path: Path) -> str:
+    start = content[:2000]
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or start.count(0) > len(start) / 4:
+        raise BadTable(
+            f"'{path}' is UTF-16 text: save it as UTF-8"
+            f" (`iconv -f utf-16 -t utf-8 {path.name}`, or Excel's `CSV UTF-8`)"
+        )
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = content[error.start : error.start + 1]
+        shown = byte.decode("cp1252", "replace")
+        raise BadTable(
+            f"'{path}' line {line} is not UTF-8 text: byte 0x{byte.hex()} is '{shown}' in cp1252;"
+            f" save the file as UTF-8 (`iconv -f cp1252 -t utf-8 {path.name}`)"
+        ) from error
+
+
+def parse(text: str) -> Any:
+    """A JSON value; NaN is null, as a table stores it. Raises ValueError."""
+    return json.loads(text, parse_constant=_constant)
+
+
+def _constant(word: str) -> None:
+    if word != "NaN":
+        raise ValueError(f"{word} is not a number that a table can hold: write null")
+
+
+def check_separator(header: str, names: list[str], path: Path) -> None:
+    """Raises BadTable if the names of a CSV file's columns are separated by something else."""
+    mine = SEPARATORS[ending(path)]
+    if len(names) > 1 and {"prompt", "messages"} & {name.strip().lower() for name in names}:
+        return
+    others = [mark for mark in NAMES if mark != mine and header.count(mark) > header.count(mine)]
+    if others:
+        mark = max(others, key=header.count)
+        advice = "name it .tsv" if mark == "\t" else "name it .csv" if mark == "," else ""
+        raise BadTable(
+            f"'{path}' separates its columns by {NAMES[mark]} ({header[:60].strip()!r}):"
+            f" {advice or f'save it with {NAMES[mine]}, and decimals with a point'}"
+        )
+
+
+def check_columns(names: Any, place: str) -> None:
+    """Raises BadTable for a column of ours in other letters, such as `Prompt`."""
+    for name in names:
+        own = _own_name(name)
+        if own is not None and own not in names:
+            raise BadTable(f"{place} has a column '{name[:60]}': write it `{own[:60]}`")
+
+
+@cache
+def _own_name(name: str) -> str | None:
+    """Our name of a column, if the given one differs from it in case or spaces only."""
+    first, colons, expert = name.partition("::")
+    plain = first.strip().lower().replace(" ", "_").replace("-", "_")
+    if colons:
+        return f"{plain}::{expert}" if plain in MEASURES and plain != first else None
+    return plain if plain in COLUMNS and plain != name else None
+
+
+def not_a_table(path: Path, what: str, endings: tuple[str, ...]) -> BadTable | None:
+    """The error for a config or a router in the place of a table; None for other files."""
+    kind = OTHER_KINDS.get(ending(path))
+    if path.is_dir() and (path / "router.json").exists():
+        kind = "a router"
+    if kind is None:
+        return None
+    return BadTable(
+        f"'{path}' is {kind}, and {what} is needed here (it ends in {', '.join(endings)}):"
+        " check the order of the arguments"
+    )

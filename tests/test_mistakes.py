@@ -49,7 +49,7 @@ def test_a_table_with_a_mistake_is_refused_with_the_way_out(tmp_path: Path, name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(BadTable, match=message):
         outcomes.read(path)
-    if name != "queries.jsonl" and "comma.csv" != name:
+    if name != "queries.jsonl" and name != "comma.csv":
         with pytest.raises(BadTable, match=message.replace("an outcome table is", ".*")):
             queries.read(path)
 

@@ -727,7 +727,8 @@ def _experts(frame: pl.DataFrame, files: Sequence[Path]) -> tuple[str, ...]:
     if not names:
         raise BadTable(
             f"{_quoted(files)}: no column is called score::EXPERT; there are"
-            f" {_some(frame.columns)}; for a query set, `routewright interview` asks the experts first and writes the table"
+            f" {_some(frame.columns)}; for a query set, `routewright interview` asks the"
+            " experts first and writes the table"
         )
     if "" in names:
         raise BadTable(f"{_quoted(files)}: column 'score::' has no expert's name after the colons")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -10,6 +12,7 @@ import pytest
 
 from routewright.data import queries
 from routewright.errors import BadInput
+from routewright.types import Query
 
 
 def read(folder: Path, name: str, text: str, **how) -> list[queries.Item]:
@@ -91,3 +94,46 @@ def test_files_that_are_no_query_sets(tmp_path: Path):
         queries.read(tmp_path / "q.jsonl")
     with pytest.raises(BadInput, match="no file"):
         queries.read(tmp_path / "none.csv")
+
+
+def in_domains(sizes: dict[str, int], start: int = 0) -> list[queries.Item]:
+    return [
+        queries.Item(Query.of(f"{name} question {start + n}", domain=name), split="")
+        for name, size in sizes.items()
+        for n in range(size)
+    ]
+
+
+def dev_texts(items: list[queries.Item]) -> set[str]:
+    return {i.query.text for i in queries.held_out(items, 0.2) if i.split == "dev"}
+
+
+def test_every_domain_in_which_a_row_is_due_holds_rows_out():
+    sizes = {f"d{n}": 5 + n for n in range(60)}
+    items = in_domains(sizes)
+    dev = Counter(text.split()[0] for text in dev_texts(items))
+    assert all(dev[name] >= max(1, size // 5 // 2) for name, size in sizes.items())
+    assert sum(dev.values()) / len(items) == pytest.approx(0.2, abs=0.03)
+    assert not dev_texts(in_domains({"tiny": 1})) & dev_texts(in_domains({"tiny": 1}, 7))
+
+
+def test_the_text_alone_decides_who_is_held_out_in_any_order_and_beside_any_others():
+    items = in_domains({"sums": 200, "tales": 200})
+    dev = dev_texts(items)
+    assert dev_texts(items[::-1]) == dev
+    more = in_domains({"sums": 300, "rivers": 40}, start=1000)
+    texts = {item.query.text for item in items}
+    assert dev_texts([*more, *items]) & texts == dev
+    bare = [replace(item, query=replace(item.query, domain=None)) for item in items]
+    assert dev_texts(bare) == dev, "nobody's domain moves a hash"
+
+
+def test_what_is_held_out_is_counted_by_domain_with_what_it_proves():
+    items = queries.held_out(in_domains({"sums": 60, "tales": 40}), 0.2)
+    said = queries.proof_of(items)
+    dev = Counter(i.query.domain for i in items if i.split == "dev")
+    assert said.startswith(
+        f"{dev.total()} of 100 queries are held out ({dev['sums']} of 60 of sums"
+    )
+    assert f"{dev.total()} rows are too few to prove anything" in said
+    assert "100 rows prove a difference of about 9 percent points" in said

@@ -70,7 +70,9 @@ def interview(
     hold_out: Annotated[
         float,
         typer.Option(
-            min=0, max=1, help="Share of those queries for split dev, to evaluate routers."
+            min=0,
+            max=1,
+            help="Share of those queries, by domain, for split dev, to evaluate routers.",
         ),
     ] = 0.0,
     limit: Annotated[
@@ -95,7 +97,7 @@ def interview(
     from routewright.config import default_data_class, examine
     from routewright.config import experts as read_experts
     from routewright.data import tasks
-    from routewright.data.queries import held_out
+    from routewright.data.queries import held_out, proof_of
     from routewright.grading.graders import Graders
     from routewright.interview.interview import withheld, write
 
@@ -129,6 +131,8 @@ def interview(
         errors.print(f"{sentence}.", markup=False)
     counts = settings["graders"].check(items)
     errors.print(f"Grading: {takes(counts)}.", markup=False)
+    if hold_out:
+        errors.print(f"{proof_of(items)}.", markup=False)
     for line in examine(config).from_price_list:
         console.print(line, markup=False)
     if dry_run:

@@ -9,13 +9,15 @@ import csv
 import hashlib
 import io
 import json
+import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from routewright import files
-from routewright.data import parquet, rows, source
+from routewright.data import parquet, rows, source, text
 from routewright.errors import BadTable
 from routewright.types import DATA_CLASSES, DataClass, Json, Query
 
@@ -26,6 +28,8 @@ REFERENCES = (
     "expected",
     "gold",
 )  # other tools' names
+ROW_COUNTS = (100, 400, 1600)  # that `proof_of` compares with
+MOST_NAMED = 8  # domains in a sentence
 LISTS = ("choices", "tests", "references")  # in CSV: JSON, or texts between semicolons
 OBJECTS = ("schema",)  # in tables: JSON
 FACTS = ("choices", "tests", "setup", "schema", "rubric")  # columns that graders read
@@ -120,16 +124,46 @@ def row(item: Item, data_class: DataClass = "public") -> dict[str, Any]:
 def held_out(items: Sequence[Item], share: float, *, rest: str = "train") -> list[Item]:
     """Assigns items without a split to `dev`, about `share` (0..1) of them, or to `rest`.
 
-    A hash of the text decides, so that a query is in the same split on every run.
+    A hash of the text decides, so that a query is in the same split on every run, in any order and
+    beside any other queries. A domain whose hashes give less than half of its due number of items
+    (rounded down, at least one if one is due) holds out those with its lowest hashes.
 
     >>> some = [Item(Query.of(f"{n} + {n}?"), split="") for n in range(1000)]
     >>> sum(item.split == "dev" for item in held_out(some, 0.2))
     204
     """
+    lots: defaultdict[str | None, list[float]] = defaultdict(list)
+    for item in items:
+        if not item.split:
+            lots[item.query.domain].append(_lot(item))
+    limits = {domain: max(share, _least(sorted(of), share)) for domain, of in lots.items()}
     return [
-        item if item.split else replace(item, split="dev" if _lot(item) < share else rest)
+        item
+        if item.split
+        else replace(item, split="dev" if _lot(item) < limits[item.query.domain] else rest)
         for item in items
     ]
+
+
+def _least(lots: Sequence[float], share: float) -> float:
+    """The limit below which lie half of the due number of a domain's lots, which are sorted."""
+    due = int(share * len(lots) + 1e-9)
+    return math.nextafter(lots[max(1, due // 2) - 1], 1.0) if due else 0.0
+
+
+def proof_of(items: Sequence[Item]) -> str:
+    """How many items of each domain are in split `dev`, and what so many rows prove."""
+    dev = [item for item in items if item.split == "dev"]
+    all_of = Counter(item.query.domain or "no domain" for item in items)
+    held = Counter(item.query.domain or "no domain" for item in dev)
+    parts = [f"{held[name]} of {size} of {name}" for name, size in all_of.most_common(MOST_NAMED)]
+    more = len(all_of) - len(parts)
+    domains = ", ".join(parts) + (f", and of {more} more domains" if more else "")
+    by_domain = f" ({domains})" if len(all_of) > 1 else ""
+    larger = [n for n in ROW_COUNTS if n > len(dev)][:2]
+    others = "; ".join(text.provable(n) for n in larger)
+    proof = f"{text.provable(len(dev))}{'; ' if others else ''}{others}"
+    return f"{len(dev)} of {len(items)} queries are held out{by_domain}: {proof}"
 
 
 def _lot(item: Item) -> float:

@@ -94,6 +94,11 @@ def test_route_names_an_expert_and_explains(routewright, router_folder):
     assert told["expert"] in told["asks"]
     shown = routewright("route", router_folder, "spell a word", "--explain")[1]
     assert "plan" in shown
+    assert "US$ per 1,000" in shown
+    best, other = told["experts"][:2]
+    if told["strategy"] != "fixed" and told["expert"] == best["expert"]:
+        lead = 100 * (best["value"] - other["value"])
+        assert f"is {lead:+.1f} points from {other['expert']}'s" in shown
 
 
 def test_seconds_have_a_price_on_the_command_line(routewright, tmp_path: Path):

@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from routewright.data import text
+
 if TYPE_CHECKING:
     from routewright.router.frontier import OperatingPoint
 
@@ -116,21 +118,22 @@ def _show(facts: dict[str, Any]) -> None:
     table = Table()
     for heading in (
         "expert",
-        "quality",
+        "quality, %",
         "±",
-        "US$",
+        "US$ per 1,000",
         *(["seconds"] if has_latency else []),
         "value",
     ):
         table.add_column(heading, justify="left" if heading == "expert" else "right")
     for row in facts["experts"]:
         mark = "[bold]" if row["expert"] == facts["expert"] else ""
-        numbers = [f"{row['quality']:.3f}", _form(row["spread"], ".3f"), f"{row['cost']:.3g}"]
+        quality, spread = _percent(row["quality"]), _percent(row["spread"])
+        numbers = [quality, spread, text.dollars(row["cost"])]
         seconds = [_form(row["latency"], ".2f")] if has_latency else []
-        table.add_row(f"{mark}{row['expert']}", *numbers, *seconds, f"{row['value']:.3f}")
+        table.add_row(f"{mark}{row['expert']}", *numbers, *seconds, _percent(row["value"]))
     console = Console(soft_wrap=True)
     console.print(table)
-    console.print(f"asks  [bold]{facts['expert']}[/]")
+    console.print(f"asks  [bold]{facts['expert']}[/]{_deciding(facts)}", highlight=False)
     latency_price = facts["latency_price"]
     term = f" − {latency_price:g} × seconds" if latency_price else ""
     console.print(f"λ     {facts['lambda']:.6g} per US$ (value = quality − λ × cost{term})")
@@ -141,6 +144,23 @@ def _show(facts: dict[str, Any]) -> None:
             f" {facts['familiarity']:.0%} of each prediction counts, the rest is the"
             " expert's mean."
         )
+
+
+def _deciding(facts: dict[str, Any]) -> str:
+    """The number that decided: the value of the expert that is asked, less the next best one's."""
+    asked = next((row for row in facts["experts"] if row["expert"] == facts["expert"]), None)
+    others = [row for row in facts["experts"] if row["expert"] != facts["expert"]]
+    if facts["strategy"] == "fixed" or asked is None or not others:
+        return ", whatever the query is: this point asks fixed experts"
+    lead = asked["value"] - others[0]["value"]
+    if lead < 0:
+        return ", as the plan says: its value at this λ is not the highest"
+    next_best = f"{others[0]['expert']}'s {_percent(others[0]['value'])}"
+    return f", whose value {_percent(asked['value'])} is {100 * lead:+.1f} points from {next_best}"
+
+
+def _percent(number: float | None) -> str:
+    return "?" if number is None else f"{100 * number:.1f}"
 
 
 def _form(number: float | None, form: str) -> str:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from routewright.cli.fit import Experts, Tables, names
+from routewright.data import text
 
 if TYPE_CHECKING:
     from routewright.fitting.selection import Loss, Selection
@@ -63,37 +64,46 @@ def show(choice: Selection, console: Console) -> None:
 
 
 def _oracle_line(choice: Selection) -> str:
-    text = (
-        f"An oracle with these experts reaches {choice.coverage:.4f}; with all experts of the"
-        f" table, {choice.coverage_of_all:.4f}."
+    reached = (
+        f"An oracle with these experts reaches {100 * choice.coverage:.1f} %; with all experts"
+        f" of the table, {100 * choice.coverage_of_all:.1f} %."
     )
     if math.isnan(choice.cost):
-        return text
-    return f"{text} Asking all of these experts costs ${choice.cost:.3g} per query."
+        return reached
+    cost = text.dollars(choice.cost)
+    return f"{reached} Asking all of these experts costs US${cost} per 1,000 queries."
 
 
 def _steps(choice: Selection) -> Table:
     title = f"Experts to keep, by {choice.rows} rows"
-    headings = ("US$/query", "quality", "oracle", "gain", "best\nsingle", "domain\ntable", "gain")
+    headings = (
+        "US$ per\n1,000",
+        "quality\n%",
+        "oracle",
+        "gain",
+        "best\nsingle",
+        "domain\ntable",
+        "gain",
+    )
     table = _table(title, headings)
     before = 0.0
     for step in choice.steps:
         table.add_row(
             step.expert,
             _dollars(step.cost),
-            f"{step.quality:.4f}",
-            f"{step.coverage:.4f}",
-            f"{step.gain:+.4f}",
-            f"{step.best_single:.4f}",
-            f"{step.table:.4f}",
-            f"{step.table - before:+.4f}",
+            f"{100 * step.quality:.1f}",
+            f"{100 * step.coverage:.1f}",
+            f"{100 * step.gain:+.1f}",
+            f"{100 * step.best_single:.1f}",
+            f"{100 * step.table:.1f}",
+            f"{100 * (step.table - before):+.1f}",
         )
         before = step.table
     return table
 
 
 def _removals(choice: Selection) -> Table:
-    title = "Loss without the expert (95 % interval)"
+    title = "Loss without the expert, percent points (95 % interval)"
     area = "quality" if math.isnan(choice.cost) else "AIQ"
     headings = ("oracle quality", f"fixed mix, {area}", f"domain table, {area}", "missed?")
     table = _table(title, headings)
@@ -120,7 +130,8 @@ def _verdict(choice: Selection) -> str:
         )
     first = min(removable, key=lambda removal: removal.zero_router.value + removal.table.value)
     return (
-        f"{first.expert} can go first: without it the oracle loses {first.coverage.value:.4f},"
+        f"{first.expert} can go first: without it the oracle loses"
+        f" {100 * first.coverage.value:.1f} points,"
         " and no achievable router is shown to be worse. Run `select` again without it, because"
         " experts replace one another."
     )
@@ -135,8 +146,8 @@ def _table(title: str, headings: tuple[str, ...]) -> Table:
 
 
 def _loss(loss: Loss) -> str:
-    return f"{loss.value:.3f}\n({loss.low:.3f} … {loss.high:.3f})"
+    return f"{100 * loss.value:.1f}\n{text.between((loss.low, loss.high))}"
 
 
 def _dollars(amount: float) -> str:
-    return "unknown" if math.isnan(amount) else f"{amount:.3g}"
+    return "unknown" if math.isnan(amount) else text.dollars(amount)

@@ -287,6 +287,13 @@ def test_the_mistakes_shown_are_the_worst_there_are(fitted):
         assert len(row.text) <= 120
 
 
+def test_only_learned_choices_are_called_wrong(fitted):
+    router, _, dev = fitted
+    always = {"strategy": "fixed", "expert": SMALL}
+    points = tuple(replace(point, spec=always) for point in router.frontier)
+    assert report.mistakes(study(measured(replace(router, frontier=points), dev))) == []
+
+
 @pytest.mark.parametrize("experts", [1, 3, 5])
 def test_the_name_of_every_expert_stands_within_the_picture_of_its_forecasts(experts):
     line = np.array([0.2, 0.8])

@@ -72,9 +72,9 @@ def evaluate(
     if html is not None:
         from routewright.evaluation.report import render
 
-        words = [str(router), *map(str, tables), "--split", split, "--seed", str(seed)]
+        words = [_short(router), *map(_short, tables), "--split", split, "--seed", str(seed)]
         words += ["--without-domain"] if without_domain else []
-        command = shlex.join(["routewright", "evaluate", *words, "--html", str(html)])
+        command = shlex.join(["routewright", "evaluate", *words, "--html", _short(html)])
         files.write(html, render(measured, figures, command, seen=seen))
     if str(json) == "-":
         typer.echo(written)
@@ -89,6 +89,15 @@ def evaluate(
         from routewright.fitting import automix
 
         Console(soft_wrap=True).print(on_rows(loaded, automix.lifts(measured, seed=seed)))
+
+
+def _short(path: Path) -> str:
+    """The path as a page shows it: relative to this folder, or its name if it lies elsewhere, so
+    that a page that is passed on names no folder of this machine."""
+    if not path.is_absolute():
+        return str(path)
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else path.name
 
 
 def _judge(

@@ -161,8 +161,13 @@ class Mistake(NamedTuple):
 
 
 def mistakes(study: Study) -> list[Mistake]:
-    """The queries with the largest regret at half cost: points lost, then US$ overspent."""
+    """The queries with the largest regret at half cost: points lost, then US$ overspent.
+
+    Empty where the point asks fixed experts, because no learned choice is wrong there.
+    """
     e, k = study.evaluation, study.near_half
+    if e.points[k].strategy == "fixed":
+        return []
     score, cost = e.outcomes.score, e.outcomes.charges
     better = metrics.oracle(score, cost)
     lost = policies.take(score, better) - e.scores[k]

@@ -151,6 +151,8 @@ def test_a_router_that_pays_says_by_how_much(fitted):
     found = report.headline(study(measured(router, dev)))
     assert found.verdict == "gain"
     assert found.lead.startswith(f"At half the cost of always asking {LARGE}, this router reaches")
+    assert found.also[0].startswith("A policy with max_cost_fraction 0.5 serves ")
+    assert "you asked for at most 50 %" in found.also[0]
     assert re.match(r"\+\d+\.\d points \(\+\d+\.\d to \+\d+\.\d\) over mixing", found.gain)
 
 

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from routewright import metrics, policies
+from routewright.config import PolicyConfig
+from routewright.evaluation.figures import served
+from routewright.evaluation.policies import in_words, point_at_half
 from routewright.evaluation.report.study import HALF, Study
 from routewright.evaluation.report.words import between, percent, points, signed, verdict_of
 
@@ -65,7 +68,11 @@ def _at_point(study: Study, k: int) -> dict[str, Any]:
 
 
 def _fixed(study: Study) -> bool:
-    """Whether the router serves fixed experts at half cost."""
+    """Whether a policy with `max_cost_fraction: 0.5` serves fixed experts; without such a point,
+    whether the points next to half cost do."""
+    k = point_at_half(study.evaluation)
+    if k is not None:
+        return study.evaluation.points[k].strategy == "fixed"
     return all(study.evaluation.points[k].strategy == "fixed" for k, _ in study.half)
 
 
@@ -111,7 +118,17 @@ def _also(study: Study) -> tuple[str, ...]:
         f" {between(best['quality_ci'])} at {percent(best['cost_fraction'])} of the cost of"
         f" {study.most_expensive}."
     )
-    return (_best_single(study), whole)
+    return (*_served(study), _best_single(study), whole)
+
+
+def _served(study: Study) -> tuple[str, ...]:
+    """What a policy with `max_cost_fraction: 0.5` serves: one operating point, not a mix of two."""
+    k = point_at_half(study.evaluation)
+    if k is None:
+        return ()
+    policy = PolicyConfig(strategy=study.evaluation.points[k].strategy, max_cost_fraction=HALF)
+    said = in_words(served(study.evaluation, k), policy, study.most_expensive)
+    return (f"A policy with max_cost_fraction {HALF:g} serves {said}.",)
 
 
 def _best_single(study: Study) -> str:

@@ -36,7 +36,7 @@ def test_fit_then_evaluate_writes_the_agreed_figures(routewright, outcome_table,
     e = json.loads(figures.read_text())
     assert set(e) == {
         *("experts", "references", "curve", "at_cost_fraction", "aiq", "aiq_no_hull"),
-        *("aiq_zero_router", "apgr", "predictor", "domains", "n"),
+        *("aiq_zero_router", "apgr", "predictor", "domains", "n", "warnings"),
     }
     assert set(e["references"]) == {"best_single", "cheapest", "oracle", "zero_router"}
     assert set(e["at_cost_fraction"]) == {"0.1", "0.25", "0.5", "0.75"}

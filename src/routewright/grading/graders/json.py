@@ -12,7 +12,7 @@ from routewright.data.queries import Item
 from routewright.grading.graders import Example, Grade, ungraded
 from routewright.types import Query
 
-FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+FENCE = re.compile(r"```(?:json)?+[^\S\n]*+\n(.*?)```", re.DOTALL | re.IGNORECASE)
 LONGEST = 100_000  # characters of an answer that are read
 
 

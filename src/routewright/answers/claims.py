@@ -426,7 +426,8 @@ def without_quotes(part: str, phrase: str = "") -> str:
 _ASIDE = re.compile(r"\((?:or|also|aka|i\.e\.)\s[^()]{0,80}\)", re.IGNORECASE)
 _QUOTED = re.compile(r"[\"\u201c\u201e][^\"\u201c\u201d\n]{1,80}[\"\u201d\u201c]")
 _DURATION = re.compile(
-    r"(?:(\d{1,4}(?:\.\d{1,4})?)( and a half)?\s?(?:h|hours?|hrs?|stunden?)\b(?:,? (?:and )?|(?=\d))?)?"
+    r"(?:(\d{1,4}(?:\.\d{1,4})?)( and a half)?\s?(?:h|hours?|hrs?|stunden?)\b"
+    r"(?:,? (?:and )?|(?=\d))?)?"
     r"(?:(\d{1,4}(?:\.\d{1,4})?)\s?(?:m|min|mins|minutes?|minuten)\b)?",
     re.IGNORECASE,
 )

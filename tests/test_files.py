@@ -287,6 +287,15 @@ def test_links_devices_and_rights_stay_as_they_are(tmp_path: Path):
     os.close(reader)
 
 
+@pytest.mark.parametrize("name", [".", "..", "folder", "folder/.."])
+def test_a_file_takes_the_place_of_no_folder(name, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(BadInput, match="is a directory"):
+        files.write(Path(name), "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
 def test_a_router_takes_the_place_of_no_file_and_of_no_other_folder(tmp_path: Path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(BadInput, match="is a file: name a folder"):

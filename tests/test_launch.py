@@ -457,7 +457,7 @@ def test_a_record_that_cannot_be_written_leaves_no_process(launched, tmp_path, m
     path = launched()
     server = Server(expert_of(path))
     server.folder.mkdir(parents=True)
-    (server.folder / "server.json").mkdir()  # a folder stands where the record belongs
+    (server.folder / "server.json").mkdir()
     began = []
     spawn = subprocess.Popen
     monkeypatch.setattr(
@@ -467,6 +467,7 @@ def test_a_record_that_cannot_be_written_leaves_no_process(launched, tmp_path, m
         server.start("gateway")
     assert [process.wait(5) is not None for process in began] == [True]
     path.unlink()
+    (server.folder / "server.json").rmdir()
 
 
 async def statuses(url: str, times: int) -> list[int]:

@@ -58,8 +58,10 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
     ['report.json']
     """
     try:
-        target = path if path.name and not path.is_symlink() else path.resolve()
-        if not folder and target.exists() and not target.is_file() and not target.is_dir():
+        target = path.resolve() if path.is_symlink() or path.name in ("", "..") else path
+        if not folder and target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not folder and target.exists() and not target.is_file():
             yield target
             return
         with _partial(target, folder) as partial:
@@ -355,6 +357,25 @@ def parse_json(content: bytes, name: str) -> Any:
         if depth > DEEPEST:
             raise BadInput(f"{name} is nested too deeply: at most {DEEPEST} levels")
     return value
+
+
+def read_arrays(path: Path) -> dict[str, Any]:
+    """The arrays in a safetensors file. Raises BadInput if it is damaged or missing."""
+    try:
+        return parse_arrays(read(path, memory()), path)
+    except OSError as error:
+        raise BadInput(f"'{path}' cannot be read: {error.strerror}") from error
+
+
+def parse_arrays(content: bytes, path: Path) -> dict[str, Any]:
+    """The arrays in the content of a safetensors file. Raises BadInput if it is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        return dict(load(content))
+    except (SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise BadInput(f"'{path}' is damaged ({str(error)[:200]})") from error
 
 
 def _children(value: Any) -> Sequence[Any]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from routewright.errors import BadInput, BadTable
-from routewright.files import replacing
+from routewright.files import LONGEST, read, replacing
 
 if TYPE_CHECKING:
     import polars as pl
@@ -105,10 +105,11 @@ def _prices(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read(path, LONGEST).decode("utf-8-sig")
         entries = json_module.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise BadInput(f"'{path}' is not a readable price file: {error}") from error
+    except (OSError, ValueError, LookupError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(f"'{path}' is not a readable price file: {reason}") from error
     if not isinstance(entries, dict) or not entries:
         raise BadInput(f"'{path}' must map experts to prices, as in `gpt-4o: {_example()}`")
     return {str(expert): entry for expert, entry in entries.items()}

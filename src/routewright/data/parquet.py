@@ -22,10 +22,9 @@ FEW_ROWS = 1_000_000  # that are read from any file
 def read(path: Path, what: str = "a Parquet file") -> pl.DataFrame:
     """The table in a file. Raises BadTable if it is not a regular file, if it is damaged, or if its
     content is too large for this machine's memory."""
+    check_regular(path)
     with needs("an outcome table"):
         import polars as pl
-
-    check_regular(path)
     try:
         with _silent():
             rows = pl.scan_parquet(path).select(pl.len()).collect().item()

@@ -19,14 +19,15 @@ CARD, VERSION = "dedicated.json", 1
 def read_card(folder: Path) -> dict[str, Any]:
     """Returns the contents of `dedicated.json`. Raises BadInput if it is missing or invalid."""
     try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        if card["version"] != VERSION or card["kind"] not in ("tag", "gate"):
-            raise BadInput(f"'{folder}' was made by another version of Routewright: train it again")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        card = files.read_json(folder / CARD)
+        version, kind = card["version"], card["kind"]
+    except (BadInput, OSError, KeyError, TypeError) as error:
         raise BadInput(
             f"'{folder}' is not a dedicated model, because it has no valid {CARD}: name a folder"
             " that `dedicate train` wrote"
         ) from error
+    if version != VERSION or kind not in ("tag", "gate"):
+        raise BadInput(f"'{folder}' was made by another version of Routewright: train it again")
     return dict(card)
 
 

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from routewright import files
 from routewright.dedicated.card import CARD, read_card
 from routewright.dedicated.gate import GATE
 from routewright.dedicated.recipe import TAG, Kind
 from routewright.prediction import language_models
 from routewright.prediction.predictors.transformer import Transformer
+from routewright.prediction.stored import reading
 from routewright.types import Array, Message
 
 
@@ -76,10 +78,10 @@ class Model:
     @cached_property
     def _gate(self) -> Transformer:
         """The gate on the base that answers; on a base of its own if it was trained in full."""
-        from safetensors.numpy import load_file
-
-        options = {**self.card["gate"], "base": str(self.folder), "checkpointing": False}
-        gate = Transformer.load(options, load_file(self.folder / GATE))
+        arrays = files.read_arrays(self.folder / GATE)
+        with reading(f"the gate in '{self.folder}'"):
+            options = {**self.card["gate"], "base": str(self.folder), "checkpointing": False}
+            gate = Transformer.load(options, arrays)
         return gate if gate.tune == "full" else gate.attach(language_models.body(self.base))
 
     @contextmanager

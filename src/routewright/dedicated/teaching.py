@@ -18,6 +18,7 @@ from routewright.data import outcomes as tables
 from routewright.data.outcomes import Outcomes, fingerprints
 from routewright.data.queries import Item
 from routewright.errors import BadInput, BadTable
+from routewright.prediction.stored import Arrays
 from routewright.types import Array
 
 TRAINING_QUERIES = "taught.safetensors"  # fingerprints, in a model's folder
@@ -107,9 +108,9 @@ def training_queries(folder: str | Path) -> Any:
     path = Path(folder) / TRAINING_QUERIES
     if not path.exists():
         return np.empty(0, np.uint64)
-    from safetensors.numpy import load_file
-
-    return load_file(path)["queries"]
+    return Arrays(f"'{path}'", files.read_arrays(path)).take(
+        "queries", "queries", kind="u", least=0, most=np.inf
+    )
 
 
 def held_out(outcomes: Outcomes, folder: Path) -> Outcomes:

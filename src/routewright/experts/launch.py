@@ -244,9 +244,9 @@ class Server:
         record = Record(self.name, pid, token, command, owner, _start_time(pid) or time.time())
         try:
             _write(self.folder, record)
-        except OSError:
+        except BadInput as error:
             end(record, self.launch.grace)  # without a record it could not be found again
-            raise
+            raise BadInput(f"expert '{self.name}' cannot start: {error}") from error
         return record
 
     async def until_ready(self, patience: float | None = None) -> Status:

@@ -432,6 +432,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         most = {DESCRIPTION: files.LONGEST, ARRAYS: files.memory()}
         content, tensors = files.read_folder(path, most)
         described = files.parse_json(content, f"'{path / DESCRIPTION}'")
+        arrays = files.parse_arrays(tensors, path / ARRAYS)
     except (FileNotFoundError, NotADirectoryError) as error:
         if Path(str(error.filename)).name == ARRAYS:
             raise BadRouter(
@@ -449,17 +450,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise BadRouter(str(error)) from error
     if not isinstance(described, dict):
         raise BadRouter(f"'{path / DESCRIPTION}' does not describe a router")
-    return described, _tensors(tensors, path / ARRAYS)
-
-
-def _tensors(content: bytes, path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        return dict(load(content))
-    except (SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise BadRouter(f"'{path}' is damaged ({error}); fit the router again") from error
+    return described, arrays
 
 
 def finite(value: Any) -> Any:

@@ -5,12 +5,12 @@ Extras: `sentence` for ONNX Runtime, `torch` for all models of sentence-transfor
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from routewright import files
 from routewright.errors import BadInput, needs
 from routewright.prediction.encoders._embedding import Embed, Embedding
 from routewright.types import Array
@@ -76,7 +76,12 @@ def _max_tokens(folder: Path) -> int:
     path = folder / "sentence_bert_config.json"
     if not path.exists():
         return MAX_TOKENS
-    return int(json.loads(path.read_text(encoding="utf-8")).get("max_seq_length") or MAX_TOKENS)
+    try:
+        settings = files.read_json(path)
+    except OSError as error:
+        raise BadInput(f"'{path}' cannot be read: {error.strerror}") from error
+    most = settings.get("max_seq_length") if isinstance(settings, dict) else None
+    return most if isinstance(most, int) and most > 0 else MAX_TOKENS
 
 
 def _sentence_transformers(source: str) -> Embed:

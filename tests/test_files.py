@@ -31,8 +31,7 @@ from routewright.router.router import Router
 from routewright.types import Query
 
 OLD, NEW = 1, 2
-# For processes that import this module.
-HERE = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})"
+HERE = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})"  # for child processes
 ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="ptrace is a part of Linux")
 
 

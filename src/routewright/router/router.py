@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -217,8 +218,9 @@ class Router:
         from safetensors.numpy import save
 
         target = Path(folder)
-        if target.exists() and not target.is_dir():
-            raise BadInput(f"'{target}' is a file: name a folder for the router")
+        with suppress(FileNotFoundError):  # another process may be replacing it
+            if not stat.S_ISDIR(target.stat().st_mode):
+                raise BadInput(f"'{target}' is a file: name a folder for the router")
         if _is_foreign(target):
             raise BadInput(f"'{target}' exists and is not a router: choose another folder")
         from_folder = partial(_from_folder, folder=target)

@@ -463,7 +463,7 @@ def test_a_record_that_cannot_be_written_leaves_no_process(launched, tmp_path, m
     monkeypatch.setattr(
         subprocess, "Popen", lambda *a, **k: began.append(spawn(*a, **k)) or began[0]
     )
-    with pytest.raises(BadInput, match="cannot"):
+    with pytest.raises(BadInput, match="cannot start"):
         server.start("gateway")
     assert [process.wait(5) is not None for process in began] == [True]
     path.unlink()

@@ -97,7 +97,7 @@ REMOVED = {  # by family, removed members that older routers may name
     "predictors": {"kernel": "was removed, as it improved no router: fit the router again"}
 }
 LONGEST_SHOWN = 60  # characters of a value in a message
-MANY = 24  # if a name has a close match, a longer list of names is not shown
+MANY = 20  # if a name has a close match, a longer list of names is not shown
 
 
 @cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,9 +11,8 @@ from routewright import apart
 from routewright.data.queries import Item
 from routewright.errors import needs
 from routewright.grading.graders import Example, Grade, ungraded
+from routewright.grading.graders.json import FENCE
 from routewright.types import Query
-
-FENCE = re.compile(r"```(?:json)?+[^\S\n]*+\n(.*?)```", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -422,9 +422,15 @@ def _from_working_directory(source: str, folder: Path) -> str:
 
 
 def _is_foreign(folder: Path) -> bool:
-    """Whether the folder holds something, but no router."""
-    with suppress(FileNotFoundError):  # another process is replacing it
-        return any(folder.iterdir()) and not (folder / DESCRIPTION).exists() and folder.exists()
+    """Whether the folder holds something, but no router. Other processes may replace it meanwhile,
+    and delete the files of the old one: only a folder that stayed where it was is judged."""
+    with suppress(FileNotFoundError):
+        while True:
+            before, names, after = folder.stat(), os.listdir(folder), folder.stat()
+            if not names or DESCRIPTION in names:
+                return False
+            if (before.st_ino, before.st_ctime_ns) == (after.st_ino, after.st_ctime_ns):
+                return True
     return False
 
 

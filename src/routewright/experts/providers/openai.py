@@ -7,6 +7,7 @@ in the environment, so that a text goes to the address in the config and nowhere
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import os
@@ -154,7 +155,7 @@ class Openai:
         try:
             async with self._http().post(
                 _url(expert),
-                json=_without_nulls({"model": expert.model or expert.name, **body}),
+                data=_payload(_without_nulls({"model": expert.model or expert.name, **body})),
                 headers=headers,
                 skip_auto_headers=removed,
                 timeout=timeout,
@@ -228,6 +229,19 @@ def _url(expert: Expert) -> str:
     """The address of chat completions; a query string of `base_url` stays at the end."""
     url = urlsplit(expert.base_url or DEFAULT_URL)
     return urlunsplit(url._replace(path=f"{url.path.rstrip('/')}/chat/completions", fragment=""))
+
+
+def _payload(body: Mapping[str, Any]) -> aiohttp.BytesPayload:
+    """The body as UTF-8. Escapes are three times as long and as slow where a prompt is not ASCII.
+
+    Half a surrogate pair, which UTF-8 cannot hold, stays the escape that it was.
+
+    >>> _payload({"text": "naïve"})._value.decode(), _payload({"text": "\\ud83d"})._value
+    ('{"text": "naïve"}', b'{"text": "\\\\ud83d"}')
+    """
+    text = json.dumps(body, ensure_ascii=False)
+    data = text.encode("utf-8", "backslashreplace")
+    return aiohttp.BytesPayload(data, content_type="application/json")
 
 
 def _headers(expert: Expert) -> tuple[dict[str, str], list[str]]:

@@ -31,6 +31,7 @@ from routewright import prompts
 from routewright.answers import equivalence, multiple_choice
 from routewright.data import choices
 from routewright.data.unicode import nfkc
+from routewright.experts.providers._events import EventReader
 from routewright.gateway import body
 from routewright.gateway.errors import BadRequest
 from routewright.grading.graders import code, judge, pairwise
@@ -372,11 +373,24 @@ READERS: dict[str, Callable[[str], Any]] = {
     "fences": code.fenced,
     "unicode": nfkc,
     "body": lambda text: refused(lambda: body.loads(text.encode("utf-8", "replace"))),
+    "events": lambda text: read_events(text, len(text) * 4 + 1),
+    "events in small chunks": lambda text: read_events(text, 7),
+    "events of many lines": lambda text: read_events(text.replace(" ", "\ndata: "), 64),
     "metadata": lambda text: refused(
         lambda: body.parse({"messages": ASKED, "metadata": {text: text}}, "public")
     ),
     "model": lambda text: refused(lambda: body.parse({"messages": ASKED, "model": text}, "public")),
 }
+
+
+def read_events(text: str, size: int) -> None:
+    """Reads a stream that arrives in chunks of so many bytes."""
+    reader, stream = EventReader(1 << 30), text.encode("utf-8", "replace")
+    for start in range(0, len(stream), size):
+        list(reader.feed(stream[start : start + size]))
+    list(reader.end())
+
+
 ASKED = [{"role": "user", "content": "hi"}]
 PIECES = [
     "\n",
@@ -395,6 +409,15 @@ PIECES = [
 ]
 PIECES += ["{", "}", "[", '"', "[],", '{"a":', "answer ", "answer is 5 ", "not ", "correct ", "```"]
 PIECES += ["```json\n", "rating ", "Rating: 7\n", "Better: 1\n", "\u0300\u0316", "\u0f73", "\ufdfa"]
+PIECES += [
+    "data: ",
+    "data: {}\n\n",
+    "data: {\n",
+    'data: {"a": 1}\r',
+    "\r\n",
+    ": ping\n",
+    "event: error\n",
+]
 PIECES += ["½", "日本", "😀", "\ud800", "\x00", "^", "\\frac{1}{", "e9", "\\u0041", '\\"']
 
 

@@ -31,6 +31,7 @@ from routewright.types import Answer, Expert
 
 PART = 32  # queries per part
 MAX_CALLS = 10_000  # concurrent calls to the shared ledger
+CLOSE_SECONDS = 60.0  # that the shared ledger may take to close the journal
 LEDGER_CPUS = 0.0  # CPUs that Ray sets aside for the shared ledger, which mostly waits
 
 
@@ -86,8 +87,9 @@ class SharedLedger:
         self.rooms = {name: room for name, room in rooms.items() if room}
         return None
 
-    async def close(self) -> None:
+    async def close(self) -> dict[str, float]:
         self.journal.close()
+        return await self.totals()
 
     async def write(self, event: Mapping[str, Any]) -> None:
         self.journal.write(**event)
@@ -217,10 +219,17 @@ def interview(
             on_part(len(result.cells), ray.get(ledger.totals.remote())["spent"])
     except KeyboardInterrupt:
         whole.stop()
-    totals = ray.get(ledger.totals.remote())
-    ray.get(ledger.close.remote())
-    ray.kill(ledger)  # this also releases the journal's lock
+    finally:
+        totals = _end(ray, ledger)
     return whole, Account(recalled=recalled, **totals)
+
+
+def _end(ray: Any, ledger: Any) -> dict[str, float]:
+    """Closes the journal and ends its process, which releases its lock; returns the totals."""
+    try:
+        return ray.get(ledger.close.remote(), timeout=CLOSE_SECONDS)
+    finally:
+        ray.kill(ledger)
 
 
 EXPERTS = ("experts", "recalled", "judges")  # settings that hold experts

@@ -31,6 +31,7 @@ KEYED: tuple[Kind, ...] = ("letter", "number", "text")  # kinds whose answers ha
 UNKNOWN = -1  # the label of an answer that cannot be read
 SIMILAR = 0.8  # cosine from which two texts count as equivalent
 FEW_WORDS = 8  # an answer of at most this many words is a short text, not prose
+CACHED = 1 << 12  # answers whose form each reader remembers; all of MAX_LENGTH take 240 MB
 MAX_LENGTH = 20_000  # characters at the end of an answer that are read
 MAX_DIGITS = 300  # a number with more digits is unreadable
 MAX_FORMULA = 2_000  # characters; a longer formula is unreadable
@@ -204,7 +205,7 @@ _FIRST = re.compile(r"[\s*_\"']*([A-Z])\s*[).:\]]")
 _BRACKETED = re.compile(r"[(\[]([A-Z])[)\]]")
 
 
-@lru_cache(maxsize=1 << 14)
+@lru_cache(CACHED)
 def _letter(text: str) -> str | None:
     if match := _ALONE.fullmatch(text.strip()):
         return str(match[1]).upper()
@@ -238,7 +239,7 @@ _DOLLARS = re.compile(r"\$([^$]+)\$")
 _TOWER = re.compile(r"\^\s*\{?[^}\s]*(?:\^|\d{3})|!|\\binom")  # evaluation would never end
 
 
-@lru_cache(maxsize=1 << 14)
+@lru_cache(CACHED)
 def _number(text: str) -> Hashable | None:
     """The exact number that a text marks as its answer, or else ends with; None if unreadable.
 
@@ -349,7 +350,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 
 
-@lru_cache(maxsize=1 << 14)
+@lru_cache(CACHED)
 def _text(text: str) -> str | None:
     """Lower case without punctuation, articles and extra spaces, as SQuAD's evaluation compares
     answers (arXiv 1606.05250, section 6)."""

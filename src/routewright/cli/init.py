@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from routewright import files
 from routewright.errors import BadInput
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def init(
     default = ",".join(seen) or "none"
     also = _audience("internal", internal, default, chosen, yes or restricted is not None)
     entries = [choice.entry(choice.name in seen, choice.name in also) for choice in chosen]
-    out.write_text(new.text(entries, shlex.quote(str(out))), encoding="utf-8")
+    files.write(out, new.text(entries, shlex.quote(str(out))))
     if mistakes := examine(out).mistakes:
         lines = "\n".join(mistake.text(out) for mistake in mistakes)
         raise BadInput(f"the new config has mistakes; please correct them:\n{lines}")

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from routewright import files
 from routewright.errors import BadInput
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _point(config: Path, file: Path | None) -> None:
         text, count = re.subn(pattern, lambda match: f"{match[0]}{end}{line}", before, count=1)
     if not count:
         raise BadInput(f"'{config}' has no line `version: 1`: add `{line}` to it yourself")
-    config.write_bytes(text.encode())
-    if examine(config).document.get("price_list") != path:
-        config.write_bytes(before.encode())
-        raise BadInput(f"'{config}' cannot be changed line by line: add `{line}` to it yourself")
+    with files.replacing(config) as changed:
+        changed.write_bytes(text.encode())
+        if examine(changed).document.get("price_list") != path:
+            raise BadInput(f"'{config}' cannot be changed as it is: add `{line}` to it yourself")

@@ -69,10 +69,13 @@ def p1() -> None:
     train, dev = read("mmlu_pro P1", "train"), read("mmlu_pro P1", "dev")
     if train is None or dev is None:
         return
-    began = time.perf_counter()
-    router = fit(train)
-    print(f"P1: fitted on {len(train):,} rows in {time.perf_counter() - began:.0f} s")
-    show(router, dev, GPT_4O)
+    for option_style in (False, True):
+        began = time.perf_counter()
+        router = fit(train, option_style=option_style)
+        used = "with" if option_style else "without"
+        seconds = time.perf_counter() - began
+        print(f"P1 {used} option style: fitted on {len(train):,} rows in {seconds:.0f} s")
+        show(router, dev, GPT_4O)
 
 
 def everybody() -> None:

@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
 from routewright.answers import multiple_choice
+from routewright.cli.main import app
 from routewright.data import outcomes
 from routewright.drive import replay
 from routewright.evaluation.evaluate import evaluate
@@ -51,7 +53,8 @@ def fitted(tmp_path_factory):
     """A router that was saved and loaded, and the rows that it was not fitted on."""
     folder = tmp_path_factory.mktemp("choices")
     path = write(folder, exam())
-    fit(outcomes.read(path, split="train"), encoder="surface", predictor="prior").save(folder / "r")
+    rows = outcomes.read(path, split="train")
+    fit(rows, encoder="surface", predictor="prior", option_style=True).save(folder / "r")
     return Router.load(folder / "r"), outcomes.read(path, split="dev")
 
 
@@ -125,14 +128,25 @@ def test_queries_without_options_have_no_such_forecast(fitted):
     assert np.isnan(router.evidence.option_chances([Query.of("What is it?")])).all()
 
 
-def test_texts_that_tell_buy_quality(fitted, tmp_path):
-    path = write(tmp_path, exam(telling=False))
-    deaf = fit(outcomes.read(path, split="train"), encoder="surface", predictor="prior")
+def test_texts_that_tell_buy_quality_for_those_who_ask_for_it(fitted, tmp_path):
+    router, dev = fitted
+    default = fit(
+        outcomes.read(write(tmp_path, exam()), split="train"), encoder="surface", predictor="prior"
+    )
+    assert default.evidence.choices is None
+    with_style, without = (
+        evaluate(r, dev).to_json()["at_cost_fraction"]["0.25"]["quality"] for r in (router, default)
+    )
+    assert with_style > without + 0.05
 
-    def reached(router, rows):
-        return evaluate(router, rows).to_json()["at_cost_fraction"]["0.25"]["quality"]
 
-    assert reached(*fitted) > reached(deaf, outcomes.read(path, split="dev")) + 0.05
+def test_the_command_line_learns_it_only_for_auto(tmp_path):
+    words = ["fit", str(write(tmp_path, exam(300))), "--encoder", "surface", "--predictor", "prior"]
+    words += ["--out", str(tmp_path / "r"), "--option-style"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert Router.load(tmp_path / "r").evidence.choices is not None
+    refused = CliRunner().invoke(app, [*words, "--strategy", "frugal"])
+    assert "--strategy auto" in str(refused.exception)
 
 
 @pytest.mark.parametrize("price", [0.0, 20.0, 60.0])

@@ -76,6 +76,14 @@ def fit(
             " `knn`; may be repeated."
         ),
     ] = None,
+    option_style: Annotated[
+        bool,
+        learned(
+            "--option-style",
+            help="Let `auto` also learn how right options of multiple-choice questions are written."
+            " It pays only on questions that were made in the same way.",
+        ),
+    ] = False,
     out: Annotated[Path, saving(help="Folder to write the router to.")],
     json: Annotated[bool, saving(help="Print the router's description as JSON.")] = False,
     engine: Annotated[
@@ -102,6 +110,8 @@ def fit(
     flags = {"small": small, "large": large, "ladder": ladder, "verifier": verifier}
     flags |= {"agree": agree, "costs": costs}
     flags |= {"beta": beta, "tags": tags, "temperature": temperature}
+    if option_style and strategy != "auto":
+        raise BadInput(f"--option-style goes with --strategy auto, not with '{strategy}'")
     options = _options(option or [])
     options |= {name: value for name, value in flags.items() if value is not None}
     if told.is_automix(strategy):
@@ -149,6 +159,7 @@ def fit(
                 predictor=predictor,
                 options=options,
                 strategy=strategy,
+                option_style=option_style,
                 label=label,
                 assume=_assumed(assume or []),
                 auxiliary=_others(everyone, rows.experts, auxiliary),

@@ -54,6 +54,7 @@ def fit(
     predictor: str = "auto",
     options: Mapping[str, Any] | None = None,
     strategy: str = "auto",
+    option_style: bool = False,
     label: str = "score",
     assume: Mapping[str, Assumed] | None = None,
     auxiliary: Outcomes | None = None,
@@ -66,7 +67,9 @@ def fit(
     The strategy `single` asks one expert per query, `auto` may weigh answers; `frugal`,
     `cascade_routing` and `ratio_greedy` are published rules, for comparison. With the label `soft`,
     predictors learn from `soft::m` where it is known (for example the share of several samples that
-    pass); decisions are still measured by the score. `options` sets fields of the named predictor.
+    pass); decisions are still measured by the score. With `option_style`, `auto` also learns how
+    right options of multiple-choice questions are written: a habit of whoever made them, which
+    other questions need not share. `options` sets fields of the named predictor.
     `assume` holds an assumed quality and cost for experts without scores. `auxiliary` holds other
     experts on the same rows; the predictor also learns from their scores if that improves its
     predictions for the pool. `engine` is where queries are encoded (see `parallel`). Raises
@@ -88,6 +91,7 @@ def fit(
         encoder=encoder,
         predictor=predictor,
         options=options,
+        option_style=option_style,
         label=label,
         assume=assume,
         auxiliary=auxiliary,
@@ -104,6 +108,7 @@ def fit_each(
     encoder: str = "auto",
     predictor: str = "auto",
     options: Mapping[str, Any] | None = None,
+    option_style: bool = False,
     label: str = "score",
     assume: Mapping[str, Assumed] | None = None,
     auxiliary: Outcomes | None = None,
@@ -131,7 +136,13 @@ def fit_each(
         router = _router(table, targets, best, prediction, worth)
         held_out = replace(prediction, context=context(table.x, table.blocks))
         candidates_of = _trace(
-            strategies, costed, held_out, table.fold, seed, _within(progress, 0.85, 0.13)
+            strategies,
+            costed,
+            held_out,
+            table.fold,
+            option_style=option_style,
+            seed=seed,
+            progress=_within(progress, 0.85, 0.13),
         )
         seconds = round(time.monotonic() - began, 1)
         router = replace(router, card={**router.card, "fit_seconds": seconds})
@@ -256,6 +267,8 @@ def _trace(
     outcomes: Outcomes,
     prediction: Prediction,
     fold: Folds,
+    *,
+    option_style: bool,
     seed: int,
     progress: Progress,
 ) -> dict[str, tuple[list[frontier.Candidate], Evidence | None]]:
@@ -267,6 +280,7 @@ def _trace(
             prediction,
             fold,
             agreement_only=strategy == "frugal",  # a threshold cascade uses nothing else
+            option_style=option_style,
             seed=seed,
             progress=_within(progress, 0.0, 0.7),
         )

@@ -83,14 +83,16 @@ def build(
     fold: Folds,
     *,
     agreement_only: bool = False,
+    option_style: bool = False,
     seed: int = 0,
     progress: Progress = lambda doing, share: None,
 ) -> Ladder | None:
     """Builds the ladder with the highest decision value; None if answers are of no use: none were
     recorded, they cannot be compared, or no expert that is cheap enough gave any.
 
-    `prediction` must be held out. Chances of multiple-choice options, log-probabilities and
-    verifications are used where the table has them, except with `agreement_only`.
+    `prediction` must be held out. Log-probabilities and verifications are used where the table has
+    them, except with `agreement_only`. With `option_style`, so is how multiple-choice options are
+    written, which tells right ones apart only among questions that were made in the same way.
     """
     kind = kind_of(outcomes)
     if kind is None:
@@ -101,7 +103,7 @@ def build(
         return None
     fold = fold % FOLDS
     option_chances, choices = None, None
-    if kind == "letter" and not agreement_only:
+    if kind == "letter" and option_style and not agreement_only:
         assert outcomes.answers is not None
         progress("fitting the chances of options", 0.0)
         fitted_options = multiple_choice.fit(

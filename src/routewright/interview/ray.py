@@ -224,7 +224,7 @@ def interview(
     return whole, Account(recalled=recalled, **totals)
 
 
-def _end(ray: Any, ledger: Any) -> dict[str, float]:
+def _end(ray: Any, ledger: Any) -> Any:
     """Closes the journal and ends its process, which releases its lock; returns the totals."""
     try:
         return ray.get(ledger.close.remote(), timeout=CLOSE_SECONDS)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from routewright.cli import main
 from routewright.data import outcomes, queries
-from routewright.errors import BadInput, BadTable
+from routewright.errors import BadInput, BadTable, DataWarning
 from routewright.router.router import Router
 
 HEAD = "id,prompt,score::a,cost::a\n"
@@ -87,3 +92,134 @@ def test_files_that_people_have_are_read(tmp_path: Path, name: str, content: byt
     assert [query.text for query in outcomes.read(path).queries] == ["café", "tea"]
     assert str(outcomes.read(path).score[:, 0].tolist()) == "[1.0, nan]"
     assert [item.query.text for item in queries.read(path)] == ["café", "tea"]
+
+
+# --- the same question twice -------------------------------------------------------------------
+
+TEA, CAKE = {"id": "a", "prompt": "tea?"}, {"id": "b", "prompt": "cake?"}
+TWICE = [  # a file with a repeated question; the number of rows to drop
+    ("unnamed.jsonl", [{"prompt": "tea?"}, {"prompt": "tea?"}, {"prompt": "cake?"}], 1),
+    ("named.jsonl", [TEA, TEA, TEA, CAKE], 2),
+    ("spaces.json", [TEA, TEA | {"prompt": "Tea? "}, CAKE], 1),
+    ("t.csv", [TEA, TEA, CAKE], 1),
+]
+
+
+def cli(*arguments: object) -> tuple[int, str]:
+    """The exit code of `routewright …`, and its output in one line."""
+    result = subprocess.run(
+        [sys.executable, "-m", "routewright.cli.main", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+    )
+    return result.returncode, " ".join((result.stdout + result.stderr).split())
+
+
+def save(path: Path, rows: list[dict]) -> Path:
+    if path.suffix == ".csv":
+        names = list(rows[0])
+        lines = [",".join(names), *(",".join(str(row[name]) for name in names) for row in rows)]
+        path.write_text("\n".join(lines) + "\n")
+    else:
+        lines = [json.dumps(row) for row in rows]
+        path.write_text(f"[{','.join(lines)}]" if path.suffix == ".json" else "\n".join(lines))
+    return path
+
+
+@pytest.mark.parametrize(("name", "rows", "extra"), TWICE)
+def test_a_question_asked_twice_offers_to_keep_the_first(tmp_path: Path, name, rows, extra):
+    path = save(tmp_path / name, rows)
+    with pytest.raises(BadTable, match=r"both called .* or use --drop-duplicates"):
+        queries.read(path)
+    dropped = "1 row repeats another" if extra == 1 else f"{extra} rows repeat others"
+    with pytest.warns(DataWarning, match=dropped):
+        items = queries.read(path, drop_duplicates=True)
+    assert len(items) == len(rows) - extra == 2
+    assert items[0].query.text == "tea?"
+    scored = save(path, [row | {"score::a": n, "cost::a": 1} for n, row in enumerate(rows[:2])])
+    with pytest.raises(BadTable, match=r"both called .* or use --drop-duplicates"):
+        outcomes.read(scored)
+    with pytest.warns(DataWarning, match="1 row repeats another"):
+        assert outcomes.read(scored, drop_duplicates=True).score.tolist() == [[0.0]]
+
+
+def test_other_questions_under_one_id_are_no_duplicates(tmp_path: Path):
+    rows = [{"id": 1, "prompt": "tea?", "score::a": 1}, {"id": 1, "prompt": "cake?", "score::a": 0}]
+    path = save(tmp_path / "t.jsonl", rows)
+    for drop in (True, False):
+        with pytest.raises(BadTable, match=r"both called '1': .* as they ask different things"):
+            outcomes.read(path, drop_duplicates=drop)
+        with pytest.raises(BadTable, match=r"both called '1': .* as they ask different things"):
+            queries.read(path, drop_duplicates=drop)
+
+
+def test_a_question_under_two_ids_is_asked_once_if_the_user_says_so(tmp_path: Path):
+    classes = ("public", "restricted")
+    rows = [{"id": n, "prompt": "tea?", "data_class": name} for n, name in enumerate(classes)]
+    path = save(tmp_path / "q.jsonl", rows)
+    with pytest.warns(DataWarning, match="1 query asks the same .*; --drop-duplicates keeps"):
+        assert len(queries.read(path)) == 2
+    with pytest.warns(DataWarning, match="1 row repeats another and is dropped"):
+        (item,) = queries.read(path, drop_duplicates=True)
+    assert (item.query.id, item.query.data_class) == ("0", "restricted")
+
+
+def test_the_kept_row_of_a_table_is_as_secret_as_the_dropped_one(tmp_path: Path):
+    row = {"id": "a", "prompt": "tea?", "score::a": 1}
+    path = save(tmp_path / "t.jsonl", [row, row | {"data_class": "restricted", "score::a": 0}])
+    with pytest.warns(DataWarning, match="1 row repeats"):
+        table = outcomes.read(path, drop_duplicates=True)
+    assert table.queries[0].data_class == "restricted"
+
+
+def test_two_long_rows_of_one_expert_offer_to_keep_the_first(tmp_path: Path):
+    row = {"id": "a", "prompt": "tea?", "expert": "m", "score": 1}
+    path = save(tmp_path / "t.jsonl", [row, row | {"score": 0}, row | {"expert": "n"}])
+    with pytest.raises(BadTable, match=r"two rows for 'm' \(1 such rows\).* --drop-duplicates"):
+        outcomes.read(path)
+    with pytest.warns(DataWarning, match="1 row repeats"):
+        assert outcomes.read(path, drop_duplicates=True).score.tolist() == [[1, 1]]
+
+
+def test_every_command_that_reads_a_table_can_drop_duplicates(tmp_path: Path):
+    rows = [
+        {"id": n // 2, "prompt": f"q{n // 2}", "score::a": n % 4 > 1, "score::b": 1,
+         "cost::a": 1, "cost::b": 2, "answer::a": "x", "reference": "x"}
+        for n in range(80)
+    ]  # fmt: skip
+    table = save(tmp_path / "t.jsonl", rows)
+    router, out = tmp_path / "router", tmp_path / "out.parquet"
+    commands = {
+        "fit": ["fit", table, "--out", router, "--predictor", "prior", "--encoder", "surface"],
+        "evaluate": ["evaluate", router, table, "--split", "all"],
+        "select": ["select", table],
+        "tag": ["tag", table, "--out", out, "--clusters", 2],
+        "diversify": ["diversify", table, "--out", out],
+        "regrade": ["regrade", table, "--out", out, "--grader", "exact"],
+        "route": ["route", router, "--queries", table, "--out", out],
+    }
+    app = typer.main.get_command(main.app)
+    for name, command in commands.items():
+        for flags, code in (([], 2), (["--drop-duplicates"], 0)):
+            result = CliRunner().invoke(main.app, [*map(str, command), *flags])
+            error = result.exception
+            assert isinstance(error, BadTable) == (code == 2), (name, result.output, error)
+            assert code != 2 or "--drop-duplicates" in str(error), name
+    takes = {"fit", "evaluate", "select", "add-expert", "tag", "diversify", "reward", "regrade"}
+    for name in takes | {"route", "interview"}:
+        names = [flag for option in app.commands[name].params for flag in option.opts]
+        assert "--drop-duplicates" in names, name
+
+
+def test_an_interview_says_how_many_queries_it_drops(tmp_path: Path):
+    config = tmp_path / "routewright.yaml"
+    config.write_text(
+        "version: 1\nexperts:\n  - {name: a, model: m, base_url: 'http://127.0.0.1:9/v1',"
+        " input_per_mtok: 1, output_per_mtok: 1}\npolicies: {default: {expert: a}}\n"
+    )
+    path = save(tmp_path / "q.jsonl", [{"prompt": "tea?", "reference": "x"}] * 3)
+    command = ("interview", config, path, "--out", tmp_path / "o.parquet", "--dry-run")
+    code, output = cli(*command)
+    assert (code, "use --drop-duplicates (2 such rows)" in output) == (2, True), output
+    code, output = cli(*command, "--drop-duplicates")
+    assert (code, "2 rows repeat others and are dropped" in output) == (0, True), output

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from routewright.cli.fit import Tables
+from routewright.cli.fit import DropDuplicates, Tables
 from routewright.errors import BadInput
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def add_expert(
     ] = None,
     n: Annotated[int, typer.Option("--n", help="Number of queries that --choose writes.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random queries.")] = 0,
+    drop_duplicates: DropDuplicates = False,
     json: Annotated[bool, typer.Option(help="Print the figures as JSON.")] = False,
 ) -> None:
     """Add an expert to a router, or choose what to ask it."""
@@ -49,7 +50,7 @@ def add_expert(
 
     loaded = Router.load(router)
     add_expert.check_new(loaded, expert)
-    rows = outcomes.read(tables, split=split)
+    rows = outcomes.read(tables, split=split, drop_duplicates=drop_duplicates)
     console = Console(soft_wrap=True, highlight=False)
     if choose is not None:
         items = queries.recorded(tables)

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from routewright.cli.fit import DropDuplicates
 from routewright.errors import BadInput
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def build(
         typer.Option(help="Folder of the base; queries that it was trained on are left out."),
     ] = None,
     split: Split = "train",
+    drop_duplicates: DropDuplicates = False,
     json: Json = False,
 ) -> None:
     """Make lessons from an outcome table: they show on which queries the base fails.
@@ -77,7 +79,7 @@ def build(
     from routewright import dedicated
     from routewright.data import queries
 
-    frame = _frame(table, split)
+    frame = _frame(table, split, drop_duplicates)
     exclude = dedicated.training_queries(base) if base else ()
     items = dedicated.lessons(frame, expert, exclude=exclude)
     if not items:
@@ -134,6 +136,7 @@ def train(
     precision: Precision = "float32",
     checkpointing: Checkpointing = False,
     seed: Seed = 0,
+    drop_duplicates: DropDuplicates = False,
     json: Json = False,
 ) -> None:
     """Train a base to answer or to defer. If the command is killed, run it again to continue."""
@@ -157,7 +160,7 @@ def train(
         checkpointing=checkpointing,
         seed=seed,
     )
-    _train(queries.read(lessons), base, out, recipe, json)
+    _train(queries.read(lessons, drop_duplicates=drop_duplicates), base, out, recipe, json)
 
 
 @app.command()
@@ -174,6 +177,7 @@ def grow(
         float, typer.Option(help="Minimum score of an answer to learn (0 to 1).")
     ] = 1.0,
     split: Split = "train",
+    drop_duplicates: DropDuplicates = False,
     tune: Tune = "lora",
     epochs: Epochs = 3,
     learning_rate: Rate = None,
@@ -204,7 +208,9 @@ def grow(
         checkpointing=checkpointing,
         seed=seed,
     )
-    items = dedicated.answers(_frame(table, split), teacher, pupil=pupil, at_least=at_least)
+    items = dedicated.answers(
+        _frame(table, split, drop_duplicates), teacher, pupil=pupil, at_least=at_least
+    )
     _train(items, base, out, recipe, json)
 
 
@@ -224,6 +230,7 @@ def calibrate(
     ] = None,
     then: Annotated[str | None, typer.Option(help="Name of the fallback in the table.")] = None,
     split: Split = "dev",
+    drop_duplicates: DropDuplicates = False,
     json: Json = False,
 ) -> None:
     """Set the doubt above which the model defers, as a quantile of its doubts on held-out queries.
@@ -240,7 +247,8 @@ def calibrate(
     if (expert is None) != (then is None) or (quality is not None and expert is None):
         raise BadInput("give both --expert and --then: their scores measure the quality")
     dedicated.read_card(folder)
-    rows = dedicated.held_out(outcomes.read(table, split=split), folder)
+    everyone = outcomes.read(table, split=split, drop_duplicates=drop_duplicates)
+    rows = dedicated.held_out(everyone, folder)
     with _bar(f"'{folder}' reads {len(rows)} queries"):
         doubts = dedicated.load(str(folder)).doubts([query.messages for query in rows.queries])
     mixture: dict[str, Any] = {}
@@ -404,13 +412,13 @@ def _run_gateway(
 # --- shared by the commands -----------------------------------------------------------------------
 
 
-def _frame(table: Path, split: str) -> Any:
+def _frame(table: Path, split: str, drop_duplicates: bool) -> Any:
     """The rows of one split; all rows if the table has no column `split`."""
     import polars as pl
 
     from routewright.data import outcomes
 
-    frame = outcomes.table(table)
+    frame = outcomes.table(table, drop_duplicates=drop_duplicates)
     if split == outcomes.ALL or "split" not in frame.columns:
         return frame
     rows = frame.filter(pl.col("split") == split)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from routewright.cli.fit import DropDuplicates
+
 
 def diversify(
     table: Annotated[
@@ -33,6 +35,7 @@ def diversify(
         typer.Option(min=0, help="Similarity of two queries' letters that makes them duplicates."),
     ] = 0.95,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same choice.")] = 0,
+    drop_duplicates: DropDuplicates = False,
     json: Annotated[bool, typer.Option(help="Print the counts as JSON.")] = False,
 ) -> None:
     """Limit the queries per tag; drop near-duplicates and overlaps with test sets.
@@ -46,7 +49,7 @@ def diversify(
     from routewright.interview import diversity
 
     outcomes.check_ending(out)
-    frame = outcomes.table(table)
+    frame = outcomes.table(table, drop_duplicates=drop_duplicates)
     rest = frame.clear()
     if against_split is not None:
         if "split" not in frame.columns:
@@ -60,7 +63,8 @@ def diversify(
             )
     held_out = outcomes.queries_of(rest)
     for path in against or []:
-        held_out += outcomes.queries_of(outcomes.table(path))
+        other = outcomes.table(path, drop_duplicates=drop_duplicates)
+        held_out += outcomes.queries_of(other)
     queries = outcomes.queries_of(frame)
     picks = diversity.diversify(
         queries,

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from routewright import files
-from routewright.cli.fit import Tables
+from routewright.cli.fit import DropDuplicates, Tables
 from routewright.data import text
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def evaluate(
             "--without-domain", help="Judge the queries as if they had no domain or tags."
         ),
     ] = False,
+    drop_duplicates: DropDuplicates = False,
     json: Annotated[
         Path | None,
         typer.Option(help="Write the figures to this file; `-` prints them and nothing else."),
@@ -58,12 +59,12 @@ def evaluate(
     if router.is_file() or router.suffix in (".yaml", ".yml"):
         if html is not None:
             raise BadInput("--html writes a report about a router: name its folder")
-        _judge(router, tables, policy, split, without_domain, seed, json)
+        _judge(router, tables, policy, split, drop_duplicates, without_domain, seed, json)
         return
     if policy is not None:
         raise BadInput(f"--policy names a policy of a config, and '{router}' is a router's folder")
     loaded = Router.load(router)
-    rows = outcomes.read(tables, split=split)
+    rows = outcomes.read(tables, split=split, drop_duplicates=drop_duplicates)
     with Console(stderr=True).status("evaluating"):
         measured = evaluation.evaluate(loaded, rows, without_domain=without_domain, seed=seed)
         figures = measured.to_json()
@@ -74,6 +75,7 @@ def evaluate(
 
         words = [_short(router), *map(_short, tables), "--split", split, "--seed", str(seed)]
         words += ["--without-domain"] if without_domain else []
+        words += ["--drop-duplicates"] if drop_duplicates else []
         command = shlex.join(["routewright", "evaluate", *words, "--html", _short(html)])
         files.write(html, render(measured, figures, command, seen=seen))
     if str(json) == "-":
@@ -105,6 +107,7 @@ def _judge(
     tables: list[Path],
     policy: str | None,
     split: str,
+    drop_duplicates: bool,
     without_domain: bool,
     seed: int,
     json: Path | None,
@@ -114,7 +117,7 @@ def _judge(
     from routewright.evaluation.policies import judge
 
     loaded = configs.load(config)
-    rows = outcomes.read(tables, split=split)
+    rows = outcomes.read(tables, split=split, drop_duplicates=drop_duplicates)
     with Console(stderr=True).status("evaluating"):
         figures = judge(loaded, rows, policy, without_domain=without_domain, seed=seed)
     written = _as_json(figures, json)

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 Tables = Annotated[
     list[Path], typer.Argument(help="Outcome tables (Parquet, JSONL or CSV), joined on `id`.")
 ]
+DropDuplicates = Annotated[
+    bool,
+    typer.Option(
+        "--drop-duplicates",
+        help="Keep the first of rows that repeat a question, and say how many are dropped.",
+    ),
+]
 Experts = Annotated[
     str | None, typer.Option(help="Comma-separated pool of experts; default: all in the table.")
 ]
@@ -41,6 +48,7 @@ def fit(
         str | None, data(help="Comma-separated pool of experts; default: all in the table.")
     ] = None,
     split: Annotated[str, data(help="Rows to fit on; `all` takes every row.")] = "train",
+    drop_duplicates: DropDuplicates = False,
     label: Annotated[
         str, data(help="`score`, or `soft`: learn from soft::EXPERT where it is known.")
     ] = "score",
@@ -124,7 +132,7 @@ def fit(
     fitting.makers(predictor, options)  # says what is wrong with them before a table is read
     if encoder != "auto":
         encoders.build(encoder)
-    everyone = outcomes.read(tables, split=split)
+    everyone = outcomes.read(tables, split=split, drop_duplicates=drop_duplicates)
     rows = everyone.pool(names(experts) or everyone.experts)
     columns = (
         TextColumn("[progress.description]{task.description}"),

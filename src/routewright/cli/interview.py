@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from routewright.cli.fit import DropDuplicates
 from routewright.cli.regrade import show_audits, takes
 from routewright.errors import BadInput
 from routewright.grading.audit import Graded, audit
@@ -87,6 +88,7 @@ def interview(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Ask no expert; estimate the cost and the time.")
     ] = False,
+    drop_duplicates: DropDuplicates = False,
     json: Annotated[bool, typer.Option(help="Print the summary as JSON.")] = False,
 ) -> None:
     """Ask every expert every query; resume after an interruption, and pay nothing twice.
@@ -112,7 +114,9 @@ def interview(
     experts = read_experts(config)
     chosen = _select(experts, only)
     data_class = default_data_class(config)
-    items = tasks.read(queries, split="", data_class=data_class)[:limit]
+    items = tasks.read(queries, split="", data_class=data_class, drop_duplicates=drop_duplicates)[
+        :limit
+    ]
     items = held_out(items, hold_out, rest=split)
     settings: dict[str, Any] = {
         "experts": chosen,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from routewright.cli.fit import DropDuplicates
 from routewright.errors import BadInput
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def regrade(
     out: Annotated[
         Path | None, typer.Option(help="Outcome table to write; default: the table itself.")
     ] = None,
+    drop_duplicates: DropDuplicates = False,
     json: Annotated[bool, typer.Option(help="Print the summary as JSON.")] = False,
 ) -> None:
     """Grade the recorded answers of an outcome table again, and ask nobody.
@@ -54,7 +56,7 @@ def regrade(
             f" {judges[0]}, which takes the answers from its journal"
         )
     items = queries.recorded([table])
-    frame = outcomes.table(table)
+    frame = outcomes.table(table, drop_duplicates=drop_duplicates)
     experts = [c.partition("::")[2] for c in frame.columns if c.startswith("answer::")]
     if not experts:
         raise BadInput(f"'{table}' has no answer:: columns: only recorded answers can be graded")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from routewright.cli.asking import open_journal, tell_withheld, trouble
-from routewright.cli.fit import names
+from routewright.cli.fit import DropDuplicates, names
 
 if TYPE_CHECKING:
     from routewright.interview.rewarding import Tally
@@ -47,6 +47,7 @@ def reward(
     engine: Annotated[
         str, typer.Option(help="Where a model runs: `local`, or `ray` (on a cluster).")
     ] = "local",
+    drop_duplicates: DropDuplicates = False,
     json: Annotated[bool, typer.Option(help="Print the tally as JSON.")] = False,
 ) -> None:
     """Fill the reward:: columns of an outcome table; run it again to continue after a stop."""
@@ -57,7 +58,7 @@ def reward(
 
     if out.suffix != ".parquet":
         raise BadInput(f"'{out}' must end in .parquet: an outcome table is a Parquet file")
-    frame = outcomes.table(table)
+    frame = outcomes.table(table, drop_duplicates=drop_duplicates)
     loaded = None if config is None else load(config)
     pool = [] if loaded is None else list(loaded.experts_by_name().values())
     data_class = "public" if loaded is None else loaded.server.default_data_class

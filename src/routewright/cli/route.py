@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from routewright.cli.fit import DropDuplicates
 from routewright.data import text
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def route(
         ),
     ] = None,
     domain: Annotated[str | None, typer.Option(help="The query's domain, if known.")] = None,
+    drop_duplicates: DropDuplicates = False,
     json: Annotated[bool, typer.Option(help="Print everything as JSON.")] = False,
 ) -> None:
     """Route one query, or a query set, without asking any expert."""
@@ -65,7 +67,9 @@ def route(
     else:
         point = loaded.nearest(price or 0.0)
     if queries is not None:
-        _write_decisions(router, point, queries, out, engine, latency_price, text, json)
+        _write_decisions(
+            router, point, queries, drop_duplicates, out, engine, latency_price, text, json
+        )
         return
     if out is not None:
         raise BadInput("--out needs --queries")
@@ -85,6 +89,7 @@ def _write_decisions(
     router: Path,
     point: OperatingPoint,
     queries: str,
+    drop_duplicates: bool,
     out: Path | None,
     engine: str,
     latency_price: float,
@@ -102,7 +107,7 @@ def _write_decisions(
 
     if out is None or out.suffix != ".parquet" or text is not None:
         raise BadInput("--queries needs --out FILE.parquet and no text")
-    batch = [item.query for item in tasks.read(queries)]
+    batch = [item.query for item in tasks.read(queries, drop_duplicates=drop_duplicates)]
     rows = explanation.explain_all(router, point, batch, latency_price, engine)
     outcomes.save(pl.DataFrame(rows, infer_schema_length=None), out)
     shares = dict(Counter(row["expert"] for row in rows).most_common())

@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from routewright.cli.fit import Experts, Tables, names
+from routewright.cli.fit import DropDuplicates, Experts, Tables, names
 from routewright.data import text
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def select(
     experts: Experts = None,
     split: Annotated[str, typer.Option(help="Rows to choose by; `all` takes every row.")] = "train",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap and the folds.")] = 0,
+    drop_duplicates: DropDuplicates = False,
     json: Annotated[bool, typer.Option(help="Print everything as JSON.")] = False,
 ) -> None:
     """Choose which experts to keep."""
@@ -37,7 +38,9 @@ def select(
     from routewright.fitting import selection
     from routewright.router import targets
 
-    rows = outcomes.read(tables, experts=names(experts), split=split)
+    rows = outcomes.read(
+        tables, experts=names(experts), split=split, drop_duplicates=drop_duplicates
+    )
     dollars = None if budget is None else targets.dollars(budget)
     with Console(stderr=True).status("choosing"):
         choice = selection.select(rows, size, budget=dollars, seed=seed)

@@ -147,7 +147,7 @@ def selfplay(
 def _held_out(tables: Sequence[Path] | None, split: str) -> Outcomes | None:
     from routewright.data import outcomes
 
-    return outcomes.read(list(tables), split=split) if tables else None
+    return outcomes.read(list(tables), split=split, drop_duplicates=True) if tables else None
 
 
 async def _play(
@@ -189,7 +189,7 @@ async def _play(
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     asked = [experts[name] for name in router.experts]
     if generator:
-        queries = outcomes.read(tables, data_class=data_class).queries
+        queries = outcomes.read(tables, data_class=data_class, drop_duplicates=True).queries
         quotable = tell_withheld(experts[generator], queries)
         withheld([Item(query) for query in quotable], asked, experts.values(), graders)
     with Journal(out / "journal.jsonl") as journal:

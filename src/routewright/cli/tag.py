@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from routewright.cli.asking import open_journal, tell_withheld, trouble
+from routewright.cli.fit import DropDuplicates
 
 if TYPE_CHECKING:
     from routewright.interview.tagging import Tally
@@ -41,6 +42,7 @@ def tag(
         Path | None, typer.Option(help="File of paid asks; default: OUT with .journal.jsonl.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same clusters.")] = 0,
+    drop_duplicates: DropDuplicates = False,
     json: Annotated[bool, typer.Option(help="Print the tally as JSON.")] = False,
 ) -> None:
     """Write a `tags` column: by an expert with an open vocabulary, or by clusters."""
@@ -56,7 +58,7 @@ def tag(
         raise BadInput("give either --expert (and --config) or --clusters")
     if expert is not None and config is None:
         raise BadInput(f"--expert {expert} needs the config that defines it: add --config FILE")
-    frame = outcomes.table(table)
+    frame = outcomes.table(table, drop_duplicates=drop_duplicates)
     loaded = None if config is None else load(config)
     data_class = "public" if loaded is None else loaded.server.default_data_class
     queries = outcomes.queries_of(frame, data_class)

@@ -306,14 +306,16 @@ def read(
     experts: Sequence[str] | None = None,
     split: str = ALL,
     data_class: DataClass = "public",
+    drop_duplicates: bool = False,
 ) -> Outcomes:
     """Reads, joins and checks outcome tables.
 
     `split` selects rows by their `split` column; `all` takes every row, and a table without that
     column is used as a whole. Rows that state no data class have `data_class`. In a table with
     rewards but no scores the rewards become the scores: unchanged if all are in 0..1, otherwise
-    scaled linearly from 0 (lowest) to 1 (highest). Raises BadTable for anything that cannot be
-    used.
+    scaled linearly from 0 (lowest) to 1 (highest). With `drop_duplicates` the first of the rows of
+    one query in a file counts, and a warning says how many others there are. Raises BadTable for
+    anything that cannot be used.
 
     >>> import routewright as rw
     >>> from routewright.demo import example
@@ -325,7 +327,7 @@ def read(
     files = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
     if not files:
         raise BadTable("no outcome table is given: name at least one file")
-    frames = [_typed(_frame(path), path) for path in files]
+    frames = [table(path, drop_duplicates=drop_duplicates) for path in files]
     frame = _scored(frames[0] if len(frames) == 1 else reduce(join, frames))
     frame = _keep_split(frame, split, files)
     names = _experts(frame, files)
@@ -338,10 +340,11 @@ def read(
     return outcomes
 
 
-def table(path: Path) -> pl.DataFrame:
+def table(path: Path, *, drop_duplicates: bool = False) -> pl.DataFrame:
     """One outcome table or query set, checked, with the columns of its queries as `rows` writes
-    them. Queries without an `id` get a hash of their messages. Raises BadTable."""
-    return _typed(_frame(path), path)
+    them. Queries without an `id` get a hash of their messages; `drop_duplicates` as in `read`.
+    Raises BadTable."""
+    return _typed(_frame(path, drop_duplicates), path)
 
 
 def save(frame: pl.DataFrame, path: Path) -> None:
@@ -389,7 +392,7 @@ def check_names(names: Sequence[str], experts: Sequence[str]) -> None:
         raise BadTable(f"expert '{twice[0]}' is named twice")
 
 
-def _frame(path: Path) -> pl.DataFrame:
+def _frame(path: Path, drop_duplicates: bool) -> pl.DataFrame:
     if wrong := source.not_a_table(path, "an outcome table", ENDINGS):
         raise wrong
     parquet.check_regular(path)
@@ -400,7 +403,7 @@ def _frame(path: Path) -> pl.DataFrame:
         lines = list(query_sets.lines(path))
         try:
             frame = TEXT_READERS[ending](path, lines) if lines else pl.DataFrame()
-            return _wide(_with_queries(frame, lines, path), path)
+            return _wide(_with_queries(frame, lines, path, drop_duplicates), path, drop_duplicates)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
             first = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise BadTable(f"'{path}' is not {what}: {first}") from error
@@ -408,7 +411,7 @@ def _frame(path: Path) -> pl.DataFrame:
     source.check_columns(frame.columns, f"'{path}'")
     cells = frame.select(column for column in frame.columns if "::" not in column)
     lines = [(f"'{path}' row {n}", row) for n, row in enumerate(cells.iter_rows(named=True), 1)]
-    return _with_queries(frame, lines, path)
+    return _with_queries(frame, lines, path, drop_duplicates)
 
 
 def _jsonl(path: Path, lines: Sequence[Line]) -> pl.DataFrame:
@@ -441,7 +444,9 @@ TEXT_READERS = {
 }
 
 
-def _with_queries(frame: pl.DataFrame, lines: Sequence[Line], path: Path) -> pl.DataFrame:
+def _with_queries(
+    frame: pl.DataFrame, lines: Sequence[Line], path: Path, drop_duplicates: bool
+) -> pl.DataFrame:
     """The frame with the columns of its queries read from `lines`, and written by `rows`."""
     if not lines:
         raise BadTable(f"'{path}' has no rows")
@@ -450,6 +455,11 @@ def _with_queries(frame: pl.DataFrame, lines: Sequence[Line], path: Path) -> pl.
         raise rows.no_words(renamed[0], lines[0][0])
     queries = [rows.query(cells, place) for place, cells in lines]
     if not _is_long(frame):
+        if drop_duplicates:
+            positions, queries = rows.distinct(queries)
+            rows.tell_dropped(len(lines) - len(positions), f"'{path}'")
+            frame, lines = frame[positions], [lines[n] for n in positions]
+            renamed = [renamed[n] for n in positions]
         rows.check_distinct(zip((place for place, _ in lines), queries, strict=True))
     stored = [_stored(query, cells) for query, cells in zip(queries, renamed, strict=True)]
     columns = {name: [cells[name] for cells in stored] for name in rows.COLUMNS}
@@ -479,7 +489,8 @@ def _stored(query: Query, read: Mapping[str, Any]) -> dict[str, Any]:
         cells["prompt"] = prompt
     if options and cells["options"] is None:
         cells["options"] = options if isinstance(options, str) else rows.dumps(options)
-    return {**cells, "data_class": read.get("data_class") or None}
+    stated = read.get("data_class") or None
+    return {**cells, "data_class": stated if query.data_class == "public" else query.data_class}
 
 
 def _is_long(frame: pl.DataFrame) -> bool:
@@ -488,7 +499,7 @@ def _is_long(frame: pl.DataFrame) -> bool:
     return bool(columns) and not any("::" in column for column in frame.columns)
 
 
-def _wide(long: pl.DataFrame, path: Path) -> pl.DataFrame:
+def _wide(long: pl.DataFrame, path: Path, drop_duplicates: bool) -> pl.DataFrame:
     """Converts one row per query and expert to one row per query; other frames are unchanged."""
     if not _is_long(long):
         return long
@@ -496,11 +507,8 @@ def _wide(long: pl.DataFrame, path: Path) -> pl.DataFrame:
     long = long.rename(names, strict=False)
     if missing := {"id", "expert", "score"} - set(long.columns):
         raise BadTable(f"'{path}': long outcomes need the fields {', '.join(sorted(missing))}")
-    doubles = long.filter(pl.struct("id", "expert").is_duplicated())
-    if len(doubles):
-        twice = doubles.row(0, named=True)
-        raise BadTable(f"'{path}': query '{twice['id']}' has two rows for '{twice['expert']}'")
     check_questions([long], f"'{path}'")
+    firsts = first_rows(long, path, drop_duplicates)
     cells = [c for c in (*MEASURES, "answer", "text") if c in long.columns]
     facts = [c for c in long.columns if c not in (*cells, "expert", "id")]
     if "region" in facts:
@@ -508,10 +516,27 @@ def _wide(long: pl.DataFrame, path: Path) -> pl.DataFrame:
             rows.one_region(id, regions)
     wide = long.group_by("id", maintain_order=True).agg(map(_of_group, facts))
     for cell in cells:
-        spread = long.pivot("expert", index="id", values=cell)
+        spread = firsts.pivot("expert", index="id", values=cell)
         spread = spread.rename({c: f"{cell}::{c}" for c in spread.columns if c != "id"})
         wide = wide.join(spread, on="id", how="left")
     return wide
+
+
+def first_rows(long: pl.DataFrame, path: Path, drop_duplicates: bool) -> pl.DataFrame:
+    """One row per `id` and `expert`. Raises BadTable if there are more, or drops all but the first
+    with a warning."""
+    doubles = ~pl.struct("id", "expert").is_first_distinct()
+    others = long.filter(doubles)
+    if drop_duplicates:
+        rows.tell_dropped(len(others), f"'{path}'")
+        return long.filter(~doubles)
+    if len(others):
+        twice = others.row(0, named=True)
+        raise BadTable(
+            f"'{path}': query '{twice['id']}' has two rows for '{twice['expert']}' ({len(others)}"
+            " such rows): keep one of them, or use --drop-duplicates"
+        )
+    return long
 
 
 def _of_group(column: str) -> pl.Expr:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import math
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,8 +19,8 @@ from typing import Any
 
 from routewright import files
 from routewright.data import parquet, rows, source, text
-from routewright.errors import BadTable
-from routewright.types import DATA_CLASSES, DataClass, Json, Query
+from routewright.errors import BadTable, DataWarning
+from routewright.types import DataClass, Json, Query
 
 REFERENCES = (
     "references",
@@ -61,17 +62,63 @@ class Item:
         return tuple(text for text, a in zip(texts, answers, strict=True) if a is not None)
 
 
-def read(path: Path, *, split: str = "train", data_class: DataClass = "public") -> list[Item]:
+def read(
+    path: Path,
+    *,
+    split: str = "train",
+    data_class: DataClass = "public",
+    drop_duplicates: bool = False,
+) -> list[Item]:
     """The items of a file; `split` and `data_class` are those of rows that state none.
 
     An item needs a `prompt` or `messages`; without an `id` its id is a hash of its messages.
-    Raises BadTable, which names the line.
+    Raises BadTable, which names the line, also if two items have the same id. `drop_duplicates`
+    keeps the first of the items that ask the same with the same options, whatever their ids; a
+    warning says how many others there are.
     """
     items = list(_items(path, split, data_class, to_ask=True))
     if not items:
         raise BadTable(f"'{path}' has no queries")
+    return distinct(items, f"'{path}'", drop_duplicates)
+
+
+def distinct(
+    items: Sequence[tuple[str, Item]], source: str, drop_duplicates: bool = False
+) -> list[Item]:
+    """The items, each given with its place, without duplicates, as `read` says."""
+    if drop_duplicates:
+        items = _without_duplicates(items, source)
     rows.check_distinct((place, item.query) for place, item in items)
+    others = len(items) - len({_question(item) for _, item in items})
+    if others:
+        warnings.warn(
+            f"{source}: {'1 query asks' if others == 1 else f'{others} queries ask'} the same as"
+            " another under an id of its own; --drop-duplicates keeps the first of each",
+            DataWarning,
+            stacklevel=3,
+        )
     return [item for _, item in items]
+
+
+def _without_duplicates(items: Sequence[tuple[str, Item]], source: str) -> list[tuple[str, Item]]:
+    """The first item of each id and each question, as secret as the strictest of its duplicates."""
+    positions, queries = rows.distinct([item.query for _, item in items])
+    groups: dict[str, list[tuple[str, Item]]] = {}
+    for position, query in zip(positions, queries, strict=True):
+        place, item = items[position]
+        groups.setdefault(_question(item), []).append((place, replace(item, query=query)))
+    firsts = [
+        (place, replace(item, query=rows.as_secret_as(item.query, *(i.query for _, i in others))))
+        for (place, item), *others in groups.values()
+    ]
+    rows.tell_dropped(len(items) - len(firsts), source)
+    return firsts
+
+
+def _question(item: Item) -> str:
+    """What is asked: equal for two items that ask the same with the same options."""
+    query = item.query
+    return rows.dumps([[dict(message) for message in query.messages], dict(query.options)])
 
 
 def recorded(paths: Iterable[Path]) -> dict[str, Item]:
@@ -87,25 +134,13 @@ def recorded(paths: Iterable[Path]) -> dict[str, Item]:
             rows.check_one_question(map(rows.row, (before.query, item.query)), f"'{path}'")
             items[item.query.id] = replace(
                 item,
-                query=_as_secret_as(item.query, before.query),
+                query=rows.as_secret_as(item.query, before.query),
                 reference=before.reference if item.reference is None else item.reference,
                 split=item.split or before.split,
                 grader=item.grader or before.grader,
                 facts={**before.facts, **item.facts},
             )
     return items
-
-
-def _as_secret_as(query: Query, before: Query) -> Query:
-    """The query with the strictest class of the two, and with the region of the one that has one.
-
-    Raises BadTable if they are bound to different regions.
-    """
-    return replace(
-        query,
-        data_class=max(query.data_class, before.data_class, key=DATA_CLASSES.index),
-        region=rows.one_region(query.id, (before.region, query.region)),
-    )
 
 
 def write(items: Iterable[Item], path: Path, data_class: DataClass = "public") -> None:

@@ -14,11 +14,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from routewright.data.unicode import nfkc
-from routewright.errors import BadTable
+from routewright.errors import BadTable, DataWarning
 from routewright.types import DATA_CLASSES, DataClass, Message, Query, content_text
 
 COLUMNS = ("id", "prompt", "messages", "domain", "tags", "data_class", "region", "options")
@@ -137,16 +139,77 @@ def must_be(column: str, place: str) -> BadTable:
 
 
 def check_distinct(queries: Iterable[tuple[str, Query]]) -> None:
-    """Raises BadTable if two rows, each given with its place, have the same id."""
-    places: dict[str, str] = {}
+    """Raises BadTable if two rows, each given with its place, have the same id.
+
+    It offers `--drop-duplicates` if all such rows ask the same.
+    """
+    firsts: dict[str, tuple[str, Query]] = {}
+    repeats: list[tuple[str, Query]] = []
     for place, query in queries:
-        if query.id in places:
-            unnamed = query.id == name(query.messages)
-            excerpt = repr(query.text[:60])
-            advice = f"they ask the same ({excerpt}), so keep one or give each an `id`"
-            advice = advice if unnamed else "keep one of them"
-            raise BadTable(f"{place} and {places[query.id]} are both called '{query.id}': {advice}")
-        places[query.id] = place
+        if query.id in firsts:
+            repeats.append((place, query))
+        else:
+            firsts[query.id] = place, query
+    for place, query in repeats:
+        if not is_same(row(firsts[query.id][1]), row(query)):
+            raise BadTable(
+                f"{place} and {firsts[query.id][0]} are both called '{query.id}': keep one of them,"
+                " or give each an `id` of its own, as they ask different things"
+            )
+    if repeats:
+        place, query = repeats[0]
+        unnamed = query.id == name(query.messages)
+        same = f"they ask the same ({query.text[:60]!r}), so keep one, "
+        advice = f"{same}give each an `id`" if unnamed else "keep one of them"
+        number = f" ({len(repeats)} such rows)" if len(repeats) > 1 else ""
+        raise BadTable(
+            f"{place} and {firsts[query.id][0]} are both called '{query.id}': {advice},"
+            f" or use --drop-duplicates{number}"
+        )
+
+
+def distinct(queries: Sequence[Query]) -> tuple[list[int], list[Query]]:
+    """The positions of the first query of each id, and these queries.
+
+    A query is as secret as the strictest of those that repeat it. Queries of one id that ask
+    different things are not duplicates: all are returned, for `check_distinct`. Raises BadTable if
+    they are bound to different regions.
+    """
+    positions: dict[str, list[int]] = {}
+    extra: list[int] = []
+    for n, query in enumerate(queries):
+        before = positions.setdefault(query.id, [])
+        if before and not is_same(row(queries[before[0]]), row(query)):
+            extra.append(n)
+        else:
+            before.append(n)
+    firsts = {group[0]: as_secret_as(*(queries[n] for n in group)) for group in positions.values()}
+    firsts |= {n: queries[n] for n in extra}
+    return sorted(firsts), [firsts[n] for n in sorted(firsts)]
+
+
+def tell_dropped(number: int, source: str) -> None:
+    """Warns that so many rows of the `source` repeat a question and are dropped."""
+    if number:
+        rows = (
+            "1 row repeats another and is"
+            if number == 1
+            else f"{number} rows repeat others and are"
+        )
+        warnings.warn(f"{source}: {rows} dropped", DataWarning, stacklevel=3)
+
+
+def as_secret_as(first: Query, *others: Query) -> Query:
+    """The first query with the strictest class of all, and with the region of those that have one.
+
+    Raises BadTable if they are bound to different regions.
+    """
+    queries = (first, *others)
+    return replace(
+        first,
+        data_class=max((query.data_class for query in queries), key=DATA_CLASSES.index),
+        region=one_region(first.id, (query.region for query in queries)),
+    )
 
 
 def is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -420,6 +420,7 @@ class Play:
             self._tables(number),
             experts=self.router.experts,
             split=self.router.fact("data", "split"),
+            drop_duplicates=True,
         )
         self.router = fit(
             rows,
@@ -440,7 +441,9 @@ class Play:
             counts: dict[str, int] = _read_settings(counts_path)
             return self._stored(path), counts
         s, seed = self.settings, _seed(self.settings.seed, number)
-        earlier = outcomes.read(self._tables(number - 1), data_class=self.data_class).queries
+        earlier = outcomes.read(
+            self._tables(number - 1), data_class=self.data_class, drop_duplicates=True
+        ).queries
         quotable = self.source.readable(earlier)
         aims = targets(self.router, quotable, s.queries * s.candidates // PER_ASK + 1, seed)
         proposed = await self.source.propose(s.queries * s.candidates, aims, seed)

@@ -27,17 +27,28 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(module.name for module in iter_modules(__path__)))
 
 
-def read(queries: str, *, split: str = "train", data_class: DataClass = "public") -> list[Item]:
+def read(
+    queries: str,
+    *,
+    split: str = "train",
+    data_class: DataClass = "public",
+    drop_duplicates: bool = False,
+) -> list[Item]:
     """The items of a file (`queries.jsonl`), or of a tool's task (`lm_eval=arc_easy`).
 
     `split` and `data_class` are those of queries that state none; those of a task state none.
+    `drop_duplicates` as in `queries.read`.
 
     Raises BadInput if a task has no queries, and the errors of `queries.read`.
     """
     tool, _, task = queries.partition("=")
     if not task or tool not in names():
-        return query_sets.read(Path(queries), split=split, data_class=data_class)
+        return query_sets.read(
+            Path(queries), split=split, data_class=data_class, drop_duplicates=drop_duplicates
+        )
     items: list[Item] = import_module(f"routewright.data.tasks.{tool}").read(task, split)
     if not items:
         raise BadInput(f"'{queries}' has no queries: name another task")
+    places = [(f"'{queries}' query {number}", item) for number, item in enumerate(items, start=1)]
+    items = query_sets.distinct(places, f"'{queries}'", drop_duplicates)
     return [replace(one, query=replace(one.query, data_class=data_class)) for one in items]

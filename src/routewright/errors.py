@@ -32,6 +32,7 @@ EXTRAS = {  # package ▶ the extra that installs it
     **dict.fromkeys(("accelerate", "peft", "torch", "transformers"), "lm"),
     **dict.fromkeys(("onnxruntime", "tokenizers"), "sentence"),
     **dict.fromkeys(("jsonschema", "referencing", "regex"), "graders"),
+    "backports": "zstd",
     "inspect_ai": "inspect",
     "lm_eval": "harness",
     "math_verify": "maths",

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from routewright.cli.fit import DropDuplicates
 from routewright.errors import BadInput, BadTable
 from routewright.files import LONGEST, read, replacing
 
@@ -21,18 +22,20 @@ if TYPE_CHECKING:
 
     from routewright.data.outcomes import Outcomes
 
-PRICE_NAMES = (  # US$ per million input and output tokens, by the names of these projects
-    ("input_per_mtok", "output_per_mtok"),  # routewright.yaml
-    ("input_token_price_per_million", "output_token_price_per_million"),  # RouterArena
-    ("input_price", "output_price"),  # LLMRouter
-)
+HOLD_OUT = 0.2
+EXAMPLES = {
+    "price": "write EXPERT=US$ per call, as in gpt-4o=0.002",
+    "column": "write OURS=THEIRS, as in score=grade.value",
+    "scale": "write the worst and the best score, as in 1..10",
+}
 
 
 def convert(
     format: Annotated[
         str,
         typer.Argument(
-            help="embedllm, inspect_ai, llmrouter, lm_eval, routellm, routerarena or routerbench."
+            help="alpaca_eval, embedllm, inspect_ai, llmrouter, lm_eval, mt_bench, routellm,"
+            " routerarena, routerbench or wildbench; or generic: any rows, with --column."
         ),
     ],
     files: Annotated[
@@ -42,22 +45,65 @@ def convert(
     model: Annotated[
         str | None, typer.Option(help="Name of the expert, for files with one expert.")
     ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="The score to take, of a file with several scores.")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="For generic: OURS=THEIRS, such as prompt=vars.question or"
+            " score=scores[name=accuracy].value; repeat it for id, prompt, messages, domain, split,"
+            " group, model, answer, score, cost, latency, in_tokens and out_tokens."
+        ),
+    ] = None,
+    scale: Annotated[
+        str | None, typer.Option(help="For generic: the worst and the best score, e.g. 1..10.")
+    ] = None,
+    rows: Annotated[
+        str | None,
+        typer.Option(help="For generic: the list of rows in a JSON document: results.results."),
+    ] = None,
     prices: Annotated[
         Path | None,
         typer.Option(
             help="YAML or JSON file with US$ per million tokens for each expert, `input_per_mtok`"
-            " and `output_per_mtok`; gives costs to rows that have only tokens."
+            " and `output_per_mtok`; gives costs to answers without one, from their tokens or,"
+            " where none were counted, from their texts."
         ),
     ] = None,
+    price_per_call: Annotated[
+        list[str] | None,
+        typer.Option(help="EXPERT=US$ for each answer without a cost; may be repeated."),
+    ] = None,
+    hold_out: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=0.5,
+            help="Share of the queries without a split for split dev, and as many for test, by a"
+            " hash of the prompt.",
+        ),
+    ] = HOLD_OUT,
+    drop_duplicates: DropDuplicates = False,
     json: Annotated[bool, typer.Option(help="Print the summary as JSON.")] = False,
 ) -> None:
     """Turn public routing or evaluation data into an outcome table."""
-    from routewright.data import formats, outcomes
+    from routewright.data import formats, outcomes, pricing
 
     if out.suffix != ".parquet":
         raise BadInput(f"'{out}' must end in .parquet: an outcome table is a Parquet file")
-    reader = formats.find(format)
+    options = formats.Options(
+        drop_duplicates=drop_duplicates,
+        metric=metric,
+        columns=_pairs(column, "column"),
+        scale=None if scale is None else _scale(scale),
+        records=rows,
+    )
+    reader = formats.find(format, options)
     price_list = None if prices is None else _prices(prices)
+    per_call = {
+        name: _dollars(name, text) for name, text in _pairs(price_per_call, "price").items()
+    }
     with Console(stderr=True).status(f"reading {len(files)} files") as status:
         frames = []
         for file in files:
@@ -66,43 +112,57 @@ def convert(
             frames.append(_rename(frame, model, file))
         frame = reduce(outcomes.join, frames)
         if price_list is not None:
-            frame = priced(frame, price_list)
-        rows = _write(frame, out, files)
-    summary = _summary(rows)
+            frame = pricing.priced(frame, price_list)
+        if per_call:
+            frame = pricing.priced_per_call(frame, per_call)
+        table = _write(outcomes.with_splits(frame, hold_out), out, files)
+    summary = _summary(table)
     if json:
         typer.echo(json_module.dumps(summary))
     else:
         _show(summary, out)
 
 
-def priced(frame: pl.DataFrame, prices: Mapping[str, Any]) -> pl.DataFrame:
-    """Adds costs in US$ from token counts where no cost was recorded; unknown costs stay null.
+def _pairs(entries: Sequence[str] | None, kind: str) -> dict[str, str]:
+    """The options NAME=VALUE. The name of an expert may have a `=`, a path in a file too."""
+    pairs = {}
+    for entry in entries or ():
+        name, _, value = entry.rpartition("=") if kind == "price" else entry.partition("=")
+        if not name.strip() or not value.strip():
+            raise BadInput(f"'{entry}' is not understood: {EXAMPLES[kind]}")
+        pairs[name.strip()] = value.strip()
+    return pairs
 
-    `prices` gives each expert's US$ per million tokens under one of PRICE_NAMES. Raises BadInput
-    if it has no expert of the table, or an expert without a valid price.
-    """
-    import polars as pl
 
-    experts = _experts(frame)
-    if not set(experts) & set(prices):
+def _scale(text: str) -> tuple[float, float]:
+    try:
+        worst, best = (float(part) for part in text.split(".."))
+    except ValueError as error:
+        raise BadInput(f"--scale '{text}' is not understood: {EXAMPLES['scale']}") from error
+    if not math.isfinite(worst) or not math.isfinite(best) or worst == best:
+        raise BadInput(f"--scale '{text}' has no width: {EXAMPLES['scale']}")
+    return worst, best
+
+
+def _dollars(expert: str, text: str) -> float:
+    from routewright.router import targets
+
+    try:
+        dollars = targets.dollars(text)
+    except BadInput as error:
+        raise BadInput(f"--price-per-call {expert}={text}: {error}") from error
+    if not math.isfinite(dollars) or dollars < 0:
         raise BadInput(
-            f"the prices are of {', '.join(list(prices)[:8])}, the table's experts are"
-            f" {', '.join(experts[:8])}: use the same names in both"
+            f"--price-per-call {expert}={text} must not be negative: {EXAMPLES['price']}"
         )
-    for expert in experts:
-        tokens = (f"in_tokens::{expert}", f"out_tokens::{expert}")
-        if expert in prices and set(tokens) <= set(frame.columns):
-            pair = _pair(expert, prices[expert])
-            dollars = sum(pl.col(t) * p for t, p in zip(tokens, pair, strict=True)) / 1e6
-            name = f"cost::{expert}"
-            recorded = [pl.col(name)] if name in frame.columns else []
-            frame = frame.with_columns(pl.coalesce(*recorded, dollars).alias(name))
-    return frame
+    return dollars
 
 
 def _prices(path: Path) -> dict[str, Any]:
     """The entry of each expert in a price file."""
     import yaml
+
+    from routewright.data import pricing
 
     try:
         text = read(path, LONGEST).decode("utf-8-sig")
@@ -111,32 +171,17 @@ def _prices(path: Path) -> dict[str, Any]:
         reason = " ".join(str(error).split())[:200]
         raise BadInput(f"'{path}' is not a readable price file: {reason}") from error
     if not isinstance(entries, dict) or not entries:
-        raise BadInput(f"'{path}' must map experts to prices, as in `gpt-4o: {_example()}`")
+        raise BadInput(f"'{path}' must map experts to prices, as in `gpt-4o: {pricing.EXAMPLE}`")
     return {str(expert): entry for expert, entry in entries.items()}
 
 
-def _pair(expert: str, entry: Any) -> tuple[float, float]:
-    for names in PRICE_NAMES:
-        match [entry.get(name) for name in names] if isinstance(entry, dict) else ():
-            case [int() | float() as input_price, int() | float() as output_price] if (
-                min(input_price, output_price) >= 0
-            ):
-                return input_price, output_price
-    raise BadInput(f"the price of '{expert}' must be {_example()}, in US$ per million tokens")
-
-
-def _example() -> str:
-    return "{input_per_mtok: 2.5, output_per_mtok: 10}"
-
-
-def _experts(frame: pl.DataFrame) -> list[str]:
-    return [c.removeprefix("score::") for c in frame.columns if c.startswith("score::")]
-
-
 def _rename(frame: pl.DataFrame, model: str | None, file: Path) -> pl.DataFrame:
-    if model is None:
+    from routewright.data import pricing
+
+    experts = pricing.experts_of(frame)
+    if model is None or not experts:
         return frame
-    if len(experts := _experts(frame)) != 1:
+    if len(experts) != 1:
         raise BadInput(
             f"--model names one expert, but '{file}' has {', '.join(experts[:8])}: leave it out"
         )

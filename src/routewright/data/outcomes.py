@@ -47,7 +47,6 @@ MEASURES = (
 UNIT_RANGE = ("score", "soft", "verify")
 NOT_NEGATIVE = ("cost", "verify_cost", "verdicts", "reward_cost", "latency", "out_tokens")
 NOT_POSITIVE = ("logprob",)
-ENDINGS = (".parquet", ".jsonl", ".csv", ".tsv", ".json", ".ndjson")
 ALL = "all"
 LONG_NAMES = {  # names in other tools ▶ our columns; `rows` has those of queries
     "response": "answer",
@@ -393,11 +392,11 @@ def check_names(names: Sequence[str], experts: Sequence[str]) -> None:
 
 
 def _frame(path: Path, drop_duplicates: bool) -> pl.DataFrame:
-    if wrong := source.not_a_table(path, "an outcome table", ENDINGS):
+    if wrong := source.not_a_table(path, "an outcome table", source.ENDINGS):
         raise wrong
     parquet.check_regular(path)
     ending = source.ending(path)
-    hint = "" if ending in ENDINGS else f" (tables end in {', '.join(ENDINGS)})"
+    hint = "" if ending in source.ENDINGS else f" (tables end in {', '.join(source.ENDINGS)})"
     what = f"a readable outcome table{hint}"
     if ending in TEXT_READERS:
         lines = list(query_sets.lines(path))
@@ -782,23 +781,46 @@ def _outcomes(
         answers=answers,
         sources=tuple(str(path) for path in files),
         split=split if "split" in frame.columns else ALL,
-        groups=_stems(frame, queries),
+        groups=groups_of(frame, queries),
         splits=tuple(frame["split"].to_list()) if "split" in frame.columns else (),
     )
 
 
-def _stems(frame: pl.DataFrame, queries: Sequence[Query]) -> tuple[str, ...]:
-    """The group of each row: its `stem_sha` or a hash of its text. Ids do not identify a question,
-    because one that was asked twice has two."""
-    hashes = tuple(_hash(query.full_text).hex() for query in queries)
-    if "stem_sha" in frame.columns:
-        try:
-            stems = frame["stem_sha"].cast(pl.String).to_list()
-            return tuple(s or h for s, h in zip(stems, hashes, strict=True))
-        except pl.exceptions.PolarsError as error:
-            kind = frame["stem_sha"].dtype
-            raise BadTable(f"the column stem_sha must be text, not {kind}") from error
-    return hashes
+def groups_of(frame: pl.DataFrame, queries: Sequence[Query]) -> tuple[str, ...]:
+    """The group of each row: its `group`, its `stem_sha` or a hash of its text. Ids do not identify
+    a question, because one that was asked twice has two."""
+    names = [_hash(query.full_text).hex() for query in queries]
+    for column in ("stem_sha", "group"):
+        if column in frame.columns:
+            try:
+                cells = frame[column].cast(pl.String).to_list()
+            except pl.exceptions.PolarsError as error:
+                kind = frame[column].dtype
+                raise BadTable(f"the column {column} must be text, not {kind}") from error
+            names = [cell or name for cell, name in zip(cells, names, strict=True)]
+    return tuple(names)
+
+
+def with_splits(frame: pl.DataFrame, share: float) -> pl.DataFrame:
+    """The table with the columns `group` and `split`; a split that a row has already stays.
+
+    A hash of the prompt decides: `share` (0 to 0.5) of the rows are `dev`, as many `test`, and the
+    others `train`. So a query is in the same split in every table. Rows of one group are in the
+    split of the one with the lowest hash.
+    """
+    queries = queries_of(frame)
+    groups = groups_of(frame, queries)
+    lots: dict[str, float] = {}
+    for group, query in zip(groups, queries, strict=True):
+        lots[group] = min(query_sets.lot(query), lots.get(group, 1.0))
+    drawn = [
+        "dev" if n < share else "test" if n < 2 * share else "train"
+        for n in (lots[group] for group in groups)
+    ]
+    split = pl.Series("split", drawn)
+    if "split" in frame.columns:
+        split = frame["split"].cast(pl.String).fill_null(split)
+    return frame.with_columns(pl.Series("group", groups), split)
 
 
 def _cells(frame: pl.DataFrame, measure: str, experts: Sequence[str]) -> Array:

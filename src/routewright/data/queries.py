@@ -1,6 +1,6 @@
 """Reads and writes query sets: queries with the facts that grading needs.
 
-The formats are JSONL, Parquet and CSV; `formats/` converts the files of other tools.
+The formats are those of `source.READABLE`; `formats/` converts the files of other tools.
 """
 
 from __future__ import annotations
@@ -170,12 +170,12 @@ def held_out(items: Sequence[Item], share: float, *, rest: str = "train") -> lis
     lots: defaultdict[str | None, list[float]] = defaultdict(list)
     for item in items:
         if not item.split:
-            lots[item.query.domain].append(_lot(item))
+            lots[item.query.domain].append(lot(item.query))
     limits = {domain: max(share, _least(sorted(of), share)) for domain, of in lots.items()}
     return [
         item
         if item.split
-        else replace(item, split="dev" if _lot(item) < limits[item.query.domain] else rest)
+        else replace(item, split="dev" if lot(item.query) < limits[item.query.domain] else rest)
         for item in items
     ]
 
@@ -201,10 +201,10 @@ def proof_of(items: Sequence[Item]) -> str:
     return f"{len(dev)} of {len(items)} queries are held out{by_domain}: {proof}"
 
 
-def _lot(item: Item) -> float:
+def lot(query: Query) -> float:
     """A number in [0, 1) from a hash of the text. It must be independent of `Query.lot`, by which
     mixes choose."""
-    text = f"split\0{item.query.full_text}".encode()
+    text = f"split\0{query.full_text}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=6).digest(), "big") / 2**48
 
 
@@ -214,32 +214,44 @@ def _lot(item: Item) -> float:
 def lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row with its place, such as `'q.jsonl' line 3`, and its cells, unconverted.
 
-    Raises BadTable for a file that cannot be read.
+    Cells that are empty in CSV are left out. Raises BadTable for a file that cannot be read, and
+    for a column of ours in other letters.
+    """
+    seen: set[tuple[str, ...]] = set()
+    is_csv = source.ending(path) in source.SEPARATORS
+    for place, cells in records(path):
+        if (names := tuple(cells)) not in seen:
+            source.check_columns(names, place)
+            seen.add(names)
+        yield place, {k: v for k, v in cells.items() if v is not None} if is_csv else cells
+
+
+def records(path: Path, infinite: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row with its place and its cells, as `lines` gives them, of any tool's file.
+
+    The cells of CSV are text, and None where they are empty. JSON may have infinite numbers if
+    `infinite`. Raises BadTable for a file that cannot be read.
     """
     ending = source.ending(path)
     if ending not in READERS:
         wrong = source.not_a_table(path, "a table or query set", tuple(READERS))
-        raise wrong or BadTable(f"'{path}' must end in {', '.join(READERS)} (or .gz after it)")
+        endings = f"{', '.join(READERS)} (or {' or '.join(source.PACKED)} after it)"
+        raise wrong or BadTable(f"'{path}' must end in {endings}")
     parquet.check_regular(path)
-    seen: set[tuple[str, ...]] = set()
-    for place, cells in READERS[ending](path):
-        if (names := tuple(cells)) not in seen:
-            source.check_columns(names, place)
-            seen.add(names)
-        yield place, cells
+    yield from READERS[ending](path, infinite)
 
 
-def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _jsonl(path: Path, infinite: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     text = source.text(path)
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         place = f"'{path}' line {number}"
         if line.strip():
-            yield place, _object(line, place, text, path)
+            yield place, _object(line, place, text, path, infinite)
 
 
-def _object(line: str, place: str, text: str, path: Path) -> dict[str, Any]:
+def _object(line: str, place: str, text: str, path: Path, infinite: bool) -> dict[str, Any]:
     try:
-        row = source.parse(line)
+        row = source.parse(line, infinite)
     except (ValueError, RecursionError) as error:
         advice = "" if line.strip()[-1] not in "[{,}]" else _whole_file(text, path)
         raise BadTable(f"{place} is not JSON: {error}{advice}") from error
@@ -258,10 +270,10 @@ def _whole_file(text: str, path: Path) -> str:
     return f"; write each object in one line ({lines} does so)"
 
 
-def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json(path: Path, infinite: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects in a list; a single object is a list of one."""
     try:
-        entries = source.parse(source.text(path))
+        entries = source.parse(source.text(path), infinite)
     except (ValueError, RecursionError) as error:
         raise BadTable(
             f"'{path}' is not JSON: {error}; name a file with one object a line .jsonl"
@@ -275,7 +287,7 @@ def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield place, entry
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet(path: Path, _: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     frame = parquet.read(path)
     # The file may be an outcome table: its columns about experts are not part of the queries.
     frame = frame.select(column for column in frame.columns if "::" not in column)
@@ -283,8 +295,8 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"'{path}' row {number}", row
 
 
-def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a CSV file; empty cells are missing values, and empty lines are skipped."""
+def _csv(path: Path, _: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a CSV file; empty cells are None, and empty lines are skipped."""
     csv.field_size_limit(1 << 24)
     text = source.text(path)
     with io.StringIO(text, newline="") as file:
@@ -301,8 +313,8 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                         f"{place} has more cells than the first line has names: put a cell"
                         " with a comma in double quotes, and write decimals with a point"
                     )
-                if cells := {key: value for key, value in row.items() if value}:
-                    yield place, cells
+                if any(row.values()):
+                    yield place, {key: value or None for key, value in row.items()}
         except csv.Error as error:
             raise BadTable(f"'{path}' line {reader.line_num} is not CSV: {error}") from error
 

@@ -1,9 +1,10 @@
-"""Reads the text of tables and query sets, and tells files that are something else."""
+"""Reads the text of files with rows, and tells files that are something else."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import sys
 import zlib
 from functools import cache
 from pathlib import Path
@@ -11,43 +12,84 @@ from typing import Any
 
 from routewright import files
 from routewright.data import parquet, rows
-from routewright.errors import BadTable
+from routewright.errors import BadTable, needs
 
+ENDINGS = (".parquet", ".jsonl", ".csv", ".tsv", ".json", ".ndjson")
+PACKED = (".gz", ".zst")  # endings after those of text
+READABLE = "Parquet, JSONL, JSON, CSV or TSV, perhaps with .gz or .zst after it"
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 OTHER_KINDS = {".yaml": "a config", ".yml": "a config", ".safetensors": "a part of a router"}
-COLUMNS = (*rows.COLUMNS, "split", "reference", "grader", "stem_sha")
+COLUMNS = (*rows.COLUMNS, "split", "reference", "grader", "stem_sha", "group")
 MEASURES = ("score", "cost", "answer", "verify", "reward", "latency", "out_tokens")
 
 
 def ending(path: Path) -> str:
-    """The ending that tells the format, without `.gz` and in small letters.
+    """The ending that tells the format, without `.gz` and `.zst`, and in small letters.
 
     >>> ending(Path("queries.JSONL.gz"))
     '.jsonl'
     """
-    return Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
+    return _unpacked(path).suffix.lower()
+
+
+def stem(path: Path) -> str:
+    """The name of a file without its endings.
+
+    >>> stem(Path("data/gsm8k.v2.jsonl.zst"))
+    'gsm8k.v2'
+    """
+    return _unpacked(path).stem
+
+
+def _unpacked(path: Path) -> Path:
+    return Path(path.stem if path.suffix.lower() in PACKED else path.name)
 
 
 def text(path: Path) -> str:
-    """The text of a file, which may be compressed with gzip.
+    """The text of a file, which may be compressed with gzip or Zstandard.
 
-    Raises BadTable if it is too large for this machine or not UTF-8.
+    Raises BadTable if it is too large for this machine or not UTF-8, and MissingExtra for
+    Zstandard without the packages that read it.
     """
     parquet.check_regular(path)
     most = files.memory() // 4
+    opened, errors = _opener(path)
     try:
-        with path.open("rb") as file:
-            zipped = file.read(2) == b"\x1f\x8b"
-        with gzip.open(path, "rb") if zipped else path.open("rb") as file:
+        with opened(path, "rb") as file:
             content = file.read(most + 1)
-    except (zlib.error, EOFError, gzip.BadGzipFile) as error:
+    except errors as error:
         raise BadTable(f"'{path}' is damaged: {error}") from error
     except OSError as error:
         raise BadTable(f"'{path}' cannot be read: {error.strerror}") from error
     if len(content) > most:
         raise BadTable(f"'{path}' holds more than {most >> 30} GiB of text, too much")
     return _decoded(content, path)
+
+
+def _opener(path: Path) -> tuple[Any, tuple[type[Exception], ...]]:
+    """The function that opens a file by its first bytes, and its errors for a damaged one."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise BadTable(f"'{path}' cannot be read: {error.strerror}") from error
+    if start[:2] == b"\x1f\x8b":
+        return gzip.open, (zlib.error, EOFError, gzip.BadGzipFile)
+    if start == b"\x28\xb5\x2f\xfd":
+        zstd = zstandard(path)
+        return zstd.open, (zstd.ZstdError, EOFError)
+    return open, (EOFError,)
+
+
+def zstandard(path: Path) -> Any:
+    """The module that reads Zstandard: Python has one from 3.14 on. Raises MissingExtra."""
+    with needs(f"'{path}', which is compressed with Zstandard,"):
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
+            from backports import zstd
+    return zstd
 
 
 def _decoded(content: bytes, path: Path) -> str:
@@ -69,14 +111,19 @@ def _decoded(content: bytes, path: Path) -> str:
         ) from error
 
 
-def parse(text: str) -> Any:
-    """A JSON value; NaN is null, as a table stores it. Raises ValueError."""
-    return json.loads(text, parse_constant=_constant)
+def parse(text: str | bytes, infinite: bool = False) -> Any:
+    """A JSON value; NaN is null, as a table stores it. Raises ValueError, also for an infinite
+    number unless these are allowed."""
+    return json.loads(text, parse_constant=_infinite if infinite else _finite)
 
 
-def _constant(word: str) -> None:
+def _finite(word: str) -> None:
     if word != "NaN":
         raise ValueError(f"{word} is not a number that a table can hold: write null")
+
+
+def _infinite(word: str) -> float | None:
+    return None if word == "NaN" else float(word)
 
 
 def check_separator(header: str, names: list[str], path: Path) -> None:

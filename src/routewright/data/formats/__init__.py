@@ -8,7 +8,9 @@ the files are the user's own copies.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -18,22 +20,47 @@ import polars as pl
 
 from routewright.errors import BadInput
 
-Reader: TypeAlias = Callable[[Path], pl.DataFrame]
+
+@dataclass(frozen=True)
+class Options:
+    """What the user said about a file. `OPTIONS` in a format's file names those that it uses."""
+
+    drop_duplicates: bool = False  # keep the first of two rows for one query and expert
+    metric: str | None = None  # of the scores in a file, the one to take
+    columns: Mapping[str, str] = field(default_factory=dict)  # our columns ▶ those of the file
+    scale: tuple[float, float] | None = None  # the worst and the best score
+    records: str | None = None  # where in a JSON document the rows are
+
+
+Reader: TypeAlias = Callable[[Path, Options], pl.DataFrame]
+DEFAULTS = Options()
+FLAGS = {"columns": "--column", "records": "--rows"}  # of the command line, if not the name
 
 
 def names() -> tuple[str, ...]:
     """The formats, in alphabetical order.
 
-    >>> names()
-    ('embedllm', 'inspect_ai', 'llmrouter', 'lm_eval', 'routellm', 'routerarena', 'routerbench')
+    >>> names()  # doctest: +ELLIPSIS
+    ('alpaca_eval', 'embedllm', 'generic', 'inspect_ai', 'llmrouter', 'lm_eval', 'mt_bench', ...
     """
     files = (module.name for module in iter_modules(__path__))
     return tuple(sorted(name for name in files if not name.startswith("_")))
 
 
-def find(name: str) -> Reader:
-    """The reader of a format. Raises BadInput, with the names that exist, for an unknown name."""
+def find(name: str, options: Options = DEFAULTS) -> Callable[[Path], pl.DataFrame]:
+    """The reader of a format. Raises BadInput, with the names that exist, for an unknown name, and
+    for an option that this format does not use."""
     if name not in names():
-        raise BadInput(f"no format is called '{name}': choose one of {', '.join(names())}")
-    reader: Reader = import_module(f"routewright.data.formats.{name}").read
-    return reader
+        raise BadInput(
+            f"no format is called '{name}': choose one of {', '.join(names())}; `generic` reads"
+            " other files, with --column"
+        )
+    module = import_module(f"routewright.data.formats.{name}")
+    used = getattr(module, "OPTIONS", ())
+    for option in (one.name for one in fields(options)):
+        if option not in used and getattr(options, option) != getattr(DEFAULTS, option):
+            flag = FLAGS.get(option, f"--{option.replace('_', '-')}")
+            uses = ", ".join(FLAGS.get(one, f"--{one.replace('_', '-')}") for one in used)
+            advice = f"it uses {uses}" if uses else "leave it out"
+            raise BadInput(f"{flag} has no meaning for '{name}': {advice}")
+    return partial(module.read, options=options)

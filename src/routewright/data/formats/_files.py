@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -10,36 +9,55 @@ from typing import Any
 
 import polars as pl
 
-from routewright.data import parquet
+from routewright.data import queries, rows, source
 from routewright.errors import BadTable
 from routewright.types import Json
 
 TRUTH = {"true": 1.0, "false": 0.0}
 
 
-def csv(path: Path, required: Collection[str]) -> pl.DataFrame:
-    """A CSV file, every cell as text. Raises BadTable if a `required` column is missing."""
-    _check(path)
-    try:
-        frame = pl.read_csv(path, infer_schema=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadTable(f"'{path}' is not a readable CSV file: {reason}") from error
+def table(path: Path, required: Collection[str]) -> pl.DataFrame:
+    """The rows of a file, every cell as text. Raises BadTable if a `required` column is missing."""
+    ending = source.ending(path)
+    if ending in source.SEPARATORS:
+        text = source.text(path)
+        source.check_separator(text.partition("\n")[0], list(required)[:1], path)
+        try:
+            content, separator = text.encode("utf-8", "replace"), source.SEPARATORS[ending]
+            frame = pl.read_csv(content, infer_schema=False, separator=separator)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise BadTable(f"'{path}' is not a readable CSV file: {reason}") from error
+    else:
+        cells = [row for _, row in queries.records(path, infinite=True)]
+        names = dict.fromkeys(name for row in cells for name in row)
+        columns = {name: [cell(row.get(name)) for row in cells] for name in names}
+        frame = pl.DataFrame(columns, schema=dict.fromkeys(names, pl.String))
     demand(frame.columns, required, path)
     return frame
 
 
+def records(path: Path, required: Collection[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The place of each row, such as `'x.jsonl' line 3`, and its cells.
+
+    The rows are the lines of JSONL, the objects of a JSON list, or the rows of CSV, TSV or Parquet,
+    by the file's ending. Raises BadTable if one lacks a `required` field.
+    """
+    for place, row in queries.records(path, infinite=True):
+        demand(row, required, place)
+        yield place, row
+
+
 def json(path: Path) -> Json:
     """The value in a JSON file. Raises BadTable if the file is not JSON."""
-    return parse(text(path), f"'{path}'")
+    return parse(source.text(path), f"'{path}'")
 
 
-def jsonl(path: Path, required: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The place of each line, such as `'x.jsonl' line 3`, and the object in it."""
-    for number, line in enumerate(text(path).split("\n"), start=1):
-        if line.strip():
-            place = f"'{path}' line {number}"
-            yield place, record(parse(line, place), required, place)
+def cell(value: Any) -> str | None:
+    """A value as the text of a cell; lists and objects are written as JSON."""
+    if value is None or isinstance(value, str):
+        return None if value is None else rows.whole(value)
+    return rows.dumps(value) if isinstance(value, dict | list | bool) else rows.text(value)
 
 
 def record(value: Json, required: Collection[str], place: str) -> dict[str, Any]:
@@ -58,18 +76,10 @@ def demand(names: Collection[str], required: Collection[str], place: Path | str)
         raise BadTable(f"{place} has no {', '.join(missing)}; it has {shown}: another format?")
 
 
-def text(path: Path) -> str:
-    _check(path)
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (UnicodeDecodeError, OSError) as error:
-        raise BadTable(f"'{path}' is not a readable text file: {error}") from error
-
-
 def parse(text: str | bytes, place: str) -> Json:
     """The value of a JSON text. Raises BadTable, which names the place, if it is malformed."""
     try:
-        return json_module.loads(text)
+        return source.parse(text, infinite=True)
     except (ValueError, RecursionError) as error:
         raise BadTable(f"{place} is not JSON: {error}") from error
 
@@ -85,17 +95,29 @@ def number(value: Any, place: str) -> float | None:
     return None if parsed is None or math.isnan(parsed) else parsed
 
 
+def score(value: Any, place: str, metric: str | None = None) -> float | None:
+    """A score as `number` reads it; of an object of scores that of the `metric`, or the only one.
+
+    Raises BadTable if an object has several scores and none is called like the metric.
+    """
+    if not isinstance(value, dict):
+        return number(value, place)
+    scores = {k: v for k, v in value.items() if isinstance(v, bool | int | float)}
+    if metric in scores:
+        return number(scores[metric], place)
+    if len(scores) != 1:
+        names = ", ".join(scores) or "no number"
+        raise BadTable(f"{place} has {names}: choose one of its scores with --metric NAME")
+    return number(next(iter(scores.values())), place)
+
+
 def split(path: Path) -> str | None:
     """`train`, `dev` or `test`, if the file's name contains it; else None.
 
     >>> split(Path("default_routing_test_data.jsonl"))
     'test'
     """
-    words = path.stem.lower().replace("-", "_").split("_")
+    words = source.stem(path).lower().replace("-", "_").split("_")
     aliases = {"val": "dev", "valid": "dev", "validation": "dev"}
     candidates = (aliases.get(word, word) for word in words)
     return next((word for word in candidates if word in ("train", "dev", "test")), None)
-
-
-def _check(path: Path) -> None:
-    parquet.check_regular(path)

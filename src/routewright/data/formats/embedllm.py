@@ -12,15 +12,15 @@ from pathlib import Path
 
 import polars as pl
 
-from routewright.data.formats import _files
+from routewright.data.formats import DEFAULTS, Options, _files
 from routewright.data.formats._wide import wide
 from routewright.data.outcomes import check_questions
 from routewright.errors import BadTable
 
 
-def read(path: Path) -> pl.DataFrame:
+def read(path: Path, options: Options = DEFAULTS) -> pl.DataFrame:
     """An outcome table without costs; the file's name gives the split."""
-    frame = _files.csv(path, ["prompt_id", "label"])
+    frame = _files.table(path, ["prompt_id", "label"])
     rows = frame.select(
         pl.col("prompt_id").alias("id"),
         _either(frame, path, "model_name", "model_id").alias("expert"),

@@ -3,8 +3,9 @@
 Layout (UKGovernmentBEIS/inspect_ai, `log/_log.py`, `scorer/_metric.py`,
 `model/_model_output.py`): `eval.task`, `eval.model`, and `samples` with `id`, `epoch`, `input`,
 `messages`, `scores` (C, I, P, N or a number), `output` and `model_usage`; in a `.eval` file
-`header.json` and `samples/ID_epoch_N.json`. Epochs are averaged. The first scorer that has a score
-counts. Tokens that were read from or written to a cache count as input.
+`header.json` and `samples/ID_epoch_N.json`. Epochs are averaged. The scorer that has scored most
+samples counts, and of several the first; the value of a score may be an object of several. Tokens
+that were read from or written to a cache count as input.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -20,28 +22,35 @@ from typing import Any
 
 import polars as pl
 
-from routewright.data import rows
-from routewright.data.formats import _files
-from routewright.data.formats._wide import Cell, long, wide
+from routewright.data import parquet, rows, source
+from routewright.data.formats import DEFAULTS, Options, _files, _metrics
+from routewright.data.formats._wide import Cell, averaged, long, wide
 from routewright.data.outcomes import check_questions
 from routewright.errors import BadTable
 from routewright.types import Json, content_text
 
+OPTIONS = ("metric",)
+ZSTANDARD = 93  # a method of compression in zip
 GRADES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0, "yes": 1.0, "no": 0.0}
 INPUT = ("input_tokens", "input_tokens_cache_read", "input_tokens_cache_write")
 
 
-def read(path: Path) -> pl.DataFrame:
+def read(path: Path, options: Options = DEFAULTS) -> pl.DataFrame:
     """An outcome table of one expert on one task, with tokens, and costs if the log has them."""
+    parquet.check_regular(path)
     header, samples = _zipped(path) if zipfile.is_zipfile(path) else _plain(path)
     spec = _files.record(header.get("eval"), ["task", "model"], f"'{path}': eval")
+    entries = [(place, _files.record(one, ["id", "input"], place)) for place, one in samples]
+    scores = [_scores(sample.get("scores") or {}) for _, sample in entries]
+    scored = any(scores) or options.metric
+    metric = _metrics.choose(scores, options.metric, path) if scored else ""
     cells = [
-        _cell(_files.record(sample, ["id", "input"], place), spec["task"], spec["model"], place)
-        for place, sample in samples
+        _cell(sample, spec["task"], spec["model"], of_sample.get(metric), place)
+        for (place, sample), of_sample in zip(entries, scores, strict=True)
     ]
     table = long(cells)
     check_questions([table], f"'{path}'")
-    return wide(_epochs(table), path)
+    return wide(averaged(table), path)
 
 
 def _plain(path: Path) -> tuple[dict[str, Any], Iterator[tuple[str, Json]]]:
@@ -51,9 +60,7 @@ def _plain(path: Path) -> tuple[dict[str, Any], Iterator[tuple[str, Json]]]:
 
 
 def _zipped(path: Path) -> tuple[dict[str, Any], Iterator[tuple[str, Json]]]:
-    with contextlib.suppress(ImportError):  # lets zipfile read Zstandard; Inspect installs it
-        import_module("zipfile_zstd")
-    with zipfile.ZipFile(path) as archive:
+    with _archive(path) as archive:
         members = archive.namelist()
         if "header.json" not in members:
             raise BadTable(f"'{path}' has no header.json: the evaluation did not finish")
@@ -63,19 +70,29 @@ def _zipped(path: Path) -> tuple[dict[str, Any], Iterator[tuple[str, Json]]]:
     return _files.record(header, ["eval"], f"'{path}': header.json"), iter(samples)
 
 
+def _archive(path: Path) -> zipfile.ZipFile:
+    """The open archive. Raises MissingExtra if nothing here reads its compression."""
+    with zipfile.ZipFile(path) as archive:
+        is_zstandard = any(entry.compress_type == ZSTANDARD for entry in archive.infolist())
+    if not is_zstandard or sys.version_info >= (3, 14):
+        return zipfile.ZipFile(path)
+    with contextlib.suppress(ImportError):  # Inspect installs it; zipfile can then read Zstandard
+        import_module("zipfile_zstd")
+        return zipfile.ZipFile(path)
+    module = import_module(f"{source.zstandard(path).__name__}.zipfile")
+    opened: zipfile.ZipFile = module.ZipFile(path)
+    return opened
+
+
 def _member(archive: zipfile.ZipFile, name: str, path: Path) -> Json:
     try:
-        return _files.parse(archive.read(name), f"'{path}' {name}")
-    except NotImplementedError as error:
-        raise BadTable(
-            f"'{path}' is compressed with Zstandard, which this Python cannot read: run"
-            f" `inspect log convert {path} --to json --output-dir .`, or install zipfile-zstd"
-        ) from error
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        content = archive.read(name)
+    except Exception as error:  # zipfile, zlib and Zstandard have errors of their own
         raise BadTable(f"'{path}' {name} is broken: {error}") from error
+    return _files.parse(content, f"'{path}' {name}")
 
 
-def _cell(sample: dict[str, Any], task: str, model: str, place: str) -> Cell:
+def _cell(sample: dict[str, Any], task: str, model: str, score: Any, place: str) -> Cell:
     output = sample.get("output") or {}
     usage = (sample.get("model_usage") or {}).get(model) or output.get("usage") or {}
 
@@ -92,7 +109,7 @@ def _cell(sample: dict[str, Any], task: str, model: str, place: str) -> Cell:
         messages=messages,
         stem_sha=_stem(sample),
         domain=str(task),
-        score=_score(sample.get("scores") or {}, place),
+        score=float("nan") if score is None else float(score),
         cost=float("nan") if cost is None else cost,
         answer=output.get("completion"),
         latency=number(output, "time"),
@@ -101,14 +118,15 @@ def _cell(sample: dict[str, Any], task: str, model: str, place: str) -> Cell:
     )
 
 
-def _score(scores: dict[str, Any], place: str) -> float:
-    for name, score in scores.items():
-        value = score.get("value") if isinstance(score, dict) else score
-        if isinstance(value, str | int | float):
-            grade = GRADES.get(value, value) if isinstance(value, str) else value
-            number = _files.number(grade, f"{place}: score {name}")
-            return float("nan") if number is None else number
-    return float("nan")
+def _scores(scores: dict[str, Any]) -> dict[str, Any]:
+    """The scores of a sample by scorer, and by `SCORER.NAME` where a scorer gives several."""
+    values = {n: one.get("value") if isinstance(one, dict) else one for n, one in scores.items()}
+    return {
+        name: GRADES[value]
+        if isinstance(value, str) and value in GRADES
+        else _metrics.numeric(value)
+        for name, value in _metrics.flat(values).items()
+    }
 
 
 def _words(sample: dict[str, Any]) -> tuple[str, str | None]:
@@ -172,12 +190,3 @@ def _stem(sample: dict[str, Any]) -> str:
     """A hash of the sample's input, whatever template a solver put it into."""
     text = json.dumps([sample["input"], sample.get("target")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _epochs(table: pl.DataFrame) -> pl.DataFrame:
-    """One row per query, with the mean over its epochs and the first answer."""
-    keys = ("id", "expert")
-    texts = [c for c, kind in table.schema.items() if kind == pl.String and c not in keys]
-    return table.group_by(keys, maintain_order=True).agg(
-        pl.col(texts).first(), pl.col(pl.Float64).mean()
-    )

@@ -2,9 +2,9 @@
 
 Layout (ulab-uiuc/LLMRouter, `llmrouter/data/README.md`): one line per query and model with
 `task_name`, `query`, `ground_truth`, `metric`, `model_name`, `response`, `performance` (0..1),
-`input_tokens`, `output_tokens`, `response_time` (s) and perhaps `user_id`. Lines with the same
-task, text, truth, metric and user are one query. The file has tokens and no costs: give `--prices`
-to compute them.
+`input_tokens`, `output_tokens`, `response_time` (s) and perhaps `user_id`, as JSONL or CSV. Lines
+with the same task, text, truth, metric and user are one query. The file has tokens and no costs:
+give `--prices` to compute them.
 """
 
 from __future__ import annotations
@@ -16,25 +16,29 @@ from typing import Any
 
 import polars as pl
 
-from routewright.data.formats import _files
+from routewright.data.formats import DEFAULTS, Options, _files
 from routewright.data.formats._wide import Cell, long, wide
 
+OPTIONS = ("drop_duplicates", "metric")
 REQUIRED = ("query", "model_name", "performance")
 IDENTITY = ("task_name", "query", "ground_truth", "metric", "user_id")
 
 
-def read(path: Path) -> pl.DataFrame:
+def read(path: Path, options: Options = DEFAULTS) -> pl.DataFrame:
     """An outcome table with tokens and latency; the file's name gives the split."""
     split = _files.split(path)
-    cells = [_cell(row, split, place) for place, row in _files.jsonl(path, REQUIRED)]
-    return wide(long(cells), path)
+    cells = [
+        _cell(row, split, place, options.metric) for place, row in _files.records(path, REQUIRED)
+    ]
+    return wide(long(cells), path, options.drop_duplicates)
 
 
-def _cell(row: dict[str, Any], split: str | None, place: str) -> Cell:
+def _cell(row: dict[str, Any], split: str | None, place: str, metric: str | None) -> Cell:
     def number(name: str) -> float | None:
         return _files.number(row.get(name), f"{place}: {name}")
 
-    score = number("performance")
+    metric = metric or row.get("metric")
+    score = _files.score(row["performance"], f"{place}: performance", metric)
     return Cell(
         id=_id(row),
         expert=str(row["model_name"]),

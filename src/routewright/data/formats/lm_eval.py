@@ -3,8 +3,8 @@
 Layout (EleutherAI/lm-evaluation-harness 0.4, `lm_eval/evaluator.py` and
 `loggers/evaluation_tracker.py`): `doc_id`, `doc`, `target`, `arguments`, `resps`,
 `filtered_resps`, `filter`, `metrics` (names) and one field per metric. The folder is the model's
-name, with `__` for `/`. The score is the first metric whose values are in 0..1, under the first
-filter.
+name, with `__` for `/`. The score is the metric in 0..1 that is known on most rows, and of several
+the first one, under the first filter. A metric may be an object of scores.
 `doc_id` is a position, which differs between revisions of a data set; so `doc_hash` names the
 document where the log has it. The logs have no costs and no tokens.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -22,30 +21,31 @@ from typing import Any
 
 import polars as pl
 
-from routewright.data.formats import _files
+from routewright.data import source
+from routewright.data.formats import DEFAULTS, Options, _files, _metrics
 from routewright.data.formats._wide import Cell, long, wide
-from routewright.data.outcomes import ROUNDING
 from routewright.errors import BadTable
 
+OPTIONS = ("drop_duplicates", "metric")
 METRICS = ("exact_match", "acc", "acc_norm", "pass@1", "prompt_level_strict_acc", "em", "f1")
 QUESTIONS = ("question", "query", "problem", "prompt", "input", "text")
 
 
-def read(path: Path) -> pl.DataFrame:
+def read(path: Path, options: Options = DEFAULTS) -> pl.DataFrame:
     """An outcome table of one expert on one task."""
-    rows = list(_files.jsonl(path, ["doc_id", "filtered_resps"]))
+    rows = list(_files.records(path, ["doc_id", "filtered_resps"]))
     if not rows:
         raise BadTable(f"'{path}' has no rows")
     task, expert = _task(path), path.resolve().parent.name.replace("__", "/")
     filter_name = rows[0][1].get("filter")
     filtered = [(place, row) for place, row in rows if row.get("filter") == filter_name]
-    metric = _metric(filtered)
+    metric = _metric(filtered, options.metric, path)
     documents = _documents([row for _, row in filtered])
     cells = [
         _cell(row, f"{place}: {metric}", metric, task, expert, document)
         for (place, row), document in zip(filtered, documents, strict=True)
     ]
-    return wide(long(cells), path)
+    return wide(long(cells), path, options.drop_duplicates)
 
 
 def _documents(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -76,38 +76,32 @@ def _task(path: Path) -> str:
     >>> _task(Path("samples_mmlu_anatomy_2025-01-31T10-00-00.123456.jsonl"))
     'mmlu_anatomy'
     """
-    return re.sub(r"_\d{4}-\d\d-\d\dT.*$", "", path.stem.removeprefix("samples_"))
+    return re.sub(r"_\d{4}-\d\d-\d\dT.*$", "", source.stem(path).removeprefix("samples_"))
 
 
-def _metric(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    """The first metric that is in 0..1, or unknown, in every row, and known in one."""
-    place, first = rows[0]
-    for name in first.get("metrics") or [name for name in METRICS if name in first]:
-        values = [row.get(name) for _, row in rows]
-        if any(map(_is_score, values)) and all(map(_is_score, filter(_is_known, values))):
-            return str(name)
-    raise BadTable(f"{place} has no metric in 0..1 on all its rows; it has {', '.join(first)}")
-
-
-def _is_known(value: Any) -> bool:
-    return value is not None and not (isinstance(value, float) and math.isnan(value))
-
-
-def _is_score(value: Any) -> bool:
-    return isinstance(value, bool | int | float) and -ROUNDING <= value <= 1 + ROUNDING
+def _metric(rows: Sequence[tuple[str, dict[str, Any]]], chosen: str | None, path: Path) -> str:
+    """The metric to take, of those that any row names; see `_metrics.choose`."""
+    named = dict.fromkeys(name for _, row in rows for name in row.get("metrics") or ())
+    names = [str(name) for name in named] or list(METRICS)
+    scores = [_metrics.flat({n: row[n] for n in names if n in row}) for _, row in rows]
+    return _metrics.choose(scores, chosen, path, tuple(rows[0][1]))
 
 
 def _cell(
     row: dict[str, Any], place: str, metric: str, task: str, expert: str, document: str
 ) -> Cell:
-    score = _files.number(row.get(metric), place)
+    names = row.get("metrics") or METRICS
+    scores = _metrics.flat({name: row[name] for name in names if name in row})
+    score = _files.number(scores.get(metric), place)
+    answer = _answer(row["filtered_resps"])
     return Cell(
         id=f"{task}/{document}",
         expert=expert,
         prompt=_prompt(row),
         domain=task,
         score=float("nan") if score is None else score,
-        answer=_answer(row["filtered_resps"]),
+        answer=answer,
+        text=None if (text := _reply(row.get("resps"))) == answer else text,
         stem_sha=_stem(row),
     )
 
@@ -131,6 +125,13 @@ def _answer(response: Any) -> str | None:
         case [[_, _], [_, _], *_]:
             return _likeliest([pair[0] for pair in response])
     return None
+
+
+def _reply(responses: Any) -> str | None:
+    """The whole text of the first response, before a filter; None if nothing was written."""
+    while isinstance(responses, list) and responses:
+        responses = responses[0]
+    return responses if isinstance(responses, str) else None
 
 
 def _likeliest(likelihoods: Sequence[Any]) -> str | None:

@@ -11,22 +11,24 @@ from pathlib import Path
 
 import polars as pl
 
-from routewright.data.formats import _files
+from routewright.data import source
+from routewright.data.formats import DEFAULTS, Options, _files
 from routewright.errors import BadTable
 
 RESPONSE = "_response"
 
 
-def read(path: Path) -> pl.DataFrame:
+def read(path: Path, options: Options = DEFAULTS) -> pl.DataFrame:
     """An outcome table without costs; the file's name gives the domain."""
-    frame = _files.csv(path, ["prompt"])
+    frame = _files.table(path, ["prompt"])
     models = [name for name in frame.columns if _is_model(name)]
     if not models:
         raise BadTable(f"'{path}' has no column of True and False beside 'prompt'")
+    name = source.stem(path)
     columns = [
-        pl.format(f"{path.stem}/{{}}", pl.int_range(1, pl.len() + 1)).alias("id"),
+        pl.concat_str(pl.lit(f"{name}/"), pl.int_range(1, pl.len() + 1)).alias("id"),
         pl.col("prompt"),
-        pl.lit(path.stem.removesuffix("_responses")).alias("domain"),
+        pl.lit(name.removesuffix("_responses")).alias("domain"),
         *(_scores(frame, model, path) for model in models),
         *(
             pl.col(model + RESPONSE).alias(f"answer::{model}")

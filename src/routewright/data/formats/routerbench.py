@@ -18,14 +18,15 @@ from typing import Any
 
 import polars as pl
 
-from routewright.data.formats import _files, _pickle
+from routewright.data import source
+from routewright.data.formats import DEFAULTS, Options, _files, _pickle
 from routewright.errors import BadTable
 
 REQUIRED = ("sample_id", "prompt", "eval_name")
 COST, ANSWER = "|total_cost", "|model_response"
 
 
-def read(path: Path) -> pl.DataFrame:
+def read(path: Path, options: Options = DEFAULTS) -> pl.DataFrame:
     """An outcome table with measured costs. A pickle is read without executing it."""
     columns = _columns(path)
     models = [name.removesuffix(COST) for name in columns if name.endswith(COST)]
@@ -100,8 +101,8 @@ def unlist(text: Any) -> str | None:
 
 
 def _columns(path: Path) -> dict[str, list[Any]]:
-    if path.suffix == ".csv":
-        return _files.csv(path, REQUIRED).to_dict(as_series=False)
+    if source.ending(path) in source.ENDINGS:
+        return _files.table(path, REQUIRED).to_dict(as_series=False)
     columns = _pickle.columns(path)
     _files.demand(columns, REQUIRED, path)
     return columns

@@ -353,10 +353,13 @@ def test_a_split_of_the_source_stays(tmp_path: Path):
 
 def test_wordings_of_one_question_share_group_and_split(tmp_path: Path):
     head = "sample_id,prompt,eval_name,m,m|total_cost\n"
-    rows = "".join(f"q{n // 3},['Wording {n}'],quiz,1,1\n" for n in range(300))
+    rows = [f"q{n // 3},['Wording {n}'],quiz,1,1\n" for n in range(300)]
     path = tmp_path / "bench.csv"
-    path.write_text(head + rows)
+    path.write_text(head + "".join(rows[::-1]))
+    backwards = dict(converted(tmp_path, "routerbench", path).select("prompt", "split").iter_rows())
+    path.write_text(head + "".join(rows))
     frame = converted(tmp_path, "routerbench", path)
+    assert dict(frame.select("prompt", "split").iter_rows()) == backwards
     assert frame["group"].n_unique() == 100
     assert frame.group_by("group").agg(pl.col("split").n_unique())["split"].max() == 1
     assert len(set(outcomes.read(tmp_path / "o.parquet").groups)) == 100
@@ -545,7 +548,8 @@ def test_a_helm_run_is_joined_from_its_files(tmp_path: Path):
         path.write_text(json.dumps(rows))
     named = columns(id="instance_id,id", prompt="input.text", answer="predicted_text")
     named += columns(score="stats.exact_match", split="split", out_tokens="stats.num_output_tokens")
-    frame = converted(tmp_path, "generic", *files, *named, "--model", "llama")
+    with pytest.warns(DataWarning, match="3 rows repeat a query and a model; their numbers are av"):
+        frame = converted(tmp_path, "generic", *files, *named, "--model", "llama")
     assert frame["score::llama"].to_list() == [0.5, 0.5, 0.0]  # the mean over the trials
     assert frame["split"].to_list() == ["test"] * 3
     first = converted(tmp_path, "generic", *files, *named, "--model", "llama", "--drop-duplicates")

@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from routewright.cli import main
-from routewright.data import outcomes, queries
+from routewright.data import outcomes, queries, source
 from routewright.errors import BadInput, BadTable, DataWarning
 from routewright.router.router import Router
 
@@ -223,3 +223,13 @@ def test_an_interview_says_how_many_queries_it_drops(tmp_path: Path):
     assert (code, "use --drop-duplicates (2 such rows)" in output) == (2, True), output
     code, output = cli(*command, "--drop-duplicates")
     assert (code, "2 rows repeat others and are dropped" in output) == (0, True), output
+
+
+def test_the_help_names_every_ending_that_is_read():
+    assert set(queries.READERS) == set(source.ENDINGS)
+    plain = {ending.strip(".").upper() for ending in source.ENDINGS} - {"NDJSON"}
+    assert all(name in source.READABLE.upper() for name in (*plain, *map(str.upper, source.PACKED)))
+    app = typer.main.get_command(main.app)
+    helps = [str(getattr(one, "help", "")) for verb in app.commands.values() for one in verb.params]
+    assert sum(source.READABLE in text for text in helps) >= 7
+    assert not [text for text in helps if "JSONL or CSV" in text or ".parquet or .csv" in text]

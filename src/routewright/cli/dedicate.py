@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from routewright.cli.fit import DropDuplicates
+from routewright.data.source import READABLE
 from routewright.errors import BadInput
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Table = Annotated[Path, typer.Argument(help="Outcome table (Parquet, JSONL or CSV).")]
+Table = Annotated[Path, typer.Argument(help=f"Outcome table ({READABLE}).")]
 Base = Annotated[str, typer.Option(help="Causal model to train: a Hugging Face name or a folder.")]
 Out = Annotated[Path, typer.Option(help="Folder to write the model to.")]
 Json = Annotated[bool, typer.Option(help="Print the figures as JSON.")]

@@ -9,12 +9,11 @@ from typing import Annotated
 import typer
 
 from routewright.cli.fit import DropDuplicates
+from routewright.data.source import READABLE
 
 
 def diversify(
-    table: Annotated[
-        Path, typer.Argument(help="Outcome table or set of queries (Parquet, JSONL or CSV).")
-    ],
+    table: Annotated[Path, typer.Argument(help=f"Outcome table or set of queries ({READABLE}).")],
     out: Annotated[Path, typer.Option(help="File to write: .parquet or .jsonl.")],
     against: Annotated[
         list[Path] | None,

@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from routewright.data.source import READABLE
+
 if TYPE_CHECKING:
     from routewright.data.outcomes import Outcomes
     from routewright.fitting.fit import Assumed
     from routewright.router.router import Router
 
-Tables = Annotated[
-    list[Path], typer.Argument(help="Outcome tables (Parquet, JSONL or CSV), joined on `id`.")
-]
+Tables = Annotated[list[Path], typer.Argument(help=f"Outcome tables ({READABLE}), joined on `id`.")]
 DropDuplicates = Annotated[
     bool,
     typer.Option(

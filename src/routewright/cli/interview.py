@@ -18,6 +18,7 @@ from rich.table import Table
 
 from routewright.cli.fit import DropDuplicates
 from routewright.cli.regrade import show_audits, takes
+from routewright.data.source import READABLE
 from routewright.errors import BadInput
 from routewright.grading.audit import Graded, audit
 
@@ -35,9 +36,7 @@ def interview(
     config: Annotated[Path, typer.Argument(help="The config, e.g. routewright.yaml.")],
     queries: Annotated[
         str,
-        typer.Argument(
-            help="Query set (.jsonl, .parquet or .csv), lm_eval=TASK or inspect_ai=MODULE:TASK."
-        ),
+        typer.Argument(help=f"Query set ({READABLE}), lm_eval=TASK or inspect_ai=MODULE:TASK."),
     ],
     out: Annotated[Path, typer.Option(help="Outcome table to write (.parquet).")],
     grader: Annotated[

@@ -11,15 +11,14 @@ import typer
 
 from routewright.cli.asking import open_journal, tell_withheld, trouble
 from routewright.cli.fit import DropDuplicates, names
+from routewright.data.source import READABLE
 
 if TYPE_CHECKING:
     from routewright.interview.rewarding import Tally
 
 
 def reward(
-    table: Annotated[
-        Path, typer.Argument(help="Outcome table (Parquet, JSONL or CSV) with answers.")
-    ],
+    table: Annotated[Path, typer.Argument(help=f"Outcome table with answers ({READABLE}).")],
     model: Annotated[
         str,
         typer.Option(

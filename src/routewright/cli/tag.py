@@ -11,15 +11,14 @@ import typer
 
 from routewright.cli.asking import open_journal, tell_withheld, trouble
 from routewright.cli.fit import DropDuplicates
+from routewright.data.source import READABLE
 
 if TYPE_CHECKING:
     from routewright.interview.tagging import Tally
 
 
 def tag(
-    table: Annotated[
-        Path, typer.Argument(help="Outcome table or set of queries (Parquet, JSONL or CSV).")
-    ],
+    table: Annotated[Path, typer.Argument(help=f"Outcome table or set of queries ({READABLE}).")],
     out: Annotated[Path, typer.Option(help="File to write: .parquet or .jsonl.")],
     expert: Annotated[
         str | None, typer.Option(help="Expert of --config that writes the tags, in its own words.")

@@ -143,7 +143,7 @@ class Document:
         return self.problem(loc, problem, fix, level="warning")
 
 
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".gz")
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".gz", ".zst")
 FIX_ORDER = "name a configuration file (.yaml) here: check the order of the arguments"
 
 

@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from routewright.cli import main
-from routewright.data import outcomes, queries, source
+from routewright.data import endings, outcomes, queries
 from routewright.errors import BadInput, BadTable, DataWarning
 from routewright.router.router import Router
 
@@ -226,10 +226,12 @@ def test_an_interview_says_how_many_queries_it_drops(tmp_path: Path):
 
 
 def test_the_help_names_every_ending_that_is_read():
-    assert set(queries.READERS) == set(source.ENDINGS)
-    plain = {ending.strip(".").upper() for ending in source.ENDINGS} - {"NDJSON"}
-    assert all(name in source.READABLE.upper() for name in (*plain, *map(str.upper, source.PACKED)))
+    assert set(queries.READERS) == set(endings.ENDINGS)
+    plain = {ending.strip(".").upper() for ending in endings.ENDINGS} - {"NDJSON"}
+    assert all(
+        name in endings.READABLE.upper() for name in (*plain, *map(str.upper, endings.PACKED))
+    )
     app = typer.main.get_command(main.app)
     helps = [str(getattr(one, "help", "")) for verb in app.commands.values() for one in verb.params]
-    assert sum(source.READABLE in text for text in helps) >= 7
+    assert sum(endings.READABLE in text for text in helps) >= 7
     assert not [text for text in helps if "JSONL or CSV" in text or ".parquet or .csv" in text]

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from routewright.cli.fit import DropDuplicates
-from routewright.data.source import READABLE
+from routewright.data.endings import READABLE
 from routewright.errors import BadInput
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from routewright.cli.fit import DropDuplicates
-from routewright.data.source import READABLE
+from routewright.data.endings import READABLE
 
 
 def diversify(

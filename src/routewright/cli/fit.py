@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from routewright.data.source import READABLE
+from routewright.data.endings import READABLE
 
 if TYPE_CHECKING:
     from routewright.data.outcomes import Outcomes

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from routewright.cli.fit import DropDuplicates
 from routewright.cli.regrade import show_audits, takes
-from routewright.data.source import READABLE
+from routewright.data.endings import READABLE
 from routewright.errors import BadInput
 from routewright.grading.audit import Graded, audit
 

@@ -11,7 +11,7 @@ import typer
 
 from routewright.cli.asking import open_journal, tell_withheld, trouble
 from routewright.cli.fit import DropDuplicates, names
-from routewright.data.source import READABLE
+from routewright.data.endings import READABLE
 
 if TYPE_CHECKING:
     from routewright.interview.rewarding import Tally

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routewright import files
-from routewright.data import parquet, rows, source, text
+from routewright.data import endings, parquet, rows, source, text
 from routewright.data import queries as query_sets
 from routewright.data.unicode import nfkc
 from routewright.errors import BadInput, BadTable, DataWarning, needs
@@ -392,11 +392,11 @@ def check_names(names: Sequence[str], experts: Sequence[str]) -> None:
 
 
 def _frame(path: Path, drop_duplicates: bool) -> pl.DataFrame:
-    if wrong := source.not_a_table(path, "an outcome table", source.ENDINGS):
+    if wrong := source.not_a_table(path, "an outcome table", endings.ENDINGS):
         raise wrong
     parquet.check_regular(path)
-    ending = source.ending(path)
-    hint = "" if ending in source.ENDINGS else f" (tables end in {', '.join(source.ENDINGS)})"
+    ending = endings.ending(path)
+    hint = "" if ending in endings.ENDINGS else f" (tables end in {', '.join(endings.ENDINGS)})"
     what = f"a readable outcome table{hint}"
     if ending in TEXT_READERS:
         lines = list(query_sets.lines(path))
@@ -427,7 +427,7 @@ def _jsonl(path: Path, lines: Sequence[Line]) -> pl.DataFrame:
 
 
 def _csv(path: Path, lines: Sequence[Line]) -> pl.DataFrame:
-    separator = source.SEPARATORS[source.ending(path)]
+    separator = source.SEPARATORS[endings.ending(path)]
     text = source.text(path).encode("utf-8", "replace")
     frame = pl.read_csv(text, infer_schema_length=None, separator=separator)
     empty = pl.all().cast(pl.String).fill_null("") == ""

@@ -1,6 +1,6 @@
 """Reads and writes query sets: queries with the facts that grading needs.
 
-The formats are those of `source.READABLE`; `formats/` converts the files of other tools.
+The formats are those of `endings.READABLE`; `formats/` converts the files of other tools.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from routewright import files
-from routewright.data import parquet, rows, source, text
+from routewright.data import endings, parquet, rows, source, text
 from routewright.errors import BadTable, DataWarning
 from routewright.types import DataClass, Json, Query
 
@@ -218,7 +218,7 @@ def lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for a column of ours in other letters.
     """
     seen: set[tuple[str, ...]] = set()
-    is_csv = source.ending(path) in source.SEPARATORS
+    is_csv = endings.ending(path) in source.SEPARATORS
     for place, cells in records(path):
         if (names := tuple(cells)) not in seen:
             source.check_columns(names, place)
@@ -232,11 +232,11 @@ def records(path: Path, infinite: bool = False) -> Iterator[tuple[str, dict[str,
     The cells of CSV are text, and None where they are empty. JSON may have infinite numbers if
     `infinite`. Raises BadTable for a file that cannot be read.
     """
-    ending = source.ending(path)
+    ending = endings.ending(path)
     if ending not in READERS:
         wrong = source.not_a_table(path, "a table or query set", tuple(READERS))
-        endings = f"{', '.join(READERS)} (or {' or '.join(source.PACKED)} after it)"
-        raise wrong or BadTable(f"'{path}' must end in {endings}")
+        names = f"{', '.join(READERS)} (or {' or '.join(endings.PACKED)} after it)"
+        raise wrong or BadTable(f"'{path}' must end in {names}")
     parquet.check_regular(path)
     yield from READERS[ending](path, infinite)
 
@@ -300,7 +300,7 @@ def _csv(path: Path, _: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     csv.field_size_limit(1 << 24)
     text = source.text(path)
     with io.StringIO(text, newline="") as file:
-        reader = csv.DictReader(file, delimiter=source.SEPARATORS[source.ending(path)])
+        reader = csv.DictReader(file, delimiter=source.SEPARATORS[endings.ending(path)])
         try:
             names = list(reader.fieldnames or ())
             source.check_separator(text.partition("\n")[0], names, path)
@@ -337,7 +337,7 @@ def _items(
 ) -> Iterator[tuple[str, Item]]:
     """Each item with its place; with `to_ask`, every item must have a text."""
     convert = {".csv": _from_csv, ".tsv": _from_csv, ".parquet": _from_table}.get(
-        source.ending(path)
+        endings.ending(path)
     )
     for place, cells in lines(path):
         if convert is not None:

@@ -11,39 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from routewright import files
-from routewright.data import parquet, rows
+from routewright.data import endings, parquet, rows
 from routewright.errors import BadTable, needs
 
-ENDINGS = (".parquet", ".jsonl", ".csv", ".tsv", ".json", ".ndjson")
-PACKED = (".gz", ".zst")  # endings after those of text
-READABLE = "Parquet, JSONL, JSON, CSV or TSV, perhaps with .gz or .zst after it"
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 OTHER_KINDS = {".yaml": "a config", ".yml": "a config", ".safetensors": "a part of a router"}
 COLUMNS = (*rows.COLUMNS, "split", "reference", "grader", "stem_sha", "group")
 MEASURES = ("score", "cost", "answer", "verify", "reward", "latency", "out_tokens")
-
-
-def ending(path: Path) -> str:
-    """The ending that tells the format, without `.gz` and `.zst`, and in small letters.
-
-    >>> ending(Path("queries.JSONL.gz"))
-    '.jsonl'
-    """
-    return _unpacked(path).suffix.lower()
-
-
-def stem(path: Path) -> str:
-    """The name of a file without its endings.
-
-    >>> stem(Path("data/gsm8k.v2.jsonl.zst"))
-    'gsm8k.v2'
-    """
-    return _unpacked(path).stem
-
-
-def _unpacked(path: Path) -> Path:
-    return Path(path.stem if path.suffix.lower() in PACKED else path.name)
 
 
 def text(path: Path) -> str:
@@ -128,7 +103,7 @@ def _infinite(word: str) -> float | None:
 
 def check_separator(header: str, names: list[str], path: Path) -> None:
     """Raises BadTable if the names of a CSV file's columns are separated by something else."""
-    mine = SEPARATORS[ending(path)]
+    mine = SEPARATORS[endings.ending(path)]
     if len(names) > 1 and {"prompt", "messages"} & {name.strip().lower() for name in names}:
         return
     others = [mark for mark in NAMES if mark != mine and header.count(mark) > header.count(mine)]
@@ -159,14 +134,14 @@ def _own_name(name: str) -> str | None:
     return plain if plain in COLUMNS and plain != name else None
 
 
-def not_a_table(path: Path, what: str, endings: tuple[str, ...]) -> BadTable | None:
+def not_a_table(path: Path, what: str, others: tuple[str, ...]) -> BadTable | None:
     """The error for a config or a router in the place of a table; None for other files."""
-    kind = OTHER_KINDS.get(ending(path))
+    kind = OTHER_KINDS.get(endings.ending(path))
     if path.is_dir() and (path / "router.json").exists():
         kind = "a router"
     if kind is None:
         return None
     return BadTable(
-        f"'{path}' is {kind}, and {what} is needed here (it ends in {', '.join(endings)}):"
+        f"'{path}' is {kind}, and {what} is needed here (it ends in {', '.join(others)}):"
         " check the order of the arguments"
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from routewright.data import queries, rows, source
+from routewright.data import endings, queries, rows, source
 from routewright.errors import BadTable
 from routewright.types import Json
 
@@ -18,7 +18,7 @@ TRUTH = {"true": 1.0, "false": 0.0}
 
 def table(path: Path, required: Collection[str]) -> pl.DataFrame:
     """The rows of a file, every cell as text. Raises BadTable if a `required` column is missing."""
-    ending = source.ending(path)
+    ending = endings.ending(path)
     if ending in source.SEPARATORS:
         text = source.text(path)
         source.check_separator(text.partition("\n")[0], list(required)[:1], path)
@@ -117,7 +117,7 @@ def split(path: Path) -> str | None:
     >>> split(Path("default_routing_test_data.jsonl"))
     'test'
     """
-    words = source.stem(path).lower().replace("-", "_").split("_")
+    words = endings.stem(path).lower().replace("-", "_").split("_")
     aliases = {"val": "dev", "valid": "dev", "validation": "dev"}
     candidates = (aliases.get(word, word) for word in words)
     return next((word for word in candidates if word in ("train", "dev", "test")), None)

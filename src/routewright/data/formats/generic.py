@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from routewright.data import rows, source
+from routewright.data import endings, rows, source
 from routewright.data.formats import DEFAULTS, Options, _files
 from routewright.data.formats._wide import Cell, averaged, long, wide
 from routewright.data.outcomes import ROUNDING, first_rows
@@ -116,7 +116,7 @@ def _check(columns: Mapping[str, str]) -> None:
 
 def _rows(path: Path, records: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a table, or of a list in a JSON document."""
-    if source.ending(path) != ".json":
+    if endings.ending(path) != ".json":
         if records is not None:
             raise BadInput(f"--rows names a list in a JSON document, and '{path}' is none")
         yield from _files.records(path)
@@ -181,7 +181,7 @@ def _cell(
         if name in row
     }
     score = _scaled(numbers.get("score"), scale, place)
-    expert = _files.cell(row.get("model")) or source.stem(path)
+    expert = _files.cell(row.get("model")) or endings.stem(path)
     has_answer = bool({"score", "answer"} & {name for name in row if row[name] is not None})
     id = _files.cell(row.get("id"))
     if id is None and prompt is None and messages is None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import polars as pl
 
-from routewright.data import source
+from routewright.data import endings
 from routewright.data.formats import DEFAULTS, Options, _files, _metrics
 from routewright.data.formats._wide import Cell, long, wide
 from routewright.errors import BadTable
@@ -76,7 +76,7 @@ def _task(path: Path) -> str:
     >>> _task(Path("samples_mmlu_anatomy_2025-01-31T10-00-00.123456.jsonl"))
     'mmlu_anatomy'
     """
-    return re.sub(r"_\d{4}-\d\d-\d\dT.*$", "", source.stem(path).removeprefix("samples_"))
+    return re.sub(r"_\d{4}-\d\d-\d\dT.*$", "", endings.stem(path).removeprefix("samples_"))
 
 
 def _metric(rows: Sequence[tuple[str, dict[str, Any]]], chosen: str | None, path: Path) -> str:

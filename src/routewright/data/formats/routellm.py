@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from routewright.data import source
+from routewright.data import endings
 from routewright.data.formats import DEFAULTS, Options, _files
 from routewright.errors import BadTable
 
@@ -24,7 +24,7 @@ def read(path: Path, options: Options = DEFAULTS) -> pl.DataFrame:
     models = [name for name in frame.columns if _is_model(name)]
     if not models:
         raise BadTable(f"'{path}' has no column of True and False beside 'prompt'")
-    name = source.stem(path)
+    name = endings.stem(path)
     columns = [
         pl.concat_str(pl.lit(f"{name}/"), pl.int_range(1, pl.len() + 1)).alias("id"),
         pl.col("prompt"),

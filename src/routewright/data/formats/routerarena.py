@@ -18,7 +18,7 @@ from typing import Any
 
 import polars as pl
 
-from routewright.data import source
+from routewright.data import endings
 from routewright.data.formats import DEFAULTS, Options, _files
 from routewright.data.formats._wide import Cell, long, wide
 from routewright.data.outcomes import ROUNDING
@@ -49,7 +49,7 @@ def read(path: Path, options: Options = DEFAULTS) -> pl.DataFrame:
 
 def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a file, which may be a JSON list."""
-    if source.ending(path) != ".json":
+    if endings.ending(path) != ".json":
         yield from _files.records(path)
         return
     entries = _files.json(path)

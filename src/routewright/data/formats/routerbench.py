@@ -18,7 +18,7 @@ from typing import Any
 
 import polars as pl
 
-from routewright.data import source
+from routewright.data import endings
 from routewright.data.formats import DEFAULTS, Options, _files, _pickle
 from routewright.errors import BadTable
 
@@ -101,7 +101,7 @@ def unlist(text: Any) -> str | None:
 
 
 def _columns(path: Path) -> dict[str, list[Any]]:
-    if source.ending(path) in source.ENDINGS:
+    if endings.ending(path) in endings.ENDINGS:
         return _files.table(path, REQUIRED).to_dict(as_series=False)
     columns = _pickle.columns(path)
     _files.demand(columns, REQUIRED, path)

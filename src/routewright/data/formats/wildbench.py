@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from routewright.data import rows, source
+from routewright.data import endings, rows
 from routewright.data.formats import DEFAULTS, Options, _files
 from routewright.data.formats._wide import Cell, averaged, long, wide
 from routewright.errors import BadTable
@@ -37,7 +37,7 @@ def read(path: Path, options: Options = DEFAULTS) -> pl.DataFrame:
 
 
 def _cells(row: dict[str, Any], path: Path, place: str) -> Iterator[Cell]:
-    expert = str(row.get("generator") or row.get("model_test") or source.stem(path))
+    expert = str(row.get("generator") or row.get("model_test") or endings.stem(path))
     result = row.get("parsed_result")
     if result is None:
         is_output = "output" in row or "model_output" in row

@@ -375,6 +375,22 @@ def test_waiting_can_be_priced(router, dev):
     assert [a.expert for a in hurried.spent] == ["sage"]
 
 
+def test_nobody_is_asked_who_cannot_answer_in_time(router, dev):
+    """Each of two committees takes 2 s, whatever was predicted; sage, who is last, 5 s."""
+    timed = replace(router, latency=np.array([1.0, 1.0, 1.0, 5.0]))
+    texts = zip(EVERYBODY, "ABCD", strict=True)
+    record = {name: Answer(name, text, cost=1e-4, latency=2.0) for name, text in texts}
+
+    def asked(seconds):
+        query = replace(dev.queries[0], max_latency=seconds)
+        return [answer.expert for answer in replay(Auto(timed), query, record).spent]
+
+    first = [EVERYBODY[m] for m in router.evidence.rungs[1].members]
+    assert asked(None) == asked(9.5) == [*first, "ada", "sage"]
+    assert asked(8.5) == [*first, "ada"], "the time that the committees took counts"
+    assert asked(2.5) == first
+
+
 @pytest.mark.parametrize("unknown", [9.0, np.nan])
 def test_a_committee_of_unknown_latency_is_taken_to_be_as_slow_as_the_slowest_known(unknown):
     """Asking `small` first is worth 0.1, so nine seconds must cost less than that."""

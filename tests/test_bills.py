@@ -176,10 +176,10 @@ def test_verdicts_that_arrived_count_even_if_all_others_fail():
 
 def test_a_committee_counts_members_that_failed_and_those_that_were_late():
     query = Query.of("hi there my friend", max_latency=0.5)
-    with pytest.raises(DeadlineExceeded) as failure:
-        live(Panel(), Upstream(faults=[drop]), Upstream(faults=[hang]), Upstream(), query=query)
-    dropped, late, answer = failure.value.spent
-    assert [one.status for one in failure.value.spent] == ["failed", "cancelled", "ok"]
+    upstreams = Upstream(faults=[drop]), Upstream(faults=[hang]), Upstream()
+    _, decision = live(Panel(), *upstreams, query=query)
+    dropped, late, answer = decision.spent
+    assert [one.status for one in decision.spent] == ["failed", "cancelled", "ok"]
     assert dropped.cost >= 5 / 1e6
     assert late.cost >= 5 / 1e6
     assert (dropped.estimated, late.estimated, answer.estimated) == (True, True, False)

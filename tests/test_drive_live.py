@@ -206,6 +206,47 @@ def test_the_deadline_cancels_what_is_under_way(strategy, stream):
     assert late.value.spent[0].cost > 0
 
 
+@dataclass(frozen=True)
+class Twice:
+    """Two experts, then a third, which alone decides."""
+
+    together: bool = False
+
+    def plan(self, query):
+        yield (Ask("a"), Ask("b"))
+        if self.together:
+            (answer,) = yield (Ask("c"),)
+        else:
+            answer = yield Ask("c")
+        return Decision(answer)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("strategy", "slow"),
+    [
+        (Panel(NAMES), "b"),
+        (Cascade(NAMES), "b"),
+        (Fallback(Cascade(NAMES), ("c",)), "b"),
+        (Twice(), "b"),
+        (Twice(), "c"),
+        (Twice(together=True), "c"),
+    ],
+)
+def test_at_the_deadline_the_answers_that_have_arrived_decide(strategy, slow, stream):
+    upstreams = {name: Upstream(says="incorrect") for name in NAMES}
+    upstreams[slow].faults = [hang]
+    query = Query.of("hi", max_latency=1.0)
+    texts, decision = live(strategy, *upstreams.values(), query=query, stream=stream)
+    assert decision.answer.text == "incorrect"
+    assert decision.answer.expert != slow
+    assert upstreams[slow].cancelled == 1
+    late = [answer for answer in decision.spent if answer.expert == slow]
+    assert [answer.status for answer in late] == ["cancelled"]
+    assert late[0].cost > 0
+    assert not stream or texts == ["incorrect"]
+
+
 @pytest.mark.parametrize(("max_cost", "most"), [(None, 10_000), (8e-5, 7)])
 def test_what_a_deadline_cancels_is_billed_as_far_as_it_may_have_come(max_cost, most):
     """Its whole input, and 50 tokens a second; but no more than `max_cost` allowed it to write."""

@@ -30,6 +30,7 @@ from routewright.errors import (
     RoutewrightError,
     StreamBroken,
     UpstreamError,
+    UpstreamTimeout,
 )
 from routewright.experts.limits import admit, guard, recorded
 from routewright.types import (
@@ -214,7 +215,8 @@ async def live(
     With `stream` the pieces of final asks are yielded as they arrive, and an answer that a
     strategy accepts after it has judged it comes as one piece. Without `stream` only the Decision
     is yielded. Asks in progress are cancelled at the deadline of the query, when this generator is
-    closed, and when the task that reads it is cancelled. Every answer that costs money is added to
+    closed, and when the task that reads it is cancelled. At the deadline, a plan goes on with the
+    answers that have arrived; nobody else is asked. Every answer that costs money is added to
     `spent` as soon as it ends, so that the costs are known even if the client disconnects. `run`
     runs the steps of the plan, which read the prompt and the answers.
 
@@ -314,12 +316,24 @@ class _Run:
                         answers = await self.ask(asks)
                     else:
                         answers = await self.ask_all(asks)
-                except (StreamBroken, DeadlineExceeded):
+                except StreamBroken:
                     raise  # no other expert can take over
+                except DeadlineExceeded as late:
+                    if self.streamed or not self._arrived():
+                        raise
+                    if isinstance(asks, Ask):
+                        timeout = UpstreamTimeout(asks.expert, str(late))
+                        done, asks = await self._step(plan.throw, timeout)
+                    else:
+                        failed = tuple(_failed(ask, str(late)) for ask in asks)
+                        done, asks = await self._step(plan.send, failed)
                 except (NotAdmissible, UpstreamError) as error:
                     done, asks = await self._step(plan.throw, error)
                 else:
                     done, asks = await self._step(plan.send, answers)
+            unanswered = isinstance(asks, Decision) and asks.answer.status != "ok"
+            if unanswered and self._seconds_left() == 0.0 and self._arrived():
+                asks = self._in_time()
             self.result = asks
         finally:
             if not getattr(
@@ -330,19 +344,33 @@ class _Run:
     async def _step(self, step: Callable[[Any], Any], value: Any) -> tuple[bool, Any]:
         """Runs a plan to its next asks or to its end.
 
-        A plan that fails on what an expert wrote ends with the last answer that arrived.
+        A plan that fails on what an expert wrote, or for lack of time, ends with the last answer
+        that arrived.
         """
         try:
             return await self.run(_advance, step, value)  # type: ignore[no-any-return]
         except RoutewrightError:
-            raise
+            if self._seconds_left() != 0.0 or not self._arrived():
+                raise
+            return True, self._in_time()
         except Exception as mistake:
             return True, self._last_answer(mistake)
 
+    def _in_time(self) -> Decision:
+        """The last answer that arrived before the deadline."""
+        because = f"{self.query.max_latency:g} s were over; the last answer that arrived is kept"
+        return Decision(self._arrived()[-1], because=because)
+
+    def _arrived(self) -> list[Answer]:
+        """The answers that may still become the decision's."""
+        if not self.decides:
+            return []
+        return [a for a in self.spent if a.status == "ok" and a.kind == "answer"]
+
     def _last_answer(self, mistake: Exception) -> Decision:
         """The last answer that arrived, where a strategy failed; raises `mistake` if none did."""
-        answers = [a for a in self.spent if a.status == "ok" and a.kind == "answer"]
-        if not answers or not self.decides:
+        answers = self._arrived()
+        if not answers:
             raise mistake
         name = type(mistake).__name__
         log.error("a strategy failed (%s); its last answer is kept", name, exc_info=mistake)
@@ -424,7 +452,8 @@ class _Run:
                     if enough is not None and arrivals and await self.run(enough, arrivals):
                         break
         except TimeoutError as error:
-            raise DeadlineExceeded(_deadline_message(self.query)) from error
+            if not arrivals and not self._arrived():
+                raise DeadlineExceeded(_deadline_message(self.query)) from error
         finally:
             for task in tasks:
                 task.cancel()
@@ -448,7 +477,10 @@ class _Run:
             return _failed(ask, error.rejected[ask.expert])
 
     def _allow(self, asks: tuple[Ask, ...]) -> tuple[Ask, ...]:
-        return _allow(asks, self.query, self.experts, self.spent, self._seconds_left())
+        seconds = self._seconds_left()
+        if seconds == 0.0:
+            raise DeadlineExceeded(_deadline_message(self.query))
+        return _allow(asks, self.query, self.experts, self.spent, seconds)
 
     def _count_cancelled(self, ask: Ask, began: float) -> None:
         bill = self.asker.bill(ask, self.query, time.monotonic() - began)

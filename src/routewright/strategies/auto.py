@@ -14,7 +14,7 @@ from routewright.answers.evidence import NOBODY, UNSURE, Evidence, Replies, Rung
 from routewright.errors import NotAdmissible, UpstreamError
 from routewright.policies import choose, seconds, take, values
 from routewright.strategies._recorded import Recorded, Run, verifications
-from routewright.strategies.single import Single, within_limits
+from routewright.strategies.single import Single, in_time, within_limits
 from routewright.types import Answer, Array, Ask, Decision, Indices, Plan, Prediction, Query
 
 NO_EVIDENCE = Evidence("text", np.array([0.0, 1.0]))
@@ -53,12 +53,13 @@ class Auto:
         if evidence is None or query.min_quality is not None:
             return (yield from Single(self.router, self.price, self.latency_price).plan(query))
         prediction = self.router.predict([query])
-        admissible = within_limits(query, prediction.take(0))
+        belief = prediction.take(0)
+        admissible = within_limits(query, belief)
         price = self.price if query.price is None else query.price
         option_chances: Array | None = None
         answers: dict[int, Answer] = {}
         replies_of_rung: Sequence[Answer] = ()
-        spent = 0.0
+        spent, elapsed = 0.0, 0.0
         state: RungState | None = None
         for r, rung in enumerate(evidence.rungs):
             if new := new_members(evidence, r):
@@ -70,21 +71,28 @@ class Auto:
                     m: a for m, a in zip(new, replies_of_rung, strict=True) if a.status == "ok"
                 }
                 spent += sum(answer.cost for answer in replies_of_rung)
+                elapsed += _slowest(replies_of_rung)
+                admissible &= in_time(query, belief, elapsed)
                 option_chances = (
                     evidence.option_chances([query]) if option_chances is None else option_chances
                 )
             replies = _read(evidence, rung, answers, option_chances)
             if rung.checked:
                 assert state is not None, "a rung with answers lies below every checked rung"
-                confidence, cost = yield from self._check(evidence, answers[int(state.best[0])])
+                answer = answers[int(state.best[0])]
+                confidence, cost, time = yield from self._check(evidence, answer)
                 replies = replies._replace(checked=state.best, confidence=np.array([confidence]))
-                spent += cost
+                spent, elapsed = spent + cost, elapsed + time
+                admissible &= in_time(query, belief, elapsed)
             state = evidence.assess(r, replies, prediction)
             climb, last = self.decide(evidence, r, state, prediction, price, admissible)
             if not climb[0]:
                 break
             cost_of_climbing = float(_costs_of_climbing(evidence, r, state, prediction.cost)[0])
             if query.max_cost is not None and spent + cost_of_climbing > query.max_cost:
+                break
+            time_of_climbing = _costs_of_climbing(evidence, r, state, prediction.latency, np.max)
+            if query.max_latency is not None and elapsed + time_of_climbing[0] > query.max_latency:
                 break
         assert state is not None, "a ladder has a first rung"
         best, further = answers.get(int(state.best[0])), int(last[0])
@@ -96,15 +104,16 @@ class Auto:
 
     def _check(
         self, evidence: Evidence, answer: Answer
-    ) -> Generator[Ask, Any, tuple[float, float]]:
-        """An expert's confidence in its own answer, and the cost of that verification in US$;
-        UNSURE if the verification fails or cannot be read."""
+    ) -> Generator[Ask, Any, tuple[float, float, float]]:
+        """An expert's confidence in its own answer, and the cost in US$ and the seconds of that
+        verification; UNSURE if the verification fails or cannot be read."""
         try:
             ask = Ask(answer.expert, "verify", of=answer, samples=evidence.verdicts)
             check: Answer = yield ask
         except (UpstreamError, NotAdmissible) as error:
-            return UNSURE, getattr(error, "cost", 0.0)
-        return UNSURE if check.confidence is None else check.confidence, check.cost
+            return UNSURE, getattr(error, "cost", 0.0), 0.0
+        confidence = UNSURE if check.confidence is None else check.confidence
+        return confidence, check.cost, _slowest((check,))
 
     def _close(
         self,
@@ -273,6 +282,11 @@ def _unreadable(
         raise UpstreamError.of(*replies_of_rung)
     because = "no answer is readable, and no other expert may be asked"
     return Decision(answers[min(answers)], because=because, prediction=prediction.take(0))
+
+
+def _slowest(answers: Sequence[Answer]) -> float:
+    """The seconds that concurrent asks took."""
+    return max((a.latency for a in answers if np.isfinite(a.latency)), default=0.0)
 
 
 def _affordable(asked: Sequence[int], prediction: Prediction, query: Query, spent: float) -> bool:

@@ -81,3 +81,11 @@ def within_limits(query: Query, prediction: Prediction) -> NDArray[np.bool_]:
     if len(rejected) == len(prediction.experts):
         raise NoAdmissibleExpert(rejected)
     return np.array([name not in rejected for name in prediction.experts])
+
+
+def in_time(query: Query, prediction: Prediction, elapsed: float) -> NDArray[np.bool_]:
+    """The experts that are predicted to answer before the query's deadline, `elapsed` seconds after
+    its start, as a mask (e,); those of unknown latency are among them."""
+    if query.max_latency is None:
+        return np.ones(len(prediction.experts), bool)
+    return np.asarray(~(elapsed + prediction.latency > query.max_latency))

@@ -120,7 +120,7 @@ def _check_known(asked: Iterable[str], outcomes: Outcomes) -> None:
 
 
 def _clusters(outcomes: Outcomes) -> Sequence[str | None]:
-    """What the bootstrap draws whole: domains, as their rows are not independent; single rows
-    where a row has no domain or the domains are too few to say how much they differ."""
+    """What the bootstrap draws whole: domains, as their rows are not independent; the rows of a
+    group where a row has no domain or the domains are too few to say how much they differ."""
     domains = outcomes.domains
-    return domains if all(domains) and len(set(domains)) >= CLUSTERS else ()
+    return domains if all(domains) and len(set(domains)) >= CLUSTERS else outcomes.groups

@@ -251,7 +251,12 @@ def curve_replicates(e: Evaluation, weights: Array, fractions: Array) -> tuple[A
         # Below its cheapest point the router cannot go: unknown, not free.
         reached[b] = np.interp(at, costs[b][order], scores[b][order], left=np.nan)
         zero[b] = policies.hull_quality(policies.zero_router(quality[b], price[b]), at)
-    return reached, reached - zero
+    return reached, _rounded(reached - zero)
+
+
+def _rounded(gains: Array) -> Array:
+    """The gains without rounding errors: a fixed mix gains exactly nothing over itself."""
+    return np.where(np.abs(gains) < 1e-9, 0.0, gains)
 
 
 def over_fixed_mix(e: Evaluation, weights: Array) -> Array:
@@ -264,7 +269,7 @@ def over_fixed_mix(e: Evaluation, weights: Array) -> Array:
         policies.hull_quality(policies.zero_router(q, c), at)
         for q, c, at in zip(quality, price, costs, strict=True)
     ]
-    return scores - np.array(mixes)
+    return _rounded(scores - np.array(mixes))
 
 
 def served(e: Evaluation, k: int) -> dict[str, Any]:

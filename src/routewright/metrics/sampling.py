@@ -8,6 +8,8 @@ import numpy as np
 
 from routewright.types import Array
 
+POINTWISE = 1.96  # standard errors of an interval that holds for one mean with 95 % confidence
+
 
 def mean(table: Array, weights: Array | None = None) -> Array:
     """Mean over rows that leaves out NaN; NaN where no row has a value.
@@ -47,3 +49,40 @@ def interval(replicates: Array, level: float = 0.95) -> tuple[float, float]:
     tail = (1 - level) / 2 * 100
     low, high = np.nanpercentile(replicates, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def influence(table: Array) -> Array:
+    """What each row adds to the means of a table (n, ...), less those means; 0 where unknown."""
+    finite = np.isfinite(table)
+    share = np.maximum(finite.mean(axis=0), 1e-300)
+    return np.asarray(np.where(finite, table - mean(table), 0.0) / share)
+
+
+def margins(
+    influences: Array,
+    groups: Sequence[str | None] = (),
+    *,
+    replicates: int = 400,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Array:
+    """Margins of k means of values between −1 and 1, (k,), given their `influences` (n, k).
+
+    All k means together are above (mean − margin) with probability `level`, and each one alone
+    is within its margin at least as often. Rows of a group count as one. A group with a value of 1
+    and one with −1 are added: where few rows differ from 0, failures that none of them shows are
+    possible all the same (as Bonett and Price 2012 do for paired shares). The factor of the
+    standard errors is a quantile of the largest studentised mean when the groups' signs are drawn
+    at random (multiplier bootstrap; Chernozhukov, Chetverikov and Kato 2013).
+    """
+    names = [str(group) for group in groups] if len(groups) else list(range(len(influences)))
+    places, member = np.unique(names, return_inverse=True)
+    sums = np.zeros((len(places) + 2, influences.shape[1]))
+    np.add.at(sums, member, influences)
+    size = len(influences) / len(places)
+    sums[-2:] = [[size], [-size]]
+    errors = np.sqrt((sums**2).sum(axis=0))
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(replicates, len(sums)))
+    largest = ((signs @ sums) / errors).max(axis=1)
+    factor = max(POINTWISE, float(np.quantile(largest, level)))
+    return np.asarray(factor * errors / len(influences))

@@ -1,7 +1,9 @@
 """The frontier: the operating points of a router, from the cheapest to the best.
 
 Do no harm: a learned point is served only where its paired gain over mixing fixed experts at equal
-cost (the zero router) is above zero with confidence; elsewhere the fixed mix itself is served.
+cost (the zero router) is above zero with confidence; elsewhere the fixed mix itself is served. The
+points of a frontier are one claim: where nothing can be learned, the chance that any of them is
+served all the same is at most 5 %.
 """
 
 from __future__ import annotations
@@ -95,7 +97,7 @@ def trace(
     must be held out: they were fitted without the scores of the rows in `outcomes`. Means leave out
     unknown costs.
     """
-    weights = metrics.resample(len(outcomes), replicates, seed)
+    weights = metrics.resample(len(outcomes), replicates, seed, outcomes.groups)
     weights = np.vstack([np.ones(len(outcomes)), weights])  # the first row is the sample itself
     fixed_cost = metrics.mean(outcomes.charges, weights)  # (b, e)
     hulls = [
@@ -103,18 +105,20 @@ def trace(
         for q, c in zip(metrics.mean(outcomes.score, weights), fixed_cost, strict=True)
     ]
     highest_cost = float(np.nanmax(fixed_cost[0]))
+    gains, margins = _gains(candidates, outcomes, hulls[0], replicates, seed)
     points = []
-    for candidate in candidates:
+    for candidate, gain, margin in zip(candidates, gains, margins, strict=True):
         means = metrics.mean(np.column_stack([candidate.score, candidate.cost]), weights)
         quality, spent = means[:, 0], means[:, 1]
-        zero = [float(policies.hull_quality(h, c)) for h, c in zip(hulls, spent, strict=True)]
-        gain = quality - np.array(zero)
         strategy = candidate.strategy
-        if not metrics.interval(gain[1:])[0] > 0:
+        if not gain > margin:
+            gain = margin = 0.0
+            quality = np.array(
+                [float(policies.hull_quality(h, c)) for h, c in zip(hulls, spent, strict=True)]
+            )
             if candidate.price == 0:  # the best expert, whatever it costs
                 spent = np.array([hull[-1].cost for hull in hulls])
-                zero = [hull[-1].quality for hull in hulls]
-            quality, gain = np.array(zero), np.zeros_like(gain)
+                quality = np.array([hull[-1].quality for hull in hulls])
             strategy = fixed(policies.mix_at_cost(hulls[0], float(spent[0])), outcomes.experts)
         points.append(
             OperatingPoint(
@@ -123,12 +127,52 @@ def trace(
                 cost_fraction=float(spent[0]) / highest_cost if highest_cost > 0 else float("nan"),
                 quality=float(quality[0]),
                 quality_ci=metrics.interval(quality[1:]),
-                gain=float(gain[0]),
-                gain_ci=metrics.interval(gain[1:]),
+                gain=float(gain),
+                gain_ci=(float(gain - margin), float(gain + margin)),
                 **strategy._asdict(),
             )
         )
     return tuple(points)
+
+
+def _gains(
+    candidates: Sequence[Candidate],
+    outcomes: Outcomes,
+    hull: list[policies.Vertex],
+    replicates: int,
+    seed: int,
+) -> tuple[Array, Array]:
+    """The gain of each candidate over the zero router at its own cost, and its margin, (k,) each.
+
+    A gain is a mean over rows: of the score less that of the fixed mix of the same cost, less what
+    the difference in cost would buy.
+    """
+    if not candidates:
+        return np.empty(0), np.empty(0)
+    score, cost = metrics.influence(outcomes.score), metrics.influence(outcomes.charges)
+    gains, influences = [], []
+    for candidate in candidates:
+        spent = float(metrics.mean(candidate.cost))
+        gains.append(float(metrics.mean(candidate.score) - policies.hull_quality(hull, spent)))
+        mix = policies.mix_at_cost(hull, spent)
+        share = np.array([1 - mix.share, mix.share])
+        pair = [mix.cheap, mix.expensive]
+        more_score = metrics.influence(candidate.score) - score[:, pair] @ share
+        more_cost = metrics.influence(candidate.cost) - cost[:, pair] @ share
+        influences.append(more_score - _slope(hull, mix) * more_cost)
+    margins = metrics.margins(
+        np.column_stack(influences), outcomes.groups, replicates=replicates, seed=seed
+    )
+    return np.array(gains), margins
+
+
+def _slope(hull: list[policies.Vertex], mix: policies.FixedMix) -> float:
+    """The quality per US$ that the zero router gains where it mixes these two experts."""
+    ends = {vertex.expert: vertex for vertex in hull}
+    cheap, expensive = ends[mix.cheap], ends[mix.expensive]
+    if mix.cheap == mix.expensive:
+        return 0.0
+    return (expensive.quality - cheap.quality) / (expensive.cost - cheap.cost)
 
 
 def singles(prediction: Prediction, outcomes: Outcomes) -> list[Candidate]:

@@ -152,6 +152,21 @@ def test_a_report_is_about_a_router(dev):
         render(measured, measured.to_json())
 
 
+def test_a_question_that_is_repeated_counts_once(outcome_table, router_folder, tmp_path):
+    rows = pl.read_parquet(outcome_table).filter(pl.col("split") == "dev").head(60)
+    copies = [rows.with_columns(pl.col("id") + f"-{n}") for n in range(9)]
+    pl.concat(copies).write_parquet(tmp_path / "copies.parquet")
+    rows.write_parquet(tmp_path / "once.parquet")
+    once, copied = (
+        json.loads(cli(router_folder, tmp_path / name, "--json", "-").stdout)
+        for name in ("once.parquet", "copies.parquet")
+    )
+    (low, high), (least, most) = (f["curve"][0]["quality_ci"] for f in (once, copied))
+    assert most - least > 0.7 * (high - low), "nine copies are no evidence"
+    n = len(rows)
+    assert copied["warnings"][0].startswith(f"{9 * n} rows repeat {n} questions: {n} questions")
+
+
 # --- the policies of a config ------------------------------------------------------------------
 
 
@@ -337,7 +352,79 @@ def test_queries_are_judged_as_untagged_where_that_is_asked(
 def test_options_that_do_not_go_together_say_so(config, outcome_table, router_folder, tmp_path):
     done = cli(router_folder, outcome_table, "--policy", "half")
     assert "--policy names a policy of a config" in str(done.exception)
-    done = cli(config(), outcome_table, "--html", tmp_path / "report.html")
-    assert "--html writes a report about a router" in str(done.exception)
     done = cli(tmp_path / "none.yaml", outcome_table)
     assert "none.yaml" in str(done.exception)
+
+
+# --- the report about a config -----------------------------------------------------------------
+
+
+def html(path, *words) -> str:
+    """The text and markup of the report that `evaluate … --html` writes."""
+    done = cli(*words, "--html", path)
+    assert done.exit_code == 0, (done.output, done.exception)
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_report_about_a_config_speaks_of_the_policy_that_is_served(
+    config, outcome_table, tmp_path
+):
+    path = config(POLICIES + "default_policy: half\n")
+    page = html(tmp_path / "report.html", path, outcome_table)
+    figures = json.loads(cli(path, outcome_table, "--json", "-").stdout)
+    half = figures["policies"]["half"]
+    lead = (
+        f"Policy &#39;half&#39; reaches {100 * half['quality']:.1f} %"
+        f" at {100 * half['cost_fraction']:.0f} % of the cost of always asking sage."
+    )
+    assert f"<h1>{lead}</h1>" in page
+    assert f"<strong>{100 * half['gain_over_zero_router']:+.1f}</strong>" in page
+    assert "at most 50 %" in page
+    for name in figures["policies"]:
+        assert f"<tr><th>{name}<span" in page
+    assert "gain over the fixed mix at the same cost, percentage points" in page
+    assert html(tmp_path / "report.html", path, outcome_table) == page
+    assert "Policy &#39;climb&#39; reaches" in html(
+        tmp_path / "report.html", path, outcome_table, "--policy", "climb"
+    )
+
+
+def test_a_report_about_fixed_experts_calls_no_choice_wrong(config, outcome_table, tmp_path):
+    mixed = "{first: {strategy: fixed, expert: adder}, second: {strategy: fixed, expert: sage}"
+    policies = {
+        "best": "{strategy: fixed, options: {expert: adder}}",
+        "both": f"{{strategy: mix, options: {mixed}, share: 0.5}}}}",
+    }
+    for name, policy in policies.items():
+        page = html(tmp_path / f"{name}.html", config(f"  {name}: {policy}\n"), outcome_table)
+        assert "which learns no choice" in page
+        assert "Where it is wrong" not in page
+    climb = "  climb: {strategy: cascade, options: {ladder: [adder, sage], trust: 0.6}}\n"
+    assert "Where it is wrong" in html(tmp_path / "c.html", config(climb), outcome_table)
+
+
+def test_reports_name_no_folder_of_this_machine(config, outcome_table, router_folder, tmp_path):
+    for judged in (config(), router_folder):
+        page = html(tmp_path / "report.html", judged, outcome_table)
+        assert outcome_table.name in page
+        for folder in (tmp_path, outcome_table.parent, router_folder.parent):
+            assert str(folder) not in page
+
+
+def test_a_report_says_where_rows_prove_nothing(config, outcome_table, router_folder, tmp_path):
+    few = tmp_path / "few.parquet"
+    pl.read_parquet(outcome_table).filter(pl.col("split") == "dev").head(20).write_parquet(few)
+    for judged in (config(), router_folder):
+        page = html(tmp_path / "report.html", judged, few)
+        assert "too few to prove anything</span></dd>" in page
+
+
+def test_a_config_without_costs_is_reported_by_quality_alone(config, outcome_table, tmp_path):
+    free = tmp_path / "free.parquet"
+    rows = pl.read_parquet(outcome_table)
+    rows.drop([c for c in rows.columns if c.startswith("cost::")]).write_parquet(free)
+    policies = "  climb: {strategy: cascade, options: {ladder: [adder, sage], trust: 0.6}}\n"
+    page = html(tmp_path / "report.html", config(policies), free)
+    assert "no costs are known, so only quality is judged" in page
+    assert "US$" not in page
+    assert "nan" not in page

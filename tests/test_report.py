@@ -3,7 +3,9 @@
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 
 from routewright.data import outcomes
 from routewright.data.outcomes import Outcomes
-from routewright.evaluation import plots, report
+from routewright.evaluation import canvas, figures, labels, plots, report
 from routewright.evaluation.evaluate import evaluate
 from routewright.evaluation.figures import Evaluation
 from routewright.evaluation.report import pictures, words
@@ -115,7 +117,7 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(fitted):
     e = measured(router, dev)
     html = report.render(e, e.to_json(), "routewright evaluate router dev.parquet")
     parsed = Page(html)
-    assert parsed.tags.count("svg") == 3
+    assert parsed.tags.count("svg") == 2 * 3, "for wide pages and for telephones"
     assert "script" not in parsed.tags
     assert parsed.fetched == []
     assert len(parsed.ids) == len(set(parsed.ids))
@@ -150,10 +152,22 @@ def test_a_router_that_pays_says_by_how_much(fitted):
     router, _, dev = fitted
     found = report.headline(study(measured(router, dev)))
     assert found.verdict == "gain"
-    assert found.lead.startswith(f"At half the cost of always asking {LARGE}, this router reaches")
-    assert found.also[0].startswith("A policy with max_cost_fraction 0.5 serves ")
-    assert "you asked for at most 50 %" in found.also[0]
-    assert re.match(r"\+\d+\.\d points \(\+\d+\.\d to \+\d+\.\d\) over mixing", found.gain)
+    assert found.lead.startswith("A policy with max_cost_fraction 0.5 reaches ")
+    assert f" of the cost of always asking {LARGE}." in found.lead
+    assert ("asked for", "at most 50 %") in [tile[:2] for tile in found.tiles]
+    assert re.match(r"\+\d+\.\d$", found.number)
+    over = r"percentage points \(\+\d+\.\d to \+\d+\.\d\) over mixing fixed experts"
+    assert re.match(over, found.gain)
+
+
+def test_the_head_of_the_page_is_about_the_point_that_is_served(fitted):
+    router, _, dev = fitted
+    e = measured(router, dev)
+    k = router.frontier.index(router.at(max_cost_fraction=0.5))
+    point = e.to_json()["curve"][k]
+    text = page(e).text
+    assert f"reaches {100 * point['quality']:.1f} % at {100 * point['cost_fraction']:.0f} %" in text
+    assert f"US${words.dollars(point['cost'])} per 1,000 queries" in text
 
 
 def test_a_gain_whose_interval_includes_zero_is_not_claimed(fitted):
@@ -161,10 +175,10 @@ def test_a_gain_whose_interval_includes_zero_is_not_claimed(fitted):
     rng = np.random.default_rng(3)
     e = measured(router, dev, score=rng.permuted(dev.score, axis=0))
     found = report.headline(study(e))
-    low, high = e.to_json()["at_cost_fraction"]["0.5"]["gain_ci"]
+    low, high = study(e).gains[1:, study(e).served]
     assert low <= 0 <= high
     assert found.verdict == "unproven"
-    assert found.gain.startswith("no proven gain over mixing fixed experts")
+    assert "no proven gain over mixing fixed experts" in found.gain
 
 
 def test_a_loss_is_called_a_loss(fitted):
@@ -173,7 +187,8 @@ def test_a_loss_is_called_a_loss(fitted):
     score[:, 0] = 1 - score[:, 0]  # the small expert fails where the router trusts it
     found = report.headline(study(measured(router, dev, score=score)))
     assert found.verdict == "loss"
-    assert "points worse" in found.gain
+    assert found.number.startswith("−")
+    assert "worse than mixing fixed experts" in found.gain
 
 
 def test_a_router_that_cannot_be_cheap_is_judged_at_its_own_cost(fitted):
@@ -200,7 +215,7 @@ def test_without_costs_quality_alone_is_shown(fitted, cost, words):
     parsed = page(measured(router, dev, cost=np.full_like(dev.cost, cost)))
     assert words in parsed.text
     assert "US$" not in parsed.text
-    assert parsed.tags.count("svg") == 2  # bars and reliability, no shares along a cost
+    assert parsed.tags.count("svg") == 2 * 2  # bars and reliability, no shares along a cost
     assert "nan" not in parsed.text
 
 
@@ -250,7 +265,7 @@ def test_strategies_that_ask_several_experts_have_no_shuffled_control(fitted):
 def test_the_shuffled_control_is_the_mean_over_shuffles(fitted):
     router, _, dev = fitted
     score, found = dev.score, study(measured(router, dev))
-    k, rng = found.near_half, np.random.default_rng(0)
+    k, rng = found.served, np.random.default_rng(0)
     rows = np.arange(len(dev))
     choices = found.asked[k].argmax(axis=1)
     assert found.asked[k].max(axis=1).tolist() == [1.0] * len(dev), "nothing is drawn"
@@ -278,7 +293,7 @@ def test_the_mistakes_shown_are_the_worst_there_are(fitted):
     router, _, dev = fitted
     found = study(measured(router, dev))
     shown = report.mistakes(found)
-    chosen = (dev.score * found.asked[found.near_half]).sum(axis=1)
+    chosen = (dev.score * found.asked[found.served]).sum(axis=1)
     lost = dev.score.max(axis=1) - chosen
     assert len(shown) == min(15, (lost > 0).sum())
     for row in shown:
@@ -306,7 +321,7 @@ def test_the_name_of_every_expert_stands_within_the_picture_of_its_forecasts(exp
     svg = plots.reliability(panels)
     names = re.findall(r' y="(-?[\d.]+)"[^>]*>expert-', svg)
     assert len(names) == experts
-    assert min(map(float, names)) > plots.LABEL, "a baseline, in points below the upper edge"
+    assert min(map(float, names)) > plots.SIZE, "a baseline, in points below the upper edge"
 
 
 def test_intervals_of_reliability_hold_their_shares_within_0_and_1():
@@ -383,11 +398,95 @@ def test_the_readme_picture_is_an_image_that_follows_the_colour_scheme(fitted, t
     assert not re.search(r"https?:(?!//www\.w3\.org/2000/svg)", svg)
 
 
+def test_the_paired_gain_is_drawn_with_its_interval(fitted):
+    router, _, dev = fitted
+    found = study(measured(router, dev))
+    replicates = figures.over_fixed_mix(found.evaluation, found.weights)
+    assert found.gains[0] == pytest.approx(replicates[0])
+    for k in range(len(found.evaluation.points)):
+        ends = np.percentile(replicates[1:, k], [2.5, 97.5])
+        assert found.gains[1:, k] == pytest.approx(ends)
+    for svg in pictures.cost_quality(found):
+        assert "gain over the fixed mix" in svg
+        assert "95 % interval of its gain" in svg
+    assert "gain over the fixed mix" not in plots.cost_quality(found.figures)
+
+
+@pytest.mark.parametrize(("dearest", "ticks"), [(0.0001, {"0.02", "0.04"}), (0.03, {"0.03", "10"})])
+def test_the_axis_of_costs_is_logarithmic_where_they_span_decades(dearest, ticks):
+    costs = [0.00002, 0.00005, dearest]
+    experts = {f"m{i}": {"quality": 0.4 + 0.1 * i, "cost": cost} for i, cost in enumerate(costs)}
+    single = {"name": "m0", **experts["m0"]}
+    references = {
+        **{"best_single": single, "cheapest": single, "oracle": {"quality": 0.9, "cost": 0.00003}},
+        "zero_router": [[e["cost"], e["quality"]] for e in experts.values()],
+    }
+    svg = plots.cost_quality({"experts": experts, "references": references, "curve": []})
+    assert ticks <= set(re.findall(r">([\d.,]+)</text>", svg))
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_nothing_is_cut_at_the_edge_of_a_picture(fitted, narrow):
+    router, _, dev = fitted
+    found = study(measured(router, dev))
+    drawn = [pictures.cost_quality(found), pictures.shares(found), pictures.reliability(found)]
+    for picture in drawn:
+        svg = picture.narrow if narrow else picture.wide
+        width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])
+        assert width < 300 if narrow else width > 600
+        for style, x, text in re.findall(r'<text style="([^"]*)" x="([-\d.]+)"[^>]*>([^<]*)<', svg):
+            size = float(re.search(r"([\d.]+)px", style)[1])
+            length = 0.6 * size * len(unescape(text))
+            part = 1 if "anchor: end" in style else 0.5 if "anchor: middle" in style else 0
+            assert float(x) - part * length > -2
+            assert float(x) + (1 - part) * length < width + 2, text
+
+
+def test_every_cell_has_a_label_for_telephones(fitted):
+    router, _, dev = fitted
+    html = report.render(e := measured(router, dev), e.to_json())
+    cells = re.findall(r"<td[^>]*>", html)
+    assert len(cells) > 50
+    assert [cell for cell in cells if "data-label=" not in cell and "whole" not in cell] == []
+    assert "overflow-x: auto" not in html.replace("overflow-x: auto; white-space: pre-wrap", "")
+
+
+def test_labels_stand_at_their_dots_and_not_on_each_other():
+    rng = np.random.default_rng(1)
+    dots = [
+        labels.Label(float(x), float(y), f"expert number {i}", "#000000")
+        for i, (x, y) in enumerate(rng.uniform(0.1, 0.9, (9, 2)))
+    ]
+    with canvas.style():
+        _, axes = canvas.axes(4.0, right=0.3)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        labels.annotate(axes, dots, [np.array([[0.0, 1.0], [0.0, 1.0]])], "#000000")
+    scale = np.array(axes.get_window_extent().size)
+    boxes = []
+    for dot, text in zip(sorted(dots, key=lambda d: -d.y), axes.texts, strict=True):
+        assert text.get_text() == dot.text
+        far = (np.array(text.get_position()) - [dot.x, dot.y]) * scale
+        assert np.hypot(*far) < 60
+        x, y = np.array(text.get_position()) * scale
+        width = len(dot.text) * labels.SIZE * labels.LETTER
+        left = x if text.get_ha() == "left" else x - width
+        boxes.append(labels.Box(left, y - 4, left + width, y + 4))
+    assert not any(one.meets(other) for one, other in combinations(boxes, 2))
+
+
+def test_names_that_are_cut_stay_different():
+    names = ["Meta-Llama-3_1-8B-Instruct", "Meta-Llama-3-8B-Instruct", "org/Yi"]
+    cut = [labels.short(name, names, 17) for name in names]
+    assert len(set(cut)) == 3
+    assert max(map(len, cut)) <= 17
+
+
 def test_long_names_lose_their_organisation_only_if_that_is_unambiguous():
     mixtral = "mistralai/Mixtral-8x7B-Instruct-v0.1"
-    assert plots.short(mixtral, [mixtral, "a/b"]) == "Mixtral-8x7B-Instruct-v0.1"
-    assert plots.short("a/model", ["a/model", "b/model"]) == "a/model"
-    assert len(plots.short("x" * 80, ["x" * 80])) == 26
+    assert labels.short(mixtral, [mixtral, "a/b"]) == "Mixtral-8x7B-Instruct-v0.1"
+    assert labels.short("a/model", ["a/model", "b/model"]) == "a/model"
+    assert len(labels.short("x" * 80, ["x" * 80])) == 26
 
 
 def test_many_experts_still_have_a_label_each():

@@ -195,7 +195,7 @@ def _gain(point: OperatingPoint) -> str:
     if point.gain == 0 and point.gain_ci == (0.0, 0.0):
         return "A learned choice was not shown to pay here, so fixed experts serve this point."
     return (
-        f"Its gain over a fixed mix at the same cost is {100 * point.gain:+.1f} percent points"
+        f"Its gain over a fixed mix at the same cost is {100 * point.gain:+.1f} percentage points"
         f" {_between(point.gain_ci, '+.1f')}."
     )
 

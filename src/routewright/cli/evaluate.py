@@ -6,7 +6,7 @@ import json as json_module
 import math
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich import box
@@ -19,7 +19,20 @@ from routewright.data import text
 
 if TYPE_CHECKING:
     from routewright.config import Config
+    from routewright.data.outcomes import Outcomes
     from routewright.evaluation.figures import Evaluation
+    from routewright.evaluation.policies import Judged
+
+
+class Options(NamedTuple):
+    """What a report is made with, apart from what is judged on which tables."""
+
+    split: str
+    drop_duplicates: bool
+    without_domain: bool
+    seed: int
+    json: Path | None
+    html: Path | None
 
 
 def evaluate(
@@ -57,9 +70,8 @@ def evaluate(
     from routewright.router.router import Router
 
     if router.is_file() or router.suffix in (".yaml", ".yml"):
-        if html is not None:
-            raise BadInput("--html writes a report about a router: name its folder")
-        _judge(router, tables, policy, split, drop_duplicates, without_domain, seed, json)
+        options = Options(split, drop_duplicates, without_domain, seed, json, html)
+        _judge(router, tables, policy, options)
         return
     if policy is not None:
         raise BadInput(f"--policy names a policy of a config, and '{router}' is a router's folder")
@@ -73,10 +85,9 @@ def evaluate(
     if html is not None:
         from routewright.evaluation.report import render
 
-        words = [_short(router), *map(_short, tables), "--split", split, "--seed", str(seed)]
-        words += ["--without-domain"] if without_domain else []
-        words += ["--drop-duplicates"] if drop_duplicates else []
-        command = shlex.join(["routewright", "evaluate", *words, "--html", _short(html)])
+        command = _command(
+            router, tables, Options(split, drop_duplicates, without_domain, seed, json, html)
+        )
         files.write(html, render(measured, figures, command, seen=seen))
     if str(json) == "-":
         typer.echo(written)
@@ -102,29 +113,56 @@ def _short(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else path.name
 
 
-def _judge(
-    config: Path,
-    tables: list[Path],
-    policy: str | None,
-    split: str,
-    drop_duplicates: bool,
-    without_domain: bool,
-    seed: int,
-    json: Path | None,
-) -> None:
+def _command(judged: Path, tables: list[Path], options: Options, policy: str | None = None) -> str:
+    """The command that writes the same report again."""
+    words = [_short(judged), *map(_short, tables)]
+    words += [] if policy is None else ["--policy", policy]
+    words += ["--split", options.split, "--seed", str(options.seed)]
+    words += ["--drop-duplicates"] if options.drop_duplicates else []
+    words += ["--without-domain"] if options.without_domain else []
+    words += ["--html", _short(options.html)] if options.html is not None else []
+    return shlex.join(["routewright", "evaluate", *words])
+
+
+def _judge(path: Path, tables: list[Path], policy: str | None, options: Options) -> None:
     from routewright import config as configs
     from routewright.data import outcomes
-    from routewright.evaluation.policies import judge
+    from routewright.evaluation.policies import first_of, judge, measure
 
-    loaded = configs.load(config)
-    rows = outcomes.read(tables, split=split, drop_duplicates=drop_duplicates)
+    config = configs.load(path)
+    rows = outcomes.read(tables, split=options.split, drop_duplicates=options.drop_duplicates)
     with Console(stderr=True).status("evaluating"):
-        figures = judge(loaded, rows, policy, without_domain=without_domain, seed=seed)
-    written = _as_json(figures, json)
-    if str(json) == "-":
+        judged = measure(
+            config, rows, policy, without_domain=options.without_domain, seed=options.seed
+        )
+        figures = judge(config, rows, judged)
+    written = _as_json(figures, options.json)
+    if options.html is not None:
+        from routewright.evaluation.report import render_policies
+
+        first = first_of(config, judged)
+        command = _command(path, tables, options, policy)
+        with Console(stderr=True).status("drawing"):
+            curve = _curve(first, rows, options)
+            page = render_policies(judged, first, figures, path.name, command, curve=curve)
+        files.write(options.html, page)
+    if str(options.json) == "-":
         typer.echo(written)
     else:
-        show_policies(figures, loaded, Console())
+        show_policies(figures, config, Console())
+
+
+def _curve(first: Judged, rows: Outcomes, options: Options) -> tuple[str, Evaluation] | None:
+    """The operating points of the router behind a policy, and the policy's name."""
+    from routewright.evaluation.evaluate import evaluate as evaluate_router
+
+    router = first.policy.router
+    if router is None:
+        return None
+    measured = evaluate_router(
+        router, rows, without_domain=options.without_domain, seed=options.seed
+    )
+    return first.name, measured
 
 
 def _as_json(figures: dict[str, Any], path: Path | None) -> str:
@@ -258,7 +296,7 @@ def show_forecasts(measured: Evaluation, console: Console) -> None:
 
 
 def _known(quality: float | None) -> str:
-    """A quality (0..1) in percent points."""
+    """A quality (0..1) in percentage points."""
     return "unknown" if quality is None else f"{100 * quality:.1f}"
 
 

@@ -106,7 +106,7 @@ def _steps(choice: Selection) -> Table:
 
 
 def _removals(choice: Selection) -> Table:
-    title = "Loss without the expert, percent points (95 % interval)"
+    title = "Loss without the expert, percentage points (95 % interval)"
     area = "quality" if math.isnan(choice.cost) else "AIQ"
     headings = ("oracle quality", f"fixed mix, {area}", f"domain table, {area}", "missed?")
     table = _table(title, headings)

@@ -23,7 +23,7 @@ def percent(quality: float | None) -> str:
 
 
 def points(gain: float) -> str:
-    """A difference between two qualities, in percent points.
+    """A difference between two qualities, in percentage points.
 
     >>> points(0.0241), points(-0.1)
     ('+2.4', '-10.0')
@@ -32,7 +32,7 @@ def points(gain: float) -> str:
 
 
 def between(interval: Sequence[float], sign: bool = False) -> str:
-    """The 95 % interval of a quality, or of a difference (with `sign`), in percent points.
+    """The 95 % interval of a quality, or of a difference (with `sign`), in percentage points.
 
     >>> between((0.7, 0.8)), between((-0.01, 0.02), sign=True)
     ('(70.0 … 80.0)', '(-1.0 … +2.0)')
@@ -78,20 +78,20 @@ def columns(rows: Sequence[Sequence[str]], lines: int = LINES) -> str:
     return "\n".join(shown + more)
 
 
-def provable(n: int) -> str:
+def provable(n: int, noun: str = "row") -> str:
     """The smallest difference between two policies that n rows prove, as a sentence without its
     full stop: 1.96 √(d / n), where the policies' scores differ by 1 on the share d of the rows.
 
     >>> provable(400)
-    '400 rows prove a difference of about 4 percent points'
+    '400 rows prove a difference of about 4 percentage points'
     >>> provable(20)
     '20 rows are too few to prove anything'
     """
     if n < TOO_FEW:
-        return f"{n} row{'s are' if n != 1 else ' is'} too few to prove anything"
-    return f"{n} rows prove a difference of about {difference(n):.0f} percent points"
+        return f"{n} {noun}{'s are' if n != 1 else ' is'} too few to prove anything"
+    return f"{n} {noun}s prove a difference of about {difference(n):.0f} percentage points"
 
 
 def difference(n: int) -> float:
-    """The smallest difference (percent points) that n rows prove; see `provable`."""
+    """The smallest difference (percentage points) that n rows prove; see `provable`."""
     return 196 * math.sqrt(DIFFERENT / n)

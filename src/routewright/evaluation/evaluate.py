@@ -119,8 +119,18 @@ def _check_known(asked: Iterable[str], outcomes: Outcomes) -> None:
             )
 
 
+def drawn_whole(outcomes: Outcomes) -> str:
+    """What the bootstrap draws whole: a domain, as its rows are not independent; a question where a
+    row has no domain or the domains are too few to say how much they differ; or a row."""
+    domains, groups = outcomes.domains, outcomes.groups
+    if all(domains) and len(set(domains)) >= CLUSTERS:
+        return "domain"
+    return "question" if len(set(groups)) < len(groups) else "row"
+
+
 def _clusters(outcomes: Outcomes) -> Sequence[str | None]:
-    """What the bootstrap draws whole: domains, as their rows are not independent; the rows of a
-    group where a row has no domain or the domains are too few to say how much they differ."""
-    domains = outcomes.domains
-    return domains if all(domains) and len(set(domains)) >= CLUSTERS else outcomes.groups
+    clusters: dict[str, Sequence[str | None]] = {
+        "domain": outcomes.domains,
+        "question": outcomes.groups,
+    }
+    return clusters.get(drawn_whole(outcomes), ())

@@ -124,13 +124,26 @@ def summary(e: Evaluation) -> dict[str, Any]:
         "predictor": _forecasts(e),
         "domains": _domains(e),
         "n": len(e.outcomes),
-        "warnings": warnings(len(e.outcomes)),
+        "warnings": warnings(e.outcomes),
     }
 
 
-def warnings(n: int) -> list[str]:
-    """What the reader of an evaluation on n rows must know first."""
-    return [f"{text.provable(n)}."] if n < text.FEW else []
+def warnings(outcomes: Outcomes) -> list[str]:
+    """What the reader of an evaluation on these rows must know first."""
+    return [f"{provable(outcomes)}."] if questions(outcomes) < text.FEW else []
+
+
+def questions(outcomes: Outcomes) -> int:
+    """The number of different questions: rows of one group are one piece of evidence."""
+    return len(set(outcomes.groups)) if outcomes.groups else len(outcomes)
+
+
+def provable(outcomes: Outcomes) -> str:
+    """What the rows prove, as a sentence without its full stop; see `text.provable`."""
+    rows, different = len(outcomes), questions(outcomes)
+    if different == rows:
+        return text.provable(rows)
+    return f"{rows} rows repeat {different} questions: {text.provable(different, 'question')}"
 
 
 def experts(outcomes: Outcomes) -> dict[str, Any]:
@@ -270,6 +283,14 @@ def over_fixed_mix(e: Evaluation, weights: Array) -> Array:
         for q, c, at in zip(quality, price, costs, strict=True)
     ]
     return _rounded(scores - np.array(mixes))
+
+
+def gains(e: Evaluation) -> Array:
+    """The paired gain of every operating point over mixing fixed experts at its own cost, and the
+    ends of its interval: (3, points)."""
+    replicates = over_fixed_mix(e, np.vstack([np.ones(len(e.outcomes)), e.weights]))
+    ends = [metrics.interval(replicates[1:, k]) for k in range(len(e.points))]
+    return np.vstack([replicates[0], np.array(ends).T])
 
 
 def served(e: Evaluation, k: int) -> dict[str, Any]:

@@ -1,49 +1,68 @@
 """Draws the pictures of an evaluation: numbers in, SVG text out.
 
 Colours are CSS variables with a fallback, so a picture follows the light or dark scheme of its
-page. The same numbers give the same bytes. Only this module imports Matplotlib, when it is used.
+page. The same numbers give the same bytes.
 """
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from routewright import files
+from routewright.evaluation import canvas
+from routewright.evaluation.canvas import INK, MIX, MUTED, PAGE, ROUTER, RULE
+from routewright.evaluation.labels import SIZE, Label, annotate, short
 from routewright.types import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 9.6  # inches; about 960 px on a page
-LABEL = 8.0  # points
+LONG, SHORT = 26, 20  # letters of a name in a wide and a narrow picture
+DECADES = 30.0  # between the costs of experts, from which on the axis is logarithmic
+CROWD = 10  # experts; more of them need a higher picture, and a margin for their names
 PANELS = 12  # most reliability diagrams in one picture
 TITLES = 0.42  # inches above their first row, for name and note
-
-# Colour in Matplotlib ▶ CSS variable that a page may set, and its value on a light and on a dark
-# background. Colour-blind readers can tell this blue (Okabe and Ito) from grey and orange.
-INKS = {
-    "#010101": ("ink", "#1c2430", "#e6e9ee"),
-    "#020202": ("muted", "#667080", "#98a2b0"),
-    "#030303": ("rule", "#d5dae1", "#3a424e"),
-    "#040404": ("page", "#ffffff", "#14181e"),
-    "#050505": ("router", "#0072b2", "#56b4e9"),
-    "#060606": ("mix", "#b35900", "#f0a040"),
-}
-INK, MUTED, RULE, PAGE, ROUTER, MIX = INKS
 
 # Okabe and Ito (2008), ordered so that neighbours differ in lightness too.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#56b4e9", "#d55e00")
 OTHERS = "#8a929e"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A policy in a picture, and what was asked of it: at most a cost or at least a quality."""
+
+    name: str
+    cost: float  # US$ per query
+    quality: float  # 0..1
+    gain: float | None = None  # over the fixed mix at the same cost
+    gain_ci: Sequence[float] | None = None
+    most: float | None = None  # US$ per query that were asked for
+    least: float | None = None  # quality that was asked for
+
+    @property
+    def goal(self) -> Array | None:
+        """Where the policy would stand if it met the goal exactly: (2, 1), in a picture's units."""
+        if self.most is None and self.least is None:
+            return None
+        cost = self.cost if self.most is None else self.most
+        quality = self.quality if self.least is None else self.least
+        return _thousands([[cost, quality]])
+
+    @property
+    def reach(self) -> Array | None:
+        """The line from the policy to its goal, and the short bar there: (2, 4)."""
+        if (goal := self.goal) is None:
+            return None
+        start = _thousands([[self.cost, self.quality]])
+        bar = np.array([[0.0, 0.0], [-1.0, 1.0]]) if self.most is not None else np.zeros((2, 2))
+        return np.column_stack([start, goal, goal + bar])
 
 
 @dataclass(frozen=True)
@@ -62,8 +81,21 @@ class Panel:
 
 def curve(figures: Mapping[str, Any], path: Path | str) -> None:
     """Writes the cost–quality picture of the figures of `evaluate --json` to an SVG file."""
-    svg = cost_quality(figures) if priced(figures) else quality_bars(figures)
-    files.write(Path(path), _standalone(svg))
+    marks = _gains(figures)
+    svg = cost_quality(figures, marks=marks) if priced(figures) else quality_bars(figures)
+    files.write(Path(path), canvas.standalone(svg))
+
+
+def _gains(figures: Mapping[str, Any]) -> list[Mark]:
+    """The gains at fractions of the most expensive expert's cost, as marks without a name."""
+    dearest = max(or_zero(expert["cost"]) for expert in figures["experts"].values())
+    return [
+        Mark(
+            "", float(fraction) * dearest, at["quality"], at["gain_over_zero_router"], at["gain_ci"]
+        )
+        for fraction, at in figures.get("at_cost_fraction", {}).items()
+        if at["gain_over_zero_router"] is not None
+    ]
 
 
 def priced(figures: Mapping[str, Any]) -> bool:
@@ -76,107 +108,278 @@ def or_zero(number: float | None) -> float:
     return number if number is not None and np.isfinite(number) else 0.0
 
 
-def cost_quality(figures: Mapping[str, Any], shuffled: Array | None = None) -> str:
-    """The router's curve with its interval, all experts and the references, over cost.
+def cost_quality(
+    figures: Mapping[str, Any],
+    shuffled: Array | None = None,
+    marks: Sequence[Mark] = (),
+    gains: Array | None = None,
+    *,
+    narrow: bool = False,
+) -> str:
+    """All experts, the references, the router's curve and the policies, over cost; below them the
+    paired gain over the fixed mix with its interval.
 
-    `shuffled` (2, k) holds cost (US$ per query) and quality of the shuffled control.
+    `shuffled` (2, k) holds cost (US$ per query) and quality of the shuffled control, `gains` (3, k)
+    the gain of every point of the curve and the ends of its interval. A mark without a name stands
+    in the lower part only. The cost axis is logarithmic where the experts' costs span decades.
+    `narrow` is for telephones.
     """
     experts, references = figures["experts"], figures["references"]
-    height = 5.4 + 0.14 * max(0, len(experts) - 14)
-    with _style():
-        figure, axes = _axes(height, right=2.6)
-        zero = _thousands(references["zero_router"])
-        router = _thousands([[p["cost"], p["quality"]] for p in figures["curve"]])
-        order = np.lexsort((router[1], router[0]))
-        router = router[:, order]
-        band = 100 * np.array([p["quality_ci"] for p in figures["curve"]])[order].T
-        names = [n for n, e in experts.items() if or_zero(e["cost"]) and or_zero(e["quality"])]
-        dots = _thousands([[experts[n]["cost"], experts[n]["quality"]] for n in names])
-        oracle = _thousands([[references["oracle"]["cost"], references["oracle"]["quality"]]])
-        most_expensive = float(dots[0].max())
-        flat = np.column_stack([zero, [most_expensive, zero[1, -1]]])
-
-        axes.plot(*flat, color=MIX, lw=1.4, ls=(0, (5, 2)), label="fixed experts mixed")
-        lines = [router, flat]
+    names = [n for n, e in experts.items() if _known(e["cost"]) and _known(e["quality"])]
+    dots = _thousands([[experts[n]["cost"], experts[n]["quality"]] for n in names])
+    oracle = _thousands([[references["oracle"]["cost"], references["oracle"]["quality"]]])
+    mix = _thousands(references["zero_router"])
+    mix = np.column_stack([mix, [float(dots[0].max()), mix[1, -1]]])
+    curve = _Curve.of(figures.get("curve", ()), gains)
+    every, marks = marks, [mark for mark in marks if mark.name]
+    places = [np.array([[1000 * mark.cost], [100 * mark.quality]]) for mark in marks]
+    corners = [dots, oracle, *places, *(mark.goal for mark in marks if mark.goal is not None)]
+    corners += [] if curve is None else [curve.line, curve.above_mix]
+    log = _spans_decades(np.concatenate([dots[0], *(c[0] for c in corners)]), dots[0])
+    lines = [_straight(mix, log)]
+    if shuffled is not None:
+        by_cost = np.argsort(shuffled[0], kind="stable")
+        lines.append(_straight(_scaled(shuffled[:, by_cost]), log))
+    with canvas.style():
+        gainful = gains is not None or any(mark.gain_ci is not None for mark in every)
+        figure, axes, below = _two_axes(len(experts), gainful, narrow)
+        axes.plot(*lines[0], color=MIX, lw=1.4, ls=(0, (5, 2)), label="fixed experts mixed")
         if shuffled is not None:
-            by_cost = np.argsort(shuffled[0], kind="stable")
-            lines.append(shuffled[:, by_cost] * np.array([[1000.0], [100.0]]))
             dots_only = {"marker": "x", "ms": 5} if shuffled.shape[1] == 1 else {}
             style: dict[str, Any] = {"color": MUTED, "lw": 1.2, "ls": (0, (1, 1.6)), **dots_only}
-            axes.plot(*lines[-1], label="choices shuffled", **style)
-        _draw_router(axes, router, band)
+            axes.plot(*lines[1], label="choices shuffled", **style)
+        if curve is not None:
+            lines.append(_straight(curve.line, log))
+            _draw_curve(axes, lines[-1], curve, log)
+        _draw_marks(axes, marks, places)
         axes.plot(*dots, "o", color=INK, ms=4.5, ls="", zorder=4, label="one expert")
         axes.plot(*oracle, "*", color=INK, ms=9, ls="", zorder=4)
-
-        _limit(axes, np.column_stack([dots, oracle, router, band_points(router, band)]))
-        axes.set_xlabel("US$ per 1,000 queries")
-        axes.set_title("quality (mean score × 100)", loc="left", color=MUTED, fontsize=LABEL + 1)
-        labels = [_label(n, list(experts), references) for n in names]
-        labels.append("oracle: best answer known")
-        _annotate(axes, np.column_stack([dots, oracle]), labels, lines)
-        _legend(figure, axes)
-        return _svg(figure, "curve", "Quality over cost of the router, its experts and references")
-
-
-def band_points(router: Array, band: Array) -> Array:
-    """Corners of the interval band, (2, 2 k), so that the axes include it."""
-    return np.column_stack([[router[0], band[0]], [router[0], band[1]]])
-
-
-def _draw_router(axes: Axes, router: Array, band: Array) -> None:
-    if router.shape[1] == 1:
-        reach = np.abs(band - router[1])
-        style: dict[str, Any] = {"fmt": "D", "color": ROUTER, "ms": 6, "capsize": 3, "zorder": 5}
-        axes.errorbar(router[0], router[1], reach, label="router, 95 % interval", **style)
-        return
-    axes.fill_between(router[0], *band, color=ROUTER, alpha=0.16, lw=0)
-    axes.plot(*router, color=ROUTER, lw=2.2, label="router, 95 % interval", zorder=3)
+        _limit(axes, np.column_stack(corners), log)
+        title = "quality, %" if narrow else "quality, % (mean score × 100)"
+        axes.set_title(title, loc="left", color=MUTED, fontsize=SIZE + 1)
+        labels = _labels(names, experts, references, dots, narrow)
+        labels.append(Label(float(oracle[0, 0]), float(oracle[1, 0]), _oracle(narrow), INK))
+        for mark, at in zip(marks, places, strict=True):
+            name = short(mark.name, [m.name for m in marks], SHORT if narrow else LONG)
+            labels.append(Label(float(at[0, 0]), float(at[1, 0]), name, ROUTER))
+        lines += [mark.reach for mark in marks if mark.reach is not None]
+        annotate(axes, labels, lines, MUTED)
+        if below is not None:
+            _draw_gain(below, curve, every, log=log, narrow=narrow)
+        (below or axes).set_xlabel("US$ per 1,000 queries")
+        _legend(figure, axes, narrow)
+        name = "curve-narrow" if narrow else "curve"
+        return canvas.to_svg(
+            figure, name, "Quality and gain over cost, with experts and references"
+        )
 
 
-def quality_bars(figures: Mapping[str, Any], shuffled: float | None = None) -> str:
-    """Quality of every expert and of the router at λ = 0, for tables without costs."""
-    best = min(figures["curve"], key=lambda point: point["lambda"])
+@dataclass(frozen=True)
+class _Curve:
+    """A router's operating points, cheapest first; US$ per 1,000 queries, per cent."""
+
+    line: Array  # (2, k) cost and quality
+    gain: Array | None  # (3, k) over the fixed mix, and the ends of its interval
+
+    @classmethod
+    def of(cls, points: Sequence[Mapping[str, Any]], gains: Array | None) -> _Curve | None:
+        if not points:
+            return None
+        line = _thousands([[p["cost"], p["quality"]] for p in points])
+        order = np.lexsort((line[1], line[0]))
+        return cls(line[:, order], None if gains is None else 100 * gains[:, order])
+
+    @property
+    def above_mix(self) -> Array:
+        """Corners of the interval of the gain, drawn from the fixed mix upwards, (2, 2 k)."""
+        if self.gain is None:
+            return self.line
+        low, high = self.line[1] - self.gain[0] + self.gain[1:]
+        return np.column_stack([[self.line[0], low], [self.line[0], high]])
+
+
+def _draw_curve(axes: Axes, line: Array, curve: _Curve, log: bool) -> None:
+    single = curve.line.shape[1] == 1
+    if curve.gain is not None and not single:
+        k = curve.line.shape[1]
+        low, high = (
+            _straight(curve.above_mix[:, part], log) for part in (slice(k), slice(k, None))
+        )
+        label = "95 % interval of its gain"
+        axes.fill_between(low[0], low[1], high[1], color=ROUTER, alpha=0.16, lw=0, label=label)
+    style: dict[str, Any] = {"marker": "D", "ms": 5, "ls": ""} if single else {"lw": 2.2}
+    axes.plot(*line, color=ROUTER, label="router", zorder=3, **style)
+
+
+def _draw_marks(axes: Axes, marks: Sequence[Mark], places: Sequence[Array]) -> None:
+    """A diamond per policy, and a short bar at the cost or quality that was asked for."""
+    for n, (mark, at) in enumerate(zip(marks, places, strict=True)):
+        style: dict[str, Any] = {"color": ROUTER, "mec": PAGE, "mew": 0.8, "ms": 8, "ls": ""}
+        axes.plot(*at, "D", zorder=6, label=None if n else "policy", **style)
+        if mark.goal is None:
+            continue
+        bar = "|" if mark.most is not None else "_"
+        axes.plot(*np.column_stack([at, mark.goal]), color=ROUTER, lw=1, zorder=5)
+        axes.plot(*mark.goal, bar, color=ROUTER, ms=13, mew=2, ls="", zorder=5)
+    if any(mark.goal is not None for mark in marks):
+        axes.plot([], [], "|", color=ROUTER, ms=9, mew=2, ls="", label="asked for")
+
+
+def _draw_gain(
+    axes: Axes,
+    curve: _Curve | None,
+    marks: Sequence[Mark],
+    *,
+    log: bool,
+    narrow: bool,
+) -> None:
+    axes.axhline(0, color=MIX, lw=1.4, ls=(0, (5, 2)))
+    heights = [0.0]
+    if curve is not None and curve.gain is not None:
+        cost, (gain, low, high) = curve.line[0], curve.gain
+        heights += [low.min(), high.max()]
+        if len(cost) == 1:
+            reach = [gain - low, high - gain]
+            axes.errorbar(cost, gain, reach, fmt="D", color=ROUTER, ms=5, capsize=3)
+        else:
+            dense = [_straight(np.array([cost, y]), log) for y in (gain, low, high)]
+            axes.fill_between(dense[1][0], dense[1][1], dense[2][1], color=ROUTER, alpha=0.16, lw=0)
+            axes.plot(*dense[0], color=ROUTER, lw=2.2)
+    for mark in marks:
+        if mark.gain is None or mark.gain_ci is None:
+            continue
+        low, high = (100 * end for end in mark.gain_ci)
+        heights += [low, high]
+        reach = [[max(100 * mark.gain - low, 0)], [max(high - 100 * mark.gain, 0)]]
+        style: dict[str, Any] = {"fmt": "D", "color": ROUTER, "mec": PAGE, "mew": 0.8, "ms": 7}
+        axes.errorbar(
+            [1000 * mark.cost], [100 * mark.gain], reach, capsize=4, elinewidth=1.6, **style
+        )
+    span = max(max(heights) - min(heights), 1.0)
+    axes.set_ylim(min(heights) - 0.08 * span, max(heights) + 0.08 * span)
+    title = "gain over the fixed mix at the same cost, percentage points"
+    short_title = "gain over the fixed mix, percentage points"
+    title = short_title if narrow else f"{title} (95 % interval)"
+    axes.set_title(title, loc="left", color=MUTED, fontsize=SIZE + 1)
+
+
+def _labels(
+    names: Sequence[str],
+    experts: Mapping[str, Any],
+    references: Mapping[str, Any],
+    dots: Array,
+    narrow: bool,
+) -> list[Label]:
+    roles = {} if narrow else {"best_single": "best single", "cheapest": "cheapest"}
+    return [
+        Label(
+            float(at[0]),
+            float(at[1]),
+            " · ".join(
+                [
+                    short(name, list(experts), SHORT if narrow else LONG),
+                    *(role for key, role in roles.items() if references[key]["name"] == name),
+                ]
+            ),
+            INK,
+        )
+        for name, at in zip(names, dots.T, strict=True)
+    ]
+
+
+def _oracle(narrow: bool) -> str:
+    return "oracle" if narrow else "oracle: best answer known"
+
+
+def _spans_decades(costs: Array, experts: Array) -> bool:
+    """Whether a logarithmic axis shows costs better: all are above 0, and those of the experts
+    differ by a factor of DECADES or more."""
+    return bool((costs > 0).all() and experts.max() >= DECADES * experts.min())
+
+
+def _straight(line: Array, log: bool) -> Array:
+    """A polyline (2, k) that is straight in cost, with corners between for a logarithmic axis."""
+    if not log or line.shape[1] < 2:
+        return line
+    cost = np.union1d(line[0], np.geomspace(line[0].min(), line[0].max(), 200))
+    return np.array([cost, np.interp(cost, *line)])
+
+
+class _Bar(NamedTuple):
+    name: str
+    quality: float  # 0..1
+    interval: Sequence[float] | None
+    colour: str
+
+
+def quality_bars(
+    figures: Mapping[str, Any], shuffled: float | None = None, *, narrow: bool = False
+) -> str:
+    """Quality of every expert, of the router at λ = 0 and of every policy, for tables without
+    costs."""
     names = list(figures["experts"])
-    rows = [(short(n, names), or_zero(e["quality"]), MUTED) for n, e in figures["experts"].items()]
+    limit = SHORT if narrow else LONG
+    bars = [
+        _Bar(short(n, names, limit), or_zero(e["quality"]), None, MUTED)
+        for n, e in figures["experts"].items()
+    ]
     if shuffled is not None:
-        rows.append(("router's choices shuffled", shuffled, RULE))
-    rows.append(("oracle: best answer known", figures["references"]["oracle"]["quality"], RULE))
-    rows.append(("router", best["quality"], ROUTER))
-    rows.sort(key=lambda row: row[1])
-    labels, qualities, colours = zip(*rows, strict=True)
-    at = colours.index(ROUTER)
-    with _style():
-        figure, axes = _axes(0.65 + 0.27 * len(rows), left=2.6, right=0.7, top=0.15)
-        lengths = [100 * quality for quality in qualities]
-        axes.barh(range(len(rows)), lengths, height=0.62, color=colours)
-        reach = [[100 * abs(end - best["quality"])] for end in best["quality_ci"]]
-        axes.errorbar(lengths[at], at, xerr=reach, color=INK, capsize=3, lw=1.2)
-        for row, length in enumerate(lengths):
-            end = 100 * best["quality_ci"][1] if row == at else length
-            axes.text(end + 1, row, f"{length:.1f}", va="center", fontsize=LABEL)
-        axes.set_yticks(range(len(rows)), labels)
+        bars.append(_Bar("choices shuffled", shuffled, None, RULE))
+    bars.append(_Bar(_oracle(narrow), figures["references"]["oracle"]["quality"], None, RULE))
+    if "curve" in figures:
+        best = min(figures["curve"], key=lambda point: point["lambda"])
+        bars.append(_Bar("router", best["quality"], best["quality_ci"], ROUTER))
+    for name, facts in figures.get("policies", {}).items():
+        policy = short(name, list(figures["policies"]), limit)
+        bars.append(_Bar(policy, facts["quality"], facts["quality_ci"], ROUTER))
+    bars.sort(key=lambda bar: bar.quality)
+    left = 1.45 if narrow else 2.6
+    with canvas.style():
+        width = _width(narrow)
+        figure, axes = canvas.axes(
+            0.65 + 0.27 * len(bars), left=left, right=0.5, top=0.15, width=width
+        )
+        lengths = [100 * bar.quality for bar in bars]
+        axes.barh(range(len(bars)), lengths, height=0.62, color=[bar.colour for bar in bars])
+        for row, bar in enumerate(bars):
+            end = 100 * bar.quality
+            if bar.interval is not None:
+                reach = [[max(100 * abs(edge - bar.quality), 0)] for edge in bar.interval]
+                axes.errorbar(end, row, xerr=reach, color=INK, capsize=3, lw=1.2)
+                end = 100 * bar.interval[1]
+            axes.text(end + 1, row, f"{100 * bar.quality:.1f}", va="center", fontsize=SIZE)
+        axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
         axes.set_xlim(0, 100)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("quality (mean score × 100)")
-        return _svg(figure, "curve", "Quality of the router and of every expert")
+        axes.set_xlabel("quality, % (mean score × 100)")
+        name = "curve-narrow" if narrow else "curve"
+        return canvas.to_svg(figure, name, "Quality of every expert and of what is served")
 
 
-def shares(costs: Array, parts: Array, colours: Sequence[str]) -> str:
+def shares(costs: Array, parts: Array, colours: Sequence[str], *, narrow: bool = False) -> str:
     """The share of queries that each expert gets along the curve, as stacked areas.
 
     `costs` (k,) are in US$ per query. The rows of `parts` (k, e) sum to 1; the cheapest expert is
     first.
     """
     order = np.argsort(costs, kind="stable")
-    with _style():
-        figure, axes = _axes(3.0, right=0.2, top=0.3)
-        x, y = costs[order] * 1000, 100 * parts[order].T
-        axes.stackplot(x, y, colors=list(colours), edgecolor=PAGE, lw=0.6)
+    x, y = costs[order] * 1000, 100 * parts[order].T
+    log = _spans_decades(x, x)
+    dense = [_straight(np.array([x, row]), log) for row in y]
+    with canvas.style():
+        right = 0.2 if narrow else 1.75
+        figure, axes = canvas.axes(
+            2.4 if narrow else 3.0, right=right, top=0.3, width=_width(narrow)
+        )
+        rows = np.array([row[1] for row in dense])
+        axes.stackplot(dense[0][0], rows, colors=list(colours), edgecolor=PAGE, lw=0.6)
+        canvas.cost_axis(axes, log)
         axes.set_xlim(x[0], x[-1])
         axes.set_ylim(0, 100)
         axes.set_xlabel("US$ per 1,000 queries")
-        axes.set_title("% of queries", loc="left", color=MUTED, fontsize=LABEL + 1)
-        return _svg(figure, "shares", "Share of queries that each expert gets, over cost")
+        axes.set_title("% of queries", loc="left", color=MUTED, fontsize=SIZE + 1)
+        name = "shares-narrow" if narrow else "shares"
+        return canvas.to_svg(figure, name, "Share of queries that each expert gets, over cost")
 
 
 def palette(peaks: Sequence[float]) -> list[str]:
@@ -187,19 +390,20 @@ def palette(peaks: Sequence[float]) -> list[str]:
     return [own.get(m, OTHERS) for m in range(len(peaks))]
 
 
-def reliability(panels: Sequence[Panel]) -> str:
+def reliability(panels: Sequence[Panel], *, narrow: bool = False) -> str:
     """Mean score over mean forecast, one small diagram per expert."""
-    columns = min(4, len(panels))
+    most = 2 if narrow else 4
+    columns = min(most, len(panels))
     rows = -(-len(panels) // columns)
-    with _style():
-        height = 2.55 * rows + 0.2
-        figure = _figure(height)
+    with canvas.style():
+        height = (2.0 if narrow else 2.55) * rows + 0.2
+        figure = canvas.figure(height, _width(narrow))
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-        side = min(0.92, 0.23 * columns)
+        left = 0.09 if narrow else 0.05
         figure.subplots_adjust(
-            left=0.05,
-            right=0.05 + side,
-            wspace=0.16,
+            left=left,
+            right=left + 0.88 * columns / most,
+            wspace=0.2 if narrow else 0.16,
             hspace=0.52,
             bottom=0.13 / rows,
             top=1 - TITLES / height,
@@ -208,7 +412,8 @@ def reliability(panels: Sequence[Panel]) -> str:
             axes.set_visible(False)
         for axes, panel in zip(grid.flat, panels, strict=False):
             _draw_panel(axes, panel)
-        return _svg(figure, "reliability", "Reliability diagrams of the predictor, per expert")
+        name = "reliability-narrow" if narrow else "reliability"
+        return canvas.to_svg(figure, name, "Reliability diagrams of the predictor, per expert")
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
@@ -228,212 +433,68 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.set_xticks([0, 50, 100])
     axes.set_yticks([0, 50, 100])
     axes.tick_params(labelbottom=True)
-    axes.set_title(panel.title, loc="left", fontsize=LABEL, pad=14)
-    axes.text(0, 1.035, panel.note, transform=axes.transAxes, fontsize=LABEL - 1, color=MUTED)
+    axes.set_title(panel.title, loc="left", fontsize=SIZE, pad=14)
+    axes.text(0, 1.035, panel.note, transform=axes.transAxes, fontsize=SIZE - 1, color=MUTED)
 
 
-# --- names and labels ----------------------------------------------------------------------
+# --- axes ----------------------------------------------------------------------------------
 
 
-def short(name: str, names: Sequence[str], limit: int = 26) -> str:
-    """A name for a picture: without the organisation if it stays unique, at most `limit` long.
-
-    >>> short("mistralai/Mixtral-8x7B-Instruct-v0.1", ["mistralai/Mixtral-8x7B-Instruct-v0.1"])
-    'Mixtral-8x7B-Instruct-v0.1'
-    """
-    tails = [other.rsplit("/", 1)[-1] for other in names]
-    tail = name.rsplit("/", 1)[-1]
-    label = tail if tail and tails.count(tail) == 1 else name
-    if len(label) <= limit:
-        return label
-    return f"{label[: limit // 2]}…{label[-(limit // 2 - 1) :]}"
+def _width(narrow: bool) -> float:
+    return canvas.NARROW if narrow else canvas.WIDE
 
 
-def _label(name: str, names: Sequence[str], references: Mapping[str, Any]) -> str:
-    roles = [
-        role
-        for key, role in (("best_single", "best single"), ("cheapest", "cheapest"))
-        if references[key]["name"] == name
-    ]
-    return " · ".join([short(name, names), *roles])
-
-
-@dataclass(frozen=True)
-class _Box:
-    left: float
-    bottom: float
-    right: float
-    top: float
-
-    def meets(self, other: _Box) -> bool:
-        separate = self.right <= other.left or other.right <= self.left
-        return not (separate or self.top <= other.bottom or other.top <= self.bottom)
-
-    def holds(self, points: Array) -> bool:
-        x, y = points
-        inside = (x > self.left) & (x < self.right) & (y > self.bottom) & (y < self.top)
-        return bool(inside.any())
-
-
-def _annotate(axes: Axes, dots: Array, labels: Sequence[str], lines: Sequence[Array]) -> None:
-    """Writes every label at the nearest free spot, with a thin line to its dot if that is far."""
-    figure = axes.get_figure()
-    assert figure is not None, "axes belong to a figure"
-    to_points, scale = axes.transData, 72 / figure.dpi
-
-    def place(points: Array) -> Array:
-        return np.asarray(to_points.transform(points.T)).T * scale
-
-    at = place(dots)
-    curves = np.column_stack([_dense(place(line)) for line in lines])
-    area = axes.get_window_extent()
-    room = _Box(area.x0 * scale, area.y0 * scale, WIDTH * 72, area.y1 * scale)
-    boxes = [_Box(x - 4, y - 4, x + 4, y + 4) for x, y in at.T]
-    for i in np.argsort(-at[1], kind="stable"):
-        box = _free_spot(at[:, i], len(labels[i]) * LABEL * 0.56, boxes, curves, room)
-        boxes.append(box)
-        x, y = axes.transData.inverted().transform(
-            np.array([box.left, (box.bottom + box.top) / 2]) / scale
-        )
-        if np.hypot(box.left - at[0, i], (box.bottom + box.top) / 2 - at[1, i]) > 12:
-            axes.plot([dots[0, i], x], [dots[1, i], y], color=MUTED, lw=0.5, clip_on=False)
-        axes.text(x, y, labels[i], va="center_baseline", fontsize=LABEL, gid=f"label-{i}")
-
-
-def _free_spot(at: Array, width: float, boxes: Sequence[_Box], curves: Array, area: _Box) -> _Box:
-    """The nearest box to the right of `at` that covers nothing; without one, the nearest box."""
-    height = LABEL * 1.25
-    spots = [_box(at, dx, dy, width, height) for dx, dy in _offsets(height)]
-    for box in spots:
-        inside = box.right <= area.right and area.bottom <= box.bottom and box.top <= area.top
-        if inside and not box.holds(curves) and not any(box.meets(other) for other in boxes):
-            return box
-    return spots[0]
-
-
-def _offsets(height: float) -> Iterator[tuple[float, float]]:
-    steps = product((7, 16, 30, 50, 80, 120, 170, 230), np.arange(-60, 61) * height / 4)
-    yield from sorted(((dx, float(dy)) for dx, dy in steps), key=_detour)
-
-
-def _detour(offset: tuple[float, float]) -> float:
-    """The length of an offset. Upwards counts five times, so that labels keep the order of dots."""
-    dx, dy = offset
-    return float(np.hypot(dx, dy if dy <= 0 else 5 * dy))
-
-
-def _box(at: Array, dx: float, dy: float, width: float, height: float) -> _Box:
-    x, y = float(at[0]) + dx, float(at[1]) + dy
-    return _Box(x, y - height / 2, x + width, y + height / 2)
-
-
-def _dense(line: Array) -> Array:
-    """The same polyline with 400 points, so that a box between two corners is not free."""
-    if line.shape[1] < 2:
-        return line
-    steps = np.linspace(0, line.shape[1] - 1, 400)
-    knots = np.arange(line.shape[1])
-    return np.array([np.interp(steps, knots, line[0]), np.interp(steps, knots, line[1])])
-
-
-# --- Matplotlib ----------------------------------------------------------------------------
-
-
-def _style() -> Any:
-    import matplotlib
-
-    return matplotlib.rc_context(
-        {
-            "svg.fonttype": "none",
-            "svg.hashsalt": "routewright",
-            "text.parse_math": False,  # a name may hold dollar signs
-            "font.size": LABEL,
-            "text.color": INK,
-            "axes.edgecolor": RULE,
-            "axes.labelcolor": MUTED,
-            "axes.labelsize": LABEL + 1,
-            "axes.facecolor": "none",
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "grid.color": RULE,
-            "grid.linewidth": 0.5,
-            "xtick.color": RULE,
-            "ytick.color": RULE,
-            "xtick.labelcolor": MUTED,
-            "ytick.labelcolor": MUTED,
-        }
+def _two_axes(experts: int, gainful: bool, narrow: bool) -> tuple[Figure, Axes, Axes | None]:
+    """The axes of quality, and below them those of the gain where it is known."""
+    crowd = max(0, experts - CROWD)
+    right, top, gap = (0.15, 0.95, 0.62) if narrow else (1.75 if crowd else 0.3, 0.6, 0.7)
+    above = (3.3 if narrow else 4.3) + 0.14 * crowd
+    if not gainful:
+        height = above + top + 0.5
+        return *canvas.axes(height, right=right, top=top, width=_width(narrow)), None
+    panel = 1.25 if narrow else 1.6
+    height = above + top + gap + panel + 0.5
+    figure, axes = canvas.axes(
+        height, right=right, top=top, bottom=0.5 + panel + gap, width=_width(narrow)
     )
+    width = _width(narrow)
+    edges = (0.5 / width, 0.5 / height, (width - 0.5 - right) / width, panel / height)
+    return figure, axes, figure.add_axes(edges, sharex=axes)
 
 
-def _figure(height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(WIDTH, height), dpi=72, facecolor="none")
-
-
-def _axes(
-    height: float, *, left: float = 0.5, right: float, top: float = 0.55
-) -> tuple[Figure, Axes]:
-    """A figure and its axes; margins are in inches."""
-    figure, bottom = _figure(height), 0.5
-    axes = figure.add_axes(
-        (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, 1 - (bottom + top) / height)
-    )
-    return figure, axes
-
-
-def _limit(axes: Axes, points: Array) -> None:
+def _limit(axes: Axes, points: Array, log: bool) -> None:
     (left, bottom), (right, top) = points.min(axis=1), points.max(axis=1)
     span = max(top - bottom, 1.0)
-    axes.set_xlim(min(0.0, left), right * 1.02)
     axes.set_ylim(bottom - 0.14 * span, top + 0.06 * span)
+    canvas.cost_axis(axes, log)
+    axes.set_xlim(*((0.75 * left, 1.2 * right) if log else (min(0.0, left), 1.02 * right)))
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def _legend(figure: Figure, axes: Axes, narrow: bool) -> None:
     handles, labels = axes.get_legend_handles_labels()
+    columns = 2 if narrow else len(labels)
     figure.legend(
-        handles, labels, loc="upper left", ncols=len(labels), frameon=False, borderaxespad=0.2
+        handles,
+        labels,
+        loc="upper left",
+        ncols=columns,
+        frameon=False,
+        borderaxespad=0.2,
+        columnspacing=1.2,
+        handlelength=1.6,
     )
+
+
+def _known(number: float | None) -> bool:
+    return number is not None and bool(np.isfinite(number))
+
+
+def _scaled(points: Array) -> Array:
+    """Cost (US$ per query) and quality (0..1) in a picture's units."""
+    scaled: Array = points * np.array([[1000.0], [100.0]])
+    return scaled
 
 
 def _thousands(pairs: Sequence[Sequence[float]]) -> Array:
     """Pairs of cost (US$ per query) and quality ▶ rows of US$ per 1,000 queries and percent."""
-    scaled: Array = np.array(pairs, dtype=np.float64).T * np.array([[1000.0], [100.0]])
-    return scaled
-
-
-def _svg(figure: Figure, name: str, title: str) -> str:
-    """SVG to include in a page: without prolog and metadata, with the picture's name in its ids."""
-    buffer = io.StringIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # glyphs that the fonts lack are no problem
-        no_metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(buffer, format="svg", metadata=no_metadata)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    head, mark, rest = svg.partition("<metadata>")
-    svg = head + rest.partition("</metadata>")[2] if mark else svg
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
-    svg = svg.replace("xlink:href=", "href=")
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(r'(<svg[^<>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^<>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = svg.replace("<svg", f'<svg class="picture" role="img" aria-label="{title}"', 1)
-    for ink, (variable, light, _) in INKS.items():
-        svg = svg.replace(ink, f"var(--{variable}, {light})")
-    return svg.strip()
-
-
-def _standalone(svg: str) -> str:
-    """SVG for a file of its own, which follows the reader's colour scheme."""
-    light = "; ".join(f"--{variable}: {colour}" for variable, colour, _ in INKS.values())
-    dark = "; ".join(f"--{variable}: {colour}" for variable, _, colour in INKS.values())
-    style = (
-        f"<style>svg {{ {light}; background: var(--page) }}"
-        f" @media (prefers-color-scheme: dark) {{ svg {{ {dark} }} }}"
-        " text { font-family: system-ui, sans-serif !important }</style>"
-    )
-    svg = svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
-    return svg.replace(">", f">{style}", 1) + "\n"
+    return _scaled(np.array(pairs, dtype=np.float64).T)

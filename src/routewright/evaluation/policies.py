@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from routewright.config import Config, PolicyConfig
@@ -12,23 +13,53 @@ from routewright.data.outcomes import Outcomes
 from routewright.errors import BadInput, BadTable
 from routewright.evaluation import figures
 from routewright.evaluation.evaluate import evaluate
-from routewright.gateway.policies import Policies
+from routewright.gateway.policies import Policies, Policy
 from routewright.types import Query
 
 HALF = 0.5  # cost fraction of the operating point that reports about a router speak of
 ASKED_FOR = ("price", "max_cost", "max_cost_fraction", "min_quality", "latency_price")
 
 
-def judge(
+@dataclass(frozen=True)
+class Judged:
+    """A policy of a config, measured on recorded outcomes as one operating point."""
+
+    name: str
+    config: PolicyConfig
+    policy: Policy
+    evaluation: figures.Evaluation
+
+    @property
+    def learned(self) -> bool:
+        """Whether it makes a choice that depends on the query, or mixes fixed experts only."""
+        point = self.policy.point
+        return set(_leaves(self.config.spec() if point is None else point.spec)) != {"fixed"}
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """Its entry of `evaluate --json`."""
+        return figures.served(self.evaluation, 0) | {"asked_for": asked_for(self.config)}
+
+
+def _leaves(spec: Mapping[str, Any]) -> Iterator[str]:
+    """The strategies that a mix is made of."""
+    if "first" not in spec:
+        yield str(spec["strategy"])
+        return
+    for part in (spec["first"], spec["second"]):
+        yield from _leaves(part)
+
+
+def measure(
     config: Config,
     outcomes: Outcomes,
     policy: str | None = None,
     *,
     without_domain: bool = False,
     seed: int = 0,
-) -> dict[str, Any]:
-    """The keys of `evaluate --json` that tell of the config's experts and of its policies, or of
-    the one that is named.
+) -> tuple[Judged, ...]:
+    """The policies of a config, or the one that is named, each measured on the outcomes of the
+    config's experts.
 
     Only experts of the config that the table has are compared with. A policy is judged without its
     fallback: what is not recorded is unknown, and no failure. Raises BadInput for a policy that
@@ -37,31 +68,46 @@ def judge(
     if policy is not None and policy not in config.policies:
         there = ", ".join(config.policies)
         raise BadInput(f"no policy '{policy}' in this config: choose one of {there}")
+    table = _pool(config, outcomes)
+    chosen = {n: p for n, p in config.policies.items() if policy in (None, n)}
+    built = Policies(config.model_copy(update={"policies": chosen})).by_name
+    judged = []
+    for name in chosen:
+        strategy = replace(built[name], fallback=()).strategy_for(Query.of(""))
+        try:
+            measured = evaluate(strategy, table, without_domain=without_domain, seed=seed)
+        except BadInput as error:
+            raise BadTable(f"policy '{name}': {error}") from error
+        judged.append(Judged(name, chosen[name], built[name], measured))
+    return tuple(judged)
+
+
+def _pool(config: Config, outcomes: Outcomes) -> Outcomes:
+    """The outcomes of the config's experts. Raises BadTable if there are none."""
     names = [entry.name for entry in config.experts]
     if not (known := [name for name in names if name in outcomes.experts]):
         raise BadTable(
             f"the table has outcomes of {', '.join(outcomes.experts)}, the config has the experts"
             f" {', '.join(names)}: none of them is in both"
         )
-    table = outcomes.pool(known)
-    judged = {n: p for n, p in config.policies.items() if policy in (None, n)}
-    built = Policies(config.model_copy(update={"policies": judged})).by_name
-    points = {}
-    for name in judged:
-        strategy = replace(built[name], fallback=()).strategy_for(Query.of(""))
-        try:
-            measured = evaluate(strategy, table, without_domain=without_domain, seed=seed)
-        except BadInput as error:
-            raise BadTable(f"policy '{name}': {error}") from error
-        points[name] = figures.served(measured, 0) | {"asked_for": asked_for(judged[name])}
-    costed = table.costed()
+    return outcomes.pool(known)
+
+
+def judge(config: Config, outcomes: Outcomes, judged: Sequence[Judged]) -> dict[str, Any]:
+    """The keys of `evaluate --json` that tell of the config's experts and of its policies."""
+    costed = _pool(config, outcomes).costed()
     return {
         "experts": figures.experts(costed),
         "references": figures.references(costed),
-        "policies": points,
-        "n": len(table),
-        "warnings": figures.warnings(len(table)),
+        "policies": {one.name: one.facts for one in judged},
+        "n": len(costed),
+        "warnings": figures.warnings(costed),
     }
+
+
+def first_of(config: Config, judged: Sequence[Judged]) -> Judged:
+    """The policy that is served to a request that names none, or else the first one."""
+    return next((one for one in judged if one.name == config.default_policy), judged[0])
 
 
 def point_at_half(measured: figures.Evaluation) -> int | None:
@@ -97,28 +143,36 @@ def in_words(facts: dict[str, Any], policy: PolicyConfig, dearest: str) -> str:
 
 def _beside(facts: dict[str, Any], policy: PolicyConfig) -> str:
     """What was asked for, and whether the rows keep it; empty without a goal."""
+    goal, kept = goal_of(facts, policy)
+    if not goal:
+        return "" if policy.price is None else f"; you set λ = {policy.price:g} per US$"
+    return f"; you asked for {goal}{f' ({kept})' if kept else ''}"
+
+
+def goal_of(facts: dict[str, Any], policy: PolicyConfig) -> tuple[str, str]:
+    """What was asked for, and how well the rows keep it; both empty without a goal, the second one
+    where the goal is kept."""
     fraction, ends = facts["cost_fraction"], facts["cost_fraction_ci"]
     if policy.max_cost_fraction is not None:
         goal = policy.max_cost_fraction
-        return f"; you asked for at most {100 * goal:g} %{_kept(goal, fraction, ends)}"
+        return f"at most {100 * goal:g} %", _kept(goal, fraction, ends)
     if policy.max_cost is not None:
         limit = policy.max_cost * fraction / facts["cost"] if ends else 0.0
-        kept = _kept(limit, fraction, ends)
         most = text.dollars(policy.max_cost)
-        return f"; you asked for at most US${most} per 1,000 queries{kept}"
+        return f"at most US${most} per 1,000 queries", _kept(limit, fraction, ends)
     if policy.min_quality is not None:
         low, high = facts["quality_ci"]
         kept = _kept(-policy.min_quality, -facts["quality"], (-high, -low))
-        return f"; you asked for at least {100 * policy.min_quality:g} %{kept}"
-    return "" if policy.price is None else f"; you set λ = {policy.price:g} per US$"
+        return f"at least {100 * policy.min_quality:g} %", kept
+    return "", ""
 
 
 def _kept(limit: float, value: float, ends: Sequence[float] | None) -> str:
     if ends is None:
         return ""
     if value <= limit + 1e-9:
-        return "" if ends[1] <= limit else " (kept here, not proven)"
-    return " (not kept)" if ends[0] > limit else " (not kept here, not proven)"
+        return "" if ends[1] <= limit else "kept here, not proven"
+    return "not kept" if ends[0] > limit else "not kept here, not proven"
 
 
 def asked_for(policy: PolicyConfig) -> str:

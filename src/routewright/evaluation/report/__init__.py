@@ -1,25 +1,27 @@
-"""`routewright evaluate --html`: one page that shows whether a router pays, and why.
+"""`routewright evaluate --html`: one page that shows whether a router, or a config, pays, and why.
 
-Every figure on the page is measured on the evaluated rows. If a gain is not proven, the first
-sentence of the page says so. The page needs no network and no script.
+Every figure on the page is measured on the evaluated rows. If a gain is not proven, the head of the
+page says so. The page needs no network and no script, and names no folder of this machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 from routewright import __version__
+from routewright.data import text
 from routewright.data.outcomes import Fingerprints
 from routewright.errors import BadInput
+from routewright.evaluation.evaluate import drawn_whole
 from routewright.evaluation.figures import Evaluation
+from routewright.evaluation.policies import Judged, goal_of
 from routewright.evaluation.report import pictures, words
-from routewright.evaluation.report.audit import audit
-from routewright.evaluation.report.headline import headline
+from routewright.evaluation.report.audit import Audit, audit
+from routewright.evaluation.report.headline import headline, of_policy, tone_of
 from routewright.evaluation.report.study import Study
 from routewright.evaluation.report.tables import (
-    SMALL_DOMAIN,
     domain_rows,
     expert_rows,
     fraction_rows,
@@ -27,7 +29,15 @@ from routewright.evaluation.report.tables import (
 )
 
 DOMAINS_SHOWN = 20
-FILTERS = (words.points, words.signed, words.between, words.percent, words.rate, words.dollars)
+FILTERS = (
+    words.points,
+    words.signed,
+    words.between,
+    words.percent,
+    words.rate,
+    words.dollars,
+    words.local,
+)
 
 
 def render(
@@ -46,8 +56,9 @@ def render(
     if evaluation.router is None:
         raise BadInput("a report needs the predictions of a router: evaluate a router")
     study = Study(evaluation, figures)
-    page: str = _template().render(
-        study=study,
+    return _page(
+        "page.html",
+        study,
         headline=headline(study),
         audit=audit(evaluation, seen),
         fractions=fraction_rows(study),
@@ -59,20 +70,107 @@ def render(
         mistakes=mistakes(study),
         card=evaluation.router.card,
         command=command,
-        version=__version__,
-        small_domain=SMALL_DOMAIN,
-        domains_shown=DOMAINS_SHOWN,
     )
-    return page
 
 
-def _template() -> Any:
-    from jinja2 import Environment, StrictUndefined
+class PolicyRow(NamedTuple):
+    name: str
+    strategy: str
+    goal: str
+    kept: str
+    tone: str
+    facts: Mapping[str, Any]
+    fractions: str  # the interval of its cost fraction
+    verdict: str  # empty where no choice is learned, or costs are unknown
+    shares: Mapping[str, float]
+
+
+def render_policies(
+    judged: Sequence[Judged],
+    first: Judged,
+    figures: Mapping[str, Any],
+    config: str,
+    command: str | None = None,
+    *,
+    curve: tuple[str, Evaluation] | None = None,
+) -> str:
+    """The report about the policies of a config; `figures` is what `evaluate --json` writes.
+
+    `first` is the policy that the head speaks of, `config` the name of the file. `curve` names a
+    policy and has its router's operating points, which the picture then shows.
+    """
+    study = Study(first.evaluation, first.evaluation.to_json())
+    dearest = study.most_expensive
+    return _page(
+        "policies.html",
+        study,
+        headline=of_policy(first, figures, dearest),
+        figures=figures,
+        config=words.local(config),
+        dearest=dearest,
+        policies=[_policy_row(one) for one in judged],
+        several=any(one.evaluation.runs[0].asked.sum(axis=1).max() > 1.001 for one in judged),
+        picture=pictures.of_policies(judged, figures, dearest, None if curve is None else curve[1]),
+        curve=None if curve is None else curve[0],
+        served=first.name,
+        domains=domain_rows(study),
+        mistakes=mistakes(study) if first.learned else [],
+        audits=_audits(judged),
+        command=command,
+    )
+
+
+def _policy_row(one: Judged) -> PolicyRow:
+    facts, (goal, kept) = one.facts, goal_of(one.facts, one.config)
+    ends, gain = facts["cost_fraction_ci"], facts["gain_ci"]
+    return PolicyRow(
+        name=one.name,
+        strategy=one.config.strategy,
+        goal=goal,
+        kept=kept or ("kept" if goal else ""),
+        tone=tone_of(kept) if goal else "",
+        facts=facts,
+        fractions=f"({100 * ends[0]:.0f} to {100 * ends[1]:.0f} %)" if ends else "",
+        verdict=words.verdict_of(gain) if gain and one.learned else "",
+        shares=one.evaluation.runs[0].shares(one.evaluation.outcomes.experts),
+    )
+
+
+def _audits(judged: Sequence[Judged]) -> tuple[Audit, ...]:
+    """The overlap of the rows with those that each router of the policies was fitted on."""
+    found: dict[Audit, None] = {}
+    for one in judged:
+        if (router := one.policy.router) is not None:
+            seen = router.seen if router.seen.size else None
+            found[audit(one.evaluation, seen, router)] = None
+    return tuple(found)
+
+
+def _page(name: str, study: Study, **values: Any) -> str:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     environment = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        loader=FunctionLoader(_template),
     )
     for show in FILTERS:
         environment.filters[show.__name__] = show
-    page = resources.files("routewright.evaluation.report").joinpath("page.html")
-    return environment.from_string(page.read_text(encoding="utf-8"))
+    page: str = environment.get_template(name).render(
+        study=study,
+        priced=study.priced,
+        replicates=len(study.evaluation.weights),
+        drawn_whole=drawn_whole(study.evaluation.outcomes),
+        version=__version__,
+        small_domain=text.TOO_FEW,
+        domains_shown=DOMAINS_SHOWN,
+        **values,
+    )
+    return page.strip() + "\n"
+
+
+def _template(name: str) -> str:
+    page = resources.files("routewright.evaluation.report").joinpath(name)
+    return page.read_text(encoding="utf-8")

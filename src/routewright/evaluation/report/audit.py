@@ -11,6 +11,7 @@ import numpy as np
 from routewright.data.outcomes import ALL, Fingerprints, fingerprints
 from routewright.evaluation.figures import Evaluation
 from routewright.evaluation.report.words import percent
+from routewright.router.router import Router
 
 
 class Audit(NamedTuple):
@@ -20,9 +21,11 @@ class Audit(NamedTuple):
     text: str
 
 
-def audit(e: Evaluation, seen: Fingerprints | None = None) -> Audit:
-    """Compares the rows by digest, then by `seen`, the prompts of the fit, or else by source."""
-    data = e.router.card.get("data", {}) if e.router else {}
+def audit(e: Evaluation, seen: Fingerprints | None = None, router: Router | None = None) -> Audit:
+    """Compares the rows by digest, then by `seen`, the prompts of the fit, or else by source; the
+    router is that of the evaluation if none is given."""
+    router = router or e.router
+    data = router.card.get("data", {}) if router else {}
     if data.get("sha256") == e.outcomes.digest:
         return Audit("bad", "The router was fitted on exactly these rows.")
     if seen is not None:

@@ -1,106 +1,126 @@
-"""Writes the first sentences of the report: the quality and gain of the router."""
+"""Writes the head of a report: the gain of what is served, in large, and what it costs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from routewright import metrics, policies
+from routewright import metrics
 from routewright.config import PolicyConfig
-from routewright.evaluation.figures import served
-from routewright.evaluation.policies import in_words, point_at_half
-from routewright.evaluation.report.study import HALF, Study
-from routewright.evaluation.report.words import between, percent, points, signed, verdict_of
+from routewright.data import text
+from routewright.data.outcomes import Outcomes
+from routewright.evaluation.figures import questions, served
+from routewright.evaluation.policies import HALF, Judged, goal_of, point_at_half
+from routewright.evaluation.report.study import Study
+from routewright.evaluation.report.words import (
+    between,
+    dollars,
+    percent,
+    points,
+    signed,
+    verdict_of,
+)
+
+FIXED_MIX = "mixing fixed experts at the same cost"
+
+
+class Tile(NamedTuple):
+    """A figure below the headline; `tone` colours its note: good, open, bad or empty."""
+
+    label: str
+    value: str
+    note: str
+    tone: str = ""
 
 
 class Headline(NamedTuple):
-    """The first sentences of the report; `verdict` is gain, unproven or loss."""
+    """The head of a report. `verdict` is gain, unproven, loss, or empty where no choice is learned.
+    `number` is set in large type, and `gain` says what it is."""
 
     verdict: str
-    lead: str
+    number: str
     gain: str
+    lead: str
+    tiles: tuple[Tile, ...]
     also: tuple[str, ...]
 
 
+# --- a router --------------------------------------------------------------------------------
+
+
 def headline(study: Study) -> Headline:
+    """The head of a report about a router: what a policy with `max_cost_fraction: 0.5` serves."""
     return _priced_headline(study) if study.priced else _unpriced_headline(study)
 
 
 def _priced_headline(study: Study) -> Headline:
-    least, most = study.span
+    e, k = study.evaluation, study.served
+    facts, policy = served(e, k), served_policy(study)
     always = f"the cost of always asking {study.most_expensive}"
-    if least > HALF:
-        at = _at_point(study, int(np.argmin(study.mean_costs)))
-        lead = f"At {percent(least)} of {always}, the least it can spend"
-    elif most < HALF:
-        at = _at_point(study, int(np.argmax(study.mean_costs)))
-        lead = f"At {percent(most)} of {always}, the most it can spend"
+    reaches = f"reaches {points(facts['quality'])} %"
+    share = percent(facts["cost_fraction"])
+    if point_at_half(e) is None:
+        lead = f"At {share} of {always}, the least it can spend, this router {reaches}."
+    elif study.span[1] < HALF:
+        lead = f"At {share} of {always}, the most it can spend, this router {reaches}."
     else:
-        at = study.figures["at_cost_fraction"][f"{HALF:g}"]
-        lead = f"At half {always}"
-    lead += f", this router reaches {points(at['quality'])} {between(at['quality_ci'])}"
-    verdict = verdict_of(at["gain_ci"])
-    gain = _gain(verdict, at["gain_over_zero_router"], at["gain_ci"])
-    if _fixed(study):
-        gain += "; the fit found no gain either, so the router serves a fixed mix here"
-    return Headline(verdict, lead, gain + ".", _also(study))
+        lead = f"A policy with max_cost_fraction {HALF:g} {reaches} at {share} of {always}."
+    return Headline(
+        verdict_of(facts["gain_ci"]),
+        signed(facts["gain_over_zero_router"]),
+        _gain(facts["gain_ci"], FIXED_MIX),
+        lead,
+        tiles(facts, policy, study.most_expensive, e.outcomes),
+        (*_fixed(study), best_single(study.figures), _without_limit(study)),
+    )
 
 
-def _at_point(study: Study, k: int) -> dict[str, Any]:
-    """The figures of `at_cost_fraction`, at the cost of operating point k."""
-    e = study.evaluation
-    quality, costs = (metrics.mean(t[[k]].T, study.weights)[:, 0] for t in (e.scores, e.costs))
-    single_quality = metrics.mean(e.outcomes.score, study.weights)
-    single_cost = metrics.mean(e.outcomes.charges, study.weights)
-    zero = [
-        float(policies.hull_quality(policies.zero_router(q, c), cost))
-        for q, c, cost in zip(single_quality, single_cost, costs, strict=True)
-    ]
-    gain = quality - np.array(zero)
-    return {
-        "quality": float(quality[0]),
-        "quality_ci": metrics.interval(quality[1:]),
-        "gain_over_zero_router": float(gain[0]),
-        "gain_ci": metrics.interval(gain[1:]),
-    }
+def served_policy(study: Study) -> PolicyConfig:
+    """The policy that the head of a report about a router speaks of."""
+    strategy = study.evaluation.points[study.served].strategy
+    if point_at_half(study.evaluation) is None:
+        return PolicyConfig(strategy=strategy)
+    return PolicyConfig(strategy=strategy, max_cost_fraction=HALF)
 
 
-def _fixed(study: Study) -> bool:
-    """Whether a policy with `max_cost_fraction: 0.5` serves fixed experts; without such a point,
-    whether the points next to half cost do."""
-    k = point_at_half(study.evaluation)
-    if k is not None:
-        return study.evaluation.points[k].strategy == "fixed"
-    return all(study.evaluation.points[k].strategy == "fixed" for k, _ in study.half)
+def _gain(interval: Sequence[float], over: str) -> str:
+    claim = {"gain": " over", "loss": ", worse than", "unproven": ": no proven gain over"}
+    return f"percentage points {between(interval, sign=True)}{claim[verdict_of(interval)]} {over}"
 
 
-def _gain(verdict: str, gain: float, interval: Sequence[float]) -> str:
-    over = "mixing fixed experts at the same cost"
-    if verdict == "gain":
-        return f"{signed(gain)} points {between(interval, sign=True)} over {over}"
-    if verdict == "loss":
-        return f"{points(-gain)} points worse {between(interval, sign=True)} than {over}"
-    return f"no proven gain over {over}: {signed(gain)} points {between(interval, sign=True)}"
+def _fixed(study: Study) -> tuple[str, ...]:
+    point = study.evaluation.points[study.served]
+    if point.strategy != "fixed":
+        return ()
+    plan = point.plan or "fixed experts"
+    return (f"The fit found no gain here either, so the router learns no choice: {plan}.",)
+
+
+def _without_limit(study: Study) -> str:
+    best = study.best_figures
+    return (
+        f"With no limit on costs, the router reaches {points(best['quality'])} %"
+        f" {between(best['quality_ci'])} at {percent(best['cost_fraction'])} of the cost of"
+        f" {study.most_expensive}."
+    )
 
 
 def _unpriced_headline(study: Study) -> Headline:
     best = study.best_figures
     gain, interval = _gain_over_best_single(study)
-    verdict = verdict_of(interval)
-    text = _gain(verdict, gain, interval).replace(
-        "mixing fixed experts at the same cost", "always asking the best single expert"
-    )
-    if _fixed(study):
-        text += "; the fit found no gain either, so the router always asks one expert"
     free = any(expert["cost"] == 0 for expert in study.figures["experts"].values())
     reason = "Every expert is free" if free else "No costs are known"
-    lead = (
-        f"{reason}, so only quality is judged: this router reaches"
-        f" {points(best['quality'])} {between(best['quality_ci'])}"
+    lead = f"{reason}, so only quality is judged: this router reaches {points(best['quality'])} %."
+    return Headline(
+        verdict_of(interval),
+        signed(gain),
+        _gain(interval, "always asking the best single expert"),
+        lead,
+        (_quality(best), _rows(study.evaluation.outcomes)),
+        (*_fixed(study), best_single(study.figures)),
     )
-    return Headline(verdict, lead, text + ".", (_best_single(study),))
 
 
 def _gain_over_best_single(study: Study) -> tuple[float, tuple[float, float]]:
@@ -111,29 +131,77 @@ def _gain_over_best_single(study: Study) -> tuple[float, tuple[float, float]]:
     return float(gain[0]), metrics.interval(gain[1:])
 
 
-def _also(study: Study) -> tuple[str, ...]:
-    best = study.best_figures
-    whole = (
-        f"With no limit on costs, the router reaches {points(best['quality'])}"
-        f" {between(best['quality_ci'])} at {percent(best['cost_fraction'])} of the cost of"
-        f" {study.most_expensive}."
-    )
-    return (*_served(study), _best_single(study), whole)
-
-
-def _served(study: Study) -> tuple[str, ...]:
-    """What a policy with `max_cost_fraction: 0.5` serves: one operating point, not a mix of two."""
-    k = point_at_half(study.evaluation)
-    if k is None:
-        return ()
-    policy = PolicyConfig(strategy=study.evaluation.points[k].strategy, max_cost_fraction=HALF)
-    said = in_words(served(study.evaluation, k), policy, study.most_expensive)
-    return (f"A policy with max_cost_fraction {HALF:g} serves {said}.",)
-
-
-def _best_single(study: Study) -> str:
-    best, oracle = (study.figures["references"][key] for key in ("best_single", "oracle"))
+def best_single(figures: Mapping[str, Any]) -> str:
+    best, oracle = (figures["references"][key] for key in ("best_single", "oracle"))
     return (
-        f"The best single expert, {best['name']}, reaches {points(best['quality'])};"
-        f" an oracle that knows every score in advance would reach {points(oracle['quality'])}."
+        f"The best single expert, {best['name']}, reaches {points(best['quality'])} %;"
+        f" an oracle that knows every score in advance would reach {points(oracle['quality'])} %."
     )
+
+
+# --- a policy of a config --------------------------------------------------------------------
+
+
+def of_policy(one: Judged, figures: Mapping[str, Any], most_expensive: str) -> Headline:
+    """The head of a report about a config: the policy that is served."""
+    facts = one.facts
+    reaches = f"Policy '{one.name}' reaches {points(facts['quality'])} %"
+    share = facts["cost_fraction"]
+    lead = f"{reaches} at {percent(share)} of the cost of always asking {most_expensive}."
+    interval = facts["gain_ci"]
+    shown = tiles(facts, one.config, most_expensive, one.evaluation.outcomes)
+    also = (best_single(figures),)
+    if interval is None:
+        lead = f"{reaches}; no costs are known, so only quality is judged."
+    if interval is None or not one.learned:
+        number = f"{points(facts['quality'])} %"
+        meaning = f"{between(facts['quality_ci'])} is the quality of policy '{one.name}'"
+        meaning += "" if one.learned else ", which learns no choice"
+        return Headline("", number, meaning, lead, shown, also)
+    gain = signed(facts["gain_over_zero_router"])
+    return Headline(verdict_of(interval), gain, _gain(interval, FIXED_MIX), lead, shown, also)
+
+
+# --- the figures below -----------------------------------------------------------------------
+
+
+def tiles(
+    facts: dict[str, Any], policy: PolicyConfig, most_expensive: str, outcomes: Outcomes
+) -> tuple[Tile, ...]:
+    """Quality, cost, what was asked for, and what the rows prove."""
+    goal, kept = goal_of(facts, policy)
+    asked = (Tile("asked for", goal, kept or "kept", tone_of(kept)),) if goal else ()
+    return (_quality(facts), *_cost(facts, most_expensive), *asked, _rows(outcomes))
+
+
+def tone_of(kept: str) -> str:
+    """The colour of how well a goal is kept."""
+    return {"": "good", "not kept": "bad"}.get(kept, "open")
+
+
+def _quality(facts: Mapping[str, Any]) -> Tile:
+    low, high = map(points, facts["quality_ci"])
+    return Tile("quality", f"{points(facts['quality'])} %", f"95 % interval {low} to {high}")
+
+
+def _cost(facts: Mapping[str, Any], most_expensive: str) -> tuple[Tile, ...]:
+    if facts["cost_fraction_ci"] is None:
+        return ()
+    share, ends = percent(facts["cost_fraction"]), facts["cost_fraction_ci"]
+    low, high = (f"{100 * end:.0f}" for end in ends)
+    note = f"per 1,000 queries; {share} ({low} to {high} %) of {most_expensive}"
+    return (Tile("cost", f"US${dollars(facts['cost'])}", note),)
+
+
+def _rows(outcomes: Outcomes) -> Tile:
+    rows, different = len(outcomes), questions(outcomes)
+    few = different < text.TOO_FEW
+    proof = (
+        "too few to prove anything"
+        if few
+        else f"prove a difference of about {text.difference(different):.0f} percentage points"
+    )
+    if different < rows:
+        proof = f"of {different:,} questions, {'which are ' if few else 'which '}{proof}"
+    tone = "bad" if few else "open" if different < text.FEW else ""
+    return Tile("evidence", f"{rows:,} rows" if rows != 1 else "1 row", proof, tone)

@@ -2,42 +2,107 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
-from routewright import metrics
+from routewright.config import PolicyConfig
+from routewright.evaluation import figures as measures
 from routewright.evaluation import plots
+from routewright.evaluation.figures import Evaluation, served
+from routewright.evaluation.labels import short
+from routewright.evaluation.policies import HALF, Judged
+from routewright.evaluation.report.headline import served_policy
 from routewright.evaluation.report.study import Study
-from routewright.evaluation.report.words import rate
+from routewright.evaluation.report.words import percent, rate
 from routewright.types import Array
 
+NO_GAIN = {"gain_over_zero_router": None, "gain_ci": None}  # of a choice that is not learned
 BINS = 10
 BIN_ROWS = 20  # least rows per bin; small tables have fewer bins
 
 
-def cost_quality(study: Study) -> str:
+class Picture(NamedTuple):
+    """A picture as SVG, for wide pages and for telephones."""
+
+    wide: str
+    narrow: str
+
+
+def _both(draw: Callable[[bool], str]) -> Picture:
+    return Picture(draw(False), draw(True))
+
+
+def cost_quality(study: Study) -> Picture:
     control = study.control
-    if study.priced:
-        line = None if control is None else np.array([control[0][0], control[1][0]])
-        return plots.cost_quality(study.figures, line)
-    return plots.quality_bars(
-        study.figures, None if control is None else float(control[1][0, study.best])
+    if not study.priced:
+        shuffled = None if control is None else float(control[1][0, study.best])
+        return _both(lambda narrow: plots.quality_bars(study.figures, shuffled, narrow=narrow))
+    line = None if control is None else np.array([control[0][0], control[1][0]])
+    policy = served_policy(study)
+    name = f"served: at most {percent(HALF)}" if policy.max_cost_fraction else "served"
+    facts = served(study.evaluation, study.served)
+    marks = [mark(name, facts, policy, study.figures["experts"][study.most_expensive]["cost"])]
+    return _both(
+        lambda narrow: plots.cost_quality(study.figures, line, marks, study.gains, narrow=narrow)
     )
 
 
-def shares(study: Study) -> str | None:
+def of_policies(
+    judged: Sequence[Judged],
+    figures: Mapping[str, Any],
+    most_expensive: str,
+    curve: Evaluation | None,
+) -> Picture:
+    """The policies of a config beside what was asked of them, and a router's operating points."""
+    if not plots.priced(figures):
+        return _both(lambda narrow: plots.quality_bars(figures, narrow=narrow))
+    dearest = figures["experts"][most_expensive]["cost"]
+    marks = [
+        mark(one.name, one.facts if one.learned else one.facts | NO_GAIN, one.config, dearest)
+        for one in judged
+    ]
+    # The gain of the curve is over mixes of its own experts, so it is not drawn.
+    points = [] if curve is None else measures.curve(curve)
+    shown = {**figures, "curve": points}
+    return _both(lambda narrow: plots.cost_quality(shown, None, marks, narrow=narrow))
+
+
+def mark(
+    name: str, facts: Mapping[str, Any], policy: PolicyConfig, most_expensive: float
+) -> plots.Mark:
+    """A policy in the picture; `most_expensive` is the cost that fractions refer to, in US$."""
+    most = policy.max_cost
+    if policy.max_cost_fraction is not None:
+        most = policy.max_cost_fraction * most_expensive
+    return plots.Mark(
+        name,
+        facts["cost"],
+        facts["quality"],
+        facts["gain_over_zero_router"],
+        facts["gain_ci"],
+        most,
+        policy.min_quality,
+    )
+
+
+def shares(study: Study) -> Picture | None:
     """The shares of the experts along the curve; None if there is no curve of shares."""
     several = len(np.unique(study.mean_costs)) > 1
     if not (study.priced and several) or study.several:
         return None
-    return plots.shares(study.mean_costs, study.shares[:, study.by_cost], study.colours)
+    parts = study.shares[:, study.by_cost]
+    return _both(lambda narrow: plots.shares(study.mean_costs, parts, study.colours, narrow=narrow))
 
 
-def reliability(study: Study) -> str:
+def reliability(study: Study) -> Picture:
     """Reliability diagrams of the experts, at most of those that are asked most often."""
     total = study.shares.sum(axis=0)
     experts = sorted(range(len(study.experts)), key=lambda m: -total[m])[: plots.PANELS]
-    return plots.reliability([_panel(study, m) for m in sorted(experts, key=study.by_cost.index)])
+    panels = [_panel(study, m) for m in sorted(experts, key=study.by_cost.index)]
+    return _both(lambda narrow: plots.reliability(panels, narrow=narrow))
 
 
 def _panel(study: Study, m: int) -> plots.Panel:
@@ -46,9 +111,8 @@ def _panel(study: Study, m: int) -> plots.Panel:
     score = study.evaluation.outcomes.score[:, m]
     belief = study.figures["predictor"][name]
     return plots.Panel(
-        plots.short(name, study.experts, 26),
-        f"AUC {rate(belief['auc'])}   Brier {rate(metrics.brier(prediction, score))}"
-        f"   ECE {rate(belief['ece'])}",
+        short(name, study.experts),
+        f"AUC {rate(belief['auc'])} · ECE {rate(belief['ece'])}",
         *_bins(prediction, score),
     )
 

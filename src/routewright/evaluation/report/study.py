@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from routewright import metrics
+from routewright.evaluation import figures as measures
 from routewright.evaluation import plots
 from routewright.evaluation.figures import Evaluation
+from routewright.evaluation.policies import HALF, point_at_half
 from routewright.types import Array
 
-HALF = 0.5
 MORE_THAN_ONE = 1 + 1e-9
 
 
@@ -98,9 +99,19 @@ class Study:
         return "at its highest cost" if most < HALF else "at half cost"
 
     @cached_property
-    def near_half(self) -> int:
-        """The operating point with the largest weight in `half`."""
-        return max(self.half, key=lambda part: part[1])[0]
+    def served(self) -> int:
+        """The operating point of a policy with `max_cost_fraction: 0.5`; the cheapest one if all
+        cost more, and the best one without costs."""
+        if not self.priced:
+            return self.best
+        at_half = point_at_half(self.evaluation)
+        return int(np.argmin(self.mean_costs)) if at_half is None else at_half
+
+    @cached_property
+    def gains(self) -> Array:
+        """The gain of every operating point over the fixed mix at its cost, and the ends of its
+        interval, (3, k)."""
+        return measures.gains(self.evaluation)
 
     @cached_property
     def weights(self) -> Array:

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from routewright import metrics, policies
+from routewright.data.text import TOO_FEW
 from routewright.evaluation import plots
 from routewright.evaluation.figures import FRACTIONS, curve_replicates
 from routewright.evaluation.report.study import MORE_THAN_ONE, Study
 from routewright.evaluation.report.words import verdict_of
 from routewright.types import Array
 
-SMALL_DOMAIN = 30  # rows; the figures of smaller domains are grey
 MISTAKES_SHOWN = 15
 EXCERPT = 120  # characters of a prompt
 
@@ -37,7 +37,6 @@ def fraction_rows(study: Study) -> list[FractionRow]:
     """Quality, gain and the shuffled control at the fixed cost fractions."""
     if not study.priced:
         return []
-    least, _ = study.span
     full_cost = study.figures["experts"][study.most_expensive]["cost"]
     control = _control_at_fractions(study)
     rows = []
@@ -47,7 +46,7 @@ def fraction_rows(study: Study) -> list[FractionRow]:
             FractionRow(
                 fraction=fraction,
                 cost=fraction * full_cost,
-                reachable=fraction >= least - 1e-6,
+                reachable=at["quality"] is not None,
                 quality=at["quality"],
                 quality_ci=at["quality_ci"],
                 gain=at["gain_over_zero_router"],
@@ -142,7 +141,7 @@ def domain_rows(study: Study) -> list[DomainRow]:
                 best=best,
                 best_quality=scored.get(best),
                 difference=facts["router"] - scored[best] if scored else None,
-                small=facts["n"] < SMALL_DOMAIN,
+                small=facts["n"] < TOO_FEW,
             )
         )
     return sorted(rows, key=lambda row: (-row.n, row.name))
@@ -152,7 +151,7 @@ class Mistake(NamedTuple):
     id: str
     domain: str | None
     text: str
-    asked: str | None
+    asked: str
     score: float
     cost: float | None
     better: str
@@ -161,11 +160,11 @@ class Mistake(NamedTuple):
 
 
 def mistakes(study: Study) -> list[Mistake]:
-    """The queries with the largest regret at half cost: points lost, then US$ overspent.
+    """The queries with the largest regret of what is served: points lost, then US$ overspent.
 
-    Empty where the point asks fixed experts, because no learned choice is wrong there.
+    Empty where it asks fixed experts, because no learned choice is wrong there.
     """
-    e, k = study.evaluation, study.near_half
+    e, k = study.evaluation, study.served
     if e.points[k].strategy == "fixed":
         return []
     score, cost = e.outcomes.score, e.outcomes.charges
@@ -178,21 +177,28 @@ def mistakes(study: Study) -> list[Mistake]:
 
 
 def _mistake(study: Study, i: int, better: int) -> Mistake:
-    e, k = study.evaluation, study.near_half
+    e, k = study.evaluation, study.served
     query, asked = e.outcomes.queries[i], study.asked[k, i]
-    names = [name for name, share in zip(study.experts, asked, strict=True) if share > 0]
     text = " ".join(query.text.split())
     return Mistake(
         id=query.id,
         domain=query.domain,
         text=text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…",
-        asked=None if asked.sum() > MORE_THAN_ONE else " or ".join(names),
+        asked=_asked(study.experts, asked),
         score=float(e.scores[k, i]),
         cost=_or_none(e.costs[k, i]) if study.priced else None,
         better=study.experts[better],
         better_score=float(e.outcomes.score[i, better]),
         better_cost=_or_none(e.outcomes.cost[i, better]) if study.priced else None,
     )
+
+
+def _asked(experts: Sequence[str], asked: Array) -> str:
+    """Who was asked: an expert, one of several by lot, or several."""
+    names = [name for name, share in zip(experts, asked, strict=True) if share > 0]
+    if asked.sum() <= MORE_THAN_ONE:
+        return " or ".join(names)
+    return " and ".join(names) if len(names) == 2 else f"several: {len(names)} experts"
 
 
 def _or_none(value: float) -> float | None:

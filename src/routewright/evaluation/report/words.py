@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
+
+# The folders of an absolute path, on Unix and on Windows.
+ABSOLUTE = re.compile(r"(?<![^\s=:,;'\"(])(?:[A-Za-z]:)?[\\/](?:[^\s\\/,;'\"]+[\\/])*(?=[^\s\\/])")
 
 
 def points(quality: float | None) -> str:
@@ -43,6 +47,16 @@ def dollars(cost: float | None) -> str:
     if abs(cost) >= 0.1:
         return f"{1000 * cost:,.0f}"
     return np.format_float_positional(1000 * cost, precision=3, fractional=False, trim="-")
+
+
+def local(text: object) -> str:
+    """The text without the folders of absolute paths, so that a page that is passed on names no
+    folder of this machine.
+
+    >>> local("sentence=/home/ada/minilm on /srv/a.parquet, b/c.parquet")
+    'sentence=minilm on a.parquet, b/c.parquet'
+    """
+    return ABSOLUTE.sub("", str(text))
 
 
 def verdict_of(interval: Sequence[float]) -> str:

@@ -50,6 +50,7 @@ PAGES = {  # of commands whose page has another name
     "reward": "zooter",
     "fit": "routers",
     "evaluate": "report",
+    "compare": "report",
     "calibrate": "routers",
     "route": "routers",
     "select": "selection",

@@ -253,6 +253,11 @@ ASKS: dict[str, list[Words]] = {  # commands that ask experts, or could
             *("evaluate", p.router, p.table, "--split", "all", "--html", out / "report.html")
         ],
     ],
+    "compare": [
+        lambda p, out, role: [
+            *("compare", p.config, p.router, p.table, "--split", "all", "--html", out / "c.html")
+        ],
+    ],
     "fit": [
         lambda p, out, role: [
             *("fit", p.table, "--out", out / "router", "--strategy", "auto"),

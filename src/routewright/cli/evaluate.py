@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_module
 import math
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -81,13 +82,12 @@ def evaluate(
         measured = evaluation.evaluate(loaded, rows, without_domain=without_domain, seed=seed)
         figures = measured.to_json()
     seen = loaded.seen if loaded.seen.size else None
-    written = _as_json(figures, json)
+    written = as_json(figures, json)
     if html is not None:
         from routewright.evaluation.report import render
 
-        command = _command(
-            router, tables, Options(split, drop_duplicates, without_domain, seed, json, html)
-        )
+        options = Options(split, drop_duplicates, without_domain, seed, json, html)
+        command = command_line("evaluate", [short_path(router)], tables, options)
         files.write(html, render(measured, figures, command, seen=seen))
     if str(json) == "-":
         typer.echo(written)
@@ -104,7 +104,7 @@ def evaluate(
         Console(soft_wrap=True).print(on_rows(loaded, automix.lifts(measured, seed=seed)))
 
 
-def _short(path: Path) -> str:
+def short_path(path: Path) -> str:
     """The path as a page shows it: relative to this folder, or its name if it lies elsewhere, so
     that a page that is passed on names no folder of this machine."""
     if not path.is_absolute():
@@ -113,15 +113,21 @@ def _short(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else path.name
 
 
-def _command(judged: Path, tables: list[Path], options: Options, policy: str | None = None) -> str:
+def command_line(
+    verb: str,
+    judged: Sequence[str],
+    tables: list[Path],
+    options: Options,
+    policy: str | None = None,
+) -> str:
     """The command that writes the same report again."""
-    words = [_short(judged), *map(_short, tables)]
+    words = [verb, *judged, *map(short_path, tables)]
     words += [] if policy is None else ["--policy", policy]
     words += ["--split", options.split, "--seed", str(options.seed)]
     words += ["--drop-duplicates"] if options.drop_duplicates else []
     words += ["--without-domain"] if options.without_domain else []
-    words += ["--html", _short(options.html)] if options.html is not None else []
-    return shlex.join(["routewright", "evaluate", *words])
+    words += ["--html", short_path(options.html)] if options.html is not None else []
+    return shlex.join(["routewright", *words])
 
 
 def _judge(path: Path, tables: list[Path], policy: str | None, options: Options) -> None:
@@ -136,12 +142,12 @@ def _judge(path: Path, tables: list[Path], policy: str | None, options: Options)
             config, rows, policy, without_domain=options.without_domain, seed=options.seed
         )
         figures = judge(config, rows, judged)
-    written = _as_json(figures, options.json)
+    written = as_json(figures, options.json)
     if options.html is not None:
         from routewright.evaluation.report import render_policies
 
         first = first_of(config, judged)
-        command = _command(path, tables, options, policy)
+        command = command_line("evaluate", [short_path(path)], tables, options, policy)
         with Console(stderr=True).status("drawing"):
             curve = _curve(first, rows, options)
             page = render_policies(judged, first, figures, path.name, command, curve=curve)
@@ -165,7 +171,7 @@ def _curve(first: Judged, rows: Outcomes, options: Options) -> tuple[str, Evalua
     return first.name, measured
 
 
-def _as_json(figures: dict[str, Any], path: Path | None) -> str:
+def as_json(figures: dict[str, Any], path: Path | None) -> str:
     """The figures as JSON, written to the file if one is named."""
     from routewright.router.router import finite
 

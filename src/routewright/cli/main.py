@@ -17,6 +17,7 @@ from routewright.cli.add_expert import add_expert
 from routewright.cli.calibrate import calibrate
 from routewright.cli.chat import chat
 from routewright.cli.check import check
+from routewright.cli.compare import compare
 from routewright.cli.convert import convert
 from routewright.cli.dedicate import app as dedicate
 from routewright.cli.demo import demo
@@ -99,6 +100,7 @@ EXAMPLES = {
     " --out rewarded.parquet",
     "fit": "routewright fit outcomes.parquet --out router",
     "evaluate": "routewright evaluate router outcomes.parquet --html report.html",
+    "compare": "routewright compare old new outcomes.parquet --html comparison.html",
     "calibrate": "routewright calibrate router --max-cost-fraction 0.5",
     "route": 'routewright route router "What is 2 + 2?" --explain',
     "select": "routewright select outcomes.parquet --size 3",
@@ -134,6 +136,7 @@ for command in (
     reward,
     fit,
     evaluate,
+    compare,
     calibrate,
     route,
     select,

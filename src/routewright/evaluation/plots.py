@@ -174,6 +174,53 @@ def cost_quality(
         )
 
 
+def comparison(figures: Mapping[str, Any], curves: Sequence[Array], *, narrow: bool = False) -> str:
+    """Two routers or policies over cost, and below them their paired difference with its interval.
+
+    `figures` is what `compare --json` writes; a curve (2, k) holds cost (US$ per query) and quality
+    of the operating points of A and of B.
+    """
+    experts, references = figures["experts"], figures["references"]
+    names = [n for n, e in experts.items() if _known(e["cost"]) and _known(e["quality"])]
+    dots = _thousands([[experts[n]["cost"], experts[n]["quality"]] for n in names])
+    mix = _thousands(references["zero_router"])
+    mix = np.column_stack([mix, [float(dots[0].max()), mix[1, -1]]])
+    sides = [_scaled(curve[:, np.lexsort((curve[1], curve[0]))]) for curve in curves]
+    corners = np.column_stack([dots, *sides])
+    log = _spans_decades(corners[0], dots[0])
+    along = [at for at in figures["along"] if at["difference"] is not None]
+    lines = [_straight(mix, log), *(_straight(side, log) for side in sides)]
+    with canvas.style():
+        figure, axes, below = _two_axes(len(experts), bool(along), narrow)
+        axes.plot(*lines[0], color=MIX, lw=1.2, ls=(0, (5, 2)), label="fixed experts mixed")
+        for key, colour, line in zip("AB", (MUTED, ROUTER), lines[1:], strict=True):
+            name = short(figures[key.lower()]["name"], [figures[k]["name"] for k in "ab"], LONG)
+            single = line.shape[1] == 1
+            style: dict[str, Any] = {"marker": "D", "ms": 8, "ls": ""} if single else {"lw": 2.2}
+            axes.plot(*line, color=colour, zorder=3, label=f"{key}: {name}", **style)
+        axes.plot(*dots, "o", color=INK, ms=4.5, ls="", zorder=4, label="one expert")
+        _limit(axes, corners, log)
+        axes.set_title("quality, %", loc="left", color=MUTED, fontsize=SIZE + 1)
+        annotate(axes, _labels(names, experts, references, dots, narrow), lines, MUTED)
+        if below is not None:
+            _draw_difference(below, along, log)
+        (below or axes).set_xlabel("US$ per 1,000 queries")
+        _legend(figure, axes, narrow, columns=1 if narrow else 4)
+        name = "comparison-narrow" if narrow else "comparison"
+        return canvas.to_svg(figure, name, "Quality of both over cost, and their difference")
+
+
+def _draw_difference(axes: Axes, along: Sequence[Mapping[str, Any]], log: bool) -> None:
+    cost = np.array([1000 * at["cost"] for at in along])
+    rows = np.array([[at["difference"], *at["difference_ci"]] for at in along]).T * 100
+    gap, low, high = (_straight(np.array([cost, row]), log) for row in rows)
+    axes.axhline(0, color=MUTED, lw=1.4)
+    axes.fill_between(gap[0], low[1], high[1], color=ROUTER, alpha=0.16, lw=0)
+    axes.plot(*gap, color=ROUTER, lw=2.2)
+    title = "B − A at the same cost, percentage points (95 %)"
+    axes.set_title(title, loc="left", color=MUTED, fontsize=SIZE + 1)
+
+
 @dataclass(frozen=True)
 class _Curve:
     """A router's operating points, cheapest first; US$ per 1,000 queries, per cent."""
@@ -470,9 +517,9 @@ def _limit(axes: Axes, points: Array, log: bool) -> None:
     axes.set_xlim(*((0.75 * left, 1.2 * right) if log else (min(0.0, left), 1.02 * right)))
 
 
-def _legend(figure: Figure, axes: Axes, narrow: bool) -> None:
+def _legend(figure: Figure, axes: Axes, narrow: bool, columns: int = 0) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    columns = 2 if narrow else len(labels)
+    columns = columns or (2 if narrow else len(labels))
     figure.legend(
         handles,
         labels,

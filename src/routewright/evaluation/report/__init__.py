@@ -14,12 +14,13 @@ from routewright import __version__
 from routewright.data import text
 from routewright.data.outcomes import Fingerprints
 from routewright.errors import BadInput
+from routewright.evaluation.compare import Comparison
 from routewright.evaluation.evaluate import drawn_whole
 from routewright.evaluation.figures import Evaluation
 from routewright.evaluation.policies import Judged, goal_of
 from routewright.evaluation.report import pictures, words
 from routewright.evaluation.report.audit import Audit, audit
-from routewright.evaluation.report.headline import headline, of_policy, tone_of
+from routewright.evaluation.report.headline import headline, of_comparison, of_policy, tone_of
 from routewright.evaluation.report.study import Study
 from routewright.evaluation.report.tables import (
     domain_rows,
@@ -58,7 +59,9 @@ def render(
     study = Study(evaluation, figures)
     return _page(
         "page.html",
-        study,
+        evaluation,
+        study.priced,
+        study=study,
         headline=headline(study),
         audit=audit(evaluation, seen),
         fractions=fraction_rows(study),
@@ -103,7 +106,9 @@ def render_policies(
     dearest = study.most_expensive
     return _page(
         "policies.html",
-        study,
+        first.evaluation,
+        study.priced,
+        study=study,
         headline=of_policy(first, figures, dearest),
         figures=figures,
         config=words.local(config),
@@ -146,7 +151,24 @@ def _audits(judged: Sequence[Judged]) -> tuple[Audit, ...]:
     return tuple(found)
 
 
-def _page(name: str, study: Study, **values: Any) -> str:
+def render_comparison(
+    comparison: Comparison, figures: Mapping[str, Any], command: str | None = None
+) -> str:
+    """The report about two routers or policies; `figures` is what `compare --json` writes."""
+    rows = comparison.rows
+    return _page(
+        "comparison.html",
+        comparison.a.evaluation,
+        comparison.priced,
+        headline=of_comparison(figures, rows),
+        figures=figures,
+        picture=pictures.of_comparison(comparison, figures),
+        outcomes=rows,
+        command=command,
+    )
+
+
+def _page(name: str, evaluation: Evaluation, priced: bool, **values: Any) -> str:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     environment = Environment(
@@ -159,10 +181,9 @@ def _page(name: str, study: Study, **values: Any) -> str:
     for show in FILTERS:
         environment.filters[show.__name__] = show
     page: str = environment.get_template(name).render(
-        study=study,
-        priced=study.priced,
-        replicates=len(study.evaluation.weights),
-        drawn_whole=drawn_whole(study.evaluation.outcomes),
+        priced=priced,
+        replicates=len(evaluation.weights),
+        drawn_whole=drawn_whole(evaluation.outcomes),
         version=__version__,
         small_domain=text.TOO_FEW,
         domains_shown=DOMAINS_SHOWN,

@@ -11,6 +11,7 @@ from routewright import metrics
 from routewright.config import PolicyConfig
 from routewright.data import text
 from routewright.data.outcomes import Outcomes
+from routewright.evaluation.compare import decisive, in_words
 from routewright.evaluation.figures import questions, served
 from routewright.evaluation.policies import HALF, Judged, goal_of, point_at_half
 from routewright.evaluation.report.study import Study
@@ -160,6 +161,39 @@ def of_policy(one: Judged, figures: Mapping[str, Any], most_expensive: str) -> H
         return Headline("", number, meaning, lead, shown, also)
     gain = signed(facts["gain_over_zero_router"])
     return Headline(verdict_of(interval), gain, _gain(interval, FIXED_MIX), lead, shown, also)
+
+
+# --- two sides -------------------------------------------------------------------------------
+
+
+def of_comparison(figures: Mapping[str, Any], outcomes: Outcomes) -> Headline:
+    """The head of a comparison: the difference that decides."""
+    at, where = decisive(figures)
+    a, b = figures["a"], figures["b"]
+    shown = (
+        *(
+            Tile(f"{key} as served", f"{points(side['quality'])} %", _side(side))
+            for key, side in (("A", a), ("B", b))
+        ),
+        _rows(outcomes),
+    )
+    also = (f"A is {a['name']}, B is {b['name']}.", *figures["warnings"])
+    if at is None or at["difference"] is None:
+        return Headline("", "–", "no cost can be reached by both", in_words(figures), shown, also)
+    verdict = verdict_of(at["difference_ci"])
+    claim = {"gain": "a proven gain", "loss": "a proven loss", "unproven": "no proven difference"}
+    gap = (
+        f"percentage points {between(at['difference_ci'], sign=True)}: {claim[verdict]} of B over A"
+    )
+    lead = f"{where}, B reaches {points(at['b'])} % and A {points(at['a'])} %."
+    return Headline(verdict, signed(at["difference"]), gap, lead, shown, also)
+
+
+def _side(side: Mapping[str, Any]) -> str:
+    goal = f" ({side['asked_for']})" if side["asked_for"] else ""
+    if side["cost"] is None:
+        return f"{side['name']}{goal}"
+    return f"at US${dollars(side['cost'])} per 1,000 queries{goal}"
 
 
 # --- the figures below -----------------------------------------------------------------------

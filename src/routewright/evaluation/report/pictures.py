@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from routewright.config import PolicyConfig
 from routewright.evaluation import figures as measures
 from routewright.evaluation import plots
+from routewright.evaluation.compare import Comparison
 from routewright.evaluation.figures import Evaluation, served
 from routewright.evaluation.labels import short
 from routewright.evaluation.policies import HALF, Judged
@@ -68,6 +69,15 @@ def of_policies(
     points = [] if curve is None else measures.curve(curve)
     shown = {**figures, "curve": points}
     return _both(lambda narrow: plots.cost_quality(shown, None, marks, narrow=narrow))
+
+
+def of_comparison(comparison: Comparison, figures: Mapping[str, Any]) -> Picture | None:
+    """Both sides over cost; None in a table without costs."""
+    if not comparison.priced:
+        return None
+    sides = [comparison.means(side) for side in (comparison.a, comparison.b)]
+    curves = [np.array([costs[0], qualities[0]]) for costs, qualities in sides]
+    return _both(lambda narrow: plots.comparison(figures, curves, narrow=narrow))
 
 
 def mark(

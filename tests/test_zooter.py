@@ -313,7 +313,7 @@ def test_answers_alone_are_tagged_rated_and_routed_from_the_command_line(tmp_pat
     def work() -> None:
         command("tag", str(table_), "--expert", "critic", "--out", str(tagged))
         told = command("reward", str(tagged), "--model", f"{kind}=critic", "--out", str(rated))
-        assert "120 of 120 answers rated for $" in told
+        assert "120 of 120 answers rated for US$" in told
         asked = upstream.requests
         again = command("reward", str(tagged), "--model", f"{kind}=critic", "--out", str(rated))
         assert upstream.requests == asked, "nothing is paid for twice"

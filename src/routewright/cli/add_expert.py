@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from routewright.cli.fit import DropDuplicates, Tables
+from routewright.data import text
 from routewright.errors import BadInput
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ def _summary(joined: AddedExpert, out: Path) -> str:
     facts = joined.router.card["experts"][joined.expert]
     return (
         f"{joined.expert} joined the router in '{out}' with {len(joined.asked)} answers:"
-        f" quality {joined.quality:.3f}, {facts['cost']:.3g} US$/query, AUC {facts['auc']:.3f}"
+        f" quality {text.percent(joined.quality)}, US${text.dollars(facts['cost'])} per 1,000"
+        f" queries, AUC {facts['auc']:.3f}"
         f" (leave-pair-out). The predictions for the other experts are unchanged. The router serves"
         f" a learned choice at {learned} of {len(joined.router.frontier)} operating points and a"
         " fixed mix elsewhere."
@@ -143,7 +145,9 @@ def _summary(joined: AddedExpert, out: Path) -> str:
 
 def _expected(figures: Mapping[str, Any]) -> Table:
     """A table of the errors now and after further answers, as standard deviations of quality."""
-    table = Table(title="Error of its estimated quality (one sd)", title_justify="left")
+    table = Table(
+        title="Error of its estimated quality (one sd), percentage points", title_justify="left"
+    )
     table.add_column("answers")
     for head in ("mean", "one query"):
         table.add_column(head, justify="right")
@@ -151,5 +155,5 @@ def _expected(figures: Mapping[str, Any]) -> Table:
     steps = [{"answers": 0, **figures["error"]}, *figures["error_after_further"]]
     for step in steps:
         answers = f"{now + step['answers']}" + ("" if step["answers"] else " (now)")
-        table.add_row(answers, f"± {step['mean']:.3f}", f"± {step['query']:.3f}")
+        table.add_row(answers, *(f"± {100 * step[key]:.1f}" for key in ("mean", "query")))
     return table

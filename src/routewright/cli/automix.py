@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from routewright.data import text
 from routewright.errors import BadInput
 from routewright.registry import way_out
 
@@ -120,14 +121,15 @@ def report(router: Router, out: Any) -> None:
     console.print(f"Router '{out}': AutoMix on {facts['rows']:,} rows, cross-validated")
     for name in facts["ladder"]:
         expert = router.card["experts"][name]
-        console.print(f"  always {name}: ${expert['cost']:.3g}, quality {expert['quality']:.3f}")
+        price = f"US${text.dollars(expert['cost'])} per 1,000 queries"
+        console.print(f"  always {name}: {price}, quality {text.percent(expert['quality'])}")
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("meta-verifier", min_width=16)
-    for heading in ("US$/query", "quality", "ΔIBC %", "(95 %)", "mean", "(95 %)"):
+    for heading in ("US$ per 1,000", "quality, %", "ΔIBC %", "(95 %)", "mean", "(95 %)"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in facts["compared"]:
         mark = "[bold]" if row["name"] == facts["meta_verifier"] else ""
-        cells = [f"{row['cost']:.3g}", f"{row['quality']:.3f}"]
+        cells = [text.dollars(row["cost"]), f"{100 * row['quality']:.1f}"]
         for value, pair in (("lift", "lift_ci"), ("mean_lift", "mean_lift_ci")):
             cells += _signed(row[value], row[pair])
         table.add_row(f"{mark}{row['name']}", *cells)
@@ -154,8 +156,9 @@ def on_rows(router: Router, row: Comparison) -> str:
     best, between = _signed(row.lift, row.lift_ci)
     mean, mean_between = _signed(row.mean_lift, row.mean_lift_ci)
     return (
-        f"AutoMix ({row.name}): ΔIBC {best} % ({between}) at ${row.cost:.3g} per query and"
-        f" quality {row.quality:.3f}; mean over five regions of cost {mean} % ({mean_between})"
+        f"AutoMix ({row.name}): ΔIBC {best} % ({between}) at US${text.dollars(row.cost)} per 1,000"
+        f" queries and quality {text.percent(row.quality)}; mean over five regions of cost"
+        f" {mean} % ({mean_between})"
     )
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from routewright.cli.fit import DropDuplicates
+from routewright.data import text
 from routewright.errors import BadInput, BadTable
 from routewright.files import LONGEST, read, replacing
 
@@ -165,8 +166,8 @@ def _prices(path: Path) -> dict[str, Any]:
     from routewright.data import pricing
 
     try:
-        text = read(path, LONGEST).decode("utf-8-sig")
-        entries = json_module.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        content = read(path, LONGEST).decode("utf-8-sig")
+        entries = json_module.loads(content) if path.suffix == ".json" else yaml.safe_load(content)
     except (OSError, ValueError, LookupError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BadInput(f"'{path}' is not a readable price file: {reason}") from error
@@ -228,14 +229,14 @@ def _finite(number: float) -> float | None:
 
 def _show(summary: Mapping[str, Any], out: Path) -> None:
     table = Table(title=f"'{out}': {summary['rows']} rows", title_justify="left")
-    for heading in ("expert", "scored", "quality", "US$/query"):
+    for heading in ("expert", "scored", "quality, %", "US$ per 1,000"):
         table.add_column(heading, justify="left" if heading == "expert" else "right")
     for expert, facts in summary["experts"].items():
         quality, cost = facts["quality"], facts["cost"]
         table.add_row(
             expert,
             str(facts["scored"]),
-            "unknown" if quality is None else f"{quality:.4f}",
-            "unknown" if cost is None else f"{cost:.3g}",
+            "unknown" if quality is None else f"{100 * quality:.2f}",
+            "unknown" if cost is None else text.dollars(cost),
         )
     Console().print(table)

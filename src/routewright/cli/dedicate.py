@@ -261,7 +261,7 @@ def calibrate(
     dedicated.calibrate(folder, doubts, share, **mixture)
     facts = {"share": share, "ownership": 1 - share, "rows": len(doubts), **mixture}
     summary = f"'{folder}' defers {share:.1%}, owns {1 - share:.1%} of {len(doubts)} queries"
-    summary += f"; quality {mixture['quality']:.4f}" if mixture else ""
+    summary += f"; quality {100 * mixture['quality']:.2f} %" if mixture else ""
     card = dedicated.read_card(folder)
     if card["kind"] == "tag":
         bias = {str(card["tag_id"]): round(card["calibration"]["offset"], 4)}

@@ -87,8 +87,9 @@ def _verdict(figures: dict[str, Any]) -> str:
     pays = steps.pays(figures)
     return (
         f"At half of the most expensive model's cost, the router scores"
-        f" [bold]{half['quality']:.3f}[/]; the best single model, {best['name']}, scores"
-        f" {best['quality']:.3f}: {'routing pays' if pays else 'routing does NOT pay here'}."
+        f" [bold]{100 * half['quality']:.1f} %[/]; the best single model, {best['name']}, scores"
+        f" {100 * best['quality']:.1f} %:"
+        f" {'routing pays' if pays else 'routing does NOT pay here'}."
     )
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from routewright.data import text
 from routewright.data.endings import READABLE
 
 if TYPE_CHECKING:
@@ -234,21 +235,17 @@ def names(listed: str | None) -> list[str] | None:
 def _report(router: Router, out: Path) -> None:
     card = router.card
     table = Table(title=f"Router '{out}'", title_justify="left")
-    for heading in ("expert", "quality", "US$/query", "AUC", "ECE"):
+    for heading in ("expert", "quality, %", "US$ per 1,000", "AUC", "ECE"):
         table.add_column(heading, justify="left" if heading == "expert" else "right")
     for name, facts in card["experts"].items():
-        table.add_row(
-            name,
-            *(
-                "unknown" if math.isnan(facts[fact]) else f"{facts[fact]:{form}}"
-                for fact, form in (
-                    ("quality", ".3f"),
-                    ("cost", ".3g"),
-                    ("auc", ".3f"),
-                    ("ece", ".3f"),
-                )
-            ),
-        )
+        shown = {
+            "quality": f"{100 * facts['quality']:.1f}",
+            "cost": text.dollars(facts["cost"]),
+            "auc": f"{facts['auc']:.3f}",
+            "ece": f"{facts['ece']:.3f}",
+        }
+        cells = ("unknown" if math.isnan(facts[key]) else cell for key, cell in shown.items())
+        table.add_row(name, *cells)
     console = Console()
     console.print(table)
     if others := card.get("auxiliary"):
@@ -257,7 +254,7 @@ def _report(router: Router, out: Path) -> None:
     console.print(
         f"{card['predictor']} on {card['data']['rows']} rows in {card['fit_seconds']:.0f} s,"
         f" signal {router.signal:g}; cross-validated mean gain over the zero router (the best mix"
-        f" of two fixed experts) {card['gain_over_zero_router']:+.4f};"
+        f" of two fixed experts) {text.points(card['gain_over_zero_router'])} percentage points;"
         f" learned at {learned} of {len(router.frontier)} operating points,"
         " the fixed mix elsewhere"
     )

@@ -6,7 +6,7 @@ import asyncio
 import json as json_module
 import math
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +18,7 @@ from rich.table import Table
 
 from routewright.cli.fit import DropDuplicates
 from routewright.cli.regrade import show_audits, takes
+from routewright.data import text
 from routewright.data.endings import READABLE
 from routewright.errors import BadInput
 from routewright.grading.audit import Graded, audit
@@ -344,7 +345,15 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _show(summary: Mapping[str, Any], out: Path, console: Console) -> None:
     table = Table(title=f"'{out}': {summary['queries']} queries", title_justify="left")
-    for heading in ("expert", "answers", "failed", "ungraded", "quality", "US$/answer", "seconds"):
+    for heading in (
+        "expert",
+        "answers",
+        "failed",
+        "ungraded",
+        "quality, %",
+        "US$ per 1,000",
+        "seconds",
+    ):
         table.add_column(heading, justify="left" if heading == "expert" else "right")
     for name, facts in summary["experts"].items():
         table.add_row(
@@ -352,20 +361,19 @@ def _show(summary: Mapping[str, Any], out: Path, console: Console) -> None:
             str(facts["answers"]),
             str(sum(facts["failed"].values())),
             str(sum(facts["ungraded"].values())),
-            *(_format(facts[key], form) for key, form in FORMS.items()),
+            _format(facts["quality"], lambda quality: f"{100 * quality:.1f}"),
+            _format(facts["cost"], text.dollars),
+            _format(facts["latency"], lambda seconds: f"{seconds:.2f}"),
         )
     console.print(table)
     console.print(
-        f"${summary['cost']:.6f} spent so far; {summary['asked']} answers from experts,"
+        f"US${summary['cost']:.6f} spent so far; {summary['asked']} answers from experts,"
         f" {summary['from_journal']} from the journal."
     )
 
 
-FORMS = {"quality": ".3f", "cost": ".3g", "latency": ".2f"}
-
-
-def _format(value: float | None, form: str) -> str:
-    return "unknown" if value is None else format(value, form)
+def _format(value: float | None, form: Callable[[float], str]) -> str:
+    return "unknown" if value is None else form(value)
 
 
 def _show_notes(summary: Mapping[str, Any], journal: Path, console: Console, retry: bool) -> None:
@@ -376,7 +384,7 @@ def _show_notes(summary: Mapping[str, Any], journal: Path, console: Console, ret
         console.print(sentence)
     if summary["cost_unsure"]:
         console.print(
-            f"Answers that never arrived may have cost up to ${summary['cost_unsure']:.6f} more;"
+            f"Answers that never arrived may have cost up to US${summary['cost_unsure']:.6f} more;"
             " the budget includes that."
         )
     for name, facts in summary["experts"].items():
@@ -460,9 +468,9 @@ def _show_estimate(
         )
     console.print(table)
     console.print(
-        f"About ${estimate['cost']:.4g} and {estimate['seconds'] / 60:.0f} minutes, at most"
-        f" ${estimate['cost_at_most']:.4g}; ${estimate['spent']:.4g} spent before. Lengths and"
+        f"About US${estimate['cost']:.4g} and {estimate['seconds'] / 60:.0f} minutes, at most"
+        f" US${estimate['cost_at_most']:.4g}; US${estimate['spent']:.4g} spent before. Lengths and"
         " speeds are those of the journal; for experts without entries, 250 tokens at 50 a second."
     )
     if budget is not None and estimate["spent"] + estimate["cost"] > budget:
-        console.print(f"A budget of ${budget:g} is too small for all of it.")
+        console.print(f"A budget of US${budget:g} is too small for all of it.")

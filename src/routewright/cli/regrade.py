@@ -131,7 +131,7 @@ def _show(summary: Mapping[str, Any]) -> None:
     console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print(f"'{summary['table']}': {takes(summary['graders'])}")
     for name, facts in summary["experts"].items():
-        quality = "unknown" if facts["quality"] is None else f"{facts['quality']:.3f}"
+        quality = "unknown" if facts["quality"] is None else f"{100 * facts['quality']:.1f} %"
         console.print(
             f"{name}: quality {quality} on {facts['graded']} answers; {facts['changed']} scores"
             " changed"

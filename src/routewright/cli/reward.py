@@ -82,7 +82,7 @@ def reward(
 
 def _summary(tally: Tally, out: Path) -> str:
     messages = [
-        f"'{out}': {tally.rated} of {tally.answers} answers rated for ${tally.cost:.4g},"
+        f"'{out}': {tally.rated} of {tally.answers} answers rated for US${tally.cost:.4g},"
         f" {tally.recalled} of the asks or ratings from the journal"
     ]
     if tally.unread:

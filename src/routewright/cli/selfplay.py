@@ -249,12 +249,16 @@ def _continues(play: Play, rounds: int, gain: float, console: Console) -> bool:
     if not play.rounds:
         return True
     last = play.rounds[-1]
-    summary = f"{last.gain:+.4f} cross-validated" if last.quality is None else f"{last.quality:.4f}"
-    console.print(f"round {last.number}: {last.rows} rows, quality {summary}, ${last.spent:.6f}")
+    summary = (
+        f"gain {100 * last.gain:+.2f} percentage points (cross-validated)"
+        if last.quality is None
+        else f"quality {100 * last.quality:.2f} %"
+    )
+    console.print(f"round {last.number}: {last.rows} rows, {summary}, US${last.spent:.6f} so far")
     if last.stopped:
         console.print(f"Stopped: {last.stopped}.")
         return False
     if plateau(play.rounds, gain, patience=2):
-        console.print(f"Stopped: two rounds gained less than {gain:g}.")
+        console.print(f"Stopped: two rounds gained less than {100 * gain:g} percentage points.")
         return False
     return last.number < rounds

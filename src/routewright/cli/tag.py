@@ -88,7 +88,7 @@ def tag(
 def _summary(tally: Tally, out: Path) -> str:
     messages = [
         f"'{out}': {tally.tagged} of {tally.queries} queries carry {tally.tags} tags,"
-        f" for ${tally.cost:.4g}; {tally.recalled} replies from the journal"
+        f" for US${tally.cost:.4g}; {tally.recalled} replies from the journal"
     ]
     if tally.unread:
         messages.append(f"{tally.unread} replies had no list of tags; their queries have none")

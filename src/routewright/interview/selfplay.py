@@ -566,13 +566,14 @@ def plateau(rounds: Sequence[Round], gain: float, patience: int) -> bool:
 def table(rounds: Sequence[Round], settings: Settings) -> str:
     """The rounds as a table in Markdown."""
     lines = [
-        f"| round | rows | quality at {settings.at:.0%} cost | AIQ | cross-validated gain |"
-        " US$ so far | proposed | repeated | held out | asked | ungraded |",
+        f"| round | rows | quality at {settings.at:.0%} cost, % | AIQ, % |"
+        " cross-validated gain, points | US$ so far |"
+        " proposed | repeated | held out | asked | ungraded |",
         "|" + "---|" * 11,
     ]
     for done in rounds:
         cells = [done.number, done.rows, _number(done.quality), _number(done.aiq)]
-        cells += [f"{done.gain:+.4f}", f"{done.spent:.6f}", done.proposed, done.repeated]
+        cells += [f"{100 * done.gain:+.2f}", f"{done.spent:.6f}", done.proposed, done.repeated]
         cells += [done.held_out, done.asked, done.ungraded]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     if rounds and rounds[-1].stopped:
@@ -596,7 +597,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    return "" if value is None else f"{100 * value:.2f}"
 
 
 def _report(

@@ -388,7 +388,7 @@ def test_one_command_fits_and_the_others_work_with_its_router(path, tmp_path: Pa
         *("--large", "large", "--agree", "x,y,z", "--costs", "small=1,large=50,verify=1"),
     )
     assert fit.exit_code == 0, fit.output
-    for name in (*automix.NAMES, "always small: $1"):
+    for name in (*automix.NAMES, "always small: US$1,000.00 per 1,000 queries"):
         assert name in fit.output
     evaluated = run("evaluate", out, path, "--json", tmp_path / "figures.json")
     assert evaluated.exit_code == 0, evaluated.output

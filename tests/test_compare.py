@@ -144,6 +144,12 @@ def test_rows_without_a_score_of_one_side_count_for_neither(compare, outcome_tab
     words = ("routewright.yaml:dear", "routewright.yaml:cheap")
     found = figures(compare(*words, "--json", "-", table=tmp_path / "holes.parquet"))
     assert 60 < found["n"] < 75
+    both = pl.read_parquet(tmp_path / "holes.parquet").filter(
+        pl.col("split") == "dev", pl.col("score::adder").is_not_null()
+    )
+    assert found["n"] == len(both)
+    assert found["a"]["quality"] == pytest.approx(both["score::sage"].mean())
+    assert found["b"]["quality"] == pytest.approx(both["score::adder"].mean())
     assert any("have no score for one side" in warning for warning in found["warnings"])
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from routewright import files
 from routewright.cli.evaluate import Options, as_json, command_line, dearest_of, dollars, short_path
+from routewright.cli.fit import DropDuplicates, Tables
 from routewright.data import text
 
 if TYPE_CHECKING:

@@ -431,8 +431,10 @@ def _frame(table: Path, split: str, drop_duplicates: bool) -> Any:
 
 def _train(items: Sequence[Any], base: str, out: Path, recipe: Recipe, json: bool) -> None:
     from routewright import dedicated
+    from routewright.cli.asking import interruptible
 
-    with _bar("training") as progress:
+    resume = "run the same command again: it continues from the last checkpoint"
+    with interruptible(resume), _bar("training") as progress:
         dedicated.train(items, base, out, recipe, progress=progress)
     _report(json, f"'{out}': trained on {len(items)} lessons", lessons=len(items), folder=str(out))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json as json_module
 import math
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from routewright.cli.asking import EXIT_INTERRUPTED, WaitColumn, watch
 from routewright.cli.fit import DropDuplicates
 from routewright.cli.regrade import show_audits, takes
 from routewright.data import text
@@ -25,11 +26,11 @@ from routewright.grading.audit import Graded, audit
 
 if TYPE_CHECKING:
     from routewright.data.queries import Item
-    from routewright.experts.ledger import Account, Estimate, Ledger
+    from routewright.experts.dry_run import Estimate
+    from routewright.experts.ledger import Account, Ledger
     from routewright.interview.interview import Cell, Interview
     from routewright.types import Expert
 
-EXIT_INTERRUPTED = 130
 DEFAULT_GRADER = "auto"
 
 
@@ -190,13 +191,14 @@ async def _interview(
     console: Console,
 ) -> tuple[Interview, Account]:
     from routewright.data.journal import Journal
-    from routewright.experts.ledger import Ledger, Recall
+    from routewright.experts.dry_run import Recall
+    from routewright.experts.ledger import Ledger
     from routewright.interview.interview import Interview
 
     with Journal(path) as journal:
         async with Ledger(experts.values(), journal, budget=budget) as ledger:
             total = len(items) * len(settings["experts"])
-            with progress(total, budget, ledger) as show:
+            with progress(total, budget, ledger) as (show, bar):
                 study = Interview(
                     items,
                     asker=ledger,
@@ -207,7 +209,7 @@ async def _interview(
                     ),
                     **settings,
                 )
-                with stopping([study], console):
+                with watch(ledger, bar, study.stop):
                     await study.run()
             return study, ledger.account
 
@@ -227,50 +229,22 @@ def _spread(
 
     parallel.cluster(engine)
     options = {key: value for key, value in settings.items() if key != "graders"}
-    with _bar(len(items) * len(settings["experts"]), budget, 0.0) as show:
+    with _bar(len(items) * len(settings["experts"]), budget, 0.0) as (show, _):
         return interview_on_ray.interview(
             items, experts.values(), path, budget, graders or [DEFAULT_GRADER], options, show
         )
 
 
 @contextmanager
-def stopping(interviews: Sequence[Interview], console: Console) -> Iterator[None]:
-    """On Ctrl-C, waits for the pending answers; on a second Ctrl-C, stops at once."""
-    loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-
-    def stop() -> None:
-        if task is not None and (not interviews or interviews[-1].stopped):
-            task.cancel()
-            return
-        interviews[-1].stop()
-        console.print("Stopping after the pending answers; Ctrl-C again stops at once.")
-
-    try:
-        for sign in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(sign, stop)
-    except NotImplementedError:  # Windows: Ctrl-C stops at once
-        yield
-        return
-    try:
-        yield
-    finally:
-        for sign in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(sign)
+def progress(total: int, budget: float | None, ledger: Ledger) -> Iterator[tuple[Any, Progress]]:
+    """Shows a progress bar; yields a function to call with every finished cell, and the bar."""
+    with _bar(total, budget, ledger.account.spent) as (show, bar):
+        yield lambda cell: show(1, ledger.account.spent), bar
 
 
 @contextmanager
-def progress(total: int, budget: float | None, ledger: Ledger) -> Iterator[Any]:
-    """Shows a progress bar and yields a function to call with every finished cell."""
-    with _bar(total, budget, ledger.account.spent) as show:
-        yield lambda cell: show(1, ledger.account.spent)
-
-
-@contextmanager
-def _bar(total: int, budget: float | None, spent: float) -> Iterator[Any]:
-    """Yields a function to call with the number of new answers and the US$ spent so far."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
+def _bar(total: int, budget: float | None, spent: float) -> Iterator[tuple[Any, Progress]]:
+    """Yields a function to call with the number of new answers and the US$ spent, and the bar."""
     limit = "" if budget is None else f" of ${budget:g}"
     columns = (
         TextColumn("{task.description}"),
@@ -278,10 +252,11 @@ def _bar(total: int, budget: float | None, spent: float) -> Iterator[Any]:
         TextColumn("{task.completed}/{task.total}"),
         TimeRemainingColumn(),
         TextColumn("${task.fields[dollars]:.4f}" + limit),
+        WaitColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("answers", total=total, dollars=spent)
-        yield lambda cells, dollars: bar.update(task, advance=cells, dollars=dollars)
+        yield lambda cells, dollars: bar.update(task, advance=cells, dollars=dollars), bar
 
 
 # --- the summary ---------------------------------------------------------------------------
@@ -305,6 +280,7 @@ def summarise(result: Interview, account: Account) -> dict[str, Any]:
         ),
         "stopped": result.stopped,
         "left_out": result.left_out,
+        "unavailable": list(result.closed),
         "out_of_money": result.out_of_money,
     }
 
@@ -399,14 +375,21 @@ def _show_notes(summary: Mapping[str, Any], journal: Path, console: Console, ret
         console.print("Grades to check by eye:")
         show_audits(audits, console)
     for name, why in summary["left_out"].items():
-        console.print(f"{name}: left out: {why}", markup=False)
+        why = "see above" if name in summary["unavailable"] else why
+        console.print(f"{name}: left out{_missing(summary, name)}: {why}", markup=False)
     if summary["stopped"] or not summary["complete"] or retry:
         advice = " with a larger --budget" if summary["out_of_money"] else ""
         console.print(
-            f"To continue, run the same command again{advice}: nothing in '{journal}' is paid for"
-            " twice.",
+            f"To continue, run the same command again{advice}: it asks only what is missing, and"
+            f" nothing in '{journal}' is paid for twice.",
             markup=False,
         )
+
+
+def _missing(summary: Mapping[str, Any], expert: str) -> str:
+    """How many answers of an expert are missing; nothing of a judge that gives none."""
+    facts, total = summary["experts"].get(expert), summary["queries"]
+    return f", {total - facts['answers']} of its {total} answers are missing" if facts else ""
 
 
 # --- the dry run ---------------------------------------------------------------------------
@@ -416,7 +399,7 @@ async def _dry_run(
     items: Sequence[Item], experts: Mapping[str, Expert], path: Path, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     from routewright.data.journal import read
-    from routewright.experts.ledger import DryRun, Recall
+    from routewright.experts.dry_run import DryRun, Recall
     from routewright.interview.interview import Interview
 
     dry_run = DryRun(experts.values(), read(path))

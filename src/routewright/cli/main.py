@@ -4,6 +4,7 @@ code."""
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 import warnings
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from typer.core import TyperGroup
 
 from routewright import __version__
 from routewright.cli.add_expert import add_expert
+from routewright.cli.asking import EXIT_INTERRUPTED, exit_at_once
 from routewright.cli.calibrate import calibrate
 from routewright.cli.chat import chat
 from routewright.cli.check import check
@@ -48,6 +50,12 @@ class Verbs(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            signal.signal(signal.SIGINT, exit_at_once)
+            signal.signal(signal.SIGTERM, exit_at_once)
+            how = "".join(f"; {resume}" for resume in interrupt.args)
+            typer.echo(f"Interrupted{how}.", err=True)
+            raise typer.Exit(EXIT_INTERRUPTED) from None
         except ImportError as error:
             if extra_of(error) is None:
                 raise

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from routewright.cli.asking import open_journal, tell_withheld, trouble
+from routewright.cli.asking import check_answered, end, open_journal, tell_withheld
 from routewright.cli.fit import DropDuplicates, names
 from routewright.data.endings import READABLE
 
@@ -63,7 +63,7 @@ def reward(
     data_class = "public" if loaded is None else loaded.server.default_data_class
     if (judge := rewarding.judge_of(model, pool)) is not None:
         tell_withheld(judge, outcomes.queries_of(frame, data_class))
-    with open_journal("rating answers", journal, out) as (paid, show):
+    with open_journal("rating answers", journal, out) as (paid, show, watch):
         result, tally = rewarding.rate(
             frame,
             model,
@@ -75,9 +75,12 @@ def reward(
             engine=engine,
             data_class=data_class,
             progress=show,
+            watch=watch,
         )
+    check_answered(tally, tally.rated)
     outcomes.save(result, out)
     typer.echo(json_module.dumps(asdict(tally)) if json else _summary(tally, out))
+    end(tally)
 
 
 def _summary(tally: Tally, out: Path) -> str:
@@ -87,4 +90,4 @@ def _summary(tally: Tally, out: Path) -> str:
     ]
     if tally.unread:
         messages.append(f"{tally.unread} verdicts could not be read; their rewards are unknown")
-    return "\n".join([*messages, *trouble(tally)])
+    return "\n".join(messages)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from routewright.cli.asking import EXIT_INTERRUPTED
 from routewright.errors import BadInput
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def selfplay(
         "max_tokens": max_tokens,
         "strategy": strategy,
     }
-    play = asyncio.run(
+    play, interrupted = asyncio.run(
         _play(
             config,
             loaded,
@@ -142,6 +143,8 @@ def selfplay(
         typer.echo((out / "rounds.md").read_text(encoding="utf-8"))
         if play.rounds and (last := play.rounds[-1].number):
             typer.echo(f"The last round's router is '{out / f'round-{last}' / 'router'}'.")
+    if interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
 
 
 def _held_out(tables: Sequence[Path] | None, split: str) -> Outcomes | None:
@@ -165,15 +168,15 @@ async def _play(
     budget: float | None,
     plateau: float,
     concurrency: int,
-) -> Play:
-    from routewright.cli.asking import tell_withheld
-    from routewright.cli.interview import progress, stopping
+) -> tuple[Play, bool]:
+    from routewright.cli.asking import RESUME, tell_withheld, watch
+    from routewright.cli.interview import progress
     from routewright.config import default_data_class
     from routewright.config import experts as read_experts
     from routewright.data import outcomes
     from routewright.data.journal import Journal
     from routewright.data.queries import Item
-    from routewright.experts.ledger import BudgetSpent, Ledger, paid_twice
+    from routewright.experts.ledger import BudgetSpent, Ledger, NotAsked, paid_twice
     from routewright.grading.graders import Graders
     from routewright.interview import selfplay as study
     from routewright.interview.interview import Interview, Stopped, withheld
@@ -234,13 +237,20 @@ async def _play(
             cells = rounds * settings.queries * len(router.experts)
             if sentence := paid_twice(ledger.account.cut_off, ledger.account.asks_cut_off):
                 console.print(sentence)
-            with progress(cells, budget, ledger) as show, stopping(interviews, console):
+
+            def stop() -> None:
+                for study in interviews[-1:]:
+                    study.stop()
+
+            with progress(cells, budget, ledger) as (show, bar), watch(ledger, bar, stop):
                 try:
-                    while _continues(play, rounds, plateau, console):
+                    while not ledger.stopped and _continues(play, rounds, plateau, console):
                         await play.next()
                 except (BudgetSpent, Stopped) as error:
                     console.print(f"{error}. Nothing in '{out}' is paid for twice.", markup=False)
-            return play
+                except NotAsked as error:
+                    console.print(f"'{error.expert}' is needed: {RESUME}.", markup=False)
+            return play, ledger.stopped
 
 
 def _continues(play: Play, rounds: int, gain: float, console: Console) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from routewright.cli.asking import open_journal, tell_withheld, trouble
+from routewright.cli.asking import check_answered, end, open_journal, tell_withheld
 from routewright.cli.fit import DropDuplicates
 from routewright.data.endings import READABLE
 
@@ -70,7 +70,7 @@ def tag(
         experts = loaded.experts_by_name()
         if expert in experts:
             tell_withheld(experts[expert], queries)
-        with open_journal("tagging queries", journal, out) as (paid, show):
+        with open_journal("tagging queries", journal, out) as (paid, show, watch):
             tags, tally = tagging.by_expert(
                 queries,
                 expert,
@@ -79,10 +79,13 @@ def tag(
                 min_count=min_count,
                 budget=budget,
                 progress=show,
+                watch=watch,
             )
+        check_answered(tally, tally.done)
     column = pl.Series("tags", [list(row) for row in tags], dtype=pl.List(pl.String))
     outcomes.save(frame.with_columns(column), out)
     typer.echo(json_module.dumps(asdict(tally)) if json else _summary(tally, out))
+    end(tally)
 
 
 def _summary(tally: Tally, out: Path) -> str:
@@ -92,4 +95,4 @@ def _summary(tally: Tally, out: Path) -> str:
     ]
     if tally.unread:
         messages.append(f"{tally.unread} replies had no list of tags; their queries have none")
-    return "\n".join([*messages, *trouble(tally)])
+    return "\n".join(messages)

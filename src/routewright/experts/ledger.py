@@ -23,7 +23,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, fields, replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -36,17 +36,18 @@ from routewright.errors import (
     UpstreamError,
     UpstreamRefused,
 )
-from routewright.experts.client import LIMITS, SPEED, Client
-from routewright.experts.providers import Provider, input_tokens
+from routewright.experts.client import LIMITS, Client
+from routewright.experts.permanent import explain
+from routewright.experts.providers import Provider
 from routewright.types import Answer, Ask, Delta, Expert, Query
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds between tries, unless Retry-After is sent
 PATIENCE = 900.0  # seconds that one ask may wait for an expert that reports that it is busy
+SAME_PAUSE = 1.0  # seconds by which the ends of a pause may differ that several answers ask for
 # Bytes of the journal for one ask: its own lines, and each token of its answer.
 LINES, TOKEN, LOGPROB = 4096, 16, 24
 UNLIMITED = 4096  # tokens for which an answer without a limit gets room
 MOST_ROOM = 1 << 18  # bytes; longer answers are rare
-TYPICAL_TOKENS = 250  # of an answer by an expert without answers in the journal
 JOURNAL_FIELDS = tuple(  # the fields of an answer that the journal stores
     field.name
     for field in fields(Answer)
@@ -56,10 +57,15 @@ JOURNAL_FIELDS = tuple(  # the fields of an answer that the journal stores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Watch = Callable[["Ledger"], AbstractContextManager[Any]]
 
 
 class BudgetSpent(RoutewrightError):
     """The next ask might exceed the budget. All answers so far are in the journal."""
+
+
+class NotAsked(UpstreamError):
+    """The run was stopped, or it asks this expert no more, so an ask was not sent (again)."""
 
 
 @dataclass
@@ -130,6 +136,11 @@ class Ledger:
     journal does not prevent the next run from repeating a failed ask. If the disk has no room for
     the answers to all asks in progress, an ask waits for these, and raises DiskFull if there are
     none. Use it as `async with Ledger(...) as ledger`.
+
+    An expert whose failure no waiting ends (no credit, a refused key, an unknown model, a longer
+    Retry-After than `patience`) is not asked again: `closed` maps it to a sentence with the way
+    out. `on_closed` is called with the expert and that sentence, `on_wait` with an expert, the
+    seconds of a pause that begins, and its reason. After `stop` no ask is sent, and all pauses end.
     """
 
     def __init__(
@@ -149,6 +160,10 @@ class Ledger:
         self.patience = patience
         self.answers, self.account = recall(journal.entries)
         self.account.budget = math.inf if budget is None else budget
+        self.closed: dict[str, str] = {}
+        self.on_closed: Callable[[str, str], None] = lambda expert, why: None
+        self.on_wait: Callable[[str, float, str], None] = lambda expert, seconds, why: None
+        self._stopping = asyncio.Event()
         self._futures: dict[str, asyncio.Future[Answer]] = {}  # of asks in progress, by key
         self._not_before = dict.fromkeys(self.experts, 0.0)
         self._room = 0  # bytes reserved in the journal for asks in progress
@@ -165,10 +180,26 @@ class Ledger:
     ) -> None:
         await self.client.close()
 
+    @property
+    def stopped(self) -> bool:
+        return self._stopping.is_set()
+
+    def stop(self) -> None:
+        """Sends no further asks and ends all pauses; the asks in progress are completed."""
+        self._stopping.set()
+
+    def pauses(self) -> dict[str, float]:
+        """The experts that asked for a pause, and the seconds that are left of it."""
+        now = time.monotonic()
+        return {name: end - now for name, end in self._not_before.items() if end > now}
+
     # --- as an Asker --------------------------------------------------------------------------
 
     async def ask(self, ask: Ask, query: Query) -> Answer:
-        """Returns the answer from the journal, or else asks the expert; raises BudgetSpent."""
+        """Returns the answer from the journal, or else asks the expert.
+
+        Raises BudgetSpent, and NotAsked if the run was stopped or the expert is `closed`.
+        """
         key = key_of(self.client, ask, query)
         if key in self.answers:
             self.account.recalled += 1
@@ -204,23 +235,57 @@ class Ledger:
         failures = waits = 0
         last_try = time.monotonic() + self.patience
         while True:
-            await self._wait_for(expert.name)
+            while (pause := self._not_before[expert.name] - time.monotonic()) > 0:
+                await self._sleep(expert.name, pause)
             try:
                 return await self._ask_once(key, ask, query)
-            except UpstreamRefused:
+            except NotAsked:
                 raise
             except UpstreamError as error:
+                self._close_if_permanent(error)
+                if isinstance(error, UpstreamRefused):
+                    raise
                 busy = error.status == 429 or error.retry_after is not None
                 failures, waits = failures + (not busy), waits + busy
                 pause = _pause(failures + waits, error.retry_after)
                 if failures > expert.retries or time.monotonic() + pause > last_try:
                     raise
-            if busy:
-                self._not_before[expert.name] = max(
-                    self._not_before[expert.name], time.monotonic() + pause
-                )
-            else:
-                await asyncio.sleep(pause)
+                if busy:
+                    self._hold(expert.name, pause, error.reason)
+                else:
+                    await self._sleep(expert.name, pause)
+
+    def _close_if_permanent(self, error: UpstreamError) -> None:
+        """Raises NotAsked if waiting cannot end the failure: the expert is not asked again."""
+        why = explain(error, self.patience)
+        if why is None:
+            return
+        if error.expert not in self.closed:
+            self.closed[error.expert] = why
+            self.on_closed(error.expert, why)
+        closed = self._not_asked(error.expert)
+        closed.cost, closed.estimated = error.cost, error.estimated
+        raise closed from error
+
+    def _hold(self, expert: str, pause: float, why: str) -> None:
+        """Sends an expert nothing for so many seconds; answers that say the same are one pause."""
+        end, before = time.monotonic() + pause, self._not_before[expert]
+        self._not_before[expert] = max(before, end)
+        if end > before + SAME_PAUSE:
+            self.on_wait(expert, pause, why)
+
+    async def _sleep(self, expert: str, seconds: float) -> None:
+        """Sleeps for so many seconds; raises NotAsked as soon as the run is stopped."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        self._check_open(expert)
+
+    def _check_open(self, expert: str) -> None:
+        if self.stopped or expert in self.closed:
+            raise self._not_asked(expert)
+
+    def _not_asked(self, expert: str) -> NotAsked:
+        return NotAsked(expert, self.closed.get(expert, "the run was stopped"))
 
     async def _ask_once(self, key: str, ask: Ask, query: Query) -> Answer:
         """Reserves, asks, and writes the result to the journal."""
@@ -230,6 +295,7 @@ class Ledger:
         cost, unsure = 0.0, 0.0
         try:
             async with self._making_room(room):
+                self._check_open(ask.expert)
                 self.journal.write(
                     asked=key, expert=ask.expert, kind=ask.kind, bound=_finite(bound)
                 )
@@ -242,6 +308,8 @@ class Ledger:
         except NotAdmissible:
             unsure = 0.0
             self.journal.write(failed=key, reason="not admissible", cost=0.0, unsure=0.0)
+            raise
+        except NotAsked:
             raise
         except UpstreamError as error:
             cost, unsure = (0.0, bound) if error.estimated else (error.cost, 0.0)
@@ -273,10 +341,6 @@ class Ledger:
             async with self._room_changed:
                 self._room_changed.notify_all()
 
-    async def _wait_for(self, expert: str) -> None:
-        while (pause := self._not_before[expert] - time.monotonic()) > 0:
-            await asyncio.sleep(pause)
-
 
 @dataclass
 class Tally:
@@ -290,6 +354,10 @@ class Tally:
     cut_off: float = 0.0  # the part of it that may have been paid twice, see `Account.cut_off`
     asks_cut_off: int = 0
     stopped: str = ""  # the reason why not everything was asked
+    closed: bool = False  # whether that is an expert that cannot answer any more
+    interrupted: bool = False  # whether the user stopped the run
+    unasked: int = 0  # items whose asks were not all sent for one of these reasons
+    done: int = 0  # items with a result
 
     def fail(self, reason: str, times: int = 1) -> None:
         self.failed, self.trouble = self.failed + times, self.trouble or reason
@@ -301,35 +369,46 @@ async def side_by_side(
     ledger: Ledger,
     tally: Tally,
     concurrency: int = 8,
+    watch: Watch = nullcontext,
 ) -> list[Result | None]:
     """Runs `work` on all items concurrently and returns its results.
 
-    A result is None if the ask failed or the budget was spent. After an unexpected exception
-    nothing more is asked; it is raised after all asks in progress have ended and are in the
-    journal.
+    A result is None if the ask failed, the budget was spent, an expert cannot answer any more, or
+    the run was stopped. After an unexpected exception nothing more is asked; it is raised after all
+    asks in progress have ended and are in the journal. `watch` is entered with the ledger.
     """
     slots = asyncio.Semaphore(concurrency)
     errors: list[Exception] = []
 
     async def run(item: Item) -> Result | None:
         async with slots:
-            if not tally.stopped and not errors:
-                try:
-                    return await work(item, ledger)
-                except BudgetSpent as error:
-                    tally.stopped = str(error)
-                except (UpstreamError, NotAdmissible) as error:
-                    tally.fail(str(error))
-                except Exception as error:
-                    errors.append(error)
+            if tally.stopped or errors or ledger.stopped or ledger.closed:
+                tally.unasked += 1
+                return None
+            try:
+                return await work(item, ledger)
+            except BudgetSpent as error:
+                tally.stopped = str(error)
+                tally.unasked += 1
+            except NotAsked:
+                tally.unasked += 1
+            except (UpstreamError, NotAdmissible) as error:
+                tally.fail(str(error))
+            except Exception as error:
+                errors.append(error)
         return None
 
     async with ledger:
-        results = await asyncio.gather(*map(run, items))
+        with watch(ledger):
+            results = await asyncio.gather(*map(run, items))
         account = ledger.account
         tally.cost = account.spent + account.unsure
         tally.recalled = account.recalled
         tally.cut_off, tally.asks_cut_off = account.cut_off, account.asks_cut_off
+        tally.closed = bool(ledger.closed)
+        tally.stopped = tally.stopped or "; ".join(ledger.closed.values())
+        tally.interrupted = ledger.stopped
+        tally.done = sum(result is not None for result in results)
     if errors:
         raise errors[0]
     return list(results)
@@ -377,90 +456,6 @@ def recall(entries: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Answer], Acc
     account.cut_off, account.asks_cut_off = math.fsum(pending), len(pending)
     account.unsure += account.cut_off
     return answers, account
-
-
-@dataclass
-class Estimate:
-    """What the asks of one expert would take."""
-
-    asks: int = 0
-    in_journal: int = 0  # asks whose answers are in the journal already; they are free
-    cost: float = 0.0  # expected US$
-    bound: float = 0.0  # upper bound, US$
-    seconds: float = 0.0  # if one ask follows the other
-
-
-class DryRun:
-    """An `Asker` that asks no expert and adds up what the asks would cost.
-
-    It assumes answers as long and as slow as those of the expert in the journal. Without any, it
-    assumes 250 tokens at 50 tokens per second, or at the config's `latency`.
-    """
-
-    def __init__(self, experts: Iterable[Expert], entries: Iterable[Mapping[str, Any]]) -> None:
-        self.client = Client(experts)
-        self.answers, self.account = recall(entries)
-        self.estimates = {name: Estimate() for name in self.client.experts}
-        self._typical = {
-            name: _typical(expert, self.answers.values())
-            for name, expert in self.client.experts.items()
-        }
-
-    async def ask(self, ask: Ask, query: Query) -> Answer:
-        estimate, expert = self.estimates[ask.expert], self.client.experts[ask.expert]
-        body, key = self.client.body(ask, query), key_of(self.client, ask, query)
-        bound = self.client.bound(ask, query)
-        estimate.asks += 1
-        if key in self.answers:
-            estimate.in_journal += 1
-            return self.answers[key]
-        tokens, seconds = (2, 1.0) if ask.kind == "verify" else self._typical[ask.expert]
-        tokens = min([tokens, *(body[cap] for cap in LIMITS if body.get(cap) is not None)])
-        cost = expert.price(input_tokens(body), tokens)
-        estimate.cost += cost
-        estimate.bound += bound
-        estimate.seconds += seconds
-        return Answer(ask.expert, "word" * tokens, ask.kind, cost, seconds)
-
-    async def stream(self, ask: Ask, query: Query) -> AsyncGenerator[Delta | Answer, None]:
-        yield await self.ask(ask, query)
-
-    def bill(self, ask: Ask, query: Query, seconds: float) -> Answer:
-        return self.client.bill(ask, query, seconds)
-
-
-class Recall:
-    """An `Asker` that returns answers from the journal and sends no ask.
-
-    Raises UpstreamError for an ask whose answer is not in the journal.
-    """
-
-    def __init__(self, source: Ledger | DryRun) -> None:
-        self.source = source
-
-    async def ask(self, ask: Ask, query: Query) -> Answer:
-        key = key_of(self.source.client, ask, query)
-        if key not in self.source.answers:
-            raise UpstreamError(ask.expert, "its answer is not in the journal")
-        return self.source.answers[key]
-
-    async def stream(self, ask: Ask, query: Query) -> AsyncGenerator[Delta | Answer, None]:
-        yield await self.ask(ask, query)
-
-    def bill(self, ask: Ask, query: Query, seconds: float) -> Answer:
-        return Answer(ask.expert, kind=ask.kind)
-
-
-def _typical(expert: Expert, answers: Iterable[Answer]) -> tuple[int, float]:
-    """The mean tokens and seconds of the expert's answers."""
-    answers = [a for a in answers if a.expert == expert.name and a.kind == "answer"]
-    if not answers:
-        return TYPICAL_TOKENS, expert.latency or TYPICAL_TOKENS / SPEED
-    seconds = [answer.latency for answer in answers if not math.isnan(answer.latency)]
-    return (
-        math.ceil(math.fsum(answer.output_tokens for answer in answers) / len(answers)),
-        math.fsum(seconds) / len(seconds) if seconds else TYPICAL_TOKENS / SPEED,
-    )
 
 
 def _journal_fields(answer: Answer) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from routewright.data.queries import FACTS, Item
 from routewright.drive import Asker, consult, decide
 from routewright.errors import BadInput, NotAdmissible, RoutewrightError, UpstreamError
 from routewright.experts.client import LIMITS
-from routewright.experts.ledger import BudgetSpent
+from routewright.experts.ledger import BudgetSpent, NotAsked
 from routewright.experts.limits import check_visible, visible
 from routewright.grading.graders import Grade, Graders, is_judge, ungraded
 from routewright.strategies.fixed import Fixed
@@ -109,7 +109,8 @@ class Interview:
     """Asks every expert the `items`, several concurrently, and collects the results in `cells`.
 
     A row is graded as soon as every expert has answered it. `left_out` maps each skipped expert to
-    the reason: eight failures in a row, or a budget that does not cover its next ask. Experts in
+    the reason: eight failures in a row, one that no waiting ends (`NotAsked`), or a budget that
+    does not cover its next ask. Experts in
     `recalled` are not asked; their earlier answers come from the asker `recall`. `judges` are the
     experts that graders may ask. Every expert gets the first query before any gets a second one;
     `on_down` is called with the name and the reason of each that fails it. With `rehearsal` only
@@ -152,6 +153,7 @@ class Interview:
         self.on_down = on_down
         self.cells: dict[tuple[str, str], Cell] = {}  # (query's id, expert)
         self.left_out: dict[str, str] = {}
+        self.closed: dict[str, str] = {}  # those of them that no waiting brings back, and judges
         self.out_of_money = False
         self.stopped = False
         self._error: Exception | None = None  # the first unexpected one
@@ -206,13 +208,14 @@ class Interview:
 
     async def _work(self, expert: Expert, queue: Iterator[Item], group: asyncio.TaskGroup) -> None:
         for item in queue:
-            if self.stopped or expert.name in self.left_out:
+            if self.stopped:
                 return
+            cell = None
             if expert in self.recalled:
                 assert self.recall is not None, "recalled experts need an asker"
                 cell = await self._ask(item, expert, self.recall)
                 cell = None if cell is None or cell.failed else cell
-            else:
+            elif expert.name not in self.left_out:
                 cell = await self._ask(item, expert, self.asker)
                 self._note(expert.name, cell)
             if cell is not None:
@@ -231,16 +234,16 @@ class Interview:
         self.on_cell(cell)
 
     async def _ask(self, item: Item, expert: Expert, asker: Asker) -> Cell | None:
-        """The expert's cell; None if the budget does not cover an answer."""
+        """The expert's cell; None if an answer was not asked for: the budget does not cover it, the
+        run was stopped, or the expert cannot answer any more."""
         spent: list[Answer] = []
         failed, barred = None, False
         questions = Questions(expert.name, self.verifications, self.samples, self.logprobs)
         query = self._limited(item.query, expert)
         try:
             await consult(questions.plan(), query, [expert], asker, spent)
-        except BudgetSpent as error:
-            self.out_of_money = True
-            self.left_out.setdefault(expert.name, str(error))
+        except (BudgetSpent, NotAsked) as error:
+            self._leave_out(expert.name, error)
             if not any(answer.status == "ok" for answer in spent):
                 return None
         except NotAdmissible as error:
@@ -248,6 +251,14 @@ class Interview:
         except UpstreamError as error:
             failed = error.reason or str(error)
         return Cell(item, expert.name, spent, failed, barred)
+
+    def _leave_out(self, expert: str, error: BudgetSpent | NotAsked) -> None:
+        self.out_of_money |= isinstance(error, BudgetSpent)
+        if self.stopped:
+            return
+        if isinstance(error, NotAsked):
+            self.closed[expert] = error.reason
+        self.left_out.setdefault(expert, self.closed.get(expert, str(error)))
 
     def _limited(self, query: Query, expert: Expert) -> Query:
         """The query with a limit on the answer's tokens, so that its cost has an upper bound."""
@@ -289,9 +300,13 @@ class Interview:
         async with self._judging:
             if self.stopped:
                 raise Stopped("stopped before a judge was asked")
-            decision = await decide(
-                Fixed(expert), query, [self.experts_by_name[expert]], self.asker
-            )
+            try:
+                decision = await decide(
+                    Fixed(expert), query, [self.experts_by_name[expert]], self.asker
+                )
+            except NotAsked as error:
+                self._leave_out(expert, error)
+                raise UpstreamError(expert, "it is not asked any more") from error
             return decision.answer
 
 

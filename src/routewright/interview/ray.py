@@ -23,7 +23,8 @@ from typing import Any
 from routewright.data.journal import Journal
 from routewright.data.queries import Item
 from routewright.errors import RoutewrightError
-from routewright.experts.ledger import Account, Ledger, Recall, recall
+from routewright.experts.dry_run import Recall
+from routewright.experts.ledger import Account, Ledger, recall
 from routewright.grading.graders import Graders
 from routewright.interview.interview import Cell, Interview
 from routewright.parallel import cluster, spread

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -61,6 +62,7 @@ def rate(
     engine: str = "local",
     data_class: DataClass = "public",
     progress: Progress = lambda done, of, cost: None,
+    watch: ledger.Watch = nullcontext,
 ) -> tuple[pl.DataFrame, Tally]:
     """Adds the columns `reward::m` and `reward_cost::m` to the table; returns it and a tally.
 
@@ -69,6 +71,7 @@ def rate(
     rated experts are replaced, as two reward models have different scales. `engine` says where a
     model runs (parallel.py); a judge is always asked from this process. Rows that state no data
     class have `data_class`; a judge is not shown rows that it may not see, and they get no reward.
+    `watch` is entered with the ledger while a judge is asked.
     Raises BadTable if the table has no answers, and BadInput for a reward model that cannot be
     used, or that may see no row.
     """
@@ -86,7 +89,7 @@ def rate(
         sent = check_visible(judge, [rows[place].query for place in answered])
         sent = [answered[place] for place in sent]
         to_rate = [rows[place] for place in sent]
-        run = _asking(to_rate, asking, journal, experts, budget, providers, tally, progress)
+        run = _asking(to_rate, asking, journal, experts, budget, providers, tally, progress, watch)
         rated = dict(zip(sent, asyncio.run(run), strict=True))
         ratings = [rated.get(place) for place in range(len(rows))]
     else:
@@ -182,6 +185,7 @@ async def _asking(
     providers: Mapping[str, Provider] | None,
     tally: Tally,
     progress: Progress,
+    watch: ledger.Watch,
 ) -> list[Rated | None]:
     done, total = 0, sum(len(row.answers) for row in rows)
 
@@ -190,16 +194,19 @@ async def _asking(
         spent: list[Answer] = []
         rating = rewards.consider(model, row.query, row.answers)
         rated = await consult(rating, row.query, experts, client, spent)
-        failures = [answer.reason for answer in spent if answer.status == "failed"]
-        if failures:
-            tally.fail(failures[0], len(failures))
+        failures = [answer for answer in spent if answer.status == "failed"]
+        unasked = [answer for answer in failures if isinstance(answer.error, ledger.NotAsked)]
+        tally.unasked += bool(unasked)
+        if len(failures) > len(unasked):
+            reason = next(answer.reason for answer in failures if answer not in unasked)
+            tally.fail(reason, len(failures) - len(unasked))
         done += len(row.answers)
         tally.unread += rated.unread
         progress(done, total, client.account.spent)
         return rated
 
     client = ledger.Ledger(experts, journal, budget=budget, providers=providers)
-    return await ledger.side_by_side(rate_row, rows, client, tally)
+    return await ledger.side_by_side(rate_row, rows, client, tally, watch=watch)
 
 
 # --- the table -----------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from routewright.drive import Asker, decide
 from routewright.errors import BadInput, NotAdmissible, UpstreamError
 from routewright.evaluation.evaluate import evaluate
 from routewright.evaluation.figures import Evaluation
+from routewright.experts.ledger import NotAsked
 from routewright.experts.limits import check_visible, quotation, strictest
 from routewright.fitting.fit import fit
 from routewright.interview import interview, overlap
@@ -214,6 +215,8 @@ class Generator:
         try:
             async with limit:
                 reply = await _reply(self.expert, query, self.asker)
+        except NotAsked:
+            raise
         except (UpstreamError, NotAdmissible):
             return []
         return [
@@ -390,7 +393,8 @@ class Play:
 
     async def next(self) -> Round:
         """Runs the next round; round 0 only measures the start. Raises BudgetSpent if the budget
-        is spent before there is a query to ask, and Stopped if the user stopped the interview."""
+        is spent before there is a query to ask, Stopped if the user stopped the interview, and
+        NotAsked if an expert that the round needs cannot answer any more."""
         if not self.rounds:
             return self._finish(Round(0))
         number = len(self.rounds)
@@ -403,6 +407,8 @@ class Play:
         cells = await current.run()
         if current.stopped:
             raise interview.Stopped("stopped; run the same command again to continue")
+        for expert, why in current.closed.items():
+            raise NotAsked(expert, why)
         graded = {id for (id, _), cell in cells.items() if not math.isnan(cell.grade.score)}
         counts |= {"asked": len(chosen), "ungraded": len(chosen) - len(graded)}
         reason = NO_MONEY if current.out_of_money else None

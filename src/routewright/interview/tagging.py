@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from routewright import prompts
@@ -51,10 +52,12 @@ def by_expert(
     budget: float | None = None,
     providers: Mapping[str, Provider] | None = None,
     progress: Progress = lambda done, of, cost: None,
+    watch: ledger.Watch = nullcontext,
 ) -> tuple[list[Tags], Tally]:
     """The tags of each query and a tally; a query has no tags if the reply cannot be read.
 
     A query that the expert may not see, by its data class or region, is not sent and has no tags.
+    `watch` is entered with the ledger while the expert is asked.
     Raises BadInput if `expert` is not one of `experts`, or may see none of the queries.
     """
     by_name = {one.name: one for one in experts}
@@ -76,7 +79,7 @@ def by_expert(
     async def run() -> list[Tags | None]:
         client = ledger.Ledger(experts, journal, budget=budget, providers=providers)
         sent = [queries[place] for place in positions]
-        return await ledger.side_by_side(tag_query, sent, client, tally)
+        return await ledger.side_by_side(tag_query, sent, client, tally, watch=watch)
 
     tagged = dict(zip(positions, asyncio.run(run()), strict=True))
     rows = merged([tagged.get(place) or () for place in range(len(queries))], min_count)

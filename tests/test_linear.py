@@ -49,7 +49,7 @@ MOST_TEXTS = 1_500  # of one pattern
 SKIPPED = {"routewright.sandbox.train", "routewright.dedicated.network"}  # need torch
 # Functions whose pattern is made from what they are given, with patterns as they make them.
 BUILT = {
-    "routewright.answers.claims._phrase": [
+    "routewright.answers.wording.pattern_of": [
         r"(?<![\w\u2212])(?<!\d\.)berlin wall(?:e?s)?(?![\w%]|\.\d)",
         r"(?<![\w\u2212])mitochondri(?:ons?|a)(?![\w%]|\.\d)",
         r"(?<![\w\u2212])e[ +.-]{0,3}204(?![\w%]|\.\d)",

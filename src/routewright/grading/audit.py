@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from routewright.answers.claims import normal
+from routewright.answers.wording import normal
 
 SHOWN = 3  # answers of each kind per expert
 LONG = 40  # words from which a right answer is worth a look

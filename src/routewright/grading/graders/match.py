@@ -8,14 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from routewright.answers.claims import LONG, Claim, claims, normal, sentences_of, states, times_in
+from routewright.answers.assertions import states
+from routewright.answers.claims import LONG, Claim, claims, sentences_of, spoken, stems
+from routewright.answers.dates import has_date, times_in
+from routewright.answers.wording import normal, pattern_of
 from routewright.data.queries import Item
 from routewright.grading.graders import Example, Grade, ungraded
 from routewright.grading.graders.numeric import Numeric, is_number
 from routewright.types import Query
 
 POLAR = {
-    **dict.fromkeys(("yes", "true", "correct", "yep", "yeah", "ja", "oui", "si"), "yes"),
+    **dict.fromkeys(
+        ("yes", "true", "correct", "yep", "yeah", "indeed", "affirmative", "ja", "oui", "si"), "yes"
+    ),
     **dict.fromkeys(("no", "false", "incorrect", "nope", "nein", "non"), "no"),
 }
 _POLAR = re.compile(rf"\b(?P<no>(?:not|isnt|wasnt) )?(?P<word>{'|'.join(POLAR)})\b")
@@ -68,6 +73,8 @@ class Match:
         question = item.query.text
         parts = claims(answer, question)
         phrases = [text for text in references if not is_number(text)]
+        if (expected := _polarity_of(references[0])) is not None and len(references) == 1:
+            return Grade(float(polarity(parts, answer, question) == expected))
         for claim in parts:
             claim = _joined(claim, references)
             if any(_claimed(claim, text, answer, question) for text in phrases):
@@ -86,23 +93,124 @@ class Match:
 
 
 def _claimed(claim: Claim, reference: str, answer: str, question: str) -> bool:
-    if (expected := _polarity_of(reference)) is not None:
-        return (_polarity(claim.text) or _implied(answer, question)) == expected
-    form, sentence = reference, claim.sentence
+    sentence = claim.sentence
     if len(times := times_in(reference)) > 1 and "".join(times) in "".join(times_in(answer)):
         return True
-    if _same_words(claim, reference, question) or _lists_all(answer, reference):
+    is_place = _WHERE.search(question) and _PLACE.fullmatch(reference.strip())
+    parts = [] if is_place or has_date(reference) else list_of(reference)
+    if parts and not _unambiguous(claim, reference):
+        return _lists_all(claim, parts, answer, question)
+    if _same_words(claim, reference, question):
         return True
-    is_echo = f" {normal(reference)} " in f" {normal(question)} " and len(question.split()) < LONG
-    if claim.text == sentence and is_echo:
+    asked = normal(question)
+    is_echo = f" {normal(reference)} " in f" {asked} " and len(question.split()) < LONG
+    if claim.text == sentence and is_echo and " or " not in asked:
         sentence = re.split(r"\b(?:is|are|was|were|ist|est|es)\b|[:=]", sentence, maxsplit=1)[-1]
         return states(sentence, reference)
-    name = _NAME.fullmatch(reference.strip()) if _WHO.search(question) else None
-    if name and normal(reference) not in normal(sentence) and not _other_name(sentence, name[1]):
-        form = name[1]
-    if claim.text != sentence and not states(claim.text, form):
+    return any(
+        (claim.text == sentence or states(claim.text, form)) and states(sentence, form, question)
+        for form in forms(reference, sentence, question)
+    )
+
+
+def forms(reference: str, sentence: str, question: str) -> list[str]:
+    """What a person would accept for a reference: it without what stands in brackets, what stands
+    there if it is short, each of "grey/gray", "Thames" for "River Thames", "Paris" for "Paris,
+    France" where a place was asked for, and a surname where a person was.
+
+    >>> forms("carbon dioxide (CO2)", "", "Which gas?")
+    ['carbon dioxide (CO2)', 'carbon dioxide', 'CO2']
+    >>> forms("Dr. John F. Kennedy", "It was Kennedy.", "Who won?")
+    ['Dr. John F. Kennedy', 'John F. Kennedy', 'Dr. John Kennedy', 'John Kennedy', 'Kennedy']
+    """
+    found = [reference]
+    if bracket := _BRACKET.fullmatch(reference.strip()):
+        found += [bracket[1].strip(), *([bracket[2]] if len(bracket[2].split()) <= 2 else [])]
+    if _ALTERNATIVES.fullmatch(reference.strip()):
+        found += re.split(r" ?/ ?| or ", reference.strip())
+    for form in list(found):
+        if (short := _GENERIC.sub("", form).strip(" ,")) and short != form:
+            found.append(short)
+    if _WHERE.search(question) and (place := _PLACE.fullmatch(reference.strip())):
+        found.append(place[1])
+    if not _WHO.search(question):
+        return found
+    without_initials = [re.sub(r" [A-Z]\.?(?= )", "", form) for form in found]
+    found += [form for form in without_initials if form not in found]
+    name = _NAME.fullmatch(found[-1].strip())
+    if name and normal(found[-1]) not in normal(sentence) and not _other_name(sentence, name[0]):
+        found += [name[1]]
+    return found
+
+
+def list_of(reference: str) -> list[str]:
+    """The parts of a reference that is a list, such as "PayPal and cash"; empty if it is none."""
+    parts = re.split(r",\s(?:and |or )?|\band\b|\bund\b|\bet\b|;\s|\s&\s", reference)
+    parts = [part.strip() for part in parts if part.strip()]
+    return parts if 2 <= len(parts) <= 8 and all(len(part.split()) <= 5 for part in parts) else []
+
+
+def _unambiguous(claim: Claim, reference: str) -> bool:
+    """Whether a claim is the reference word for word."""
+    return normal(claim.text) == normal(reference)
+
+
+def _lists_all(claim: Claim, parts: Sequence[str], answer: str, question: str) -> bool:
+    """Whether an answer asserts every part of a list, in its order if the question asks for one,
+    and its claim no further one: of "Visa and cash" not "Visa, cash and PayPal"."""
+    place = [any(states(claim.sentence, form) for form in forms(part, "", "")) for part in parts]
+    if all(place):
+        text = normal(claim.sentence)
+        spots = [match.start() if (match := pattern_of(p).search(text)) else -1 for p in parts]
+        ordered = spots == sorted(spots) or not _ORDER.search(question)
+        return ordered and not _has_more(claim.sentence, parts)
+    sentences = sentences_of(answer)
+    items = [s for s in sentences if re.match(r"\W*(?:[-*\u2022]|\d{1,2}[.)]) ", s)]
+    if len(items) > len(parts) and sum(any(states(i, p) for p in parts) for i in items) < len(
+        items
+    ):
         return False
-    return states(sentence, form, question)
+    return all(any(states(sentence, part) for sentence in sentences) for part in parts)
+
+
+def _has_more(sentence: str, parts: Sequence[str]) -> bool:
+    """Whether an enumeration in a sentence has an item that is none of the parts."""
+    items = [i for i in re.split(r",\s(?:and |or )?|\s(?:and|&)\s|;\s", sentence) if i.strip()]
+    patterns = [pattern_of(part) for part in parts]
+    right = [any(pattern.search(normal(item)) for pattern in patterns) for item in items]
+    if not any(right):
+        return False
+    first, last = right.index(True), len(right) - 1 - right[::-1].index(True)
+    further = [
+        item for item, is_right in zip(items[first:], right[first:], strict=True) if not is_right
+    ]
+    inside = not all(right[first : last + 1])
+    after = items[last + 1 : last + 2]
+    is_item = bool(after) and len(after[0].split()) <= 3 and not _VERB.search(after[0])
+    return bool(further) and (inside or is_item)
+
+
+_VERB = re.compile(
+    r"\b(?:is|are|was|were|in|which|who|as|has|have|that|with|because|respectively)\b"
+)
+_ORDER = re.compile(
+    r"\b(?:order|sequence|rank|sort(?:ed)?|alphabetical|ascending|descending|chronological|"
+    r"from (?:first|smallest|largest|oldest|nearest|lowest|highest|closest)|first to last)\b",
+    re.IGNORECASE,
+)
+_BRACKET = re.compile(r"([^()]{2,80}) ?\(([^()]{1,40})\)\.?")
+_ALTERNATIVES = re.compile(r"[^\W\d][^\d/()]{1,40}(?: ?/ ?| or )[^\d/()]{1,40}")
+_GENERIC = re.compile(
+    r"^(?:the |mr\.? |mrs\.? |ms\.? |dr\.? |prof(?:essor|\.)? |sir |lord |lady |president |king |queen |"
+    r"emperor |saint |pope |lake |mount |mt\.? |river |to )+(?=[^\W\d])|"
+    r" (?:river|ocean|sea|desert|mountains?|islands?|lake|jr\.?|sr\.?)$|,? jr\.?$",
+    re.IGNORECASE,
+)
+_WHERE = re.compile(
+    r"\b(?:where|city|town|place|located|born|capital|wo|stadt|o\u00f9|ville|d\u00f3nde|ciudad)\b",
+    re.IGNORECASE,
+)
+_PLACE = re.compile(r"([A-Z][^,]{1,40}), [A-Z][^,]{1,40}")
 
 
 def _same_words(claim: Claim, reference: str, question: str) -> bool:
@@ -116,15 +224,6 @@ def _same_words(claim: Claim, reference: str, question: str) -> bool:
     return alike and states(claim.sentence, claim.text)
 
 
-def _lists_all(answer: str, reference: str) -> bool:
-    """Whether an answer asserts every part of a reference that is a list: "PayPal and cash"."""
-    parts = [part for part in re.split(r",\s|\band\b|\bund\b|\bet\b", reference) if part.strip()]
-    if not 2 <= len(parts) <= 6:
-        return False
-    sentences = sentences_of(answer)
-    return all(any(states(sentence, part) for sentence in sentences) for part in parts)
-
-
 def _joined(claim: Claim, references: Sequence[str]) -> Claim:
     """The claim without "or plentiful" after another right answer."""
     if len(references) < 2:
@@ -136,12 +235,62 @@ def _joined(claim: Claim, references: Sequence[str]) -> Claim:
     return Claim(alternative.sub("", claim.text), alternative.sub("", claim.sentence))
 
 
-def _other_name(sentence: str, surname: str) -> bool:
-    """Whether a sentence has the surname after another name: John Quincy before Adams."""
-    return (
-        re.search(rf"\w [A-Z]\w+ {re.escape(surname)}|^[A-Z]\w+ {re.escape(surname)}", sentence)
-        is not None
-    )
+def _other_name(sentence: str, name: str) -> bool:
+    """Whether a sentence has the surname of a name after another first name: John Quincy before
+    Adams."""
+    *_, surname = name.split()
+    before = re.search(rf"([A-Z][\w'\u2019-]*) ([A-Z][\w.]* )?{re.escape(surname)}", sentence)
+    if before is None or before[1] in _TITLES:
+        return False
+    if before[2] and len(before[2].strip(" .")) > 1:
+        return True
+    known = normal(before[1]) in normal(name).split()
+    return not known and (before.start() == 0 or sentence[before.start() - 2].isalpha())
+
+
+_TITLES = {
+    "Mr",
+    "Mrs",
+    "Ms",
+    "Dr",
+    "Sir",
+    "Lord",
+    "President",
+    "King",
+    "Queen",
+    "The",
+    "By",
+    "Professor",
+}
+
+
+# --- yes and no ----------------------------------------------------------------------------
+
+
+def polarity(parts: Sequence[Claim], answer: str, question: str) -> str | None:
+    """What an answer says to a question for yes or no: by a mark such as "the answer is", else by
+    its first word, by its conclusion, or by a sentence that repeats the question."""
+    if not parts:
+        return None
+    if parts[0].marked:
+        return _polarity(parts[0].text) or _implied(parts[0].text, question)
+    first = next(iter(sentences_of(spoken(answer))), "")
+    if opening := _OPENING.match(_DOUBT.sub(" ", normal(first)).strip()):
+        word = normal(first)
+        return None if _BOTH.match(word) else POLAR[opening["word"]]
+    if re.search(r"\b(?:it|that|this) depends\b", normal(spoken(answer))):
+        return None
+    for claim in reversed(parts):
+        if said := _polarity(claim.text):
+            return said
+    for claim in reversed(parts):
+        if said := _implied(claim.sentence, question):
+            return said
+    return _implied(spoken(answer), question)
+
+
+_OPENING = re.compile(rf"(?P<word>{'|'.join(POLAR)})\b(?! (?:and|or) (?:yes|no)\b)")
+_BOTH = re.compile(r"(?:yes|no|ja|nein) (?:and|or|und|oder) (?:yes|no|ja|nein)\b")
 
 
 def _polarity_of(reference: str) -> str | None:
@@ -150,26 +299,43 @@ def _polarity_of(reference: str) -> str | None:
 
 
 def _polarity(text: str) -> str | None:
-    """What a claim says to a question for yes or no: its first such word."""
-    match = _POLAR.search(_DOUBT.sub(" ", normal(text)))
-    if match is None:
+    """What a claim says: its first word for yes or no."""
+    text = normal(text)
+    if _BOTH.search(text) or re.match(r"(?:it|that|this) depends\b", text):
         return None
+    match = _POLAR.search(_DOUBT.sub(" ", text))
+    if match is None:
+        return (
+            "no" if re.match(r"not (?:quite|exactly|really|at all|necessarily)\b", text) else None
+        )
     return _opposite(POLAR[match["word"]]) if match["no"] else POLAR[match["word"]]
 
 
-def _implied(answer: str, question: str) -> str | None:
+def _implied(text: str, question: str) -> str | None:
     """What a sentence that repeats the question's words implies: "91 is not prime" is a no."""
-    asked = _stems(question)
-    for sentence in reversed(sentences_of(answer)):
-        stems = _stems(sentence)
-        share = 2 * len(asked & stems) >= min(len(asked), len(stems)) > 0
-        if share and sentence.endswith((".", "!")):
-            return "no" if _NEGATED.search(normal(sentence)) else "yes"
+    asked = stems(question)
+    for sentence in reversed(sentences_of(text)):
+        said = stems(sentence) - _LINKS
+        if 2 * len(asked & said) >= min(len(asked), len(said)) > 0 and not sentence.endswith("?"):
+            negated = bool(_NEGATED.search(_DOUBT.sub(" ", normal(sentence))))
+            asks_not = re.search(r"\b(?:not|never|isnt|arent|doesnt|dont|cant)\b", normal(question))
+            return "no" if negated != bool(asks_not) else "yes"
     return None
 
 
-def _stems(text: str) -> set[str]:
-    return {word[:5] for word in normal(text).split() if len(word) > 2}
+_LINKS = {
+    "there",
+    "thus",
+    "hence",
+    "concl",
+    "canno",
+    "cant",
+    "doesn",
+    "not",
+    "never",
+    "indee",
+    "also",
+}
 
 
 def _opposite(word: str) -> str:

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from routewright.answers.claims import claims, states
+from routewright.answers.assertions import states
+from routewright.answers.claims import claims
 from routewright.answers.equivalence import key
+from routewright.answers.wording import normal
 from routewright.data.choices import parse
 from routewright.data.queries import Item
 from routewright.grading.graders import Example, Grade, ungraded
@@ -19,6 +21,10 @@ _UNDECIDED = re.compile(
     r"(?:\bnot|n[\'\u2019]t|\bneither|\bnever)\s+(?:be\s+)?(?:option\s+|choice\s+|answer\s+)?"
     r"[(\[]?[A-Z][)\].,;]*(?:\s|$)(?!.*\b(?:but|it is|it[\'\u2019]s)\b)"
     r"|\b[A-Z][)\].]?\s+(?:or|and/or)\s+(?:option\s+)?[(\[]?[A-Z]\b"
+)
+_REJECTED = re.compile(
+    r"(?:\b[Oo]ptions? |\b[Cc]hoice |\b[Aa]nswer )?(?<![\w*])[(\[]?[A-Z][)\].]?,? (?:is|can be|must be) (?:clearly |"
+    r"therefore |thus )?(?:wrong|incorrect|ruled out|eliminated|false|excluded)\b,?"
 )
 _INLINE = re.compile(r"(?:^|(?<=\s))\(?([A-Za-z]|[1-9])[).:] ")
 _LONE = re.compile(  # a lone A or I may be a word
@@ -52,7 +58,7 @@ class MultipleChoice:
             return ungraded(
                 "the reference is none of the options" if item.references else "no reference"
             )
-        answer = _with_letters(answer, item.query.text)
+        answer = _REJECTED.sub(" ", _with_letters(answer, item.query.text))
         if _is_undecided(answer):
             return Grade(0.0, "negates an option, or names several")
         for claim in reversed(claims(answer)):
@@ -64,9 +70,13 @@ class MultipleChoice:
         if letter is not None:
             return Grade(float(letter in right), answer=letter)
         options = _named(answer, choices)
+        parts = claims(answer, item.query.text) if len(options) != 1 else []
         if len(options) > 1:
-            stated = {o for part in claims(answer) for o in _asserted(part.text, choices)}
-            options = [option for option in options if option in stated] or options
+            stated = [_asserted(part.text, choices) for part in parts]
+            options = [o for o in options if any(o in part for part in stated)] or options
+            options = stated[-1] if len(options) > 1 and len(stated[-1]) == 1 else options
+        if not options:
+            options = [o for part in parts[:1] for o in _begun(part.text, choices)]
         if len(options) > 1:
             return ungraded(f"names several options: {', '.join(options)}")
         letter = options[0] if options else None
@@ -138,6 +148,15 @@ def _lone_letters(part: str, choices: Sequence[str]) -> list[str]:
 
 def _asserted(part: str, choices: Sequence[str]) -> list[str]:
     return [_nth(i) for i, choice in enumerate(choices) if choice and states(part, choice)]
+
+
+def _begun(part: str, choices: Sequence[str]) -> list[str]:
+    """The letter of the only option that has all words of a short part: "Einstein" of "Albert
+    Einstein"."""
+    words = set(normal(part).split())
+    has_all = [words <= set(normal(choice).split()) for choice in choices]
+    short = 0 < len(words) <= 4 and has_all.count(True) == 1
+    return [_nth(has_all.index(True))] if short else []
 
 
 def _reference(right: object, choices: Sequence[str]) -> str | None:

@@ -10,17 +10,11 @@ from typing import Annotated, ClassVar, NamedTuple
 
 from pydantic import Field
 
-from routewright.answers.claims import (
-    claims,
-    clauses,
-    is_asserted,
-    normal,
-    sentences_of,
-    spoken,
-    with_digits,
-    without_quotes,
-)
+from routewright.answers.assertions import clauses, is_asserted, without_quotes
+from routewright.answers.claims import claims, sentences_of, spoken
+from routewright.answers.dates import durations
 from routewright.answers.equivalence import key, numbers
+from routewright.answers.wording import normal, with_digits
 from routewright.data.queries import Item
 from routewright.grading.graders import Example, Grade, ungraded
 from routewright.types import Query
@@ -53,6 +47,20 @@ UNITS = {  # by canonical unit, how it is written in lower case
     "usd": "$ usd dollar dollars",
     "gbp": "£ gbp pound pounds",
     "million": "million millions mio",
+    "ml": "ml milliliter milliliters millilitre millilitres",
+    "mg": "mg milligram milligrams",
+    "t": "t tonne tonnes",
+    "day": "d day days",
+    "week": "week weeks",
+    "month": "month months",
+    "year": "y yr yrs year years",
+}
+SIZES = {  # units of one dimension, and how large they are
+    **dict(mm=("length", 1), cm=("length", 10), m=("length", 1000), km=("length", 10**6)),
+    **dict(ft=("foot", 1), mi=("foot", 5280), ml=("volume", 1), l=("volume", 1000)),
+    **dict(mg=("mass", 1), g=("mass", 1000), kg=("mass", 10**6), t=("mass", 10**9)),
+    **dict(s=("time", 1), min=("time", 60), h=("time", 3600), day=("time", 86_400)),
+    **dict(week=("time", 604_800), month=("months", 1), year=("months", 12)),
 }
 CANONICAL = {name: unit for unit, names in UNITS.items() for name in names.split()}
 SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
@@ -96,6 +104,9 @@ class Numeric:
                 return ungraded("its number cannot be read")
             return Grade(0.0, "states no number as its result")
         matches = any(self._equal(value, text) for value in values for text in references)
+        if not matches:  # "1 hour and 30 minutes" are 90 minutes
+            last = claims(answer, item.query.text)[-1:]
+            matches = any(durations(r) & durations(part.text) for r in references for part in last)
         return Grade(float(matches), answer=str(values[-1].value))
 
     def _equal(self, number: Number, reference: str) -> bool:
@@ -104,10 +115,14 @@ class Numeric:
         unit = _canonical(form["unit"] or form["currency"] or "") if form else ""
         if isinstance(expected, Fraction):
             expected *= SCALES.get(unit, 1)
+        if not isinstance(number.value, Fraction) or not isinstance(expected, Fraction):
+            return number.value == expected and (unit in SCALES or _same_unit(unit, number.unit))
+        if unit != number.unit and _dimension(unit) == _dimension(number.unit) is not None:
+            return number.value * SIZES[number.unit][1] == expected * SIZES[unit][1]
         if unit and unit not in SCALES and not _same_unit(unit, number.unit):
             return False
-        if not isinstance(number.value, Fraction) or not isinstance(expected, Fraction):
-            return number.value == expected
+        if number.value.denominator > 1 and (places := _decimals(reference)) > 1:
+            number = number._replace(value=Fraction(round(number.value, max(places, 0))))
         percent = number.unit == "%" or (form is not None and form["percent"] is not None)
         scales = (1, 100, Fraction(1, 100)) if percent else (1,)
         tolerance = Fraction(self.tolerance) * abs(expected)
@@ -175,8 +190,19 @@ def _dotted(text: str) -> str:
     text = re.sub(r"\b(\d+),(\d{1,2})(?=\s?(?:€|EUR\b|Euro\b|kg\b|km\b|m\b|%))", r"\1.\2", text)
     text = re.sub(r"\bminus (?=\d)|\u2212", "-", text, flags=re.IGNORECASE)
     text = re.sub(r"(?<=\d)/(?=[A-Za-z])", " /", text)
+    text = re.sub(r"(\d) dollars?,? and (\d\d?) cents?", r"\1.\2 dollars", text)
+    text = _FRACTION.sub(_fraction, text)
     text = re.sub(r" per (?=hour|minute|second)", "/", text)
     return re.sub(r"\b(\d{1,3}) (?=\d{3}\b(?!\s\d{1,2}\b))", r"\1", text)
+
+
+def _dimension(unit: str) -> str | None:
+    return SIZES[unit][0] if unit in SIZES else None
+
+
+def _decimals(reference: str) -> int:
+    """How many decimal places a reference has."""
+    return len(reference.strip().partition(".")[2].rstrip("% ")) if "." in reference else 0
 
 
 def _canonical(word: str) -> str:
@@ -198,6 +224,23 @@ def _same_unit(unit: str, other: str) -> bool:
     names = (unit, other)
     known = all("/" in name or name.rstrip("²³") in UNITS for name in names) and other != "million"
     return unit == other if known else True
+
+
+PARTS = {
+    "half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "eighth": 8,
+    "tenth": 10,
+}  # fmt: skip
+NUMERATORS = {"two": 2, "three": 3, "four": 4, "2": 2, "3": 3, "4": 4}
+_FRACTION = re.compile(
+    rf"\b(?:(one|an?|{'|'.join(NUMERATORS)})[ -])({'|'.join(PARTS)})s?\b(?! (?:as|past|to)\b)"
+    r"|^\W*()(half)\W*$",
+    re.IGNORECASE,
+)
+
+
+def _fraction(match: re.Match[str]) -> str:
+    part = (match[2] or match[4]).casefold()
+    return f"{NUMERATORS.get((match[1] or '').casefold(), 1)}/{PARTS[part]}"
 
 
 def is_number(reference: str) -> re.Match[str] | None:

@@ -68,6 +68,28 @@ def test_an_answer_is_paid_for_by_the_tokens_that_the_upstream_counted():
     assert not answer.estimated
 
 
+@pytest.mark.parametrize("code", [201, 203])
+def test_an_answer_with_another_status_of_success_is_one(code):
+    body = {"choices": [{"message": {"content": "made"}, "finish_reason": "stop"}]}
+
+    async def made(upstream, request, asked):
+        return web.json_response(body, status=code)
+
+    assert ask(Upstream(faults=[made])).text == "made"
+    assert stream(Upstream(faults=[made]))[1].text == "made"
+
+
+@pytest.mark.parametrize("code", [202, 204])
+def test_success_without_an_answer_is_a_failure(code):
+    async def empty(upstream, request, asked):
+        return web.Response(status=code)
+
+    with pytest.raises(UpstreamError):
+        ask(Upstream(faults=[empty]), retries=0)
+    with pytest.raises(UpstreamError):
+        stream(Upstream(faults=[empty]), retries=0)
+
+
 def test_without_usage_tokens_are_estimated_and_said_to_be():
     answer = ask(Upstream(says="x" * 10, usage=False))
     assert (answer.input_tokens, answer.output_tokens) == (5, 3)

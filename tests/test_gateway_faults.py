@@ -116,6 +116,22 @@ def test_retry_after_is_passed_on():
     assert upstream.requests == 1
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Wed, 21 Oct 2015 07:28:00 +9999999999999999",
+        "Wed, 21 Oct 99999 07:28:00 GMT",
+        "1e999",
+        "nan",
+        "soon",
+    ],
+)
+def test_a_retry_after_that_says_nothing_is_left_out(value):
+    with pytest.raises(openai.RateLimitError) as error:
+        served(create(), Upstream(faults=[status(429, Retry_After=value)]), traits=ONE_TRY)
+    assert "retry-after" not in error.value.response.headers
+
+
 @pytest.mark.parametrize("how", [create, pieces])
 def test_the_deadline_holds(how):
     """Without it the expert would be given up after a minute."""

@@ -3,12 +3,16 @@
 import asyncio
 import json
 import logging
+from itertools import pairwise
 
 import aiohttp
 import openai
 import pytest
 from aiohttp import web
 
+from routewright.experts.client import Client
+from routewright.experts.providers._events import EventReader
+from routewright.types import Ask, Query
 from test_gateway import served
 from upstream import (
     Upstream,
@@ -16,8 +20,10 @@ from upstream import (
     begin,
     config_of,
     event,
+    expert,
     gateway,
     hang,
+    in_thread,
     running,
     send,
     status,
@@ -325,3 +331,49 @@ def test_an_error_inside_a_stream_reaches_the_client_with_its_code():
     with pytest.raises(openai.APIError, match="too long") as failure:
         served(work, Upstream(faults=[broken]))
     assert failure.value.code == "context_length_exceeded"
+
+
+# --- fast upstreams ------------------------------------------------------------------------
+
+
+def poured(data):
+    """An upstream's fault: a stream of a few MB, as fast as it can be sent."""
+
+    async def fault(upstream, request, body):
+        reply = await begin(request)
+        await reply.write(data * ((4 << 20) // len(data)))
+        await send(reply, {"content": "end"}, "stop")
+        return reply
+
+    return fault
+
+
+WORD = b'data: {"choices": [{"delta": {"content": "word "}}]}\n\n'
+
+
+@pytest.mark.parametrize("data", [WORD, b"\n", b": ping\n", b"data: "], ids=repr)
+def test_an_upstream_that_writes_fast_holds_nobody_up(data, monkeypatch):
+    feed, lengths, turns = EventReader.feed, [], []
+
+    def measured(reader, chunk):
+        lengths.append(len(chunk))
+        return feed(reader, chunk)
+
+    async def others():
+        while True:
+            turns.append(sum(lengths))
+            await asyncio.sleep(0)
+
+    async def run(upstream):
+        async with Client([expert(upstream.expert("small"))]) as client:
+            counter = asyncio.create_task(others())
+            async for _ in client.stream(Ask("small"), Query.of("hi")):
+                pass
+            counter.cancel()
+
+    monkeypatch.setattr(EventReader, "feed", measured)
+    with in_thread(upstream := Upstream(faults=[poured(data)])):
+        asyncio.run(run(upstream))
+    assert sum(lengths) > 4 << 20
+    between_turns = [after - before for before, after in pairwise(turns)]
+    assert max(between_turns) <= 16_384

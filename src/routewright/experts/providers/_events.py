@@ -74,6 +74,7 @@ class EventReader:
             chunk, self._after_cr = chunk.removeprefix(b"\n"), False
         self._size += len(chunk)
         if self._size > self.limit:
+            self._line.clear()  # the error keeps this frame, and with it the reader
             raise TooLong
         if b"\n" not in chunk and b"\r" not in chunk:
             self._line.append(chunk)

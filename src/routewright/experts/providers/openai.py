@@ -35,6 +35,7 @@ MAX_BYTES = 64 << 20  # of a reply, or of one event of a stream; they may contai
 MAX_HEADER, MAX_HEADERS = 1 << 18, 1024  # bytes of a reply's header, and the number of its headers
 LONGEST_WAIT = 86_400.0  # upper bound in seconds of a Retry-After that is passed on
 LINGER = 10.0  # seconds that a stream may stay open after the finish reason, for its usage
+PIECE = 4096  # bytes of a stream that are read before other requests have their turn
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,8 @@ class Openai:
     ) -> AsyncIterator[bytes]:
         """The bytes of a stream; raises UpstreamTimeout if it is silent for too long.
 
-        After the finish reason only the usage may follow, which is not worth a long wait.
+        After the finish reason only the usage may follow, which is not worth a long wait. An
+        upstream that writes faster than it is read does not hold up other requests.
         """
         expert = transcript.call.expert
         chunks = response.content.iter_any()
@@ -143,7 +145,9 @@ class Openai:
             except TimeoutError as error:
                 reason = f"its stream was silent for {patience:.3g} s"
                 raise UpstreamTimeout(expert.name, reason, sent=True) from error
-            yield chunk
+            for start in range(0, len(chunk), PIECE):
+                yield chunk[start : start + PIECE]
+                await asyncio.sleep(0)
 
     @asynccontextmanager
     async def _post(
@@ -161,7 +165,7 @@ class Openai:
                 timeout=timeout,
                 allow_redirects=False,
             ) as response:
-                if response.status != 200:
+                if not 200 <= response.status < 300:  # some frameworks answer 201 to every POST
                     raise _failure(call, response, await _body(call, response))
                 answering = True
                 yield response
@@ -290,6 +294,7 @@ async def _limited(call: Call, chunks: AsyncIterator[bytes]) -> AsyncIterator[by
             reason = f"its reply is larger than {MAX_BYTES >> 20} MiB"
             raise UpstreamError(call.expert.name, reason, sent=True)
         yield chunk
+        await asyncio.sleep(0)  # other requests have their turn
 
 
 def _failure(call: Call, response: aiohttp.ClientResponse, raw: bytes) -> UpstreamError:
@@ -311,7 +316,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     except ValueError:
         try:
             date = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         date = date if date.tzinfo else date.replace(tzinfo=UTC)
         seconds = (date - datetime.now(UTC)).total_seconds()

@@ -170,6 +170,55 @@ def test_the_end_of_a_chunked_body_is_bounded_too(http):
 # --- slow clients --------------------------------------------------------------------------
 
 
+BODY = json.dumps({"messages": asked()}).encode()
+LENGTH = b"Content-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n5\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n" % (
+    *(BODY[:5], len(BODY) - 5, BODY[5:]),
+)
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAE\r\n"
+SOCKET = b"Upgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Key: x\r\n"
+
+
+@pytest.mark.parametrize("wish", [H2C, SOCKET], ids=["h2c", "websocket"])
+@pytest.mark.parametrize("body", [LENGTH, CHUNKS], ids=["length", "chunks"])
+@pytest.mark.parametrize("pieces", [1, 2, 30])
+def test_a_client_that_would_rather_speak_another_protocol_is_answered_in_this_one(
+    http, wish, body, pieces
+):
+    """As the HTTP client of Java does with its first request, and with every WebSocket."""
+
+    async def talk(port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        request = POST + wish + body
+        size = -(-len(request) // pieces)
+        for start in range(0, len(request), size):
+            writer.write(request[start : start + size])
+            await asyncio.sleep(0.001 if pieces > 1 else 0)
+        first = await reply(reader)
+        writer.write(GET + b"\r\n")
+        second = await reply(reader)
+        writer.close()
+        return first, second
+
+    async def run():
+        async with running(upstream := Upstream()):
+            return await talk_to(config_of(upstream.expert("small")), talk)
+
+    async def talk_to(config, talk):
+        async with door(config, http) as (_, port), asyncio.timeout(60):
+            return await talk(port)
+
+    (status, _, answer), (second, _, models) = asyncio.run(run())
+    assert status == 200
+    assert json.loads(answer)["choices"][0]["message"]["content"] == "hello there"
+    assert (second, json.loads(models)["object"]) == (200, "list")
+
+
+def test_an_error_behind_such_a_wish_is_told_too(http):
+    request = POST + H2C + b"Content-Length: no number\r\n\r\n"
+    assert at_door(sending(request), http)[0] == 400
+
+
 @pytest.mark.parametrize("before", [b"", GET + b"\r\n"])
 def test_a_head_that_does_not_come_to_its_end_is_given_up(http, before, monkeypatch):
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import math
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -272,6 +273,7 @@ class Plain(Guard, H11Protocol):  # type: ignore[misc]
 
 
 try:
+    import httptools
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 except ImportError:
     FAST: type[Guard] | None = None
@@ -279,7 +281,7 @@ else:
 
     class Fast(Guard, HttpToolsProtocol):  # type: ignore[misc]
         """The protocol with httptools, which limits neither headers nor what is between the chunks
-        of a body."""
+        of a body, and skips the body of a client that proposes another protocol."""
 
         _in_head = False
         _in_body = False
@@ -288,7 +290,7 @@ else:
         _chunk = 0  # bytes that are being read
 
         def data_received(self, data: bytes) -> None:
-            self._chunk = len(data)
+            self._chunk, self._data = len(data), data
             self._began_in_body = self._in_body
             super().data_received(data)
 
@@ -315,6 +317,25 @@ else:
         def on_message_complete(self) -> None:
             self._in_body = False
             super().on_message_complete()
+
+        def _should_upgrade(self) -> bool:
+            # True for every protocol: uvicorn then leaves the request to the next method.
+            return self._get_upgrade() is not None
+
+        def handle_websocket_upgrade(self) -> None:
+            """Reads a request again without its proposal, which may be ignored (RFC 9110, 7.8)."""
+            if self._refused:
+                return
+            stopped = sys.exc_info()[1]
+            assert isinstance(stopped, httptools.HttpParserUpgrade)
+            version = self.parser.get_http_version().encode()
+            head = [b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, version)]
+            head += [b"%s: %s\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+            self.parser = httptools.HttpRequestParser(self)
+            with suppress(AttributeError):  # as uvicorn makes its own
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            rest = self._data[stopped.args[0] :]
+            HttpToolsProtocol.data_received(self, b"".join([*head, b"\r\n", rest]))
 
         def _partial_head(self, received: int) -> int:
             if self._in_head:

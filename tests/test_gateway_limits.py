@@ -62,6 +62,46 @@ def test_a_limit_that_stands_where_nobody_reads_it_is_refused(astray):
     assert upstream.requests == 0
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("dataClass", "restricted"),
+        ("DATA-CLASS", "restricted"),
+        ("data_clas", "restricted"),
+        ("Region", "eu"),
+        ("maxCost", 1),
+        ("routeWright", {"data_class": "restricted"}),
+        ("route_wright", {"data_class": "restricted"}),
+        ("routewrite", {"data_class": "restricted"}),
+        ("Metadata", {"data_class": "restricted"}),
+        ("metadata", {"Routewright": "restricted"}),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_limit_that_is_misspelt_anywhere_is_refused(field, value, nested):
+    upstream = Upstream()
+    extra = {"extra_body": {field: value}} if nested else {field: value}
+    with pytest.raises(openai.BadRequestError) as error:
+        served(create(extra_body=extra), upstream)
+    assert field in error.value.message
+    assert upstream.requests == 0
+
+
+def test_fields_of_other_vendors_are_no_misspelt_limits():
+    fields = """temperature top_p top_k min_p max_tokens max_completion_tokens user seed stop store
+        logit_bias logprobs top_logprobs presence_penalty frequency_penalty reasoning_effort
+        service_tier tool_choice parallel_tool_calls prediction modalities audio verbosity
+        safety_identifier prompt_cache_key web_search_options reasoning thinking plugins provider models route
+        transforms repetition_penalty guided_json chat_template_kwargs min_tokens best_of ignore_eos
+        priority safety_settings cached_content extra_headers keep_alive options format domain tags
+        timeout num_retries fallbacks caching mock_response guardrails enable_thinking search_domain
+        return_citations random_seed safe_prompt prompt_mode disable_search origin labels"""
+    upstream = Upstream()
+    sent = dict.fromkeys(fields.split(), "x") | {"max_tokens": 9, "max_completion_tokens": 9}
+    served(create(extra_body=sent), upstream)
+    assert sent.keys() - {"max_completion_tokens"} <= upstream.bodies[0].keys()
+
+
 def test_an_extra_body_in_the_body_is_unpacked_as_the_official_client_does_it():
     upstream = Upstream()
     limits = {"routewright": {"data_class": "restricted"}, "top_k": 3}

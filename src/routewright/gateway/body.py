@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -28,6 +28,7 @@ MAX_VALUES = 100_000  # objects, lists, texts and numbers of a request
 MAX_DEPTH = 100  # levels of objects and lists
 MAX_KEYS = 10_000  # of one object
 MAX_MESSAGES = 10_000
+MAX_FIELDS = 1000  # of the body itself
 MAX_METADATA = 100  # keys; OpenAI accepts 16
 MAX_TAGS = 100
 MAX_NAME = 256  # characters of a model's name, and of a tag, a domain or a region
@@ -248,7 +249,8 @@ def parse(body: Any, default_data_class: DataClass) -> ChatRequest:
 def _unpacked(body: Mapping[str, Any]) -> dict[str, Any]:
     """The body with its `extra_body` unpacked, as OpenAI's own client does before it sends one.
 
-    Raises BadRequest for a limit at the top level, where it would have no effect.
+    Raises BadRequest for a limit at the top level, where it would have no effect, however it is
+    spelt: without its limit a text might travel further than it may.
     """
     extra = {} if body.get("extra_body") is None else body["extra_body"]
     if not isinstance(extra, dict):
@@ -262,6 +264,11 @@ def _unpacked(body: Mapping[str, Any]) -> dict[str, Any]:
         if limit in fields and limit not in ("domain", "tags"):
             hint = f'write {{"routewright": {{"{limit}": …}}}}, or metadata.{limit}'
             raise BadRequest(f"{limit} is a limit, not a field of the body: {hint}", limit)
+    if len(fields) > MAX_FIELDS:  # every one is compared with every limit
+        raise BadRequest(f"the body has {len(fields)} fields: send at most {MAX_FIELDS:,}")
+    for key in fields.keys() - {*LIMIT_FIELDS, "domain", "tags"}:
+        if (name := _meant(key, (*LIMITS, *LIMIT_FIELDS))) not in (None, "domain", "tags"):
+            raise BadRequest(f"{key[:60]} is unknown: did you mean '{name}'?", key[:60])
     caps = {name: fields[name] for name in TOKEN_LIMITS if isinstance(fields.get(name), float)}
     whole = {name: int(cap) for name, cap in caps.items() if cap.is_integer()}
     return {**fields, **whole}  # in JSON 5.0 is the integer 5
@@ -351,19 +358,29 @@ def _metadata_limits(metadata: Mapping[str, Any]) -> dict[str, Any]:
     if len(metadata) > MAX_METADATA:  # every key is compared with every limit
         message = f"metadata has {len(metadata)} keys: send at most {MAX_METADATA}"
         raise BadRequest(message, "metadata")
-    if "routewright" in metadata:
-        message = "metadata.routewright is not read: write its limits into metadata itself"
-        raise BadRequest(message, "metadata")
-    for key in metadata:
-        normalised = key[:MAX_NAME].lower().replace("-", "_")  # a limit's name is shorter
-        matches = get_close_matches(normalised, LIMITS, n=1, cutoff=0.85)
-        if key not in LIMITS and matches:
-            message = f"metadata.{key} is unknown: did you mean '{matches[0]}'?"
+    for key in metadata.keys() - LIMITS:
+        name = _meant(key, (*LIMITS, "routewright"))
+        if name == "routewright":
+            message = f"metadata.{key[:60]} is not read: write its limits into metadata itself"
             raise BadRequest(message, "metadata")
+        if name is not None:
+            raise BadRequest(f"metadata.{key[:60]} is unknown: did you mean '{name}'?", "metadata")
     limits = {key: metadata[key] for key in LIMITS if key in metadata}
     if isinstance(limits.get("tags"), str):
         limits["tags"] = [tag.strip() for tag in limits["tags"].split(",")]
     return limits
+
+
+def _meant(key: str, names: Iterable[str]) -> str | None:
+    """The name that a key seems to mean, although it is spelt otherwise.
+
+    >>> _meant("dataClass", LIMITS), _meant("Route-Wright", LIMIT_FIELDS), _meant("user", LIMITS)
+    ('data_class', 'routewright', None)
+    """
+    squeezed = {name.replace("_", ""): name for name in names}
+    spelt = key[:MAX_NAME].lower().replace("-", "").replace("_", "")  # a name is shorter
+    matches = get_close_matches(spelt, squeezed, n=1, cutoff=0.85)
+    return squeezed[matches[0]] if matches else None
 
 
 def _own_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -457,7 +457,7 @@ def test_experts_scores_and_costs_are_printed(tmp_path: Path):
     out = tmp_path / "o.parquet"
     result = CliRunner().invoke(app, ["routerarena", str(routerarena(tmp_path)), "--out", str(out)])
     assert "6 rows" in result.stdout
-    assert ["small", "3", "0.3333", "0.0001"] in [
+    assert ["small", "3", "33.33", "0.1"] in [
         line.replace("│", " ").split() for line in result.stdout.splitlines()
     ]
 

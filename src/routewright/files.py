@@ -16,6 +16,7 @@ import secrets
 import shutil
 import stat
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -39,6 +40,26 @@ def write(path: Path, content: str | bytes) -> None:
     """Replaces a file by one with this content. Raises BadInput if it cannot be written."""
     with replacing(path) as partial:
         partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def check_writable(path: Path, *, folder: bool = False) -> None:
+    """Raises BadInput if a file (or `folder`) cannot be written at `path`; leaves nothing behind.
+    For commands that work long before they write."""
+    wrong = path.is_file() if folder else path.is_dir()
+    if wrong:
+        exists, other = ("a file", "a folder") if folder else ("a folder", "a file")
+        raise BadInput(f"'{path}' cannot be written: it is {exists}; name {other}")
+    if path.exists() and not path.is_file() and not path.is_dir():
+        return  # a device or a pipe
+    parents = path.absolute().parents
+    ancestor = next((parent for parent in parents if parent.exists()), parents[-1])
+    if not ancestor.is_dir():
+        raise BadInput(f"'{path}' cannot be written: '{ancestor}' is a file; name another place")
+    try:
+        tempfile.TemporaryFile(dir=ancestor).close()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise BadInput(f"'{path}' cannot be written: {reason}") from error
 
 
 @contextmanager

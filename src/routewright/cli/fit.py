@@ -115,6 +115,7 @@ def fit(
     from routewright.errors import BadInput
     from routewright.fitting import fit as fitting
     from routewright.prediction import encoders
+    from routewright.router.router import check_folder
 
     flags = {"small": small, "large": large, "ladder": ladder, "verifier": verifier}
     flags |= {"agree": agree, "costs": costs}
@@ -133,6 +134,7 @@ def fit(
     fitting.makers(predictor, options)  # says what is wrong with them before a table is read
     if encoder != "auto":
         encoders.build(encoder)
+    check_folder(out)
     everyone = outcomes.read(tables, split=split, drop_duplicates=drop_duplicates)
     rows = everyone.pool(names(experts) or everyone.experts)
     columns = (

@@ -7,13 +7,14 @@ import errno
 import signal
 import sys
 import warnings
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from routewright import __version__
+from routewright import __version__, files
 from routewright.cli.add_expert import add_expert
 from routewright.cli.asking import EXIT_INTERRUPTED, exit_at_once
 from routewright.cli.calibrate import calibrate
@@ -60,6 +61,20 @@ class Verbs(TyperGroup):
             if extra_of(error) is None:
                 raise
             raise MissingExtra(f"`routewright {ctx.invoked_subcommand}`", error) from error
+
+
+FOLDERS = ("demo", "fit", "add-expert", "selfplay", "train", "grow")  # whose --out is a folder
+
+
+class Verb(TyperCommand):
+    """A verb; it looks whether its results can be written before it does anything."""
+
+    def invoke(self, ctx: Any) -> Any:
+        for name in ("out", "html", "json"):
+            path = ctx.params.get(name)
+            if isinstance(path, Path) and str(path) != "-":
+                files.check_writable(path, folder=name == "out" and self.name in FOLDERS)
+        return super().invoke(ctx)
 
 
 app = typer.Typer(
@@ -151,9 +166,10 @@ for command in (
     add_expert,
     selfplay,
 ):
-    app.command(epilog=_example(command.__name__.replace("_", "-")))(command)
+    app.command(cls=Verb, epilog=_example(command.__name__.replace("_", "-")))(command)
 for subcommand in dedicate.registered_commands:
     assert subcommand.callback is not None
+    subcommand.cls = Verb
     subcommand.epilog = _example(f"dedicate {subcommand.name or subcommand.callback.__name__}")
 app.add_typer(dedicate)
 

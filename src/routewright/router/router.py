@@ -218,11 +218,7 @@ class Router:
         from safetensors.numpy import save
 
         target = Path(folder)
-        with suppress(FileNotFoundError):  # another process may be replacing it
-            if not stat.S_ISDIR(target.stat().st_mode):
-                raise BadInput(f"'{target}' is a file: name a folder for the router")
-        if _is_foreign(target):
-            raise BadInput(f"'{target}' exists and is not a router: choose another folder")
+        check_folder(target)
         from_folder = partial(_from_folder, folder=target)
         summary = {key: _with_references(part, from_folder) for key, part in self.summary().items()}
         described = json.dumps(summary, indent=1, ensure_ascii=False)
@@ -419,6 +415,15 @@ def _from_folder(source: str, folder: Path) -> str:
 def _from_working_directory(source: str, folder: Path) -> str:
     local = not os.path.isabs(source) and (folder / source).exists()
     return os.path.relpath(folder / source) if local else source
+
+
+def check_folder(folder: Path) -> None:
+    """Raises BadInput if a router may not be saved there, because something else is there."""
+    with suppress(FileNotFoundError):  # another process may be replacing it
+        if not stat.S_ISDIR(folder.stat().st_mode):
+            raise BadInput(f"'{folder}' is a file: name a folder for the router")
+    if _is_foreign(folder):
+        raise BadInput(f"'{folder}' exists and is not a router: choose another folder")
 
 
 def _is_foreign(folder: Path) -> bool:

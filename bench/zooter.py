@@ -110,7 +110,7 @@ def two_judges(split: str, rewarding: str, scoring: str) -> Outcomes:
 def systems(train: Outcomes, rows: Outcomes) -> dict[str, Held]:
     """Every system fitted on `train` and let loose on `rows`."""
     found: dict[str, Held] = {}
-    reader = build(AUTO_ENCODER).fit(train.queries)
+    reader = build(AUTO_ENCODER + "+domain").fit(train.queries)
     x, seen = reader.encode(rows.queries), reader.encode(train.queries)
     for name, options in {**ZOOTER, "hard labels": HARD}.items():
         model = Zooter(**options).given(train).fit(seen, train.score, blocks=reader.blocks)
@@ -263,7 +263,7 @@ def noise(console: Console, seeds: int = 2, k: int = 3) -> None:
     """Rewards = true scores + Gaussian noise; what counts is the true score of the choice."""
     rows = read("llmrouter_mix", "train")
     truth = rows.score
-    reader = build(AUTO_ENCODER).fit(rows.queries)
+    reader = build(AUTO_ENCODER + "+domain").fit(rows.queries)
     x, fold = reader.encode(rows.queries), folds(len(rows), k, 0, rows.groups)
     weights = np.vstack([np.ones(len(rows)), metrics.resample(len(rows), REPLICATES, 0)])
     table = Table(title="llmrouter_mix, train by cross-validation: rewards = scores + noise")

@@ -102,3 +102,22 @@ def test_fixed_mixes_gain_exactly_nothing():
             if at["gain_ci"] is not None:
                 low, high = at["gain_ci"]
                 assert low <= 0 <= high
+
+
+def test_a_router_needs_no_domain_by_default(tmp_path):
+    """Queries at the gateway seldom have one: what a router promises must hold without it."""
+    rng = np.random.default_rng(0)
+    subjects = rng.choice(["law", "sums"], 400)
+    rows = table(400, 2)
+    score = np.column_stack([subjects == "sums", subjects == "law"]).astype(float)
+    queries = tuple(
+        replace(query, domain=str(subject), messages=({"role": "user", "content": f"{subject}?"},))
+        for query, subject in zip(rows.queries, subjects, strict=True)
+    )
+    rows = replace(rows, queries=queries, measures={**rows.measures, "score": score})
+    router = fit(rows, strategy="single", predictor="linear")
+    untagged = [replace(query, domain=None) for query in rows.queries]
+    np.testing.assert_array_equal(
+        router.predict(rows.queries).quality, router.predict(untagged).quality
+    )
+    assert any(point.strategy == "single" for point in router.frontier)

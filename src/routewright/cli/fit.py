@@ -76,7 +76,10 @@ def fit(
         str, learned(help="`auto`, or a file in predictors/: prior, knn, linear, …")
     ] = "auto",
     encoder: Annotated[
-        str, learned(help="`auto`, or encoders joined by +, e.g. lexical+surface+domain.")
+        str,
+        learned(
+            help="`auto` (lexical+surface), or encoders joined by +, e.g. lexical+surface+domain."
+        ),
     ] = "auto",
     option: Annotated[
         list[str] | None,

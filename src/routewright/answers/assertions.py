@@ -28,7 +28,7 @@ _NOT_BEFORE = re.compile(
     r"no es|quiza|quizas|podria|en lugar de|statt|au lieu de)\b"
 )
 _MENTIONED = re.compile(  # what stands directly before a phrase that is only mentioned
-    r"(?:\bthan|\bfollowed by|\brival of|\bcompared (?:with|to)(?: that of)?|\breverse of|"
+    r"(?:\bthan|\bcompet(?:es?|ed|ing) (?:with|against)|\bfollowed by|\brival of|\bcompared (?:with|to)(?: that of)?|\breverse of|"
     r"\b(?:differs?|different|differed) from|\b(?:km|kilometers|kilometres|miles|hours) from|"
     r"\b(?:years?|days?|months?|ans|jahre) (?:after|before|apres|nach|vor)|\bbesides|\brelated|"
     r"\btogether with|\bcorresponds to|\bminus|\bthat of|\bovertaken|\bbeat|\bdefeated|"
@@ -71,6 +71,7 @@ def states(part: str, phrase: str, question: str = "") -> bool:
     (True, True)
     """
     part = _ASIDE.sub(" ", without_quotes(part, phrase))
+    part = _EXPLANATION.sub(" ", part) if part.lstrip()[:1] != "(" else part
     if not normal(phrase):
         return False
     if re.search(r"\d[^\d.]+\d", normal(phrase)) and (minutes := durations(phrase)):
@@ -137,6 +138,7 @@ def without_quotes(part: str, phrase: str = "") -> str:
 
 
 _ASIDE = re.compile(r"\((?:or|also|aka|i\.e\.)\s[^()]{0,80}\)", re.IGNORECASE)
+_EXPLANATION = re.compile(r"\((?=(?:[^()\s]{1,30}\s){3})[^()]{1,200}\)")  # of four words or more
 _QUOTED = re.compile(r"[\"\u201c\u201e][^\"\u201c\u201d\n]{1,80}[\"\u201d\u201c]")
 
 

@@ -48,7 +48,7 @@ def claims(answer: str, question: str = "") -> list[Claim]:
         return [Claim(part, part, marked=True)]
     fences = [fence.strip() for fence in _FENCE.findall(text)]
     text = _FENCE.sub("\n", text)
-    sentences = _telling(sentences_of(text)) or _headings(text)
+    sentences = _labelled(_telling(sentences_of(text)), question) or _headings(text)
     if fences and ((len(fences) == 1 and "\n" not in fences[0]) or not sentences):
         return [Claim(fence, fence) for fence in fences]
     if checked := [plain(s) for s in sentences if _CHECKED.search(s)]:
@@ -82,6 +82,23 @@ def _telling(sentences: Sequence[str]) -> list[str]:
             joined.append(sentence)
     joined = [s for s in joined if not _LISTING.match(s) and not s.endswith("?")]
     return [s for s in joined if not _FILLER.match(s) or _CONCLUSION.search(s)] or joined
+
+
+def _labelled(sentences: list[str], question: str) -> list[str]:
+    """Of lines such as "**Founder:** Kurz" and "**CEO:** Haddad" the one whose label is most of
+    what was asked; the first one if several are; all sentences if there are no two such lines."""
+    labels = [_LABEL.match(sentence) for sentence in sentences]
+    if len(sentences) < 2 or not all(labels[:2]) or any(map(_CONCLUSION.search, sentences)):
+        return sentences
+    if results := [label.string for label in labels if label and _TOTAL.search(label[1])]:
+        return results[-1:]
+    shares = [len(stems(label[1]) & stems(question)) if label else 0 for label in labels]
+    best = shares.index(max(shares))
+    return sentences[best : best + 1]
+
+
+_TOTAL = re.compile(r"\b(?:total|sum|result|left|remaining|remainder|difference)\b", re.I)
+_LABEL = re.compile(r"[-*\u2022 ]{0,3}((?:[*_]{2})?[^\W_][^:.!?\n]{0,40}):[*_]{0,2} +(?=\S)")
 
 
 def _headings(text: str) -> list[str]:
@@ -190,7 +207,9 @@ _CONCLUSION = re.compile(
     r"^(?:so|thus|hence|daher|also|donc|por tanto|por lo tanto|overall|altogether|in total|all in all|"
     r"in (?:short|summary)|to sum up|that (?:makes|gives|leaves|means)|this (?:makes|gives|leaves|means)|"
     r"combining|putting)\b|\b(?:therefore|consequently|in conclusion|(?:has to|must) be|i (?:would |will )?(?:choose|pick|go with)|"
-    r"i(?:'|\u2019)(?:d|ll) (?:choose|pick|go with|say)|final answer)\b",
+    r"i(?:'|\u2019)(?:d|ll) (?:choose|pick|go with|say)|final answer|i (?:count|get|conclude|end up)|"
+    r", (?:so|thus|hence) (?:the|it|this|that|he|she|they|its))\b|"
+    r"^(?:this|that|the|his|her|its) \w+(?: \w+)? (?:is|was) (?-i:[A-Z])",
     re.IGNORECASE,
 )
 _VERB = re.compile(
@@ -306,9 +325,11 @@ _HEADING = re.compile(r"\s*(?:step|note|option|important|explanation|reason)\b",
 
 def _consequence(sentence: str) -> str:
     """What a sentence concludes: "404 is Gone, so it must be 410" ▶ "it must be 410"."""
-    return _SO.split(sentence)[-1]
+    *_, consequence = _SO.split(sentence)
+    return sentence if _REFERRING.match(consequence) else consequence
 
 
+_REFERRING = re.compile(r"(?:that|this|it)(?:'s| is| was) the\b", re.IGNORECASE)
 _SO = re.compile(
     r",? (?:so|thus|therefore|hence) (?=(?:it|this|that|the answer)\b|"
     r"[^,.]{0,40}\b(?:must be|has to be|costs?|is|are) [^,.]{0,20}(?:\d|[.]?$))",
@@ -319,9 +340,13 @@ _SO = re.compile(
 def _leads(sentence: str) -> list[str]:
     """The first phrase of a sentence, if it stands alone, and the one or two words in brackets
     after it: "1990, one year after 1989" ▶ "1990", "N2 (nitrogen)" ▶ "N2" and "nitrogen"."""
+    if _LISTED.match(sentence):
+        return []
     match = _LEAD.match(plain(sentence))
     if match is None or len(match["lead"].split()) > BARE or _VERB.search(match["lead"]):
         return []
+    if _ABBREVIATION.search(f"{match['lead']}."):
+        return []  # "Neil A. Armstrong was the first"
     if _ADVERBIAL.match(match["lead"]) and not re.search(r"\d", match["lead"]):
         return []
     if re.match(r"\([^)]*\)\s*\w", plain(sentence)[match.end() - 1 :]):
@@ -367,6 +392,8 @@ def _sentences(text: str) -> Iterator[str]:
         for end in re.finditer(r"[.!?][)*_\"'\u201d]{0,4}(?=\s)", line):
             if _ABBREVIATION.search(line[max(0, end.start() - 8) : end.start() + 1]):
                 continue
+            if re.fullmatch(r"\W{0,20}\d{1,2}", line[: end.start()]):
+                continue  # the number of an item
             if len(end[0]) > 1 and line[end.end() :].lstrip()[:1].islower():
                 continue  # click "Forgot password?" on the page
             if re.search(r"\b\d{1,2}$", line[max(0, end.start() - 3) : end.start()]) and (

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from routewright.answers.assertions import states
+from routewright.answers.assertions import clauses, states
 from routewright.answers.claims import LONG, Claim, claims, sentences_of, spoken, stems
 from routewright.answers.dates import has_date, times_in
 from routewright.answers.wording import normal, pattern_of
@@ -102,11 +102,18 @@ def _claimed(claim: Claim, reference: str, answer: str, question: str) -> bool:
         return _lists_all(claim, parts, answer, question)
     if _same_words(claim, reference, question):
         return True
+    if _is_taken(sentence, reference, question):
+        return False
     asked = normal(question)
     is_echo = f" {normal(reference)} " in f" {asked} " and len(question.split()) < LONG
     if claim.text == sentence and is_echo and " or " not in asked:
-        sentence = re.split(r"\b(?:is|are|was|were|ist|est|es)\b|[:=]", sentence, maxsplit=1)[-1]
+        sentence = re.split(r"\b(?:is|are|was|were|ist|est|es)\b|=|:(?!\d)", sentence, maxsplit=1)[
+            -1
+        ]
         return states(sentence, reference)
+    if _WHO.search(question) and not re.search(r"\b[A-Z]\.", reference):
+        sentence = _INITIAL.sub("", sentence)
+        claim = Claim(_INITIAL.sub("", claim.text), sentence)
     return any(
         (claim.text == sentence or states(claim.text, form)) and states(sentence, form, question)
         for form in forms(reference, sentence, question)
@@ -164,13 +171,9 @@ def _lists_all(claim: Claim, parts: Sequence[str], answer: str, question: str) -
         spots = [match.start() if (match := pattern_of(p).search(text)) else -1 for p in parts]
         ordered = spots == sorted(spots) or not _ORDER.search(question)
         return ordered and not _has_more(claim.sentence, parts)
-    sentences = sentences_of(answer)
-    items = [s for s in sentences if re.match(r"\W*(?:[-*\u2022]|\d{1,2}[.)]) ", s)]
-    if len(items) > len(parts) and sum(any(states(i, p) for p in parts) for i in items) < len(
-        items
-    ):
-        return False
-    return all(any(states(sentence, part) for sentence in sentences) for part in parts)
+    items = [s for s in sentences_of(answer) if re.match(r"\W*(?:[-*\u2022]|\d{1,2}[.)]) ", s)]
+    right = [[states(item, part) for part in parts] for item in items]
+    return bool(items) and all(map(any, right)) and all(map(any, zip(*right, strict=True)))
 
 
 def _has_more(sentence: str, parts: Sequence[str]) -> bool:
@@ -190,6 +193,29 @@ def _has_more(sentence: str, parts: Sequence[str]) -> bool:
     return bool(further) and (inside or is_item)
 
 
+def _is_taken(sentence: str, reference: str, question: str) -> bool:
+    """Whether a sentence says of another subject what was asked, and has the reference only after
+    that: "Google developed the iPhone to compete with Apple"."""
+    predicate = _PREDICATE.sub("", normal(question)).strip()
+    name = _SUBJECT.match(sentence)
+    if name is None or " " not in predicate or len(sentence) > LONGEST:
+        return False
+    subject, found, rest = normal(sentence).partition(predicate)
+    is_name = re.sub(r" (?:is|was|are|were)$", "", subject.strip()) == normal(name[0])
+    pattern = pattern_of(reference)
+    is_name = is_name and bool(found and subject.strip()) and not pattern.search(subject)
+    return is_name and pattern.search(rest) is not None
+
+
+LONGEST = 2000  # characters of a sentence in which a subject is looked for
+_PREDICATE = re.compile(
+    r"^.*?\b(?:who|which \w+|what (?:is|was|are|were|\w+))\b(?: (?:is|was|are|were)\b)?"
+)
+_SUBJECT = re.compile(
+    r"\W*(?!(?:So|Thus|Hence|Therefore|Then|Also|Today|Here|If|When|As|And|But|For|In|On|At)\b)"
+    r"(?:[A-Z][\w.'\u2019-]{1,30} ){1,4}"
+)
+_INITIAL = re.compile(r"(?<=[a-z]) [A-Z]\.(?= [A-Z])")
 _VERB = re.compile(
     r"\b(?:is|are|was|were|in|which|who|as|has|have|that|with|because|respectively)\b"
 )
@@ -221,7 +247,7 @@ def _same_words(claim: Claim, reference: str, question: str) -> bool:
     usual = {*normal(question).split(), "of", "and", "de", "von"}
     words = {*normal(reference).split()} - usual
     alike = bool(words) and words == {*normal(claim.text).split()} - usual
-    return alike and states(claim.sentence, claim.text)
+    return alike and states(claim.sentence, claim.text, question)
 
 
 def _joined(claim: Claim, references: Sequence[str]) -> Claim:
@@ -304,6 +330,8 @@ def _polarity(text: str) -> str | None:
     if _BOTH.search(text) or re.match(r"(?:it|that|this) depends\b", text):
         return None
     match = _POLAR.search(_DOUBT.sub(" ", text))
+    if match is not None and match["word"] == "no" and not _SAYS_NO.search(text):
+        match = None  # it has no divisors
     if match is None:
         return (
             "no" if re.match(r"not (?:quite|exactly|really|at all|necessarily)\b", text) else None
@@ -317,12 +345,16 @@ def _implied(text: str, question: str) -> str | None:
     for sentence in reversed(sentences_of(text)):
         said = stems(sentence) - _LINKS
         if 2 * len(asked & said) >= min(len(asked), len(said)) > 0 and not sentence.endswith("?"):
-            negated = bool(_NEGATED.search(_DOUBT.sub(" ", normal(sentence))))
+            telling = " ".join(c for c in clauses(sentence) if asked & stems(c)) or sentence
+            negated = bool(_NEGATED.search(_DOUBT.sub(" ", normal(telling))))
             asks_not = re.search(r"\b(?:not|never|isnt|arent|doesnt|dont|cant)\b", normal(question))
             return "no" if negated != bool(asks_not) else "yes"
     return None
 
 
+_SAYS_NO = re.compile(
+    r"^(?:so |thus |hence |therefore |well )?no\b|\bno$|\b(?:is|be|say|says|clear) no\b"
+)
 _LINKS = {
     "there",
     "thus",

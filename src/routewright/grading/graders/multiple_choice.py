@@ -22,6 +22,7 @@ _UNDECIDED = re.compile(
     r"[(\[]?[A-Z][)\].,;]*(?:\s|$)(?!.*\b(?:but|it is|it[\'\u2019]s)\b)"
     r"|\b[A-Z][)\].]?\s+(?:or|and/or)\s+(?:option\s+)?[(\[]?[A-Z]\b"
 )
+_OPTIONS = re.compile(r"(?:^|\s)\(?(?:A|a|1)[).:] ")  # where the options begin
 _REJECTED = re.compile(
     r"(?:\b[Oo]ptions? |\b[Cc]hoice |\b[Aa]nswer )?(?<![\w*])[(\[]?[A-Z][)\].]?,? (?:is|can be|must be) (?:clearly |"
     r"therefore |thus )?(?:wrong|incorrect|ruled out|eliminated|false|excluded)\b,?"
@@ -70,6 +71,9 @@ class MultipleChoice:
         if letter is not None:
             return Grade(float(letter in right), answer=letter)
         options = _named(answer, choices)
+        if len(options) > 1:  # words of the question are no answer
+            asked = set(_named(_OPTIONS.split(item.query.text)[0], choices))
+            options = [option for option in options if option not in asked] or options
         parts = claims(answer, item.query.text) if len(options) != 1 else []
         if len(options) > 1:
             stated = [_asserted(part.text, choices) for part in parts]
@@ -165,8 +169,9 @@ def _reference(right: object, choices: Sequence[str]) -> str | None:
         return string.ascii_uppercase[right] if 0 <= right < min(len(choices), 26) else None
     if not isinstance(right, str):
         return None
-    if right in choices:
-        return _nth(choices.index(right))
+    names = [choice.strip().casefold() for choice in choices]
+    if right.strip().casefold() in names:
+        return _nth(names.index(right.strip().casefold()))
     return _letter(right, choices)
 
 

@@ -47,6 +47,8 @@ UNITS = {  # by canonical unit, how it is written in lower case
     "usd": "$ usd dollar dollars",
     "gbp": "£ gbp pound pounds",
     "million": "million millions mio",
+    "mi/h": "mph",
+    "km/h": "kmh kph",
     "ml": "ml milliliter milliliters millilitre millilitres",
     "mg": "mg milligram milligrams",
     "t": "t tonne tonnes",

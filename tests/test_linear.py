@@ -50,11 +50,15 @@ SKIPPED = {"routewright.sandbox.train", "routewright.dedicated.network"}  # need
 # Functions whose pattern is made from what they are given, with patterns as they make them.
 BUILT = {
     "routewright.answers.wording.pattern_of": [
-        r"(?<![\w\u2212])(?<!\d\.)berlin wall(?:e?s)?(?![\w%]|\.\d)",
-        r"(?<![\w\u2212])mitochondri(?:ons?|a)(?![\w%]|\.\d)",
-        r"(?<![\w\u2212])e[ +.-]{0,3}204(?![\w%]|\.\d)",
+        r"(?<![\w\u2212])(?<!\d\.)(?:berlin ?wall(?:e?s)?)(?![\w%#]|\+\+|\.\d)",
+        r"(?<![\w\u2212])(?<!\d\.)(?:mitochondri(?:ons?|a))(?![\w%#]|\+\+|\.\d)",
+        r"(?<![\w\u2212])(?<!\d\.)(?:e[ +.-]{0,3}204)(?![\w%#]|\+\+|\.\d)",
     ],
-    "routewright.grading.graders.match._other_name": [r"\w [A-Z]\w+ Adams|^[A-Z]\w+ Adams"],
+    "routewright.answers.dates.pattern_of_date": [r"\bdate(?:1969|0000)x07x\d\d\b"],
+    "routewright.answers.dates.pattern_of_time": [r"\btime18x00\b"],
+    "routewright.grading.graders.match._other_name": [
+        r"([A-Z][\w'\u2019-]{0,30}) ([A-Z][\w.]{0,30} )?Adams"
+    ],
     "routewright.grading.graders.match._joined": [
         r',? (?:or|oder|ou) ["\u201c]?(?:NYC|New York)\b["\u201d]?'
     ],

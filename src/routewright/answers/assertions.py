@@ -14,8 +14,10 @@ from routewright.answers.dates import (
     durations,
     has_date,
     pattern_of_date,
+    pattern_of_time,
     times_in,
     with_dates,
+    with_times,
 )
 from routewright.answers.wording import normal, pattern_of
 
@@ -28,13 +30,16 @@ _NOT_BEFORE = re.compile(
     r"no es|quiza|quizas|podria|en lugar de|statt|au lieu de)\b"
 )
 _MENTIONED = re.compile(  # what stands directly before a phrase that is only mentioned
-    r"(?:\bthan|\bcompet(?:es?|ed|ing) (?:with|against)|\bfollowed by|\brival of|\bcompared (?:with|to)(?: that of)?|\breverse of|"
+    r"(?:\bthan|\bagainst|\blost to|\bcompet(?:es?|ed|ing) with|\bfollowed by|\brival of|"
+    r"\bcompared (?:with|to)(?: that of)?|\breverse of|"
     r"\b(?:differs?|different|differed) from|\b(?:km|kilometers|kilometres|miles|hours) from|"
     r"\b(?:years?|days?|months?|ans|jahre) (?:after|before|apres|nach|vor)|\bbesides|\brelated|"
     r"\btogether with|\bcorresponds to|\bminus|\bthat of|\bovertaken|\bbeat|\bdefeated|"
     r"\bdefeating|\bto give|(?:^| )no|\bcompared with|\bgegen|\breleased with|\bafter|\bbefore)$"
 )
-_APPOSITION = re.compile(r"\w+(?: \w+)? (?:of|de|von)$")  # ", a friend of Franz Kafka"
+_APPOSITION = re.compile(
+    r"(?:who (?:is|was) )?\w+(?: \w+)? (?:of|de|von)$"
+)  # ", a friend of Franz Kafka"
 _NOT_AFTER = re.compile(
     r"^(?: \w+){0,2} (?:(?:is|are|was|were|would be|can|could|does|do|did|has|have) ?"
     r"(?:not|never|no)\b|isnt|arent|wasnt|werent|cannot|cant|doesnt|didnt|wont|comes? to mind|"
@@ -48,7 +53,7 @@ _DOUBTLESS = re.compile(
 _OTHERS = re.compile(
     r"\b(?:people|many|some|one|you|they|most|others|often|commonly|sometimes|first|zuerst|"
     r"d abord)\b.{0,40}\b(?:think|thinks|thought|believe|believes|believed|assume|assumes|assumed|"
-    r"guess|expect|say|confuse|confused|mistake|mistaken|called)\b"
+    r"guess|say|confuse|confused|mistake|mistaken|called)\b"
 )
 _CLAUSE = re.compile(
     r"[;:()\u2014\u2013]|,(?!\d)|\s-\s|\b(?:but|however|whereas|although|though|while|yet|aber|"
@@ -78,8 +83,10 @@ def states(part: str, phrase: str, question: str = "") -> bool:
         return bool(minutes & durations(part))
     if has_date(phrase):
         return any(_states_date(part, phrase, question, first) for first in (False, True))
-    if times := times_in(phrase):
+    if len(times := times_in(phrase)) > 1:
         return "".join(times) in "".join(times_in(part))
+    if times:
+        return _asserts(with_times(part), pattern_of_time(times[0]), question)
     return _asserts(_without_longer(part, phrase), pattern_of(phrase), question)
 
 

@@ -12,6 +12,17 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from routewright.answers.dates import NUMBERS
+from routewright.answers.phrases import (
+    COMMON,
+    CONCLUDING,
+    CONCLUSION,
+    CONFIRMATION,
+    CORRECTION,
+    FILLER,
+    INTERJECTION,
+    LISTING,
+    MORE,
+)
 from routewright.answers.wording import normal
 
 LONGEST = 20_000  # characters at either end of an answer that are read
@@ -48,9 +59,14 @@ def claims(answer: str, question: str = "") -> list[Claim]:
         return [Claim(part, part, marked=True)]
     fences = [fence.strip() for fence in _FENCE.findall(text)]
     text = _FENCE.sub("\n", text)
+    question = asked_in(question)
     sentences = _labelled(_telling(sentences_of(text)), question) or _headings(text)
     if fences and ((len(fences) == 1 and "\n" not in fences[0]) or not sentences):
         return [Claim(fence, fence) for fence in fences]
+    if len(sentences) == 1 and (label := _label(sentences[0])):
+        asks_for_it = stems(label) & stems(question)
+        value = sentences[0].partition(f"{label}:")[2] if asks_for_it else sentences[0]
+        return [Claim(plain(value), plain(sentences[0]))]
     if checked := [plain(s) for s in sentences if _CHECKED.search(s)]:
         return [Claim(part, part) for part in checked]
     concluding = [s for s in sentences[1:] if _CONCLUSION.search(s)][-1:]
@@ -76,7 +92,7 @@ def _telling(sentences: Sequence[str]) -> list[str]:
     for sentence in sentences:
         sentence = _INTERJECTION.sub("", sentence)
         announced = bool(joined) and joined[-1].endswith(":") and not _FILLER.match(joined[-1])
-        if announced and not _LISTED.match(sentence):
+        if announced and not _LISTED.match(sentence) and not _FILLER.match(sentence):
             joined[-1] += f" {sentence}"
         elif re.search(r"\w", sentence):
             joined.append(sentence)
@@ -86,19 +102,31 @@ def _telling(sentences: Sequence[str]) -> list[str]:
 
 def _labelled(sentences: list[str], question: str) -> list[str]:
     """Of lines such as "**Founder:** Kurz" and "**CEO:** Haddad" the one whose label is most of
-    what was asked; the first one if several are; all sentences if there are no two such lines."""
-    labels = [_LABEL.match(sentence) for sentence in sentences]
+    what was asked, or a total; the first one if several are; all sentences if there are no two such
+    lines, or if the last sentence concludes from them."""
+    labels = [_label(sentence) for sentence in sentences]
     if len(sentences) < 2 or not all(labels[:2]) or any(map(_CONCLUSION.search, sentences)):
         return sentences
-    if results := [label.string for label in labels if label and _TOTAL.search(label[1])]:
-        return results[-1:]
-    shares = [len(stems(label[1]) & stems(question)) if label else 0 for label in labels]
-    best = shares.index(max(shares))
-    return sentences[best : best + 1]
+    asked, last = stems(question), sentences[-1]
+    if not labels[-1] and (2 * len(asked & stems(last)) >= len(asked) or "=" in last):
+        return sentences
+    totals = [s for s, label in zip(sentences, labels, strict=True) if _TOTAL.search(label)]
+    shares = [len(stems(label) & asked) for label in labels]
+    return totals[-1:] or [sentences[shares.index(max(shares))]]
+
+
+def _label(sentence: str) -> str:
+    """What stands before the colon of a line such as "**CEO:** Haddad"; "" if it is another."""
+    match = _LABEL.match(sentence)
+    if match is None or _VERB.search(match[1]) or _HEADING.match(match[1].strip("*_ ")):
+        return ""
+    return match[1]
 
 
 _TOTAL = re.compile(r"\b(?:total|sum|result|left|remaining|remainder|difference)\b", re.I)
-_LABEL = re.compile(r"[-*\u2022 ]{0,3}((?:[*_]{2})?[^\W_][^:.!?\n]{0,40}):[*_]{0,2} +(?=\S)")
+_LABEL = re.compile(
+    r"[-*\u2022 ]{0,4}((?:[*_]{2})?[^\W_][^:.!?()\n]{0,40}(?:\([^()\n]{1,30}\))?):[*_]{0,2} +(?=\S)"
+)
 
 
 def _headings(text: str) -> list[str]:
@@ -123,44 +151,34 @@ def _answering(sentences: Sequence[str], question: str) -> list[str]:
     return [*ends, sentences[best]] if shares[best] > max(HALF, first, last) else ends
 
 
+def asked_in(question: str) -> str:
+    """The last sentence of a question that ends with a question mark, without what else it quotes.
+
+    >>> asked_in("Where is it? Text: 'It is in Bremen.'")
+    'Where is it?'
+    """
+    asked: list[str] = _ASKED.findall(question[:LONGEST])
+    return asked[-1].strip() if asked and len(asked[-1].split()) > 2 else question
+
+
+_ASKED = re.compile(r"[^.?!\n]{1,300}\?")
+
+
 def stems(text: str) -> set[str]:
     """The first letters of the words of a text, without its commonest words."""
-    return {word[:5] for word in normal(text).split() if len(word) > 2 and word not in _COMMON}
+    return {word[:5] for word in normal(text).split() if len(word) > 2 and word not in COMMON}
 
 
 # --- parts ---------------------------------------------------------------------------------
 
 _THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
-_CORRECTION = re.compile(
-    r"\b(?:correction:|actually,|wait[,.!\u2026\u2014-]|hold on\b|hmm\b|oops\b|(?:scratch|strike) that\b|"
-    r"on (?:second thought|reflection)s?\b|my mistake\b|i (?:mixed|misspoke|misread|miscounted|"
-    r"made an? (?:mistake|error)|take that back|stand corrected)|edit:|"
-    r"let me (?:correct|reconsider|recalculate|recount|redo|re-do|rethink|try again|fix)|"
-    r"no, (?:that(?:'|\u2019| i)s|this is) (?:wrong|incorrect|not (?:right|correct)))",
-    re.IGNORECASE,
-)
-_CONFIRMED = re.compile(
-    r"\b(?:(?:that|this|it|which) ?(?:'s|\u2019s| is| was| seems| looks) (?:indeed )?(?:right|correct|fine)|"
-    r"checks out|confirm(?:s|ed)|still (?:stands|holds)|same (?:result|answer)|as before)\b",
-    re.IGNORECASE,
-)
-_TABLE_RULE = re.compile(r"[ \t]*\|?[ \t:|-]*-[ \t:|-]*")
+_CORRECTION = re.compile(rf"\b(?:{CORRECTION})", re.IGNORECASE)
+_CONFIRMED = re.compile(rf"\b(?:{CONFIRMATION})\b", re.IGNORECASE)
+_TABLE_RULE = re.compile(r"[ \t:|]*-[ \t:|-]*")
 _INTERJECTION = re.compile(
-    r"^[\W_]{0,4}(?:sure(?: thing)?|certainly|of course|absolutely|great question|good question|"
-    r"okay|ok|alright|thanks(?: for [^.!?,]{1,40})?|thank you(?: for [^.!?,]{1,40})?|"
-    r"here(?:'|\u2019)?s? (?:is |are )?(?:the|my|your|a|what)\b[^:.]{0,80}(?=:))(?:[,.!:\u2014\u2013]|\s[-\u2013\u2014])+\s*",
-    re.IGNORECASE,
+    rf"^[\W_]{{0,4}}(?:{INTERJECTION})(?:[,.!:\u2014\u2013]|\s[-\u2013\u2014])+\s*", re.IGNORECASE
 )
-_COMMON = frozenset(
-    "the and for are was were has have had does did can could will would what which who whom whose"
-    " where when why how this that these those with from into not but its his her their there you"
-    " your our one name many much called known following".split()
-)
-_MORE = re.compile(
-    r"(?:it (?:has|had|is also|was also|lies|contains|became|covers)|its|they|their|in addition|"
-    r"also|additionally|moreover|furthermore|today|since then)\b",
-    re.IGNORECASE,
-)
+_MORE = re.compile(rf"(?:{MORE})\b", re.IGNORECASE)
 _CHECKED = re.compile("[\u2705\u2714\u2713]")
 _FENCE = re.compile(r"```[a-zA-Z]{0,20}[ \t]*\n([^`]{0,10000})```")
 _BOLD = re.compile(r"(?<![\w*])(?:\*\*\*?|__)(?=\S)([^*\n]{1,300})(?:\*\*\*?|__)(?![\w:*])")
@@ -168,7 +186,8 @@ _MARK = re.compile(
     r"####[ \t]*"
     r"|^[#>*_ \t]{0,8}(?:final |short |correct )?(?:(?:answer|antwort|r\u00e9ponse|respuesta)"
     r"[*_ \t]{0,8}(?::[*_ \t]{0,8}|$)|(?:result|solution|conclusion)[*_ \t]{0,8}:[*_ \t]{0,8})"
-    r"|(?<!long )(?<!detailed )\b(?:(?:correct|right|best) (?:option|choice|statement|match)|answers?|antwort|r\u00e9ponse|respuesta)\b"
+    r"|(?<!long )(?<!detailed )\b(?:(?:correct|right|best) (?:option|choice|statement|match)"
+    r"|answers?|antwort|r\u00e9ponse|respuesta)\b"
     r"(?: (?:to|for|of|here|finale|correcta) ?(?:[^.:\n]{0,80}? )??)?"
     r"(?:,? ?\b(?:is|are|was|would be|should be|must be|will be|lautet|ist|est|es)\b"
     r"(?: (?:thus|therefore|then|donc|also|daher))?[ :]{0,3}|[:=])[*_ \t]{0,8}",
@@ -183,41 +202,21 @@ _NOTHING = re.compile(  # "the answer is simple": what follows is no result
     r"provided|explained|right|wrong|unknown)\b",
     re.IGNORECASE,
 )
-_FILLER = re.compile(  # sentences that tell no result
-    r"[\W_]*(?:great question|good question|thanks|thank you|i hope|hope (?:this|that)|"
-    r"let me know|feel free|if you (?:have|need|want|would)|please (?:let|note)|good luck|enjoy\b|"
-    r"is there anything|(?:i(?:'|\u2019)?m |i am )?(?:happy|glad) to help|note(?: that)?\b|let(?:'|\u2019)?s|"
-    r"tip:|(?:don(?:'|\u2019)t|do not) hesitate|would you like|want me to|source|fun fact|"
-    r"for (?:comparison|context|reference|example|instance|more)|(?:in|by) (?:comparison|contrast)|"
-    r"see also|interestingly|incidentally|remember\b|(?:don(?:'|\u2019)t|do not) confuse|not to be confused|"
-    r"other (?:notable|famous|options|large|major)|"
-    r"(?:the|this) (?:question|problem|user|query|task) (?:asks|is asking|wants|is about|gives)|"
-    r"(?:we|i) (?:need|are asked|have|want) to (?:find|know|determine|identify|figure|calculate|"
-    r"compute|recall|answer|decide|solve|check|work)|"
-    r"here(?:'|\u2019)?s\b[^.]{0,100}:$|here (?:is|are)\b[^.]{0,100}:$|"
-    r"let me|to (?:answer|solve|find|determine|figure))(?:\b|:)",
-    re.IGNORECASE,
-)
-_LISTING = re.compile(
-    r"[\W_]*(?:the (?:options|candidates|choices|possibilities)\b|there are "
-    r"(?:two|three|four|five|six|seven|eight|several|many|various|some)\b[^.:]{0,60}:)",
-    re.IGNORECASE,
-)
+_FILLER = re.compile(rf"[\W_]*(?:{FILLER})(?:\b|:|$)", re.IGNORECASE)
+_LISTING = re.compile(rf"[\W_]*(?:{LISTING})", re.IGNORECASE)
 _CONCLUSION = re.compile(
-    r"^(?:so|thus|hence|daher|also|donc|por tanto|por lo tanto|overall|altogether|in total|all in all|"
-    r"in (?:short|summary)|to sum up|that (?:makes|gives|leaves|means)|this (?:makes|gives|leaves|means)|"
-    r"combining|putting)\b|\b(?:therefore|consequently|in conclusion|(?:has to|must) be|i (?:would |will )?(?:choose|pick|go with)|"
-    r"i(?:'|\u2019)(?:d|ll) (?:choose|pick|go with|say)|final answer|i (?:count|get|conclude|end up)|"
-    r", (?:so|thus|hence) (?:the|it|this|that|he|she|they|its))\b|"
-    r"^(?:this|that|the|his|her|its) \w+(?: \w+)? (?:is|was) (?-i:[A-Z])",
+    rf"^(?:{CONCLUDING})\b|\b(?:{CONCLUSION})\b|"
+    r", (?:so|thus|hence) (?:the|it|this|that|s?he|they|its)\b"
+    r"|^(?:this|that|the|his|her|its) \w+(?: \w+)? (?:is|was) (?-i:[A-Z])",
     re.IGNORECASE,
 )
 _VERB = re.compile(
     r"\b(?:is|are|was|were|has|have|had|do|does|did|can|could|will|would|should|must|may|might|"
-    r"[a-z]{3,}(?:ed|es)|ist|sind|war|est|sont|es|son|era)\b"
+    r"say|says|think|believe|[a-z]{3,}(?:ed|es)|ist|sind|war|est|sont|es|son|era)\b"
 )
 _ABBREVIATION = re.compile(
-    r"(?:\b(?:(?-i:[A-Z])|mr|mrs|ms|dr|st|mt|ft|no|vs|jr|sr|prof|approx|gen|col|lt|ca|e\.g|i\.e|a\.m|p\.m))\.$",
+    r"\b(?:(?-i:[A-Z])|mr|mrs|ms|dr|st|mt|ft|no|vs|jr|sr|prof|approx|gen|col|lt|ca|e\.g|i\.e|a\.m|"
+    r"p\.m)\.$",
     re.IGNORECASE,
 )
 _LEAD = re.compile(
@@ -351,13 +350,14 @@ def _leads(sentence: str) -> list[str]:
         return []
     if re.match(r"\([^)]*\)\s*\w", plain(sentence)[match.end() - 1 :]):
         return []  # "One kibibyte (KiB) has 1,024 bytes"
-    bracket = re.match(
-        r"\s*\(?([^\W\d]{2,30}(?: \w{1,30})?|[^()\s]{0,10}\d[^()\s]{0,20}(?: [^()\s]{1,20}){0,2})\)",
-        plain(sentence)[match.end() - 1 :],
-    )
+    bracket = _IN_BRACKETS.match(plain(sentence)[match.end() - 1 :])
     return [match["lead"], *([bracket[1]] if bracket else [])]
 
 
+_IN_BRACKETS = re.compile(
+    r"\s*\(?([^\W\d]{2,30}(?: \w{1,30})?"
+    r"|[^()\s]{0,10}\d[^()\s]{0,20}(?: [^()\s]{1,20}){0,2})\)"
+)
 _ADVERBIAL = re.compile(
     r"(?:i|we|you|let|by|on|in|at|for|to|from|with|as|during|after|before|if|when|while|today|"
     r"currently|besides|well|yes|no|according|am|im|bei|f\u00fcr|en|pour|por)\b",
@@ -408,7 +408,8 @@ def _sentences(text: str) -> Iterator[str]:
 
 
 _INFORMATIVE = re.compile(
-    r"[# \t]{1,10}(?!(?:\*\*)?(?:step|part|option|explanation|question|problem|note|case|example|why)\b)"
+    r"[# \t]{1,10}(?!(?:\*\*)?(?:step|part|option|explanation|question|problem|note|case|example|"
+    r"why)\b)"
     r"[^:\n]{1,80}: *\S",
     re.IGNORECASE,
 )

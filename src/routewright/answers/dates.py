@@ -32,6 +32,7 @@ _DATE = re.compile(
 )
 _TIME = re.compile(r"\b(\d{1,2})(?:[:.h]([0-5]\d))?\s?(?:(a|p)\.?m\b\.?|uhr\b)?", re.IGNORECASE)
 _NAMED_TIME = {"noon": "12:00", "midday": "12:00", "midnight": "0:00"}
+_NAMED = re.compile(rf"\b(?:{'|'.join(_NAMED_TIME)})\b", re.IGNORECASE)
 _DURATION = re.compile(
     r"(?:(\d{1,4}(?:\.\d{1,4})?)( and a half)?\s?(?:h|hours?|hrs?|stunden?)\b"
     r"(?:,? (?:and )?|(?=\d))?)?"
@@ -86,9 +87,27 @@ def _parts(match: re.Match[str], day_first: bool = False) -> tuple[int, int, int
 
 def times_in(text: str) -> list[str]:
     """The times of day in a text, each as "hh:mm;", in their order."""
-    for name, time in _NAMED_TIME.items():
-        text = re.sub(rf"\b{name}\b", time, text, flags=re.IGNORECASE)
+    text = _NAMED.sub(lambda m: _NAMED_TIME[m[0].casefold()], text)
     return [_clock(match) for match in _TIME.finditer(text) if match[2] or match[3]]
+
+
+def with_times(text: str) -> str:
+    """The text with a word for each time of day in it.
+
+    >>> with_times("At noon, or at 6 pm")
+    'At time12x00, or at time18x00'
+    """
+    text = _NAMED.sub(lambda m: _NAMED_TIME[m[0].casefold()], text)
+    return _TIME.sub(lambda m: _word_of(_clock(m)) if m[2] or m[3] else m[0], text)
+
+
+def pattern_of_time(time: str) -> re.Pattern[str]:
+    """Matches the word of `with_times` for a time such as "18:00;"."""
+    return re.compile(rf"\b{_word_of(time)}\b")
+
+
+def _word_of(time: str) -> str:
+    return f"time{time[:2]}x{time[3:5]}"
 
 
 def _clock(time: re.Match[str]) -> str:

@@ -111,9 +111,11 @@ def _nth(match: re.Match[str]) -> str:
 
 
 def pattern_of(phrase: str) -> re.Pattern[str]:
-    """Matches a phrase in a text as `normal` writes it. It may be spelt in one word, in the singular
-    or plural, and with "ae" for "\u00e4"; if it has digits or signs, whatever separates them: "E-204"
-    and "E204", "Ctrl+K" and "Ctrl + K"."""
+    """Matches a phrase in a text as `normal` writes it.
+
+    It may be spelt in one word, in the singular or plural, and with "ae" for "\u00e4"; if it has
+    digits or signs, whatever separates them: "E-204" and "E204", "Ctrl+K" and "Ctrl + K".
+    """
     words = normal(phrase)
     runs = re.findall(r"[^\W\d_]+|\d+", words)
     if re.search(r"[\d+/#-]", phrase) and 1 < len(runs) < 12 and not re.search(r"\d[.]\d", words):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from routewright.answers.assertions import clauses, states
-from routewright.answers.claims import LONG, Claim, claims, sentences_of, spoken, stems
+from routewright.answers.claims import LONG, Claim, asked_in, claims, sentences_of, spoken, stems
 from routewright.answers.dates import has_date, times_in
 from routewright.answers.wording import normal, pattern_of
 from routewright.data.queries import Item
@@ -31,7 +31,9 @@ _NEGATED = re.compile(r"\b(?:not|never|cannot|cant|isnt|arent|doesnt|dont|wasnt|
 _WHO = re.compile(
     r"\b(?:who|whose|whom|surname|author|painter|wer|qui|qui\u00e9n|quien)\b", re.IGNORECASE
 )
-_NAME = re.compile(r"(?:[^\W\d_][^\W\d_.'\u2019-]{0,30}\.? ){1,6}([^\W\d_]{3,30})")
+_NAME = re.compile(
+    r"(?:[^\W\d_][^\W\d_.'\u2019-]{0,30}\.? ){1,6}([^\W\d_]{3,30}(?:-[^\W\d_]{2,20})?)"
+)
 _STRIPPED = string.whitespace + string.punctuation
 
 
@@ -104,6 +106,7 @@ def _claimed(claim: Claim, reference: str, answer: str, question: str) -> bool:
         return True
     if _is_taken(sentence, reference, question):
         return False
+    question = asked_in(question)
     asked = normal(question)
     is_echo = f" {normal(reference)} " in f" {asked} " and len(question.split()) < LONG
     if claim.text == sentence and is_echo and " or " not in asked:
@@ -227,8 +230,8 @@ _ORDER = re.compile(
 _BRACKET = re.compile(r"([^()]{2,80}) ?\(([^()]{1,40})\)\.?")
 _ALTERNATIVES = re.compile(r"[^\W\d][^\d/()]{1,40}(?: ?/ ?| or )[^\d/()]{1,40}")
 _GENERIC = re.compile(
-    r"^(?:the |mr\.? |mrs\.? |ms\.? |dr\.? |prof(?:essor|\.)? |sir |lord |lady |president |king |queen |"
-    r"emperor |saint |pope |lake |mount |mt\.? |river |to )+(?=[^\W\d])|"
+    r"^(?:the |mr\.? |mrs\.? |ms\.? |dr\.? |prof(?:essor|\.)? |sir |lord |lady |president |king |"
+    r"queen |emperor |saint |pope |lake |mount |mt\.? |river |to )+(?=[^\W\d])|"
     r" (?:river|ocean|sea|desert|mountains?|islands?|lake|jr\.?|sr\.?)$|,? jr\.?$",
     re.IGNORECASE,
 )
@@ -265,7 +268,8 @@ def _other_name(sentence: str, name: str) -> bool:
     """Whether a sentence has the surname of a name after another first name: John Quincy before
     Adams."""
     *_, surname = name.split()
-    before = re.search(rf"([A-Z][\w'\u2019-]*) ([A-Z][\w.]* )?{re.escape(surname)}", sentence)
+    given = r"([A-Z][\w'\u2019-]{0,30}) ([A-Z][\w.]{0,30} )?"
+    before = re.search(given + re.escape(surname), sentence)
     if before is None or before[1] in _TITLES:
         return False
     if before[2] and len(before[2].strip(" .")) > 1:

@@ -24,8 +24,9 @@ _UNDECIDED = re.compile(
 )
 _OPTIONS = re.compile(r"(?:^|\s)\(?(?:A|a|1)[).:] ")  # where the options begin
 _REJECTED = re.compile(
-    r"(?:\b[Oo]ptions? |\b[Cc]hoice |\b[Aa]nswer )?(?<![\w*])[(\[]?[A-Z][)\].]?,? (?:is|can be|must be) (?:clearly |"
-    r"therefore |thus )?(?:wrong|incorrect|ruled out|eliminated|false|excluded)\b,?"
+    r"(?:\b[Oo]ptions? |\b[Cc]hoice |\b[Aa]nswer )?(?<![\w*])[(\[]?[A-Z][)\].]?,? "
+    r"(?:is|can be|must be) (?:clearly |therefore |thus )?"
+    r"(?:wrong|incorrect|ruled out|eliminated|false|excluded)\b,?"
 )
 _INLINE = re.compile(r"(?:^|(?<=\s))\(?([A-Za-z]|[1-9])[).:] ")
 _LONE = re.compile(  # a lone A or I may be a word
@@ -116,8 +117,8 @@ def _with_letters(answer: str, question: str) -> str:
         answer = re.sub(r"\(([a-j])\)|\b([a-j])\)", lambda m: f"({(m[1] or m[2]).upper()})", answer)
     if _DIGIT.search(question):
         answer = re.sub(
-            r"^(\W{0,4})([1-9])(?=[).:]|\s*$)|(?<=option )([1-9])\b",
-            lambda m: f"{m[1] or ''}{string.ascii_uppercase[int(m[2] or m[3]) - 1]}",
+            r"^(\W{0,4})([1-9])(?=[).:]|\s*$)|(?<=option )([1-9])\b|(?<=answer is )([1-9])(?=\W*$)",
+            lambda m: f"{m[1] or ''}{string.ascii_uppercase[int(m[2] or m[3] or m[4]) - 1]}",
             answer,
         )
     return answer

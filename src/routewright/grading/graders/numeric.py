@@ -57,13 +57,15 @@ UNITS = {  # by canonical unit, how it is written in lower case
     "month": "month months",
     "year": "y yr yrs year years",
 }
-SIZES = {  # units of one dimension, and how large they are
-    **dict(mm=("length", 1), cm=("length", 10), m=("length", 1000), km=("length", 10**6)),
-    **dict(ft=("foot", 1), mi=("foot", 5280), ml=("volume", 1), l=("volume", 1000)),
-    **dict(mg=("mass", 1), g=("mass", 1000), kg=("mass", 10**6), t=("mass", 10**9)),
-    **dict(s=("time", 1), min=("time", 60), h=("time", 3600), day=("time", 86_400)),
-    **dict(week=("time", 604_800), month=("months", 1), year=("months", 12)),
+_SIZES = {  # by dimension, its units and how large they are
+    "length": {"mm": 1, "cm": 10, "m": 1000, "km": 10**6},
+    "length in feet": {"ft": 1, "mi": 5280},
+    "volume": {"ml": 1, "l": 1000},
+    "mass": {"mg": 1, "g": 1000, "kg": 10**6, "t": 10**9},
+    "time": {"s": 1, "min": 60, "h": 3600, "day": 86_400, "week": 604_800},
+    "months": {"month": 1, "year": 12},
 }
+SIZES = {unit: (name, size) for name, units in _SIZES.items() for unit, size in units.items()}
 CANONICAL = {name: unit for unit, names in UNITS.items() for name in names.split()}
 SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _UNIT = re.compile(
@@ -119,16 +121,18 @@ class Numeric:
             expected *= SCALES.get(unit, 1)
         if not isinstance(number.value, Fraction) or not isinstance(expected, Fraction):
             return number.value == expected and (unit in SCALES or _same_unit(unit, number.unit))
-        if unit != number.unit and _dimension(unit) == _dimension(number.unit) is not None:
-            return number.value * SIZES[number.unit][1] == expected * SIZES[unit][1]
+        value: Fraction = number.value
+        kinds = [SIZES.get(unit), SIZES.get(number.unit)]
+        if unit != number.unit and kinds[0] and kinds[1] and kinds[0][0] == kinds[1][0]:
+            return expected * kinds[0][1] == value * kinds[1][1]
         if unit and unit not in SCALES and not _same_unit(unit, number.unit):
             return False
-        if number.value.denominator > 1 and (places := _decimals(reference)) > 1:
-            number = number._replace(value=Fraction(round(number.value, max(places, 0))))
+        if value.denominator > 1 and (places := _decimals(reference)) > 1:
+            value = Fraction(round(value, places))
         percent = number.unit == "%" or (form is not None and form["percent"] is not None)
         scales = (1, 100, Fraction(1, 100)) if percent else (1,)
         tolerance = Fraction(self.tolerance) * abs(expected)
-        return any(abs(number.value * scale - expected) <= tolerance for scale in scales)
+        return any(abs(value * scale - expected) <= tolerance for scale in scales)
 
 
 class Number(NamedTuple):
@@ -142,6 +146,9 @@ def results(answer: str, question: str) -> list[Number]:
     """The numbers that an answer states as its result."""
     parts = claims(answer, question)
     marked = bool(parts) and parts[0].marked
+    formula = parts[-1].text if parts and "\\frac" in parts[-1].text else None
+    if formula and not marked and (number := key("number", formula)) is not None:
+        return [Number(number)]
     if "\\boxed{" in answer or (marked and "\\" in parts[0].text):
         number = key("number", answer)
         return [] if number is None else [Number(number)]
@@ -198,10 +205,6 @@ def _dotted(text: str) -> str:
     return re.sub(r"\b(\d{1,3}) (?=\d{3}\b(?!\s\d{1,2}\b))", r"\1", text)
 
 
-def _dimension(unit: str) -> str | None:
-    return SIZES[unit][0] if unit in SIZES else None
-
-
 def _decimals(reference: str) -> int:
     """How many decimal places a reference has."""
     return len(reference.strip().partition(".")[2].rstrip("% ")) if "." in reference else 0
@@ -232,7 +235,7 @@ PARTS = {
     "half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "eighth": 8,
     "tenth": 10,
 }  # fmt: skip
-NUMERATORS = {"two": 2, "three": 3, "four": 4, "2": 2, "3": 3, "4": 4}
+NUMERATORS = {str(n): n for n in range(2, 10)}
 _FRACTION = re.compile(
     rf"\b(?:(one|an?|{'|'.join(NUMERATORS)})[ -])({'|'.join(PARTS)})s?\b(?! (?:as|past|to)\b)"
     r"|^\W*()(half)\W*$",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -227,3 +228,12 @@ def test_fit_learns_from_scores_beside_an_interview(tmp_path: Path):
     assert quality["speller"] > quality["adder"] + 0.1
     lines = [json.loads(line) for line in paths[1].read_text().splitlines()]
     assert {"policy", "latency", "out_tokens", "scored"} <= lines[0].keys()
+
+
+@pytest.mark.parametrize("what", [os.mkfifo, os.mkdir])
+def test_a_file_of_feedback_that_is_none_is_refused_at_once(tmp_path: Path, what):
+    what(path := tmp_path / "feedback.jsonl")
+    with pytest.raises(BadInput, match="not a regular file"):
+        Feedback(path)
+    with pytest.raises(BadInput, match="not a regular file"):
+        Journal(path)

@@ -89,13 +89,15 @@ def test_a_limit_that_is_misspelt_anywhere_is_refused(field, value, nested):
 
 def test_fields_of_other_vendors_are_no_misspelt_limits():
     fields = """temperature top_p top_k min_p max_tokens max_completion_tokens user seed stop store
-        logit_bias logprobs top_logprobs presence_penalty frequency_penalty reasoning_effort
-        service_tier tool_choice parallel_tool_calls prediction modalities audio verbosity
-        safety_identifier prompt_cache_key web_search_options reasoning thinking plugins provider models route
-        transforms repetition_penalty guided_json chat_template_kwargs min_tokens best_of ignore_eos
-        priority safety_settings cached_content extra_headers keep_alive options format domain tags
-        timeout num_retries fallbacks caching mock_response guardrails enable_thinking search_domain
-        return_citations random_seed safe_prompt prompt_mode disable_search origin labels"""
+        logit_bias logprobs top_logprobs presence_penalty frequency_penalty
+        reasoning_effort service_tier tool_choice parallel_tool_calls prediction
+        modalities audio verbosity safety_identifier prompt_cache_key web_search_options
+        reasoning thinking plugins provider models route transforms repetition_penalty
+        guided_json chat_template_kwargs min_tokens best_of ignore_eos priority
+        safety_settings cached_content extra_headers keep_alive options format domain
+        tags timeout num_retries fallbacks caching mock_response guardrails
+        enable_thinking search_domain return_citations random_seed safe_prompt
+        prompt_mode disable_search origin labels"""
     upstream = Upstream()
     sent = dict.fromkeys(fields.split(), "x") | {"max_tokens": 9, "max_completion_tokens": 9}
     served(create(extra_body=sent), upstream)

@@ -289,7 +289,8 @@ def read(path: Path, most: int, at: int | None = None) -> bytes:
         if not stat.S_ISREG(facts.st_mode):
             raise BadInput(f"'{path}' is not a regular file")
         if facts.st_size > most:
-            raise BadInput(f"'{path}' is larger than {most >> 20:,} MiB")
+            limit = f"{most >> 20:,} MiB" if most >= 1 << 20 else f"{most >> 10} KiB"
+            raise BadInput(f"'{path}' is larger than {limit}")
         with open(handle, "rb", closefd=False) as file:
             return file.read(facts.st_size)
     finally:

@@ -47,6 +47,8 @@ class Journal:
         self.path = path
         self._lock = threading.Lock()
         self._end: int | None = None  # of the events, while space is reserved behind them
+        if path.exists() and not path.is_file():  # to read a pipe would wait for its writer
+            raise BadInput(f"the journal '{path}' is not a regular file: name another one")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered, so that a failed write can be undone; not for appending, because events

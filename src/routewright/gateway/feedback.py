@@ -54,6 +54,8 @@ class Feedback:
         max_text: int = MAX_TEXT,
         answers: bool = False,
     ) -> None:
+        if path.exists() and not path.is_file():  # to open a pipe would wait for its reader
+            raise BadInput(f"server.feedback: '{path}' is not a regular file: name another one")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Only the owner may read the texts of queries.
@@ -61,8 +63,6 @@ class Feedback:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise BadInput(f"server.feedback: '{path}' cannot be written: {reason}") from error
-        if not path.is_file():
-            raise BadInput(f"server.feedback: '{path}' is not a regular file: name another one")
         self.journal = Journal(path)
         self._scored_ids = {str(line.get("id")) for line in self.journal.entries}
         self.journal.entries.clear()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from routewright.config import Config
@@ -21,6 +21,7 @@ from routewright.gateway.prometheus import Counters
 from routewright.gateway.slots import Slots
 
 WARM_SECONDS = 2.0  # that the experts get to accept a connection before the gateway is ready
+RELOAD_SECONDS = 5.0  # that a reload in progress gets when the gateway ends
 THREADS = 32  # for the steps of strategies; while one predicts, the others wait for the next batch
 FIXED = ("host", "port")  # keys of `server` that only a restart changes
 
@@ -111,8 +112,14 @@ class Lifecycle:
         return changed
 
     async def close(self) -> None:
-        """Closes everything, also what is still in use."""
-        async with self._reloading:
+        """Closes everything, also what is still in use.
+
+        A reload in progress may wait for a file system that does not answer: it is left behind.
+        """
+        async with AsyncExitStack() as stack:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RELOAD_SECONDS):
+                    await stack.enter_async_context(self._reloading)
             await asyncio.gather(*self._closing, return_exceptions=True)
             while self._living:
                 await self._close(self._living.pop(0))

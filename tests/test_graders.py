@@ -228,6 +228,24 @@ def test_an_answer_cannot_write_its_own_grade(code):
         assert not run(textwrap.dedent(code), [test]).score > 0
 
 
+@pytest.mark.parametrize(
+    ("setup", "fake", "test"),
+    [
+        ("import math", "class math: isclose", "assert math.isclose(f(), 4)"),
+        ("import numpy as np", "class np: allclose", "assert np.allclose(f(), [4])"),
+        (
+            "from numpy import testing",
+            "class testing: assert_allclose",
+            "testing.assert_allclose(f(), 4)",
+        ),
+    ],
+)
+def test_what_tests_compare_with_is_theirs(setup, fake, test):
+    forged = f"{fake} = staticmethod(lambda *a, **k: True)\ndef f(): return 5"
+    assert run("def f(): return 4", [test], setup=setup).score == 1
+    assert run(forged, [test], setup=setup).score == 0
+
+
 def test_an_answer_reads_and_writes_no_file_outside_its_folder(tmp_path: Path):
     if not confined():
         pytest.skip("this kernel has no Landlock")

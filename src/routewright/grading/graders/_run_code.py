@@ -12,6 +12,7 @@ The tester reads {setup, code, tests, seconds, megabytes} from standard input an
 
 from __future__ import annotations
 
+import ast
 import builtins
 import ctypes
 import json
@@ -147,6 +148,7 @@ def run_tests(connection: socket.socket, task: dict[str, Any], answer: int) -> d
     names = visible(reply["names"], task["tests"])
     scope: dict[str, Any] = {"__name__": "tests"}
     scope |= {name: peer.unpack(reply["names"][name]) for name in names}
+    scope |= modules(task.get("setup") or "")
     results: list[str | None] = []
     note: str | None = None
     for test in task["tests"]:
@@ -172,6 +174,25 @@ def visible(names: Iterable[str], tests: Sequence[str]) -> list[str]:
     if used & set(plain):
         return plain
     return plain + [name for name in names if hasattr(builtins, name) and name[:1] != "_"]
+
+
+def modules(setup: str) -> dict[str, types.ModuleType]:
+    """The modules of Python and NumPy that the item's `setup` imports, as the tester's own.
+
+    The answer could name a class of its own `math`, whose `isclose` is always true.
+    """
+    scope: dict[str, Any] = {}
+    with suppress(SyntaxError, ValueError):
+        for line in ast.parse(setup).body:
+            if isinstance(line, ast.Import | ast.ImportFrom):
+                with suppress(Exception):  # then the answer, which imports it too, has failed
+                    exec(compile(ast.Module([line], []), "setup.py", "exec"), scope)
+    return {
+        name: value
+        for name, value in scope.items()
+        if isinstance(value, types.ModuleType)
+        and value.__name__.partition(".")[0] in {*sys.stdlib_module_names, "numpy"}
+    }
 
 
 def ended(answer: int, seconds: int) -> str:

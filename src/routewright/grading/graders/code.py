@@ -37,9 +37,11 @@ class Code:
     """Runs the answer's Python and then each of `tests`, statements that raise if it is wrong.
 
     All must pass. Of an answer with code fences those count, else the whole answer. `setup` of the
-    item runs before the code. The answer runs in a process of its own with 10 s of processor time
-    (`code=SECONDS`), 512 MB and an empty folder for 64 MB; the tests run in another process, so an
-    answer can neither see them nor write its own grade. On Linux, seccomp (x86-64, arm64) lets it
+    item runs before the code. The modules of Python and NumPy that it imports are the tests' own;
+    an answer may define anything else anew, so helpers of tests belong into `tests`. The answer
+    runs in a process of its own with 10 s of processor time (`code=SECONDS`), 512 MB and an empty
+    folder for 64 MB; the tests run in another process, so an answer can neither see them nor write
+    its own grade. On Linux, seccomp (x86-64, arm64) lets it
     start no process, signal none and open no socket, and Landlock (Linux 5.13) lets it read only
     Python's files and write only its folder; user namespaces, where they are allowed, give it no
     network and no view of other processes. What a system lacks of these, a hook inside Python

@@ -310,6 +310,29 @@ def test_an_idle_connection_stays_open_for_as_long(http):
 # --- too many ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_cancels_its_first_request_although_others_wait_behind_it(
+    http, stream, caplog
+):
+    body = json.dumps({"messages": asked(), "stream": stream}).encode()
+    request = POST + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+
+    async def run():
+        async with (
+            running(upstream := Upstream(faults=[hang])),
+            door(config_of(upstream.expert("small")), http) as (_, port),
+        ):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request * 3)
+            await until(lambda: upstream.requests)
+            writer.transport.abort()
+            await until(lambda: upstream.cancelled)
+            return upstream.requests
+
+    assert asyncio.run(run()) == 1
+    assert "Traceback" not in caplog.text
+
+
 def test_beyond_the_connections_that_there_are_clients_are_told_to_come_again(http):
     upstream = Upstream(faults=[hang] * 3)
 

@@ -288,11 +288,22 @@ else:
         _head = 0  # bytes of the head so far
         _around = 0  # bytes of a body that may be no part of it: sizes of chunks, trailers
         _chunk = 0  # bytes that are being read
+        _answered: Any = None  # the request that is being answered; others may wait behind it
 
         def data_received(self, data: bytes) -> None:
             self._chunk, self._data = len(data), data
             self._began_in_body = self._in_body
             super().data_received(data)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            if self._answered is not None and not self._answered.response_complete:
+                self._answered.disconnected = True
+                self._answered.message_event.set()
+
+        def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+            self._answered = cycle  # uvicorn tells only the last request of a lost connection
+            super()._start_asgi_task(cycle, app)
 
         def on_message_begin(self) -> None:
             self._in_head, self._in_body = True, False

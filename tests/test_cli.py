@@ -166,6 +166,7 @@ def test_options_set_the_fields_of_a_predictor(routewright, outcome_table, tmp_p
         (("compare", "a", "b", "none.parquet", "--html", "TABLE/x.html"), "cannot be written"),
         (("dedicate", "build", "none.parquet", "--expert", "a", "--out", "."), "cannot be written"),
         (("selfplay", "c.yaml", "nowhere", "--out", "TABLE"), "it is a file; name a folder"),
+        (("demo", "--folder", "TABLE"), "it is a file; name a folder"),
         (("evaluate", "ROUTER", "TABLE", "--html", "TABLE/page.html"), "cannot be written"),
         (("evaluate", "ROUTER", "TABLE", "--seed", "-1"), "greater than or equal to 0"),
         (("route", "ROUTER", "x", "--lambda", "-1"), "greater than or equal to 0"),

@@ -63,17 +63,18 @@ class Verbs(TyperGroup):
             raise MissingExtra(f"`routewright {ctx.invoked_subcommand}`", error) from error
 
 
-FOLDERS = ("demo", "fit", "add-expert", "selfplay", "train", "grow")  # whose --out is a folder
+FOLDERS = ("fit", "add-expert", "selfplay", "train", "grow")  # whose --out is a folder
 
 
 class Verb(TyperCommand):
     """A verb; it looks whether its results can be written before it does anything."""
 
     def invoke(self, ctx: Any) -> Any:
-        for name in ("out", "html", "json"):
+        for name in ("out", "html", "json", "folder"):
             path = ctx.params.get(name)
             if isinstance(path, Path) and str(path) != "-":
-                files.check_writable(path, folder=name == "out" and self.name in FOLDERS)
+                is_folder = name == "folder" or (name == "out" and self.name in FOLDERS)
+                files.check_writable(path, folder=is_folder)
         return super().invoke(ctx)
 
 

@@ -70,7 +70,8 @@ class Verb(TyperCommand):
     """A verb; it looks whether its results can be written before it does anything."""
 
     def invoke(self, ctx: Any) -> Any:
-        for name in ("out", "html", "json", "folder"):
+        names = ["out", "html", "json", *(["folder"] if self.name == "demo" else [])]
+        for name in names:
             path = ctx.params.get(name)
             if isinstance(path, Path) and str(path) != "-":
                 is_folder = name == "folder" or (name == "out" and self.name in FOLDERS)

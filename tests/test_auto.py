@@ -458,3 +458,16 @@ def test_the_gateway_asks_for_log_probabilities_and_keeps_them_to_itself(
     assert all(not getattr(piece.choices[0], "logprobs", None) for piece in pieces)
     assert headers["x-routewright-path"]
     assert headers.get("x-routewright-streamed") == ("false" if stream else None)
+
+
+@pytest.mark.parametrize("pool", [CHEAP[:2], EVERYBODY], ids=["two", "four"])
+def test_a_pool_that_costs_nothing_is_fitted_and_within_every_budget(routewright, tmp_path, pool):
+    frame = exam(150).with_columns(*(pl.lit(0.0).alias(f"cost::{name}") for name in EVERYBODY))
+    folder = tmp_path / "router"
+    words = ("--out", folder, "--experts", ",".join(pool), "--predictor", "prior")
+    code, printed, error = routewright("fit", write(tmp_path, frame), *words)
+    assert code == 0, error
+    assert "every expert costs 0" in " ".join(printed.split()) and "input_per_mtok" in printed
+    point = Router.load(folder).at(max_cost_fraction=0.5)
+    assert point == Router.load(folder).at(max_cost=0.001)
+    assert point.quality == max(p.quality for p in Router.load(folder).frontier)

@@ -112,7 +112,7 @@ def build(
         option_chances, choices = fitted_options or (None, None)
     base = Evidence(
         kind,
-        PRICES / max(metrics.mean(outcomes.charges).max(), 1e-300),
+        PRICES / (metrics.mean(outcomes.charges).max() or 1.0),  # any price where nothing costs
         choices=choices,
         logprobs="logprob" in measures,
         checking=_checking(outcomes),
@@ -198,7 +198,8 @@ def order_members(outcomes: Outcomes, prediction: Prediction, kind: equivalence.
     score = np.nan_to_num(outcomes.score)
     order: list[int] = []
     quality_of_vote = 0.0
-    while available and len(order) < MEMBERS:
+    most = min(MEMBERS, len(cost) - 1)  # the top rung can ask somebody further
+    while available and len(order) < most:
         votes = {m: _vote(labels, weight, score, [*order, m]) for m in available}
         best = max(votes, key=lambda m: votes[m] - price * cost[m])
         if len(order) >= 2 and votes[best] <= quality_of_vote:

@@ -467,7 +467,7 @@ def test_a_pool_that_costs_nothing_is_fitted_and_within_every_budget(routewright
     words = ("--out", folder, "--experts", ",".join(pool), "--predictor", "prior")
     code, printed, error = routewright("fit", write(tmp_path, frame), *words)
     assert code == 0, error
-    assert "every expert costs 0" in " ".join(printed.split()) and "input_per_mtok" in printed
+    assert "every expert costs 0" in " ".join(printed.split())
     point = Router.load(folder).at(max_cost_fraction=0.5)
     assert point == Router.load(folder).at(max_cost=0.001)
     assert point.quality == max(p.quality for p in Router.load(folder).frontier)

@@ -95,6 +95,26 @@ def test_a_local_server_becomes_an_expert_that_may_see_everything(routewright, m
                .experts_by_name().values() if e.name in local)  # fmt: skip
 
 
+def test_what_a_new_config_holds_as_comments_is_right_once_the_marks_are_removed(routewright):
+    with in_thread(upstream := Upstream(models=["small", "large"])):
+        code, _, shown = routewright("init", "--yes", "--no-scan", "--server", upstream.url)
+    assert (code, shown.count("counts as free")) == (0, 2)
+    file = Path("routewright.yaml")
+    head, _, rest = file.read_text().partition("  # learned:")
+    assert "Which is the better one" in head
+    head = head.replace("# input_per_mtok", "input_per_mtok")
+    head = head.replace("# output_per_mtok", "output_per_mtok")
+    block, default, end = rest.partition("default_policy:")
+    file.write_text(f"{head}  learned:{block.replace('  #  ', '   ')}{default}{end}")
+    (mistake,) = config.examine(file).problems
+    assert (
+        "there is no router.json" in mistake.problem and mistake.where == "policies.learned.router"
+    )
+    document = yaml.safe_load(file.read_text())
+    assert {entry["output_per_mtok"] for entry in document["experts"]} == {0.2}
+    assert document["policies"]["learned"]["fallback"] == ["large"]
+
+
 def test_servers_are_found_where_their_variables_say(routewright, monkeypatch):
     with in_thread(ollama := Upstream(models=["a"]), proxy := Upstream(models=["b"])):
         monkeypatch.setenv(OLLAMA, ollama.url.removeprefix("http://").removesuffix("/v1"))

@@ -80,7 +80,7 @@ def init(
     _show(sources, candidates, console)
     chosen = _unique(_choose(models, candidates, sources, yes))
     for choice in chosen:
-        console.print(f"  {choice.name}: {choice.facts}", markup=False)
+        console.print(f"  {choice.name} · {choice.facts}", markup=False)
     local = [choice.name for choice in chosen if choice.is_local]
     seen = _audience("restricted", restricted, "local" if local else "none", chosen, yes)
     default = ",".join(seen) or "none"
@@ -126,6 +126,7 @@ class Candidate:
 
         if self.listing is None:
             what = "it runs on this machine" if self.is_local else "its price is unknown"
+            what += ", and counts as free"
             return f"{self.source.title}: {what}"
         fields = prices.missing_fields({}, self.listing)
         return prices.sentence(self.source.title, fields, prices.shipped().label)
@@ -144,6 +145,7 @@ class Candidate:
             self.facts,
             self.model.context_window if self.source.vendor is None else None,
             data_classes(restricted, internal),
+            has_price=self.listing is not None,
         )
 
 

@@ -31,7 +31,7 @@ policies:
     strategy: fixed
     options: {{expert: {first}}}
 """
-SEVERAL = """
+SEVERAL = """\
 # Clients request a policy as the model `routewright/NAME`, and the default policy as `auto`.
 policies:
   cheap:                  # the cheapest expert; the others step in if it fails or may not be asked
@@ -47,8 +47,16 @@ policies:
     options: {{expert: {last}}}
     fallback: {others}
 """
+SAME_PRICE = """
+# Experts without prices stand in the order in which they were found. Which is the better one, only
+# you know: change the names in these policies if it is another.
+#
+"""
 LEARNED = """\
-  # A learned policy, after `routewright interview` and `routewright fit`:
+  # A learned policy, after
+  #   routewright interview {file} QUERIES.jsonl --out OUTCOMES.parquet --hold-out 0.2
+  #   routewright fit OUTCOMES.parquet --out router
+  # Remove the # below, and name it in `default_policy`:
   # learned:
   #   strategy: auto
   #   router: router
@@ -73,6 +81,7 @@ class Entry:
     comment: str = ""
     context_window: int | None = None  # tokens, as its server says
     data_classes: tuple[str, ...] = ("public",)
+    has_price: bool = True
 
     def lines(self) -> list[str]:
         lines = [f"  # {self.comment}"] if self.comment else []
@@ -83,6 +92,11 @@ class Entry:
             lines.append(f"    api_key: ${{{self.key}}}")
         if self.context_window is not None:
             lines.append(f"    context_window: {self.context_window}")
+        if not self.has_price:
+            lines += [
+                "    # input_per_mtok: 0.1     # US$ per million tokens; without prices it is free to",
+                "    # output_per_mtok: 0.2    # a router, which then has no cost to weigh",
+            ]
         return [*lines, f"    data_classes: {_list(self.data_classes)}"]
 
 
@@ -92,7 +106,8 @@ def text(entries: Sequence[Entry], file: str = "routewright.yaml") -> str:
     first, last = _scalar(names[0]), _scalar(names[-1])
     policies = ONE.format(first=first)
     if len(names) > 1:
-        policies = SEVERAL.format(
+        unpriced = sum(not entry.has_price for entry in entries)
+        policies = (SAME_PRICE if unpriced > 1 else "\n") + SEVERAL.format(
             first=first,
             last=last,
             rest=_list(names[1:]),
@@ -101,7 +116,7 @@ def text(entries: Sequence[Entry], file: str = "routewright.yaml") -> str:
         )
     experts = "\n\n".join("\n".join(entry.lines()) for entry in entries)
     default = "default" if len(names) == 1 else "cheap"
-    learned = LEARNED.format(last_list=_list([names[-1]]), default=default)
+    learned = LEARNED.format(file=file, last_list=_list([names[-1]]), default=default)
     return HEAD.format(file=file) + EXPERTS + f"{experts}\n" + policies + learned
 
 

@@ -192,9 +192,7 @@ class Router:
         name = "cost" if max_cost is not None else "cost_fraction"
         limit = goals[0]
         # Without a cost a point is within every limit, although 0 has no share of 0.
-        within = [
-            p for p in self.frontier if p.cost == 0 or getattr(p, name) <= limit * (1 + 1e-9)
-        ]
+        within = [p for p in self.frontier if p.cost == 0 or getattr(p, name) <= limit * (1 + 1e-9)]
         if not within:
             least = min(getattr(p, name) for p in self.frontier)
             if not math.isfinite(least):

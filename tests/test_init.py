@@ -107,9 +107,8 @@ def test_what_a_new_config_holds_as_comments_is_right_once_the_marks_are_removed
     block, default, end = rest.partition("default_policy:")
     file.write_text(f"{head}  learned:{block.replace('  #  ', '   ')}{default}{end}")
     (mistake,) = config.examine(file).problems
-    assert (
-        "there is no router.json" in mistake.problem and mistake.where == "policies.learned.router"
-    )
+    assert mistake.where == "policies.learned.router"
+    assert "`routewright fit" in mistake.fix
     document = yaml.safe_load(file.read_text())
     assert {entry["output_per_mtok"] for entry in document["experts"]} == {0.2}
     assert document["policies"]["learned"]["fallback"] == ["large"]

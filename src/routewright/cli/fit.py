@@ -266,7 +266,7 @@ def _report(router: Router, out: Path) -> None:
     if all(facts["cost"] == 0 for facts in card["experts"].values()):
         console.print(
             "Note: every expert costs 0 in this table, so quality alone decides. If their answers"
-            " do cost something, give them prices in the config (`input_per_mtok`, `output_per_mtok`)"
-            " and run `interview` with another --out.",
+            " do cost something, give them prices in the config (`input_per_mtok`,"
+            " `output_per_mtok`) and run `interview` with another --out.",
             highlight=False,
         )

@@ -94,8 +94,8 @@ class Entry:
             lines.append(f"    context_window: {self.context_window}")
         if not self.has_price:
             lines += [
-                "    # input_per_mtok: 0.1     # US$ per million tokens; without prices it is free to",
-                "    # output_per_mtok: 0.2    # a router, which then has no cost to weigh",
+                "    # input_per_mtok: 0.1     # US$ per million tokens; without prices a router",
+                "    # output_per_mtok: 0.2    # takes it as free, and has no cost to weigh",
             ]
         return [*lines, f"    data_classes: {_list(self.data_classes)}"]
 

@@ -168,7 +168,7 @@ def test_options_arrive_as_the_strategy_wants_them(file: Path) -> None:
         ("0.8", "high", 19, "policies.careful.options.trust", "must be a number"),
         ("[small]", "[smal]", 16, "policies.default.fallback[0]", "did you mean 'small'?"),
         ("    router: ./router\n", "", 14, "policies.default.router", "needs a router"),
-        ("./router", "./elsewhere", 15, "policies.default.router", "no router.json"),
+        ("./router", "./elsewhere", 15, "policies.default.router", "'./elsewhere' does not exist"),
         ("    fallback", "    price: 1\n    max_cost: 1\n    fallback", 17,
          "policies.default.max_cost", "exclude each other"),
         ("strategy: cascade", "strategy: cascade\n    max_cost: 1", 19, 

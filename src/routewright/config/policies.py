@@ -135,17 +135,20 @@ def _router_folder(document: Document, loc: Loc) -> Iterator[Problem]:
     if not isinstance(folder, str):
         return
     fit = f"`routewright fit OUTCOMES.parquet --out {document.written(loc)}` trains one"
+    path = document.path.parent / folder
     try:
-        (content,) = files.read_folder(
-            document.path.parent / folder, {"router.json": files.LONGEST}
-        )
+        (content,) = files.read_folder(path, {"router.json": files.LONGEST})
         router = files.parse_json(content, "router.json")
         old = router.get("card", {})  # of routers saved before verifiers were a field
         experts = [*router["experts"], *router.get("verifiers", old.get("verifiers", ()))]
         names = [expert if isinstance(expert, str) else expert["name"] for expert in experts]
     except OSError:
         mend = f"{fit}; the path counts from the folder of {document.path.name}"
-        yield document.problem(loc, "is no router: there is no router.json in it", mend)
+        what = "is no router: there is no router.json in it"
+        if not path.exists():
+            what = f"the folder '{folder}' does not exist"
+            mend += "; `interview` needs no router, and runs before"
+        yield document.problem(loc, what, mend)
         return
     except (BadInput, AttributeError, KeyError, TypeError, ValueError):
         yield document.problem(loc, "holds a router.json that lists no experts", fit)

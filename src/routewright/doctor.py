@@ -414,7 +414,8 @@ def _extras() -> Finding:
         packages.setdefault(extra, []).append(package)
     complete = sorted(extra for extra, names in packages.items() if all(map(_installed, names)))
     missing = sorted({*packages} - {*complete})
-    text = f"extras: {', '.join(complete) or 'none'}; not installed: {', '.join(missing) or 'none'}"
+    text = f"installed: {', '.join(complete) or 'none'}"
+    text += f"; not installed: {', '.join(missing) or 'none'}"
     fix = "to add one: pip install 'routewright[NAME]'" if missing else ""
     return Finding("extras", text, "ok", fix)
 

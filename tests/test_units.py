@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 import routewright
 from routewright.cli.main import app
 from routewright.data import text
+from routewright.strategies.single import Single
+from routewright.types import Answer, Query
 
 WIDE = {"COLUMNS": "160"}
 
@@ -51,6 +53,15 @@ def test_convert_shows_qualities_in_per_cent_and_prices_of_1000_queries(tmp_path
     assert "US$ per 1,000" in screen
     assert " 50.00 " in line(screen, "small")
     assert f" {text.dollars(0.0003)} " in line(screen, "small")
+
+
+def test_a_reason_and_a_reply_give_money_in_one_notation(router):
+    query = Query.of("add subtract total number 7 please")
+    plan = Single(router).plan(query)
+    ask = next(plan)
+    with pytest.raises(StopIteration) as end:
+        plan.send(Answer(ask.expert, "4"))
+    assert re.fullmatch(r"\w+ is expected to score \d+ % for \$0\.\d{6}", end.value.value.because)
 
 
 def test_no_screen_shows_the_price_of_one_query():

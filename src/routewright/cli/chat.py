@@ -320,13 +320,13 @@ def _why(talk: Talk) -> None:
     if prediction is None and policy.router is not None:
         prediction = policy.router.predict([query]).take(0)
     rows = table(query, talk.experts.values(), prediction, decision.rejected)
-    shown = Table("expert", "expected quality", "expected US$", "may be asked")
+    shown = Table("expert", "expected %", "expected US$", "may be asked")
     for row in rows:
         quality, cost = row.get("quality"), row.get("cost")
         shown.add_row(
             Text(row["name"]),
-            "–" if quality is None else f"{quality:.2f}",
-            "–" if cost is None else f"{cost:.3g}",
+            "–" if quality is None else f"{100 * quality:.1f}",
+            "–" if cost is None else f"{cost:.6f}",
             Text("yes" if row["admissible"] else f"no: {row['reason']}"),
         )
     talk.console.print(f"path     {decision.path}", markup=False)

@@ -94,26 +94,27 @@ def _verdict(figures: dict[str, Any]) -> str:
 
 
 def _ask_over_http(url: str, questions: list[Any], console: Console) -> None:
+    from routewright.data.text import dollars
     from routewright.sandbox.skills import grade
 
     table = Table()
-    for heading in ("question", "answer", "right?", "expert", "US$", "why"):
+    for heading in ("question", "answer", "right?", "expert", "US$ per 1,000", "expected quality"):
         table.add_column(heading)
     for question in questions:
         reply, headers = _post(f"{url}/v1/chat/completions", question.text)
         text = reply["choices"][0]["message"]["content"]
-        why = _because(url, question.text)
+        expected = _expected(url, question.text)
         right = "yes" if grade(question, text) == 1 else f"no: {question.answer}"
-        expert, cost = headers["x-routewright-expert"], headers["x-routewright-cost"]
-        table.add_row(question.text, text, right, expert, cost, why)
+        expert, cost = headers["x-routewright-expert"], float(headers["x-routewright-cost"])
+        table.add_row(question.text, text, right, expert, dollars(cost), expected)
     console.print(table)
 
 
-def _because(url: str, text: str) -> str:
+def _expected(url: str, text: str) -> str:
     """Each expert's predicted quality, from the gateway's `/v1/route`."""
     explanation, _ = _post(f"{url}/v1/route", text)
     forecasts = sorted(explanation["experts"], key=lambda row: -(row.get("quality") or 0))
-    return ", ".join(f"{row['name']} {row['quality']:.2f}" for row in forecasts)
+    return ", ".join(f"{row['name']} {100 * row['quality']:.0f} %" for row in forecasts)
 
 
 def _post(url: str, text: str) -> tuple[dict[str, Any], Any]:

@@ -127,7 +127,7 @@ class Auto:
         belief = prediction.take(0)
         chance = float(state.chance[0])
         if last == NOBODY and best is not None:
-            because = f"{best.expert}'s answer is right with probability {chance:.2f}"
+            because = f"{best.expert}'s answer is right with probability {100 * chance:.0f} %"
             return Decision(best, because=because, prediction=belief)
         expert = prediction.experts[last]
         try:
@@ -142,9 +142,10 @@ class Auto:
             because = f"{expert} gave no readable answer; {best.expert}'s is kept"
             return Decision(best, because=because, prediction=belief)
         expected_score = chance + float(state.gain[0, last])
-        because = f"{expert} is expected to score {expected_score:.2f} for ${belief.cost[last]:.2g}"
+        because = f"{expert} is expected to score {100 * expected_score:.0f} %"
+        because += f" for ${belief.cost[last]:.6f}"
         if best is not None:
-            because += f", the committee {chance:.2f}"
+            because += f", the committee {100 * chance:.0f} %"
         return Decision(answer, because=because, prediction=belief)
 
     def decide(

@@ -83,7 +83,9 @@ class CascadeRouting:
             assert failure is not None, "every admissible expert is asked before giving up"
             raise failure
         best_answer = answers[int(best[0])]
-        because = f"{best_answer.expert}'s answer is right with probability {reached[0]:.2f}"
+        because = (
+            f"{best_answer.expert}'s answer is right with probability {100 * reached[0]:.0f} %"
+        )
         if not (asked | ~admissible).all():
             because += ", and no other expert is worth asking"
         return Decision(best_answer, because=because, prediction=prediction.take(0))

@@ -83,7 +83,9 @@ class Frugal:
             best, chance, threshold = int(leading[0]), float(chances[0]), self.threshold(r)
             if best != NOBODY and chance >= max(threshold, query.min_quality or 0.0):
                 best_answer = next(a for a in paid if a.expert == prediction.experts[best])
-                because = f"{best_answer.expert}'s answer is right with probability {chance:.2f}"
+                because = (
+                    f"{best_answer.expert}'s answer is right with probability {100 * chance:.0f} %"
+                )
                 because += f", {threshold:.2f} is enough"
                 return Decision(best_answer, because=because, prediction=prediction.take(0))
         if query.max_cost is not None:

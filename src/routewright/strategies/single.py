@@ -34,7 +34,8 @@ class Single:
         expert, belief = prediction.experts[best], prediction.take(0)
         answer = yield Ask(expert, final=True)
         because = (
-            f"{expert} is expected to score {belief.chance[best]:.2f} for ${belief.cost[best]:.2g}"
+            f"{expert} is expected to score {100 * belief.chance[best]:.0f} %"
+            f" for ${belief.cost[best]:.6f}"
         )
         return Decision(answer, because=because, prediction=belief)
 

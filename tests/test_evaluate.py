@@ -380,6 +380,7 @@ def test_the_report_about_a_config_speaks_of_the_policy_that_is_served(
     assert f"<h1>{lead}</h1>" in page
     assert f"<strong>{100 * half['gain_over_zero_router']:+.1f}</strong>" in page
     assert "at most 50 %" in page
+    assert "wrote " in cli(path, outcome_table, "--html", tmp_path / "other.html").output
     for name in figures["policies"]:
         assert f"<tr><th>{name}<span" in page
     assert "gain over the fixed mix at the same cost, percentage points" in page

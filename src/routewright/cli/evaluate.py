@@ -89,6 +89,7 @@ def evaluate(
         options = Options(split, drop_duplicates, without_domain, seed, json, html)
         command = command_line("evaluate", [short_path(router)], tables, options)
         files.write(html, render(measured, figures, command, seen=seen))
+        typer.echo(f"wrote '{html}'", err=True)
     if str(json) == "-":
         typer.echo(written)
         return
@@ -152,6 +153,7 @@ def _judge(path: Path, tables: list[Path], policy: str | None, options: Options)
             curve = _curve(first, rows, options)
             page = render_policies(judged, first, figures, path.name, command, curve=curve)
         files.write(options.html, page)
+        typer.echo(f"wrote '{options.html}'", err=True)
     if str(options.json) == "-":
         typer.echo(written)
     else:

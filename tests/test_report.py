@@ -154,7 +154,7 @@ def test_a_router_that_pays_says_by_how_much(fitted):
     assert found.verdict == "gain"
     assert found.lead.startswith("A policy with max_cost_fraction 0.5 reaches ")
     assert f" of the cost of always asking {LARGE}." in found.lead
-    assert ("asked for", "at most 50 %") in [tile[:2] for tile in found.tiles]
+    assert ("asked for", "at most 50\N{NO-BREAK SPACE}%") in [tile[:2] for tile in found.tiles]
     assert re.match(r"\+\d+\.\d$", found.number)
     over = r"percentage points \(\+\d+\.\d to \+\d+\.\d\) over mixing fixed experts"
     assert re.match(over, found.gain)
@@ -410,6 +410,11 @@ def test_the_paired_gain_is_drawn_with_its_interval(fitted):
         assert "gain over the fixed mix" in svg
         assert "95 % interval of its gain" in svg
     assert "gain over the fixed mix" not in plots.cost_quality(found.figures)
+
+
+def test_no_interval_is_drawn_above_all_or_below_nothing():
+    curve = plots._Curve(np.array([[0.0, 1.0], [3.0, 97.0]]), np.array([[1, 1], [-9, 0], [2, 9]]))
+    assert (curve.above_mix[1].min(), curve.above_mix[1].max()) == (0, 100)
 
 
 @pytest.mark.parametrize(("dearest", "ticks"), [(0.0001, {"0.02", "0.04"}), (0.03, {"0.03", "10"})])

@@ -241,7 +241,7 @@ class _Curve:
         """Corners of the interval of the gain, drawn from the fixed mix upwards, (2, 2 k)."""
         if self.gain is None:
             return self.line
-        low, high = self.line[1] - self.gain[0] + self.gain[1:]
+        low, high = np.clip(self.line[1] - self.gain[0] + self.gain[1:], 0, 100)
         return np.column_stack([[self.line[0], low], [self.line[0], high]])
 
 

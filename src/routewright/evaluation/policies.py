@@ -171,8 +171,8 @@ def _kept(limit: float, value: float, ends: Sequence[float] | None) -> str:
     if ends is None:
         return ""
     if value <= limit + 1e-9:
-        return "" if ends[1] <= limit else "kept here, not proven"
-    return "not kept" if ends[0] > limit else "not kept here, not proven"
+        return "" if ends[1] <= limit else "kept on these rows, but not proven"
+    return "not kept" if ends[0] > limit else "not kept on these rows, but not proven"
 
 
 def asked_for(policy: PolicyConfig) -> str:

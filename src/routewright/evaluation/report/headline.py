@@ -204,7 +204,8 @@ def tiles(
 ) -> tuple[Tile, ...]:
     """Quality, cost, what was asked for, and what the rows prove."""
     goal, kept = goal_of(facts, policy)
-    asked = (Tile("asked for", goal, kept or "kept", tone_of(kept)),) if goal else ()
+    title = goal.replace(" %", "\N{NO-BREAK SPACE}%")
+    asked = (Tile("asked for", title, kept or "kept", tone_of(kept)),) if goal else ()
     return (_quality(facts), *_cost(facts, most_expensive), *asked, _rows(outcomes))
 
 

@@ -69,11 +69,11 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	@echo "installing routewright into $(VENV)"
+	@echo "installing routewright into $(VENV): silent for a minute or more"
 	@$(PIP) --editable '.[fast,train]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml dev/constraints.txt | $(VENV)/bin/python
-	@echo "installing routewright and its development tools into $(VENV)"
+	@echo "installing routewright and its development tools into $(VENV): silent for some minutes"
 	@$(PIP) --constraint dev/constraints.txt --editable '.[$(DEV_EXTRAS)]'
 	@touch $@ $(VENV)/.installed

@@ -516,3 +516,14 @@ def _block(start: str) -> str:
     found = re.search(re.escape(start) + "(.*?)```", reference, re.DOTALL)
     assert found is not None
     return found[1]
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_the_config_of_this_folder_is_taken_where_none_is_named(
+    routewright, tmp_path, monkeypatch, command
+):
+    monkeypatch.chdir(tmp_path)
+    code, shown, error = routewright(command)
+    assert code == 2
+    assert "routewright.yaml" in shown + error
+    assert "`routewright init` writes one" in shown + error

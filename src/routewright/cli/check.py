@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check(
-    config: Annotated[Path, typer.Argument(help="The file to check, e.g. routewright.yaml.")],
+    config: Annotated[Path, typer.Argument(help="The file to check.")] = Path("routewright.yaml"),
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Validate a config: report what is wrong, where, and how to fix it.

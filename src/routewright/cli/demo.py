@@ -52,7 +52,7 @@ def demo(
         console.print(welcome(config, url), markup=False, highlight=False)
         console.print(
             f"The config, the table and the router are in {folder}/. To use models of your own,"
-            " read docs/tutorials/from-zero.md. Ctrl-C stops the gateway."
+            " read docs/start.md. Ctrl-C stops the gateway."
         )
         _wait()
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def serve(
-    config: Annotated[Path, typer.Argument(help="The config, e.g. routewright.yaml.")],
+    config: Annotated[Path, typer.Argument(help="The config.")] = Path("routewright.yaml"),
     host: Annotated[
         str | None,
         typer.Option(help="Address to listen on; default: that of the config, else 127.0.0.1."),

@@ -144,6 +144,7 @@ class Document:
 
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".gz", ".zst")
+NO_FILE = "check the path; `routewright init` writes one"
 FIX_ORDER = "name a configuration file (.yaml) here: check the order of the arguments"
 
 
@@ -158,7 +159,7 @@ def read(path: Path) -> Document:
         text = files.read(path, LONGEST).decode("utf-8-sig")
     except OSError as error:
         reason = (error.strerror or "cannot be read").lower()
-        document.problems.append(Problem((), f"cannot be read: {reason}", "check the path"))
+        document.problems.append(Problem((), f"cannot be read: {reason}", NO_FILE))
         return document
     except BadInput as error:
         problem = str(error).removeprefix(f"'{path}' ")

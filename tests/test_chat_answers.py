@@ -23,6 +23,10 @@ def grade(question, reference, answer, grader="auto", **facts) -> float:
 
 
 RIGHT = [
+    ("What is the currency of Poland?", "złoty", "The Polish zloty (PLN)."),
+    ("What is the currency of Poland?", "zloty", "Poland uses the **złoty**."),
+    ("Who discovered electromagnetism?", "Hans Christian Ørsted", "Hans Christian Orsted."),
+    ("Which letter is it?", "encyclopædia", "It is an encyclopaedia."),
     *(
         (CAPITAL, "Berlin", answer)
         for answer in (

@@ -80,6 +80,11 @@ def _digits(match: re.Match[str]) -> str:
     return str(total + group)
 
 
+_STROKES = str.maketrans(  # letters that Unicode does not take apart into a letter and its accent
+    {"ł": "l", "ø": "o", "đ": "d", "ð": "d", "ħ": "h", "ı": "i", "æ": "ae", "œ": "oe", "þ": "th"}
+)
+
+
 def normal(text: str) -> str:
     """The text for comparing phrases: lower case, without accents, punctuation and articles.
 
@@ -89,7 +94,7 @@ def normal(text: str) -> str:
     text = _COUNTRY.sub("USA", unicodedata.normalize("NFKC", text))
     text = text.casefold().replace("\u2212", "-").replace("&", " and ")
     text = unicodedata.normalize("NFKD", text)
-    text = "".join(c for c in text if not unicodedata.combining(c))
+    text = "".join(c for c in text if not unicodedata.combining(c)).translate(_STROKES)
     text = re.sub(r"['\u2019]s\b", "", text).replace("'", "").replace("\u2019", "")
     text = re.sub(r"\b([^\W\d])\.(?=[^\W\d]\b)", r"\1", text)  # u.s. is us
     text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", with_digits(_ORDINAL.sub(_nth, text)))

@@ -37,7 +37,8 @@ def outcome_table(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def router_folder(tmp_path_factory, outcome_table) -> Path:
     folder = tmp_path_factory.mktemp("router") / "router"
-    fit(outcomes.read(outcome_table, split="train")).save(folder)
+    rows = outcomes.read(outcome_table, split="train")
+    fit(rows, encoder="lexical+surface+domain").save(folder)
     return folder
 
 

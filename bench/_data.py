@@ -7,6 +7,9 @@ from pathlib import Path
 from routewright.data import outcomes
 from routewright.data.outcomes import Outcomes
 
+BY_DOMAIN = (
+    "lexical+surface+domain"  # the encoder of studies of tables whose rows all have a domain
+)
 REAL = Path(__file__).parent.parent.parent / "shared" / "data"
 P1 = (
     "Phi-3-mini-4k-instruct",

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench._data import P1, REAL
+from bench._data import BY_DOMAIN, P1, REAL
 from routewright import metrics
 from routewright.data import outcomes
 from routewright.data.outcomes import Outcomes
@@ -36,9 +36,9 @@ def main() -> None:
         print(f"skipped: {path} is not here")
         return
     train, dev = (outcomes.read(path, split=split) for split in ("train", "dev"))
-    router = fit(train.pool(P1))
+    router = fit(train.pool(P1), encoder=BY_DOMAIN)
     study = add_expert.study(router, train)
-    full = fit(train.pool([*P1, EXPERT]))
+    full = fit(train.pool([*P1, EXPERT]), encoder=BY_DOMAIN)
     report(study, train.pool([EXPERT]), dev, without=router, everything=full)
     compare(study, train, dev)
 

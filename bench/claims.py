@@ -22,7 +22,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench._data import REAL, others, read
+from bench._data import BY_DOMAIN, REAL, others, read
 from routewright import metrics, policies
 from routewright.data import outcomes
 from routewright.data.outcomes import Outcomes
@@ -166,7 +166,7 @@ class Run:
 
 
 def on_dev(train: Outcomes, others: Outcomes | None, dev: Outcomes, predictor: str) -> Run:
-    router = fit(train, auxiliary=others, predictor=predictor, strategy="single")
+    router = fit(train, auxiliary=others, predictor=predictor, strategy="single", encoder=BY_DOMAIN)
     e = evaluate(router, dev, replicates=1)
     return Run(e.outcomes, e.scores, e.costs)
 
@@ -256,6 +256,7 @@ def keep_or_defer(seeds: int, k: int, console: Console) -> None:
     for seed in range(seeds):
         router = fit(
             train,
+            encoder=BY_DOMAIN,
             auxiliary=rest["train"],
             label="soft",
             assume=ASSUMED,
@@ -272,7 +273,13 @@ def keep_or_defer(seeds: int, k: int, console: Console) -> None:
         for held_out in range(k):
             inside, outside = fold != held_out, fold == held_out
             beside = rest["dev"].rows(inside)
-            router = fit(dev.rows(inside), auxiliary=beside, label="soft", strategy="single")
+            router = fit(
+                dev.rows(inside),
+                encoder=BY_DOMAIN,
+                auxiliary=beside,
+                label="soft",
+                strategy="single",
+            )
             e = evaluate(router, counted(dev.rows(outside)), replicates=1)
             both = both or [np.empty((len(e.scores), len(dev))) for _ in range(2)]
             both[0][:, outside], both[1][:, outside] = e.scores, e.costs

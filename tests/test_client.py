@@ -17,7 +17,8 @@ from routewright.errors import (
     UpstreamRefused,
     UpstreamTimeout,
 )
-from routewright.experts.client import Client, capped
+from routewright.experts.client import Client
+from routewright.experts.spending import capped
 from routewright.sandbox.model import TinyLM
 from routewright.types import Answer, Ask, Expert, Query
 from upstream import (

@@ -15,10 +15,10 @@ from openai import OpenAI
 
 from answers_in_streams import PLACES, Said, answers, cut, streams, wholes
 from routewright.errors import NotAdmissible, UpstreamError, UpstreamRefused
-from routewright.experts.client import capped
 from routewright.experts.providers import Call
 from routewright.experts.providers._events import events, parse
 from routewright.experts.providers._transcript import Transcript, answer
+from routewright.experts.spending import capped
 from routewright.types import Expert
 from upstream import asked, config_of, gateway
 

@@ -17,13 +17,11 @@ from routewright.experts.dialect import Dialect, dialect_of
 from routewright.experts.providers import Call, Provider
 from routewright.experts.redaction import redact
 from routewright.experts.resources import connections, local_failures
-from routewright.experts.spending import LIMITS, SPEED, bound, capped
+from routewright.experts.spending import bound, capped
 from routewright.experts.supervisor import Supervisor
 from routewright.experts.tries import Tries
 from routewright.registry import build
 from routewright.types import Answer, Ask, Delta, Expert, Query, total_cost
-
-__all__ = ["LIMITS", "SPEED", "Client", "capped"]
 
 VERDICT_TOKENS = 64  # output limit of a verification
 JUDGE_TOKENS = 512  # output limit of a judgement, which may reason first
@@ -234,7 +232,7 @@ class Client:
         """The cost of an ask that was cancelled after `seconds`, which is zero before it was sent.
 
         The cost of the try in progress is estimated: the whole input, and the output received so
-        far. If nothing has arrived yet, it assumes an output of `SPEED` tokens per second.
+        far. If nothing has arrived yet, it assumes an output of `spending.SPEED` tokens per second.
         """
         _, tries = self._tries.pop(id(ask), (ask, []))
         bills = [one.bill() for one in tries]

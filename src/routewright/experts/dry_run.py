@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from routewright.errors import UpstreamError
-from routewright.experts.client import LIMITS, SPEED, Client
+from routewright.experts.client import Client
 from routewright.experts.ledger import Ledger, key_of, recall
 from routewright.experts.providers import input_tokens
+from routewright.experts.spending import LIMITS, SPEED
 from routewright.types import Answer, Ask, Delta, Expert, Query
 
 TYPICAL_TOKENS = 250  # of an answer by an expert without answers in the journal

@@ -36,9 +36,10 @@ from routewright.errors import (
     UpstreamError,
     UpstreamRefused,
 )
-from routewright.experts.client import LIMITS, Client
+from routewright.experts.client import Client
 from routewright.experts.permanent import explain
 from routewright.experts.providers import Provider
+from routewright.experts.spending import LIMITS
 from routewright.types import Answer, Ask, Delta, Expert, Query
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds between tries, unless Retry-After is sent

@@ -24,9 +24,9 @@ from routewright.data import outcomes, rows
 from routewright.data.queries import FACTS, Item
 from routewright.drive import Asker, consult, decide
 from routewright.errors import BadInput, NotAdmissible, RoutewrightError, UpstreamError
-from routewright.experts.client import LIMITS
 from routewright.experts.ledger import BudgetSpent, NotAsked
 from routewright.experts.limits import check_visible, visible
+from routewright.experts.spending import LIMITS
 from routewright.grading.graders import Grade, Graders, is_judge, ungraded
 from routewright.strategies.fixed import Fixed
 from routewright.types import Answer, Ask, DataClass, Expert, Query, total_cost

@@ -80,7 +80,7 @@ CUT = (
     b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n{"choices": ['
 )
 WHOLE = {"choices": [{"message": {"content": "x" * 1000}, "finish_reason": "stop"}]}
-HALF_GZIP = gzip.compress(json.dumps(WHOLE).encode(), compresslevel=0)[:-100]
+HALF_GZIP = gzip.compress(json.dumps(WHOLE).encode(), compresslevel=0, mtime=0)[:-100]
 
 UPSTREAM = (
     Fault("it answers 500", "502", inject=status(500), status=502),

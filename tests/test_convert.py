@@ -49,12 +49,12 @@ def as_csv(rows: list[dict], separator: str = ",") -> str:
 JSONL = "\n".join(map(json.dumps, ROWS))
 DRESSES = {
     "train.jsonl": JSONL.encode(),
-    "train.JSONL.gz": gzip.compress(JSONL.encode()),
+    "train.JSONL.gz": gzip.compress(JSONL.encode(), mtime=0),
     "train.ndjson": JSONL.encode("utf-8-sig"),
     "train.json": json.dumps(ROWS, indent=1).encode(),
-    "train.json.gz": gzip.compress(json.dumps(ROWS).encode()),
+    "train.json.gz": gzip.compress(json.dumps(ROWS).encode(), mtime=0),
     "train.csv": as_csv(ROWS).encode(),
-    "train.csv.gz": gzip.compress((as_csv(ROWS) + ",,,\n\n").encode()),
+    "train.csv.gz": gzip.compress((as_csv(ROWS) + ",,,\n\n").encode(), mtime=0),
     "train.tsv": as_csv(ROWS, "\t").encode(),
 }
 
@@ -79,7 +79,7 @@ def test_one_table_in_every_dress_is_converted_alike(tmp_path: Path, name: str):
         ("x.csv", as_csv(ROWS).encode("utf-16"), "is UTF-16 text: save it as UTF-8"),
         ("x.csv", as_csv([ROWS[1] | {"query": "café"}]).encode("cp1252"), "'é' in cp1252"),
         ("x.jsonl", json.dumps(ROWS).encode(), "a list: name it .json"),
-        ("x.jsonl.gz", gzip.compress(JSONL.encode())[:-20], "is damaged"),
+        ("x.jsonl.gz", gzip.compress(JSONL.encode(), mtime=0)[:-20], "is damaged"),
         ("x.txt", JSONL.encode(), "must end in .jsonl"),
     ],
 )
@@ -103,7 +103,7 @@ def test_tables_of_texts_may_be_json_too(tmp_path: Path, format: str):
 def test_a_compressed_log_keeps_its_task_and_model(tmp_path: Path):
     log = lm_eval(tmp_path)
     packed = log.with_name(log.name + ".gz")
-    packed.write_bytes(gzip.compress(log.read_bytes()))
+    packed.write_bytes(gzip.compress(log.read_bytes(), mtime=0))
     plain = formats.find("lm_eval")(log)
     assert formats.find("lm_eval")(packed).equals(plain)
     assert plain["text::meta-llama/Llama-3-8B"][1] == "It is 1."

@@ -78,8 +78,8 @@ LINES = "\n".join(map(json.dumps, ROWS))
     ("name", "content"),
     [
         ("t.json", json.dumps(ROWS, indent=2).encode()),
-        ("t.jsonl.gz", gzip.compress(LINES.encode())),
-        ("t.csv.gz", gzip.compress((HEAD + "q0,café,1,\nq1,tea,,\n").encode())),
+        ("t.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
+        ("t.csv.gz", gzip.compress((HEAD + "q0,café,1,\nq1,tea,,\n").encode(), mtime=0)),
         ("t.tsv", (HEAD + "q0,café,1,\nq1,tea,,\n").replace(",", "\t").encode()),
         ("t.csv", (HEAD + "q0,café,1,\nq1,tea,,\n,,,\n\n,,,\n").encode()),
         ("t.JSONL", LINES.encode("utf-8-sig")),

@@ -135,6 +135,27 @@ def test_a_table_can_be_asked_again_and_is_graded_and_guarded_as_the_queries_wer
     assert again == replace(item, reference=["2", "two"])
 
 
+def test_prices_that_are_added_later_count_without_asking_again(place):
+    server = Upstream(says=right)
+    with serving(server):
+        configure(place, small=server)
+        config = yaml.safe_load((place / "routewright.yaml").read_text())
+        prices = {
+            key: config["experts"][0].pop(key) for key in ("input_per_mtok", "output_per_mtok")
+        }
+        (place / "routewright.yaml").write_text(yaml.safe_dump(config))
+        interview(place, "--max-tokens", 10)
+        assert pl.read_parquet(place / "t.parquet")["cost::small"].sum() == 0
+        asked = server.requests
+        config["experts"][0] |= prices
+        (place / "routewright.yaml").write_text(yaml.safe_dump(config))
+        summary, _ = interview(place, "--max-tokens", 10)
+        again, _ = interview(place, "--max-tokens", 10)
+    assert server.requests == asked
+    assert pl.read_parquet(place / "t.parquet")["cost::small"].min() > 0
+    assert summary["cost"] == again["cost"] == 0, "nothing was paid"
+
+
 def test_after_kill_9_nothing_in_the_journal_is_asked_again_and_the_budget_holds(place):
     """Twenty are answered, and the others hang until the process is dead."""
 

@@ -88,6 +88,8 @@ class Account:
     in_progress: int = 0
     asked: int = 0  # answers that arrived in this process
     recalled: int = 0  # answers that were read from the journal instead
+    # The keys of answers that were free because their expert had no prices; it may have some now.
+    unpriced: set[str] = field(default_factory=set, repr=False)
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition, repr=False)
 
     @property
@@ -204,7 +206,11 @@ class Ledger:
         key = key_of(self.client, ask, query)
         if key in self.answers:
             self.account.recalled += 1
-            return self.answers[key]
+            answer = self.answers[key]
+            if key not in self.account.unpriced:
+                return answer
+            tokens = answer.input_tokens, answer.output_tokens, answer.cached_tokens
+            return replace(answer, cost=self.client.experts[ask.expert].price(*tokens))
         if key in self._futures:  # the same ask is in progress: both get its answer
             return await asyncio.shield(self._futures[key])
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -445,9 +451,10 @@ def recall(entries: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Answer], Acc
         key = event.get("answered") or event.get("failed")
         if key is None:
             continue  # an event that is not about an ask
-        if bounds.get(key):
-            bounds[key].pop()
+        bound = bounds[key].pop() if bounds.get(key) else math.nan
         if "answered" in event:
+            if bound == 0 and event["answer"].get("cost", 0) == 0:
+                account.unpriced.add(key)
             answers[key] = _answer(event["answer"])
             account.spent += answers[key].cost
         else:

@@ -119,6 +119,7 @@ class WorkerLedger:
     entries: tuple[()] = ()
     asked: int = 0
     recalled: int = 0
+    unpriced: frozenset[str] = frozenset()
     answers: dict[str, Answer] = field(default_factory=dict)
 
     def write(self, **event: Any) -> None:

@@ -209,6 +209,25 @@ def test_a_given_server_that_lists_no_model_is_refused_with_the_reason(routewrig
     assert says in error
 
 
+def test_a_given_server_gets_the_key_that_the_message_asks_for(routewright, monkeypatch):
+    def models(request: web.Request) -> web.Response:
+        if request.headers.get("Authorization") != f"Bearer {KEY}":
+            return web.Response(status=401)
+        return web.json_response({"data": [{"id": "guarded"}]})
+
+    with in_thread(upstream := Upstream(models=models)):
+        command = ("init", "--yes", "--no-scan", "--server", upstream.url)
+        code, _, error = routewright(*command)
+        assert code == 2
+        assert f"export OPENAI_BASE_URL={upstream.url} OPENAI_API_KEY=" in error
+        monkeypatch.setenv("OPENAI_BASE_URL", upstream.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another-server")
+        assert "OPENAI_API_KEY holds another one" in routewright(*command)[2]
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        assert routewright(*command)[0] == 0
+    assert experts()["guarded"]["api_key"] == "${OPENAI_API_KEY}"
+
+
 @pytest.mark.parametrize("given", ["0", "http://", "ftp://x", "http://me:secret@host/v1", "a b"])
 def test_what_is_no_server_is_refused_without_its_password(routewright, given):
     code, _, error = routewright("init", "--yes", "--no-scan", "--server", given)

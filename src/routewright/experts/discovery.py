@@ -25,6 +25,7 @@ NO_CHAT = re.compile(r"embed|rerank|whisper|(^|[-_/])(tts|bge|clip)([-_.]|$)", r
 AZURE_ENDPOINT = "AZURE_OPENAI_ENDPOINT"
 AZURE_DEPLOYMENTS = ("AZURE_OPENAI_DEPLOYMENT", "AZURE_OPENAI_DEPLOYMENT_NAME")
 OPENAI_URLS = ("OPENAI_BASE_URL", "OPENAI_API_BASE")
+OPENAI_KEY = "OPENAI_API_KEY"
 OLLAMA = "OLLAMA_HOST"
 
 
@@ -48,13 +49,18 @@ class Reply:
     models: tuple[Model, ...] | None = None  # None: the reply is no list of models
 
     @property
+    def is_refused(self) -> bool:
+        """Whether the server wants a key, or another one."""
+        return self.status in (401, 403)
+
+    @property
     def fault(self) -> str:
         """What is wrong with the reply; empty for a list of models."""
         if self.models is not None:
             return ""
         if self.status is None:
             return self.reason
-        if self.status in (401, 403):
+        if self.is_refused:
             return f"HTTP {self.status}: it needs a key that it accepts"
         kind = self.content_type or "nothing"
         return f"HTTP {self.status} with {kind} instead of a list of models"
@@ -208,8 +214,7 @@ async def servers(
     explicit = {server_url(text): ("server", None) for text in given}
     places: dict[str, tuple[str, str | None]] = dict(explicit)
     if url := openai_url(environment):
-        key = "OPENAI_API_KEY" if environment.get("OPENAI_API_KEY") else None
-        places.setdefault(url, ("server", key))
+        places[url] = ("server", OPENAI_KEY if environment.get(OPENAI_KEY) else None)
     if scan:
         if host := environment.get(OLLAMA):
             with suppress(BadInput):
@@ -224,10 +229,20 @@ async def servers(
         models = tuple(chat_models(reply.models or ()))
         if url in explicit and not models:
             why = reply.fault or "it lists no chat model"
-            raise BadInput(f"the server at {url} cannot be used: {why}")
+            way_out = _way_to_key(url, key) if reply.is_refused else ""
+            raise BadInput(f"the server at {url} cannot be used: {why}{way_out}")
         if models:
             sources.append(Source(urlsplit(url).netloc, title, url, key, models))
     return sources
+
+
+def _way_to_key(url: str, key: str | None) -> str:
+    if key:
+        return f", and {key} holds another one"
+    return (
+        f"; give it with `export {OPENAI_URLS[0]}={url} {OPENAI_KEY}=…`, or leave the server out"
+        " and add it to the config with `api_key: ${NAME}`"
+    )
 
 
 def _ollama(host: str) -> str:

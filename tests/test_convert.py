@@ -532,8 +532,30 @@ def test_a_promptfoo_export_is_read_by_naming_its_columns(tmp_path: Path):
     assert frame.select("score::openai:a", "score::openai:b").rows() == [(0.0, 1.0)] * 2
     assert frame["in_tokens::openai:b"].to_list() == [5.0, 5.0]
     named[5] = "score=namedScores.tone"
+    named += columns(latency="latencyMs")
     frame = converted(tmp_path, "generic", path, "--rows", "results.results", *named)
     assert frame["score::openai:a"].to_list() == [0.5, 0.5]
+    assert frame["latency::openai:a"].to_list() == [0.012, 0.012], "the column is in ms"
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"),
+    [
+        ("took_ms", 0.25),
+        ("durationMs", 0.25),
+        ("latency (ms)", 0.25),
+        ("elapsed_milliseconds", 0.25),
+        ("ms", 0.25),
+        ("latency", 250.0),
+        ("items", 250.0),
+        ("seconds,took_ms", 0.25),
+    ],
+)
+def test_a_latency_in_milliseconds_becomes_seconds(tmp_path: Path, name: str, seconds: float):
+    row = {"p": "q?", "s": 1, name.split(",")[-1]: 250}
+    path = lines(tmp_path / "x.jsonl", [row])
+    frame = converted(tmp_path, "generic", path, *columns(prompt="p", score="s", latency=name))
+    assert frame["latency::x"].to_list() == [seconds]
 
 
 def test_a_helm_run_is_joined_from_its_files(tmp_path: Path):

@@ -4,12 +4,14 @@
 `scores[name=accuracy].value` the entry of a list with that name, and `a,b` the first that is there.
 `--rows results.results` names the list of rows in a JSON document. JSON within a cell is read, too.
 A score may be a number, a truth, `pass` or `fail`; `--scale 1..10` names the worst and the best.
+A latency whose column is named as one in milliseconds (`latencyMs`, `took_ms`) becomes seconds.
 Without an `id` it is a hash of the words; without a model, `--model` or the file's name is it.
 Several rows of one query and model are runs of it, and their scores are averaged.
 """
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,6 +33,9 @@ TRUTHS = {
     **dict.fromkeys(("true", "pass", "passed", "yes", "correct"), 1.0),
     **dict.fromkeys(("false", "fail", "failed", "no", "incorrect"), 0.0),
 }
+MILLISECONDS = re.compile(
+    r"(?:(?<=[a-z0-9])M[sS]|(?:^|[^A-Za-z])ms\W?|[Ll]atencyms|[Mm]illi(?:s|seconds))$"
+)
 DEEPEST, MOST = 4, 12  # levels of a document that are searched for rows, and names in a message
 
 
@@ -42,8 +47,8 @@ def read(path: Path, options: Options = DEFAULTS) -> pl.DataFrame:
     _check_found(options.columns, cells, entries, path)
     table = long(
         [
-            _cell(row, options.scale, path, place)
-            for (place, _), row in zip(entries, cells, strict=True)
+            _cell(row, options.scale, path, place, _per_second(entry, options.columns))
+            for (place, entry), row in zip(entries, cells, strict=True)
         ]
     )
     if options.drop_duplicates:
@@ -69,6 +74,13 @@ def pick(value: Any, path: str) -> Any:
     """
     found = (_walk(value, part.strip()) for part in path.split(","))
     return next((one for one in found if one is not None and one != ""), None)
+
+
+def _per_second(row: Mapping[str, Any], columns: Mapping[str, str]) -> float:
+    """1000 if the latency's column is named as one in milliseconds (`latencyMs`), else 1."""
+    parts = [part.strip() for part in columns.get("latency", "").split(",")]
+    there = next((part for part in parts if pick(row, part) is not None), "")
+    return 1000.0 if MILLISECONDS.search(there) else 1.0
 
 
 def _walk(value: Any, path: str) -> Any:
@@ -172,7 +184,11 @@ def _names(row: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator
 
 
 def _cell(
-    row: Mapping[str, Any], scale: tuple[float, float] | None, path: Path, place: str
+    row: Mapping[str, Any],
+    scale: tuple[float, float] | None,
+    path: Path,
+    place: str,
+    per_second: float,
 ) -> Cell:
     prompt, messages = _words(row, place)
     numbers = {
@@ -180,7 +196,7 @@ def _cell(
         for name in NUMBERS
         if name in row
     }
-    score = _scaled(numbers.get("score"), scale, place)
+    score, latency = _scaled(numbers.get("score"), scale, place), numbers.get("latency")
     expert = _files.cell(row.get("model")) or endings.stem(path)
     has_answer = bool({"score", "answer"} & {name for name in row if row[name] is not None})
     id = _files.cell(row.get("id"))
@@ -197,7 +213,7 @@ def _cell(
         score=float("nan") if score is None else score,
         cost=float("nan") if numbers.get("cost") is None else float(numbers["cost"] or 0.0),
         answer=row.get("answer"),
-        latency=numbers.get("latency"),
+        latency=None if latency is None else latency / per_second,
         in_tokens=numbers.get("in_tokens"),
         out_tokens=numbers.get("out_tokens"),
     )

@@ -32,7 +32,7 @@ def test_fit_then_evaluate_writes_the_agreed_figures(routewright, outcome_table,
         "evaluate", router, outcome_table, "--json", figures, "--html", page
     )
     assert code == 0
-    assert "curve at 50% cost" in shown
+    assert "at 50 % of cost" in shown
     e = json.loads(figures.read_text())
     assert set(e) == {
         *("experts", "references", "curve", "at_cost_fraction", "aiq", "aiq_no_hull"),

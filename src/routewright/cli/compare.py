@@ -123,8 +123,8 @@ def _show(figures: dict[str, Any], console: Console) -> None:
     choices = figures["choices"]
     if choices["rows"]:
         console.print(
-            f"They ask other experts on {choices['different']:.0%} of the rows, where A reaches"
-            f" {text.percent(choices['a'])} and B {text.percent(choices['b'])}.",
+            f"They ask other experts on {text.share(choices['different'])} of the rows, where A"
+            f" reaches {text.percent(choices['a'])} and B {text.percent(choices['b'])}.",
             highlight=False,
             soft_wrap=True,
         )
@@ -143,7 +143,7 @@ def _table(figures: dict[str, Any]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     dearest = dearest_of(figures)
     for fraction, at in figures["at_cost_fraction"].items():
-        cost = f"US${dollars(at['cost'])}, {float(fraction):.0%} of {dearest}"
+        cost = f"US${dollars(at['cost'])}, {text.share(float(fraction))} of {dearest}"
         table.add_row(f"quality, % at {cost}", *_cells(at["a"], at["b"], at))
     if (at := figures["at_cost_of"]) is not None:
         cost = f"US${dollars(at['cost'])}, the cost of {at['name']}"

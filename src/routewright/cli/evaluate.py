@@ -249,7 +249,7 @@ def _table(figures: dict[str, Any], headings: tuple[str, ...]) -> Table:
 
 
 def _percent(share: float | None) -> str:
-    return "unknown" if share is None or math.isnan(share) else f"{share:.0%}"
+    return "unknown" if share is None or math.isnan(share) else text.share(share)
 
 
 def show(figures: dict[str, Any], console: Console) -> None:
@@ -263,7 +263,7 @@ def show(figures: dict[str, Any], console: Console) -> None:
     dearest = figures["experts"][dearest_of(figures)]["cost"] or 0.0
     for fraction, at in figures["at_cost_fraction"].items() if oracle["cost"] is not None else ():
         table.add_row(
-            f"curve at {float(fraction):.0%} cost",
+            f"at {text.share(float(fraction))} of cost",
             dollars(float(fraction) * dearest),
             _with_interval(at["quality"], at["quality_ci"]),
             _with_interval(at["gain_over_zero_router"], at["gain_ci"], "+"),

@@ -22,6 +22,15 @@ def percent(quality: float | None) -> str:
     return UNKNOWN if quality is None or math.isnan(quality) else f"{100 * quality:.1f} %"
 
 
+def share(part: float) -> str:
+    """A share (0..1) in whole per cent.
+
+    >>> share(0.4431)
+    '44 %'
+    """
+    return f"{100 * part:.0f} %"
+
+
 def points(gain: float) -> str:
     """A difference between two qualities, in percentage points.
 

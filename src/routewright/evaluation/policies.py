@@ -130,7 +130,7 @@ def in_words(facts: dict[str, Any], policy: PolicyConfig, dearest: str) -> str:
         return f"{reached}{_beside(facts, policy)}"
     fraction, ends = facts["cost_fraction"], facts["cost_fraction_ci"]
     low, high = (f"{100 * end:.0f}" for end in ends)
-    costs = f"{reached} at {fraction:.0%} ({low} … {high} %) of {dearest}'s cost"
+    costs = f"{reached} at {text.share(fraction)} ({low} … {high} %) of {dearest}'s cost"
     if policy.strategy == "fixed":
         return costs
     gain, pair = text.points(facts["gain_over_zero_router"]), text.between(facts["gain_ci"], True)

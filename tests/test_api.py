@@ -23,6 +23,8 @@ import routewright
 from routewright.data import outcomes
 from routewright.errors import BadInput, NotAdmissible
 from routewright.evaluation.evaluate import evaluate
+from routewright.strategies.fixed import Fixed
+from routewright.strategies.mix import Mix
 from tables import table, write
 
 ROOT = Path(__file__).parent.parent
@@ -87,6 +89,15 @@ def test_an_evaluation_prints_the_gain_over_the_zero_router(router, outcome_tabl
     assert "best single expert: sage" in shown
     assert f"AIQ {figures['aiq']:.3f}" in shown
     assert len(shown.splitlines()) < 12
+
+
+def test_an_evaluation_of_one_strategy_prints_no_figures_of_a_router(router, outcome_table):
+    rows = outcomes.read(outcome_table, split="dev")
+    cheap, best = (Fixed(expert=name) for name in ("adder", "sage"))
+    shown = str(evaluate(Mix(cheap, best, 0.5), rows)).splitlines()
+    line = next(line for line in shown if line.startswith("the strategy"))
+    assert re.search(r"[+-]\d+\.\d \([+-]\d+\.\d … [+-]\d+\.\d\)$", line), "its gain"
+    assert not any("router at" in line or line.startswith("AIQ") for line in shown)
 
 
 @pytest.mark.filterwarnings("error")

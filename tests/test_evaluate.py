@@ -239,7 +239,10 @@ def test_a_policy_stands_beside_what_was_asked_for(config, outcome_table, tmp_pa
     assert low < facts["cost_fraction"] < high
     lead = done.stdout.splitlines()[0]
     assert lead.startswith(f"half: {100 * facts['quality']:.1f} % (")
-    assert f" at {facts['cost_fraction']:.0%} ({100 * low:.0f} … {100 * high:.0f} %) of" in lead
+    assert (
+        f" at {100 * facts['cost_fraction']:.0f} % ({100 * low:.0f} … {100 * high:.0f} %) of"
+        in lead
+    )
     assert "you asked for at most 50 %" in lead
     gain = f"That is {100 * facts['gain_over_zero_router']:+.1f} points ("
     assert gain in lead
@@ -251,7 +254,17 @@ def test_a_policy_that_costs_more_than_asked_for_says_so(config, outcome_table, 
     points = tuple(replace(point, spec=sage) for point in router.frontier)
     replace(router, frontier=points).save(path.parent / "router")
     lead = cli(path, outcome_table).stdout.splitlines()[0]
-    assert "100% (100 … 100 %) of sage's cost; you asked for at most 50 % (not kept)" in lead
+    assert "100 % (100 … 100 %) of sage's cost; you asked for at most 50 % (not kept)" in lead
+
+
+def test_a_router_that_serves_a_fixed_mix_says_why(config, outcome_table, router):
+    sage = {"strategy": "fixed", "expert": "sage"}
+    points = tuple(replace(point, spec=sage) for point in router.frontier)
+    folder = config().parent / "mixing"
+    replace(router, frontier=points).save(folder)
+    lead = cli(folder, outcome_table).stdout.splitlines()[0]
+    assert "you asked for at most 50 %" in lead
+    assert "It mixes fixed experts, because the fit proved no learned choice better." in lead
 
 
 def test_few_rows_are_said_to_prove_nothing(config, outcome_table, router_folder, tmp_path):

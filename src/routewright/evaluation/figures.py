@@ -50,16 +50,17 @@ class Evaluation:
         )
 
     def __str__(self) -> str:
-        """The router beside the best single expert and the zero router."""
-        return in_short(self.to_json())
+        """The router, or the strategy, beside the best single expert and the zero router."""
+        return in_short(self.to_json(), None if self.router else served(self, 0))
 
     def to_json(self) -> dict[str, Any]:
         """The contract of `evaluate --json`."""
         return summary(self)
 
 
-def in_short(figures: dict[str, Any]) -> str:
-    """A few lines about the figures of `evaluate --json`, for people."""
+def in_short(figures: dict[str, Any], strategy: dict[str, Any] | None = None) -> str:
+    """A few lines about the figures of `evaluate --json`, for people; `strategy` is what `served`
+    says of the one strategy that was measured, None for a router."""
     references, top = figures["references"], min(figures["curve"], key=lambda p: p["lambda"])
     best = references["best_single"]
     dearest = max((expert["cost"] or 0.0 for expert in figures["experts"].values()), default=0.0)
@@ -69,19 +70,28 @@ def in_short(figures: dict[str, Any]) -> str:
         rows.append((name, text.percent(quality), text.dollars(cost), gain))
 
     row(f"best single expert: {best['name']}", best["quality"], best["cost"])
-    for fraction, at in figures["at_cost_fraction"].items():
+    if strategy is not None:
+        row("the strategy", strategy["quality"], strategy["cost"], _gain(strategy))
+    for fraction, at in figures["at_cost_fraction"].items() if strategy is None else ():
         if at["quality"] is not None:
-            gain, low, high = map(text.points, (at["gain_over_zero_router"], *at["gain_ci"]))
-            name = f"router at {100 * float(fraction):g} % of the dearest expert's cost"
-            row(name, at["quality"], float(fraction) * dearest, f"{gain} ({low} … {high})")
-    row("router at λ = 0", top["quality"], top["cost"])
+            name = f"router at {100 * float(fraction):g} % of the most expensive expert's cost"
+            row(name, at["quality"], float(fraction) * dearest, _gain(at))
+    if strategy is None:
+        row("router at λ = 0", top["quality"], top["cost"])
     row("oracle", references["oracle"]["quality"], references["oracle"]["cost"])
     lines = [f"{figures['n']} queries, {len(figures['experts'])} experts", text.columns(rows)]
-    if figures["aiq"] is not None:
+    if figures["aiq"] is not None and strategy is None:
         lines.append(
             f"AIQ {figures['aiq']:.3f}, of the zero router {figures['aiq_zero_router']:.3f}"
         )
     return "\n".join(lines)
+
+
+def _gain(facts: dict[str, Any]) -> str:
+    """The gain over the zero router with its interval, in points; empty where costs are unknown."""
+    if facts["gain_ci"] is None:
+        return ""
+    return f"{text.points(facts['gain_over_zero_router'])} {text.between(facts['gain_ci'], True)}"
 
 
 def summary(e: Evaluation) -> dict[str, Any]:

@@ -132,7 +132,9 @@ def in_words(facts: dict[str, Any], policy: PolicyConfig, dearest: str) -> str:
     low, high = (f"{100 * end:.0f}" for end in ends)
     costs = f"{reached} at {text.share(fraction)} ({low} … {high} %) of {dearest}'s cost"
     if policy.strategy == "fixed":
-        return costs
+        beside = _beside(facts, policy)
+        why = ". It mixes fixed experts, because the fit proved no learned choice better"
+        return f"{costs}{beside}{why if beside else ''}"
     gain, pair = text.points(facts["gain_over_zero_router"]), text.between(facts["gain_ci"], True)
     proof = "" if facts["gain_ci"][0] > 0 or facts["gain_ci"][1] < 0 else ", which proves no gain"
     return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import shutil
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from routewright import files
 from routewright.config import Config, load
 from routewright.data import outcomes
 from routewright.data.queries import Item
+from routewright.errors import BadInput
 from routewright.evaluation.evaluate import evaluate
 from routewright.evaluation.figures import Evaluation
 from routewright.experts.client import Client
@@ -157,13 +159,14 @@ def pays(figures: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def gateway(folder: Folder, port: int) -> Iterator[tuple[str, Config]]:
-    """Serves the gateway over HTTP in a thread of this process; yields its URL and config."""
+def gateway(folder: Folder, port: int | None) -> Iterator[tuple[str, Config]]:
+    """Serves the gateway over HTTP in a thread of this process; yields its URL and config. Without
+    a port it takes the usual one, or a free one if that is taken."""
     from routewright.gateway.app import build
-    from routewright.gateway.server import Server, listen, url_of
+    from routewright.gateway.server import Server, url_of
 
     config = load(folder.config)
-    with listen("127.0.0.1", port) as listener:
+    with _listener(port, config.server.port) as listener:
         server = Server(build(config, loopback=True), listener)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
@@ -172,6 +175,17 @@ def gateway(folder: Folder, port: int) -> Iterator[tuple[str, Config]]:
         finally:
             server.should_exit = True
             thread.join(timeout=10)
+
+
+def _listener(port: int | None, usual: int) -> socket.socket:
+    from routewright.gateway.server import listen
+
+    if port is not None:
+        return listen("127.0.0.1", port)
+    try:
+        return listen("127.0.0.1", usual)
+    except BadInput:
+        return listen("127.0.0.1", 0)
 
 
 def show_questions(seed: int) -> list[Question]:

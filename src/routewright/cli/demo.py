@@ -21,8 +21,15 @@ def demo(
         Path, typer.Option(help="Folder for the config, the table and the router.")
     ] = Path("routewright-demo"),
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of the gateway; 0 takes a free one.")
-    ] = 4100,
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Port of the gateway; 0 takes a free one. Default: 4100, or a free one if a"
+            " program uses that.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives other questions.")] = 0,
 ) -> None:
     """Interview, route and serve three tiny language models on this machine."""

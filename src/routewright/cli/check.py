@@ -68,7 +68,10 @@ def _count(n: int, noun: str) -> str:
 def _experts(config: Config, examination: Examination) -> Table:
     from routewright.types import DATA_CLASSES
 
-    table = Table("expert", "endpoint", "US$ in/out per Mtok", "data classes")
+    table = Table("expert")
+    table.add_column("endpoint", overflow="fold")  # two servers may differ in their ports alone
+    table.add_column("US$ in/out per Mtok")
+    table.add_column("data classes")
     for i, entry in enumerate(config.experts):
         # The text of the file, because the content of a variable may be a secret.
         base_url = examination.document.written(("experts", i, "base_url"))

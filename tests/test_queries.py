@@ -136,4 +136,4 @@ def test_what_is_held_out_is_counted_by_domain_with_what_it_proves():
         f"{dev.total()} of 100 queries are held out ({dev['sums']} of 60 of sums"
     )
     assert f"{dev.total()} rows are too few to prove anything" in said
-    assert "100 rows prove a difference of about 9 percentage points" in said
+    assert "100 rows can prove differences of about 9 percentage points or more" in said

@@ -92,13 +92,14 @@ def provable(n: int, noun: str = "row") -> str:
     full stop: 1.96 √(d / n), where the policies' scores differ by 1 on the share d of the rows.
 
     >>> provable(400)
-    '400 rows prove a difference of about 4 percentage points'
+    '400 rows can prove differences of about 4 percentage points or more'
     >>> provable(20)
     '20 rows are too few to prove anything'
     """
     if n < TOO_FEW:
         return f"{n} {noun}{'s are' if n != 1 else ' is'} too few to prove anything"
-    return f"{n} {noun}s prove a difference of about {difference(n):.0f} percentage points"
+    points = f"{difference(n):.0f} percentage points"
+    return f"{n} {noun}s can prove differences of about {points} or more"
 
 
 def difference(n: int) -> float:

@@ -400,7 +400,10 @@ async def _port(config: Config) -> Finding:
         local = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
         reply = await list_models(f"http://{local}:{port}/v1", patience=PATIENCE)
         if "auto" in {model.id for model in reply.models or ()}:
-            return Finding("port", f"a gateway serves on port {port} already")
+            return Finding(
+                "port",
+                f"a gateway serves on port {port} already; for a second one set another `port:`",
+            )
         what, _, fix = str(error).partition("; ")
         fix = "set another `port:` under `server:`, or stop the process that uses it" if fix else ""
         return Finding("port", what, "error", fix or "correct `host:` under `server:`")

@@ -234,7 +234,8 @@ def _rows(outcomes: Outcomes) -> Tile:
     proof = (
         "too few to prove anything"
         if few
-        else f"can prove differences of about {text.difference(different):.0f} percentage points or more"
+        else f"can prove differences of about {text.difference(different):.0f}"
+        " percentage points or more"
     )
     if different < rows:
         proof = f"of {different:,} questions, {'which are ' if few else 'which '}{proof}"

@@ -527,3 +527,19 @@ def test_the_config_of_this_folder_is_taken_where_none_is_named(
     assert code == 2
     assert "routewright.yaml" in shown + error
     assert "`routewright init` writes one" in shown + error
+
+
+def test_check_shows_the_ports_of_two_servers_in_80_columns(routewright, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    experts = "\n".join(
+        f"  - {{name: {name}-chat, base_url: 'http://127.0.0.1:{port}/v1',"
+        " data_classes: [public, internal, restricted]}"
+        for name, port in (("small", 18431), ("large", 18432))
+    )
+    policy = "policies:\n  default: {strategy: fixed, options: {expert: small-chat}}\n"
+    Path("routewright.yaml").write_text(f"version: 1\nexperts:\n{experts}\n{policy}")
+    code, shown, _ = routewright("check")
+    assert code == 0
+    cells = [line.split("│")[2].strip() for line in shown.splitlines() if line.count("│") == 5]
+    assert "".join(cells) == "http://127.0.0.1:18431/v1http://127.0.0.1:18432/v1"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,8 +19,6 @@ from routewright.data import text
 if TYPE_CHECKING:
     from routewright.data.outcomes import Outcomes
     from routewright.evaluation.compare import Side
-
-CONFIG = re.compile(r"(?P<path>.+\.ya?ml)(?::(?P<policy>[^/\\]+))?", re.IGNORECASE)
 
 
 def compare(
@@ -81,9 +78,24 @@ def compare(
 
 def _key(name: str) -> str:
     """The same for two spellings of one path."""
-    match = CONFIG.fullmatch(name)
-    path, policy = (name, None) if match is None else (match["path"], match["policy"])
+    path, policy = _parts(name) or (name, None)
     return f"{Path(path).resolve()}:{policy}"
+
+
+def _parts(name: str) -> tuple[str, str | None] | None:
+    """The path of a config and the name of a policy in it, if there is one; None for a router.
+
+    >>> _parts("a/routewright.yaml:half"), _parts("routewright.yml"), _parts("router")
+    (('a/routewright.yaml', 'half'), ('routewright.yml', None), None)
+    """
+    path, _, policy = name.rpartition(":")
+    if policy and _is_yaml(path) and not set(policy) & set("/\\"):
+        return path, policy
+    return (name, None) if _is_yaml(name) else None
+
+
+def _is_yaml(path: str) -> bool:
+    return Path(path).suffix.lower() in (".yaml", ".yml")
 
 
 def _with_folder(name: str) -> str:
@@ -100,14 +112,15 @@ def _side(name: str, rows: Outcomes, options: Options) -> Side:
     from routewright.router.router import Router
 
     how: dict[str, Any] = {"without_domain": options.without_domain, "seed": options.seed}
-    match = CONFIG.fullmatch(name)
-    if match is None or Path(name).is_dir():
+    parts = _parts(name)
+    if parts is None or Path(name).is_dir():
         router = Router.load(Path(name))
         return Side(short_path(Path(name)), evaluate(router, rows, **how))
-    config = configs.load(Path(match["path"]))
-    policy = match["policy"] or config.default_policy or next(iter(config.policies), None)
+    path = Path(parts[0])
+    config = configs.load(path)
+    policy = parts[1] or config.default_policy or next(iter(config.policies), None)
     (judged,) = measure(config, rows, policy, **how)
-    title = f"{short_path(Path(match['path']))}:{judged.name}"
+    title = f"{short_path(path)}:{judged.name}"
     return Side(title, judged.evaluation, asked_for(judged.config))
 
 

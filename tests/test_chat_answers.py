@@ -313,3 +313,33 @@ def test_an_answer_of_any_shape_is_read():
         claims(answer)
         for reference in ("4", "Berlin", "yes", "July 4, 1776"):
             assert grade("question", reference, answer) in (0, 1) or answer[0] in "9\\"
+
+
+REJECTED = "Many people believe the answer is {}, but that is wrong. {}"
+
+
+@pytest.mark.parametrize("form_of_answer", ["{}", "Great question! {}"])
+@pytest.mark.parametrize(
+    ("question", "right", "wrong", "sentence"),
+    [
+        (CAPITAL, "Berlin", "Bonn", "The capital of Germany is {}."),
+        ("How long is a marathon?", "42.195 km", "40 km", "A marathon is {} long."),
+        ("What is the average of 4, 8 and 15?", "9", "8", "The average is {}."),
+        ("Was kostet beides zusammen?", "3,70 \u20ac", "3,50 \u20ac", "Zusammen kostet das {}."),
+    ],
+)
+def test_an_answer_that_is_named_only_to_be_rejected_is_no_claim(
+    question, right, wrong, sentence, form_of_answer
+):
+    german = question.startswith("Was kostet")
+    form = "Viele denken an {}, aber das stimmt nicht. {}" if german else REJECTED
+    answers = [
+        form_of_answer.format(form.format(a, sentence.format(b)))
+        for a, b in [(wrong, right), (right, wrong)]
+    ]
+    assert [grade(question, right, answer) for answer in answers] == [1, 0]
+
+
+def test_a_rejected_view_after_the_answer_takes_nothing_back():
+    answer = "The answer is Berlin. Many say Bonn, but that is wrong. Bonn was it until 1990."
+    assert grade(CAPITAL, "Berlin", answer) == 1

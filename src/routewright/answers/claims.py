@@ -22,6 +22,7 @@ from routewright.answers.phrases import (
     INTERJECTION,
     LISTING,
     MORE,
+    REJECTION,
 )
 from routewright.answers.wording import normal
 
@@ -173,6 +174,9 @@ def stems(text: str) -> set[str]:
 
 _THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _CORRECTION = re.compile(rf"\b(?:{CORRECTION})", re.IGNORECASE)
+_REJECTED = re.compile(  # the sentence "Many say it is Bonn, but that is wrong."
+    rf"(?:[^.!?\n]|\.(?=\w)){{1,300}}\b(?:{REJECTION})(?:[.!]|$)", re.IGNORECASE | re.MULTILINE
+)
 _CONFIRMED = re.compile(rf"\b(?:{CONFIRMATION})\b", re.IGNORECASE)
 _TABLE_RULE = re.compile(r"[ \t:|]*-[ \t:|-]*")
 _INTERJECTION = re.compile(
@@ -228,8 +232,8 @@ _LEAD = re.compile(
 
 
 def spoken(answer: str) -> str:
-    """The answer without the thoughts of a reasoning model and what it takes back; both ends of a
-    very long one."""
+    """The answer without the thoughts of a reasoning model, what it takes back, and the views that
+    it rejects; both ends of a very long one."""
     if len(answer) > 2 * LONGEST:
         answer = f"{answer[:LONGEST]}\n\n{answer[-LONGEST:]}"
     for marks in (_THOUGHT, _CORRECTION):
@@ -237,6 +241,8 @@ def spoken(answer: str) -> str:
             rest = answer[places[-1] :]
             takes_back = marks is _THOUGHT or not _CONFIRMED.search(rest)
             answer = rest if re.search(r"\w", rest) and takes_back else answer
+    accepted = _REJECTED.sub(" ", answer)
+    answer = accepted if re.search(r"\w", accepted) else answer
     return _value_of_json(_without_tables(answer))
 
 

@@ -29,6 +29,13 @@ CONFIRMATION = any_of(
     r"(?:that|this|it|which) ?(?:'s| is| was| seems| looks) (?:indeed )?(?:right|correct|fine)",
     r"checks out / confirm(?:s|ed) / still (?:stands|holds) / same (?:result|answer) / as before",
 )
+# How a sentence ends that names a view only to reject it.
+REJECTION = any_of(
+    r"but (?:that|this|it)(?:'s| is| was) (?:wrong|incorrect|false|not (?:right|correct|true|so))",
+    r"but (?:that|this|it)(?:'s| is) a (?:common )?(?:mistake|misconception|myth)",
+    r"but (?:that|this|it) (?:isn't|is n't) (?:right|correct|true)",
+    r"aber das (?:ist (?:falsch|nicht richtig)|stimmt nicht)",
+)
 # What may stand before an answer in its sentence.
 INTERJECTION = any_of(
     r"sure(?: thing)? / certainly / of course / absolutely / (?:great|good) question / okay / ok",

@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench._data import P1, read
+from bench._data import BY_DOMAIN, P1, read
 from routewright import metrics
 from routewright.data.outcomes import Outcomes
 from routewright.evaluation.evaluate import evaluate
@@ -45,7 +45,7 @@ class Figures(NamedTuple):
 
 
 def routers(train: Outcomes) -> dict[str, Router]:
-    fitted = fit_each(train, STRATEGIES)
+    fitted = fit_each(train, STRATEGIES, encoder=BY_DOMAIN)
     return {**fitted, "automix": automix.fit(train, AUTOMIX)}
 
 

@@ -32,6 +32,11 @@ BODY = "q0,café,1,0.1\nq1,tea,0,0.2\n"
         ("utf16.csv", (HEAD + BODY).encode("utf-16"), "is UTF-16 text: save it as UTF-8"),
         ("utf16le.csv", (HEAD + BODY).encode("utf-16-le"), "is UTF-16 text: save it as UTF-8"),
         ("cp1252.csv", (HEAD + BODY).encode("cp1252"), "line 2 is not UTF-8 .* is 'é' in cp1252"),
+        (
+            "excel.csv",
+            (HEAD + BODY).replace(",", ";").encode("cp1252"),
+            "is 'é' in cp1252; .* semicolons, too, and must be by commas",
+        ),
         ("caps.csv", HEAD.upper().replace("::A", "::a") + BODY, "column 'ID': write it `id`"),
         ("score.csv", HEAD.replace("score", "Score") + BODY, "'Score::a': write it `score::a`"),
         ("class.csv", "id,prompt,Data Class,score::a\n0,p,restricted,1\n", "write it `data_class`"),

@@ -54,6 +54,15 @@ def test_answers_are_graded_again_and_the_changes_are_counted(table):
     assert frame["text::chatty"][0] == "The answer is Berlin."
 
 
+def test_scores_that_become_known_or_unknown_have_changed_too(table):
+    unknown = pl.lit(None, pl.Float64).alias("score::chatty")
+    pl.read_parquet(table).with_columns(unknown).write_parquet(table)
+    assert json.loads(run(table, "--json").stdout)["experts"]["chatty"]["changed"] == 10
+    output = run(table).stdout
+    assert "chatty: quality 100.0 % on 10 answers; 0 scores changed" in output
+    assert f"wrote '{table}'" in output
+
+
 def test_a_grader_that_misses_every_answer_is_named_beside_examples(table):
     output = run(table, "--grader", "exact", "--out", table.with_name("other.parquet")).stdout
     assert "Warning: chatty: 10 of 10 answers have their reference" in output

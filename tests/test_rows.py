@@ -152,7 +152,7 @@ def test_a_row_that_cannot_be_read_is_the_same_mistake_everywhere(
 def test_a_table_without_any_words_is_the_same_mistake_everywhere(tmp_path: Path, ending: str):
     path = save(tmp_path, ending, {"id": "a", "domain": "sums", "score::small": 1.0})
     assert as_table(path) == as_set(path)
-    assert "has neither `prompt` nor `messages`; it has id, domain" in str(as_set(path))
+    assert "has neither `prompt` nor `messages`; it has id, domain: name" in str(as_set(path))
 
 
 @pytest.mark.parametrize("prompt", [None, " "])

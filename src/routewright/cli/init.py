@@ -228,7 +228,7 @@ def _choose(
     if yes:
         return candidates
     everything = ",".join(str(number) for number in range(1, len(candidates) + 1))
-    question = "Which models? Numbers or names, also of others of these vendors"
+    question = "Which models? Numbers or names; other models of these sources are allowed"
     return _ask("--models", question, everything, parse)
 
 

@@ -123,13 +123,14 @@ def _grade(graders: Graders, item: Item, text: str | None) -> Any:
 
 
 def _changes(before: Sequence[float | None], after: Sequence[float]) -> int:
-    pairs = zip(before, after, strict=True)
-    return sum((math.nan if old is None else old) != new for old, new in pairs if new == new)
+    """The scores that differ; one that becomes known or unknown counts, too."""
+    pairs = zip((math.nan if old is None else old for old in before), after, strict=True)
+    return sum(old != new and not (math.isnan(old) and math.isnan(new)) for old, new in pairs)
 
 
 def _show(summary: Mapping[str, Any]) -> None:
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    console.print(f"'{summary['table']}': {takes(summary['graders'])}")
+    console.print(f"wrote '{summary['table']}': {takes(summary['graders'])}")
     for name, facts in summary["experts"].items():
         quality = "unknown" if facts["quality"] is None else f"{100 * facts['quality']:.1f} %"
         console.print(

@@ -145,7 +145,10 @@ class Document:
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".gz", ".zst")
 NO_FILE = "check the path; `routewright init` writes one"
-FIX_ORDER = "name a configuration file (.yaml) here: check the order of the arguments"
+FIX_ORDER = (
+    "name a config (.yaml), or for `evaluate` a router's folder, here: check the order of the"
+    " arguments"
+)
 
 
 def read(path: Path) -> Document:

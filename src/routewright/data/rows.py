@@ -131,7 +131,10 @@ def no_words(cells: Mapping[str, Any], place: str) -> BadTable:
             f" drop the row (it has {', '.join(list(cells)[:8])})"
         )
     columns = ", ".join(list(cells)[:8]) or "nothing"
-    return BadTable(f"{place} has neither `prompt` nor `messages`; it has {columns}")
+    return BadTable(
+        f"{place} has neither `prompt` nor `messages`; it has {columns}: name the column of the"
+        " question `prompt`, and that of the right answer `reference`"
+    )
 
 
 def must_be(column: str, place: str) -> BadTable:

@@ -72,7 +72,7 @@ def _decoded(content: bytes, path: Path) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) or start.count(0) > len(start) / 4:
         raise BadTable(
             f"'{path}' is UTF-16 text: save it as UTF-8"
-            f" (`iconv -f utf-16 -t utf-8 {path.name}`, or Excel's `CSV UTF-8`)"
+            f" (`iconv -f utf-16 -t utf-8 {path} > FILE`, or Excel's `CSV UTF-8`)"
         )
     try:
         return content.decode("utf-8-sig")
@@ -82,8 +82,18 @@ def _decoded(content: bytes, path: Path) -> str:
         shown = byte.decode("cp1252", "replace")
         raise BadTable(
             f"'{path}' line {line} is not UTF-8 text: byte 0x{byte.hex()} is '{shown}' in cp1252;"
-            f" save the file as UTF-8 (`iconv -f cp1252 -t utf-8 {path.name}`)"
+            f" save the file as UTF-8 (`iconv -f cp1252 -t utf-8 {path} > FILE`, or Excel's"
+            f" `CSV UTF-8`){_other_separator(content, path)}"
         ) from error
+
+
+def _other_separator(content: bytes, path: Path) -> str:
+    """The second fault of a CSV file that is not UTF-8, so that both are told at once."""
+    own = SEPARATORS.get(endings.ending(path))
+    header = content.split(b"\n", 1)[0].decode("cp1252", "replace")
+    if own is None or header.count(";") <= header.count(own):
+        return ""
+    return f"; its columns are separated by semicolons, too, and must be by {NAMES[own]}"
 
 
 def parse(text: str | bytes, infinite: bool = False) -> Any:

@@ -247,7 +247,8 @@ class Comparison:
     def _warnings(self) -> list[str]:
         found = []
         if missing := int((~self.scored).sum()):
-            found.append(f"{missing} rows have no score for one side, and are left out.")
+            has, are = ("row has", "is") if missing == 1 else ("rows have", "are")
+            found.append(f"{missing} {has} no score for one side, and {are} left out.")
         prices = [
             side.evaluation.router.prices for side in (self.a, self.b) if side.evaluation.router
         ]

@@ -48,7 +48,8 @@ CAUSES = (
     ),
     Cause(
         "the server does not have its model",
-        "correct `model:` or `base_url:` of its entry in the config",
+        "correct `model:` or `base_url:` of its entry in the config, which often ends with /v1"
+        " (`routewright doctor` finds out)",
         frozenset({404, 410}),
         re.compile(
             r"model[_ ]?not[_ ]?found|(?:invalid|unknown|unsupported)[_ ]model\b|deploymentnotfound"

@@ -335,7 +335,7 @@ class Run:
             "policy": self.policy.name,
             "expert": answer.expert if answer else None,
             "path": path_of(self.spent),
-            "cost": total_cost(self.spent),
+            "cost": round(total_cost(self.spent), 12),
             "estimated": estimated_cost(self.spent),  # the part of `cost` that nobody reported
             "input_tokens": answer.input_tokens if answer else None,
             "output_tokens": answer.output_tokens if answer else None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -174,9 +175,8 @@ def stems(text: str) -> set[str]:
 
 _THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _CORRECTION = re.compile(rf"\b(?:{CORRECTION})", re.IGNORECASE)
-_REJECTED = re.compile(  # the sentence "Many say it is Bonn, but that is wrong."
-    rf"(?:[^.!?\n]|\.(?=\w)){{1,300}}\b(?:{REJECTION})(?:[.!]|$)", re.IGNORECASE | re.MULTILINE
-)
+_REJECTED = re.compile(rf"\b(?:{REJECTION})(?:[.!]|$)", re.IGNORECASE | re.MULTILINE)
+_SENTENCE_END = re.compile(r"[!?\n]|\.(?!\w)")
 _CONFIRMED = re.compile(rf"\b(?:{CONFIRMATION})\b", re.IGNORECASE)
 _TABLE_RULE = re.compile(r"[ \t:|]*-[ \t:|-]*")
 _INTERJECTION = re.compile(
@@ -241,9 +241,25 @@ def spoken(answer: str) -> str:
             rest = answer[places[-1] :]
             takes_back = marks is _THOUGHT or not _CONFIRMED.search(rest)
             answer = rest if re.search(r"\w", rest) and takes_back else answer
-    accepted = _REJECTED.sub(" ", answer)
+    accepted = _without_rejected(answer)
     answer = accepted if re.search(r"\w", accepted) else answer
     return _value_of_json(_without_tables(answer))
+
+
+def _without_rejected(text: str) -> str:
+    """The text without sentences that reject what they say.
+
+    >>> _without_rejected("Many say it is Bonn, but that is wrong. It is Berlin.")
+    '  It is Berlin.'
+    """
+    parts, position, ends = [], 0, None
+    for match in _REJECTED.finditer(text):
+        if ends is None:
+            ends = [end.end() for end in _SENTENCE_END.finditer(text)]
+        place = bisect_right(ends, match.start())
+        parts.append(text[position : ends[place - 1] if place else 0])
+        position = match.end()
+    return " ".join([*parts, text[position:]])
 
 
 def _without_tables(text: str) -> str:

@@ -137,6 +137,16 @@ def test_a_repeated_question_counts_once(compare, outcome_table, tmp_path):
     assert most - least > 0.7 * (high - low), "nine copies are no evidence"
 
 
+def test_a_few_questions_prove_nothing(compare, outcome_table, tmp_path):
+    rows = pl.read_parquet(outcome_table).filter(pl.col("split") == "dev").head(25)
+    rows = rows.with_columns(pl.lit(1.0).alias("score::sage"), pl.lit(0.0).alias("score::adder"))
+    rows.write_parquet(tmp_path / "few.parquet")
+    words = ("routewright.yaml:dear", "routewright.yaml:cheap", "--json", "-")
+    served = figures(compare(*words, table=tmp_path / "few.parquet"))["as_served"]["quality"]
+    assert served["difference"] == pytest.approx(-1)
+    assert not served["proven"]
+
+
 def test_rows_without_a_score_of_one_side_count_for_neither(compare, outcome_table, tmp_path):
     rows = pl.read_parquet(outcome_table)
     unknown = pl.when(pl.int_range(pl.len()) % 3 == 0).then(None).otherwise(pl.col("score::adder"))

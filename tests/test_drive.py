@@ -147,3 +147,12 @@ def test_a_strategy_is_told_of_a_refused_ask_and_may_do_otherwise():
     experts = [Expert("small", data_classes=frozenset({"restricted"})), Expert("large")]
     secret = Query.of("x", data_class="restricted")
     assert replay(Careful(), secret, RECORD, experts).answer.expert == "small"
+
+
+def test_a_mix_says_that_another_query_may_go_another_way():
+    quarter = Mix(Fixed("small"), Fixed("large"), 0.25)
+    reasons = {replay(quarter, Query.of(f"query {i}"), RECORD).because for i in range(60)}
+    assert reasons == {
+        "in a mix, for 75% of queries: always small",
+        "in a mix, for 25% of queries: always large",
+    }

@@ -253,6 +253,11 @@ def _report(router: Router, out: Path) -> None:
         table.add_row(name, *cells)
     console = Console()
     console.print(table)
+    if worse := [name for name, facts in card["experts"].items() if facts["auc"] < 0.45]:
+        console.print(
+            f"An AUC below 0.5 says that the forecasts of {', '.join(worse)} are worse than chance:"
+            " more rows may help, and fixed mixes are served meanwhile."
+        )
     if others := card.get("auxiliary"):
         console.print(f"Learnt from {len(others)} other experts of the table too.")
     learned = sum(point.gain > 0 for point in router.frontier)

@@ -15,6 +15,7 @@ import numpy as np
 
 from routewright import metrics
 from routewright.data.outcomes import Outcomes
+from routewright.data.text import TOO_FEW
 from routewright.errors import BadTable
 from routewright.evaluation import figures
 from routewright.evaluation.figures import FRACTIONS, Evaluation
@@ -173,7 +174,7 @@ class Comparison:
         names = ("cost", "quality", "gain_over_zero_router")
         pairs = zip(names, self.point(self.a), self.point(self.b), strict=True)
         known = names if self.priced else ("quality",)
-        return {name: difference(a, b) for name, a, b in pairs if name in known}
+        return {name: self._difference(a, b) for name, a, b in pairs if name in known}
 
     def _at(self, costs: Array) -> list[dict[str, Any]]:
         """Both sides and their difference at costs (b, c)."""
@@ -184,7 +185,7 @@ class Comparison:
                 "cost_fraction": float(costs[0, c] / self.dearest[0]),
                 "a": _number(qualities[0][0, c]),
                 "b": _number(qualities[1][0, c]),
-                **difference(qualities[0][:, c], qualities[1][:, c]),
+                **self._difference(qualities[0][:, c], qualities[1][:, c]),
             }
             for c in range(costs.shape[1])
         ]
@@ -227,7 +228,7 @@ class Comparison:
                 np.array([metrics.aiq(c, q, *span, with_hull=False) for c, q, span in points])
             )
         a, b = areas
-        return {"a": float(a[0]), "b": float(b[0]), **difference(a, b)}
+        return {"a": float(a[0]), "b": float(b[0]), **self._difference(a, b)}
 
     def _choices(self) -> dict[str, Any]:
         """On how many rows what is served asks other experts, and who is right there."""
@@ -244,6 +245,23 @@ class Comparison:
             "b": _number(float(scores[1].mean())) if other.any() else None,
         }
 
+    def _difference(self, a: Array, b: Array) -> dict[str, Any]:
+        """B − A with its paired interval; `proven` where the interval excludes 0, and there are
+        questions enough to prove anything."""
+        gap = b - a
+        if not np.isfinite(gap[0]):
+            return {"difference": None, "difference_ci": None, "proven": False}
+        low, high = metrics.interval(gap[1:])
+        groups = self.outcomes.groups or range(len(self.outcomes))
+        questions = len(
+            {group for group, scored in zip(groups, self.scored, strict=True) if scored}
+        )
+        return {
+            "difference": float(gap[0]),
+            "difference_ci": [low, high],
+            "proven": questions >= TOO_FEW and bool(low > 0 or high < 0),
+        }
+
     def _warnings(self) -> list[str]:
         found = []
         if missing := int((~self.scored).sum()):
@@ -257,19 +275,6 @@ class Comparison:
                 "The routers were fitted at different prices, and each is judged at its own."
             )
         return found
-
-
-def difference(a: Array, b: Array) -> dict[str, Any]:
-    """B − A with its paired interval; `proven` where the interval excludes 0."""
-    gap = b - a
-    if not np.isfinite(gap[0]):
-        return {"difference": None, "difference_ci": None, "proven": False}
-    low, high = metrics.interval(gap[1:])
-    return {
-        "difference": float(gap[0]),
-        "difference_ci": [low, high],
-        "proven": bool(low > 0 or high < 0),
-    }
 
 
 def _asked(side: Side, experts: Sequence[str]) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from pydantic import Field
@@ -25,8 +25,12 @@ class Mix:
     share: Annotated[float, Field(ge=0, le=1)]
 
     def plan(self, query: Query) -> Plan:
-        decision = yield from (self.second if query.lot < self.share else self.first).plan(query)
-        return decision
+        is_second = query.lot < self.share
+        decision = yield from (self.second if is_second else self.first).plan(query)
+        share = self.share if is_second else 1 - self.share
+        return replace(
+            decision, because=f"in a mix, for {share:.0%} of queries: {decision.because}"
+        )
 
     def over(self, rows: Recorded) -> Run:
         """Runs the strategy on recorded queries, in expectation over the lots: with one draw on

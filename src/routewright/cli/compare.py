@@ -12,7 +12,18 @@ from rich.console import Console
 from rich.table import Table
 
 from routewright import files
-from routewright.cli.evaluate import Options, as_json, command_line, dearest_of, dollars, short_path
+from routewright.cli.evaluate import (
+    Html,
+    Json,
+    Options,
+    Seed,
+    WithoutDomain,
+    as_json,
+    command_line,
+    dearest_of,
+    dollars,
+    short_path,
+)
 from routewright.cli.fit import DropDuplicates, Tables
 from routewright.data import text
 
@@ -33,19 +44,11 @@ def compare(
     b: Annotated[str, typer.Argument(metavar="B", help="The same; B − A is shown.")],
     tables: Tables,
     split: Annotated[str, typer.Option(help="Rows to compare on; `all` takes every row.")] = "dev",
-    without_domain: Annotated[
-        bool,
-        typer.Option(
-            "--without-domain", help="Judge the queries as if they had no domain or tags."
-        ),
-    ] = False,
+    without_domain: WithoutDomain = False,
     drop_duplicates: DropDuplicates = False,
-    json: Annotated[
-        Path | None,
-        typer.Option(help="Write the figures to this file; `-` prints them and nothing else."),
-    ] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a report to this file.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    json: Json = None,
+    html: Html = None,
+    seed: Seed = 0,
 ) -> None:
     """Compare two routers or policies on the same rows: which differences are proven?"""
     from routewright.data import outcomes

@@ -25,6 +25,19 @@ if TYPE_CHECKING:
     from routewright.evaluation.policies import Judged
 
 
+# Options of `evaluate` and of `compare`.
+WithoutDomain = Annotated[
+    bool,
+    typer.Option("--without-domain", help="Judge the queries as if they had no domain or tags."),
+]
+Json = Annotated[
+    Path | None,
+    typer.Option(help="Write the figures to this file; `-` prints them and nothing else."),
+]
+Html = Annotated[Path | None, typer.Option(help="Write a report to this file.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the bootstrap.")]
+
+
 class Options(NamedTuple):
     """What a report is made with, apart from what is judged on which tables."""
 
@@ -49,19 +62,11 @@ def evaluate(
         str | None, typer.Option(help="Judge this policy of the config; default: every one.")
     ] = None,
     split: Annotated[str, typer.Option(help="Rows to evaluate on; `all` takes every row.")] = "dev",
-    without_domain: Annotated[
-        bool,
-        typer.Option(
-            "--without-domain", help="Judge the queries as if they had no domain or tags."
-        ),
-    ] = False,
+    without_domain: WithoutDomain = False,
     drop_duplicates: DropDuplicates = False,
-    json: Annotated[
-        Path | None,
-        typer.Option(help="Write the figures to this file; `-` prints them and nothing else."),
-    ] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a report to this file.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    json: Json = None,
+    html: Html = None,
+    seed: Seed = 0,
 ) -> None:
     """Measure a router, or the policies of a config, on recorded outcomes."""
     from routewright.data import outcomes

@@ -165,13 +165,14 @@ def zero_router(quality: Array, cost: Array) -> list[Vertex]:
         vertex = Vertex(m, float(cost[m]), float(quality[m]))
         if hull and vertex.quality <= hull[-1].quality:
             continue
-        while len(hull) >= 2 and _slope(hull[-2], vertex) >= _slope(hull[-2], hull[-1]):
+        while len(hull) >= 2 and slope(hull[-2], vertex) >= slope(hull[-2], hull[-1]):
             hull.pop()
         hull.append(vertex)
     return hull
 
 
-def _slope(a: Vertex, b: Vertex) -> float:
+def slope(a: Vertex, b: Vertex) -> float:
+    """The quality per US$ that is gained from one vertex of the zero router to another."""
     return (b.quality - a.quality) / max(b.cost - a.cost, 1e-300)
 
 

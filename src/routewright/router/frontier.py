@@ -169,10 +169,9 @@ def _gains(
 def _slope(hull: list[policies.Vertex], mix: policies.FixedMix) -> float:
     """The quality per US$ that the zero router gains where it mixes these two experts."""
     ends = {vertex.expert: vertex for vertex in hull}
-    cheap, expensive = ends[mix.cheap], ends[mix.expensive]
     if mix.cheap == mix.expensive:
         return 0.0
-    return (expensive.quality - cheap.quality) / (expensive.cost - cheap.cost)
+    return policies.slope(ends[mix.cheap], ends[mix.expensive])
 
 
 def singles(prediction: Prediction, outcomes: Outcomes) -> list[Candidate]:

@@ -260,5 +260,5 @@ def test_serve_runs_until_it_is_interrupted(tmp_path):
         assert reply.choices[0].message.content == "1059"
     finally:
         server.send_signal(signal.SIGINT)
-        rest, errors = server.communicate(timeout=30)
+        rest, errors = server.communicate(timeout=600)
     assert "/v1/chat/completions" in rest, errors

@@ -39,7 +39,7 @@ class Terminal:
     def until(self, text: str) -> str:
         """What is shown up to and with `text`."""
         while text not in self.shown:
-            ready, _, _ = select.select([self.ours], [], [], 60)
+            ready, _, _ = select.select([self.ours], [], [], 600)
             try:
                 piece = os.read(self.ours, 4096) if ready else b""
             except OSError:  # the other end is closed
@@ -173,7 +173,7 @@ def test_a_conversation_shows_who_answered_and_obeys_its_commands(tmp_path, serv
         terminal.until("no: serves data class public, not")
         terminal.type("/quit")
         terminal.until("spent")
-        assert terminal.process.wait(60) == 0
+        assert terminal.process.wait(600) == 0
     finally:
         terminal.close()
 
@@ -197,7 +197,7 @@ def test_a_failure_and_ctrl_c_end_an_answer_and_not_the_conversation(tmp_path, s
         assert [m["content"] for m in small.bodies[-1]["messages"]] == ["third"]
         terminal.until("> ")
         os.write(terminal.ours, b"\x04")
-        assert terminal.process.wait(60) == 0
+        assert terminal.process.wait(600) == 0
     finally:
         terminal.close()
 

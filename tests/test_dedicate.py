@@ -269,7 +269,7 @@ def _ask_the_command(some: list[Question], folder: Path) -> None:
             listed = {model.id: model.model_extra for model in client.models.list()}
     finally:
         server.send_signal(signal.SIGINT)
-        server.wait(timeout=60)
+        server.wait(timeout=600)
     said = [reply.choices[0].message.content for reply in replies]
     assert not any("<" in text for text in said)
     assert {reply.model for reply in replies} == {"dedicated", "sage"}

@@ -26,7 +26,7 @@ def shown(tmp_path_factory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("demo") / "made"
     command = [sys.executable, "-m", "routewright.cli.main", "demo", "--folder", str(folder)]
     done = subprocess.run(
-        command, env={**os.environ, "ONCE": "1"}, capture_output=True, text=True, timeout=240
+        command, env={**os.environ, "ONCE": "1"}, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     return folder, done.stdout

@@ -32,7 +32,7 @@ def limited(size: int):
 
 def run(words: list[str], folder: Path, size: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        words, cwd=folder, capture_output=True, text=True, timeout=240, preexec_fn=limited(size)
+        words, cwd=folder, capture_output=True, text=True, timeout=600, preexec_fn=limited(size)
     )
 
 
@@ -91,7 +91,7 @@ def test_a_full_disk_stops_other_asks_too(place: Path, verb: list[str], says: st
         assert is_one_sentence(done.stderr, "no room for further answers"), done.stderr
         journal = read(place / "out.journal.jsonl")
         assert sum("answered" in event for event in journal) == expert.finished < len(PROMPTS)
-        again = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=240)
+        again = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=600)
     assert again.returncode == 0, again.stderr
     assert expert.finished == len(PROMPTS), "no answer was paid for twice"
 
@@ -127,7 +127,7 @@ def test_an_interview_goes_on_after_a_small_disk_was_full(place: Path):
             cwd=place,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=600,
         )
     first, second = ((place / name).read_text() for name in ("first", "second"))
     assert done.returncode == 0, done.stderr + first + second

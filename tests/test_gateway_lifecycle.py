@@ -55,7 +55,7 @@ class Process:
         self.process.send_signal(number)
 
     async def ended(self):
-        return await asyncio.to_thread(self.process.wait, 120)
+        return await asyncio.to_thread(self.process.wait, 600)
 
 
 @asynccontextmanager

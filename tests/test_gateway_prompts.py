@@ -110,7 +110,7 @@ def slow(monkeypatch):
     def waiting(self, queries):
         batches.append(len(queries))
         began.set()
-        assert go_on.wait(60)
+        assert go_on.wait(600)
         return predict(self, queries)
 
     monkeypatch.setattr(Router, "predict", waiting)
@@ -162,7 +162,7 @@ def test_a_big_body_is_parsed_outside_of_the_event_loop(monkeypatch):
 
     def waiting(*arguments, **options):
         began.set()
-        assert go_on.wait(60)
+        assert go_on.wait(600)
         return parse(*arguments, **options)
 
     monkeypatch.setattr("routewright.gateway.chat.parse", waiting)
@@ -233,7 +233,7 @@ def test_a_batch_gives_every_call_its_own_prediction(router, monkeypatch):
     batches, began, go_on = slow(monkeypatch)
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(shared.predict, [Query.of(texts[0])])
-        assert began.wait(60)
+        assert began.wait(600)
         others = [pool.submit(shared.predict, [Query.of(text)]) for text in texts[1:]]
         bad = pool.submit(shared.predict, [Query.of("unreadable")])
         wait_until(lambda: len(shared._waiting) == 6)

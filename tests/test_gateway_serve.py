@@ -67,13 +67,13 @@ def test_serve_says_where_it_is_answers_and_stops_when_told(config):
         assert reply.headers["x-routewright-path"].startswith("abacus>verify:")
     finally:
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=600)
     assert '"status": "ok"' in errors
 
 
 def _post(url, body):
     wait_until(lambda: _listens(url))
-    return httpx2.post(url, json=body, timeout=60)
+    return httpx2.post(url, json=body, timeout=600)
 
 
 def _listens(url):
@@ -85,7 +85,7 @@ def test_a_port_that_is_taken_is_one_clear_message(config):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         process = start(config, "--port", port)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=600)
     assert process.returncode == 2
     assert f"127.0.0.1:{port}" in errors
     assert "--port" in errors
@@ -96,7 +96,7 @@ def test_a_config_with_mistakes_is_not_served(tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text("version: 1\nexperts: []\n")
     process = start(str(path))
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 2
     assert "experts" in errors
     assert "Traceback" not in errors

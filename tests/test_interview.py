@@ -49,12 +49,12 @@ def serving(*upstreams: Upstream):
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
     thread.start()
-    assert started.wait(60)
+    assert started.wait(600)
     try:
         yield
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(60)
+        thread.join(600)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def command(place: Path, *options: object, **named: object) -> list[str]:
 def interview(place: Path, *options: object, code: int = 0, **named: object):
     """Runs it to its end; gives its JSON summary and what it said to people."""
     words = command(place, "--json", *options, **named)
-    done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=600)
     assert done.returncode == code, done.stderr
     return (json.loads(done.stdout) if done.stdout.strip() else None), done.stderr
 
@@ -202,7 +202,7 @@ def test_ctrl_c_waits_for_what_is_under_way_and_says_how_to_go_on(place):
         while slow.finished < 5:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=600)
         assert process.returncode == 130
         assert "run the same command again" in said
         assert slow.requests == slow.finished < 30, "an answer under way was thrown away"
@@ -349,7 +349,7 @@ def test_query_sets_that_cannot_be_used_are_refused_before_anything_is_asked(
     with serving(upstream):
         configure(place, small=upstream)
         words = [name if word == "q.jsonl" else word for word in command(place)]
-        done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=600)
     assert done.returncode == 2
     assert complaint in " ".join(done.stderr.split())
     assert upstream.requests == 0
@@ -380,7 +380,7 @@ def test_a_chat_reaches_the_expert_as_it_is_and_again_from_the_table(place):
         (place / "q.jsonl").write_text("")
         (place / "t.parquet").rename(place / "again.parquet")
         words = [word if word != "q.jsonl" else "again.parquet" for word in command(place)]
-        done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert sorted(body["messages"][0]["role"] for body in expert.bodies) == ["system", "user"]
     assert named in [body["messages"] for body in expert.bodies]
@@ -421,7 +421,7 @@ def test_a_table_remembers_that_its_queries_are_restricted(place):
         for verb, *options in verbs:
             words = [sys.executable, "-m", "routewright.cli.main", verb, "t.parquet", *options]
             words += ["--config", "routewright.yaml", "--out", f"{verb}.parquet"]
-            done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=60)
+            done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=600)
             assert "restricted" in done.stdout + done.stderr
     told = json.dumps(cloud.bodies)
     assert (cloud.requests, "2 + 1" in told, "1 + 1" in told) == (2, True, False)
@@ -438,7 +438,7 @@ def test_by_default_chatty_answers_are_graded_by_their_references(place):
     with serving(small := Upstream(chatty)):
         configure(place, small=small)
         words = [word for word in command(place, "--json") if word not in ("--grader", "numeric")]
-        done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=600)
     summary = json.loads(done.stdout)
     assert "numeric grades 30 rows" in done.stderr
     assert summary["experts"]["small"]["quality"] == 1
@@ -453,7 +453,7 @@ def test_a_grader_that_does_not_fit_is_warned_of_and_grading_again_is_free(place
     assert "small: 30 of 30 answers have their reference" in said
     asked = len(small.bodies)
     words = [sys.executable, "-m", "routewright.cli.main", "regrade", "t.parquet", "--json"]
-    done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=600)
     assert json.loads(done.stdout)["experts"]["small"]["quality"] == 1
     assert len(small.bodies) == asked
 

@@ -104,7 +104,7 @@ def configured(folder: Path, upstreams: dict[str, Upstream]) -> Path:
 
 
 def run(words: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, capture_output=True, text=True, timeout=400)
+    return subprocess.run(words, capture_output=True, text=True, timeout=600)
 
 
 def kill(words: list[str], moment: Callable[[subprocess.Popen], None]) -> bool:

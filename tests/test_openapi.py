@@ -50,7 +50,7 @@ def served(config):
 
     thread = threading.Thread(target=asyncio.run, args=[serve()], daemon=True)
     thread.start()
-    assert started.wait(60)
+    assert started.wait(600)
     try:
         yield url[0]
     finally:

@@ -66,7 +66,7 @@ def command(place: Path, out: Path, *options: object) -> list[str]:
 
 def play(place: Path, out: Path, *options: object, code: int = 0) -> tuple[list[dict], str]:
     words = command(place, out, "--json", *options)
-    done = subprocess.run(words, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600)
     assert done.returncode == code, done.stderr
     return (json.loads(done.stdout) if done.stdout else []), done.stderr
 
@@ -160,7 +160,7 @@ def test_a_generator_writes_and_the_experts_vote(place: Path, tmp_path: Path):
             [sys.executable, "-m", "routewright.cli.main", *map(str, words)],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
         )
     assert done.returncode == 0, done.stderr
     last = json.loads(done.stdout)[-1]

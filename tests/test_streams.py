@@ -124,7 +124,7 @@ def door():
     ready = threading.Event()
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve(ready)))
     thread.start()
-    assert ready.wait(60)
+    assert ready.wait(600)
     yield door
     door.client.close()
     loop.call_soon_threadsafe(ended.set)

@@ -32,7 +32,7 @@ not run
 def tutorial(place: Path, page: str) -> subprocess.CompletedProcess[str]:
     (place / "page.md").write_text(page)
     words = [sys.executable, str(RUNNER), str(place / "page.md")]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120)
+    return subprocess.run(words, capture_output=True, text=True, timeout=600)
 
 
 def test_a_page_whose_figures_come_out_passes(tmp_path: Path):

@@ -230,7 +230,7 @@ async def until(true: Callable[[], Any]) -> None:
 
 
 def wait_until(true: Callable[[], Any]) -> None:
-    last = time.monotonic() + 120
+    last = time.monotonic() + 600
     while not true():
         assert time.monotonic() < last, "it never came to be"
         time.sleep(0.01)
@@ -267,7 +267,7 @@ def in_thread(*upstreams: Upstream) -> Iterator[None]:
     thread.start()
 
     def do(step: Any) -> None:
-        asyncio.run_coroutine_threadsafe(step, loop).result(60)
+        asyncio.run_coroutine_threadsafe(step, loop).result(600)
 
     servers = running(*upstreams)
     do(servers.__aenter__())

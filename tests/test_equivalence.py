@@ -148,10 +148,10 @@ def test_the_kind_is_guessed_from_what_most_answers_look_like():
     assert same("auto", "12", "#### 12.0")
 
 
-@pytest.mark.parametrize("kind", ["letter", "number", "text", "auto"])
+@pytest.mark.parametrize("kind", ["letter", "number", "text", "calls", "auto"])
 def test_a_table_is_labelled_as_its_rows_are_grouped(kind):
     rng = np.random.default_rng(1)
-    said = ["B", "(b)", "C", "12", "12.0", "25%", "25", "1/4", "Paris", "paris.", "", None, "hm?"]
+    said = ["B", "(b)", "C", "12", "12.0", "25%", "25", "1/4", "f(a=1)", "[f(a=1.0)]", "Paris", "paris.", "", None, "hm?"]
     table = rng.choice(np.array(said, dtype=object), (200, 5))
     found = labels(kind, table)
     for row, answers in zip(found.tolist(), table.tolist(), strict=True):
@@ -171,7 +171,7 @@ def test_agreement_does_not_depend_on_the_order_of_the_answers():
 
 
 def test_an_unknown_kind_names_those_that_exist():
-    with pytest.raises(BadInput, match="'word': choose auto, letter, number, text, code"):
+    with pytest.raises(BadInput, match="'word': choose auto, letter, number, text, calls, code"):
         group("word", ["a", "b"])
 
 
@@ -186,7 +186,7 @@ from routewright.answers.equivalence import key
 resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
 for part in ("1,", "\\\\boxed{", "answer is ", "$", " ", "(", "1/", "the "):
     for length in (15_000, 1_500_000):
-        for kind in ("letter", "number", "text", "auto"):
+        for kind in ("letter", "number", "text", "calls", "auto"):
             key(kind, part * (length // len(part)))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

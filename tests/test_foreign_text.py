@@ -125,7 +125,7 @@ def observed(text: str) -> Any:
 READERS: dict[str, Callable[[str], Any]] = {
     **{
         f"key {kind}": lambda text, kind=kind: equivalence.key(kind, text)
-        for kind in ("letter", "number", "text", "auto")
+        for kind in ("letter", "number", "text", "calls", "auto")
     },
     **{
         f"labels {kind}": lambda text, kind=kind: equivalence.labels(kind, table(text))
@@ -136,7 +136,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "votes": lambda text: votes.labels("auto", table(text)),
     "evidence": lambda text: [
         Evidence(kind, np.array([0.0, 1.0])).read(table(text))
-        for kind in ("letter", "number", "auto")
+        for kind in ("letter", "number", "calls", "auto")
     ],
     "observations": observed,
     "options": lambda text: multiple_choice.table(

@@ -358,7 +358,10 @@ def test_a_quadratic_and_an_exponential_pattern_are_found():
 
 ENCODERS = [Surface().fit([Query.of("a"), Query.of("b?\nA. 1\nB. 2")])]
 READERS: dict[str, Callable[[str], Any]] = {
-    **{kind: partial(equivalence.key, kind) for kind in ("auto", "letter", "number", "text")},
+    **{
+        kind: partial(equivalence.key, kind)
+        for kind in ("auto", "letter", "number", "text", "calls")
+    },
     "labels": lambda text: equivalence.labels("auto", np.array([[text, "7", "8%"]], dtype=object)),
     "percent": lambda text: equivalence.labels("number", np.array([[text, "7%"]], dtype=object)),
     "marks": choices.marks,

@@ -7,6 +7,7 @@ tokens. Unknown numbers are NaN in arrays and None in fields, never a guess.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -370,6 +371,27 @@ class Answer:
     # Fields of the upstream's reply that are passed on unread, in the shape of a chat completion.
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
     error: Exception | None = field(default=None, repr=False, compare=False)  # of a failure
+
+    @property
+    def content(self) -> str:
+        """What the answer says, as it is recorded and compared: its text, or its tool calls as
+        JSON if it has no text.
+
+        >>> import routewright as rw
+        >>> call = {"function": {"name": "now", "arguments": "{}"}}
+        >>> rw.Answer("small", message={"role": "assistant", "tool_calls": [call]}).content
+        '[{"name": "now", "arguments": "{}"}]'
+        """
+        calls = (self.message or {}).get("tool_calls")
+        if self.text.strip() or not isinstance(calls, list | tuple) or not calls:
+            return self.text
+        functions = [call.get("function") for call in calls if isinstance(call, Mapping)]
+        named = [
+            {name: function.get(name, "") for name in ("name", "arguments")}
+            for function in functions
+            if isinstance(function, Mapping)
+        ]
+        return json.dumps(named, ensure_ascii=False)
 
     @property
     def logprob(self) -> float:

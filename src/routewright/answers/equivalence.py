@@ -1,4 +1,5 @@
-"""Decides whether two answers are equivalent, by kind: letter, number, short text, code, prose.
+"""Decides whether two answers are equivalent, by kind: letter, number, short text, tool calls,
+code, prose.
 
 `key` gives the canonical form of an answer, `group` labels the answers to one query, and `labels`
 those to many queries. An answer that cannot be read has the key None and the label −1: it agrees
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from routewright import apart
+from routewright.answers import calls
 from routewright.data.unicode import nfkc
 from routewright.errors import BadInput
 from routewright.types import Array, Indices, Query
@@ -26,8 +28,13 @@ from routewright.types import Array, Indices, Query
 if TYPE_CHECKING:
     from routewright.prediction.encoders import Encoder
 
-Kind = Literal["auto", "letter", "number", "text", "code", "similar"]
-KEYED: tuple[Kind, ...] = ("letter", "number", "text")  # kinds whose answers have a canonical form
+Kind = Literal["auto", "letter", "number", "text", "calls", "code", "similar"]
+KEYED: tuple[Kind, ...] = (
+    "letter",
+    "number",
+    "text",
+    "calls",
+)  # kinds whose answers have a canonical form
 UNKNOWN = -1  # the label of an answer that cannot be read
 SIMILAR = 0.8  # cosine from which two texts count as equivalent
 FEW_WORDS = 8  # an answer of at most this many words is a short text, not prose
@@ -377,8 +384,14 @@ def _is_short_text(text: str) -> bool:
     return len(text.split()) <= FEW_WORDS and _text(text) is not None
 
 
-_READERS = {"letter": _letter, "number": _number, "text": _text}
+_READERS = {
+    "letter": _letter,
+    "number": _number,
+    "text": _text,
+    "calls": lru_cache(CACHED)(calls.key),
+}
 _RECOGNISERS: dict[Kind, Any] = {  # the first one that matches counts
+    "calls": calls.is_call,
     "code": _is_code,
     "letter": _is_letter,
     "number": _is_number,

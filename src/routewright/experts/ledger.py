@@ -469,6 +469,7 @@ def recall(entries: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Answer], Acc
 def _journal_fields(answer: Answer) -> dict[str, Any]:
     """The fields of an answer that the journal stores, without those that are unknown."""
     values = {name: getattr(answer, name) for name in JOURNAL_FIELDS}
+    values["text"] = answer.content  # tool calls are stored as text
     return {name: value for name, value in values.items() if not _is_unknown(value)}
 
 

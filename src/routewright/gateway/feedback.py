@@ -76,7 +76,7 @@ class Feedback:
         """Keeps a decision in memory, so that it can be scored; may drop the oldest ones."""
         answer = decision.answer
         cells = rows.flat(rows.row(replace(query, id=decision_id)))
-        text = answer.text or None if self.answers else None
+        text = answer.content or None if self.answers else None
         self._lines[decision_id] = {
             **{name: cell for name, cell in cells.items() if cell is not None},
             "data_class": query.data_class,  # also if public: readers have defaults of their own

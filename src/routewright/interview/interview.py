@@ -90,8 +90,8 @@ class Cell:
         failures = [a.cost for a in self.spent if a.kind == "answer" and a.status != "ok"]
         if self.answers:
             first = self.answers[0]
-            values |= {"answer": first.text if self.grade.answer is None else self.grade.answer}
-            values |= {"text": first.text} if values["answer"] != first.text else {}
+            values |= {"answer": first.content if self.grade.answer is None else self.grade.answer}
+            values |= {"text": first.content} if values["answer"] != first.content else {}
             values |= {"cost": first.cost, "latency": first.latency}
             values |= {"in_tokens": first.input_tokens, "out_tokens": first.output_tokens}
             values |= {"logprob": min(0.0, first.logprob)} if first.logprobs else {}
@@ -274,11 +274,11 @@ class Interview:
         cells = {cell.expert: cell for cell in row if cell is not None and cell.answers}
         if not cells:
             return
-        first = {name: cell.answers[0].text for name, cell in cells.items()}
+        first = {name: cell.answers[0].content for name, cell in cells.items()}
         for name, grade in (await self._grades(item, first)).items():
             cells[name].grade = grade
         for cell in cells.values():
-            samples = {str(n): answer.text for n, answer in enumerate(cell.answers[1:])}
+            samples = {str(n): answer.content for n, answer in enumerate(cell.answers[1:])}
             grades = (await self._grades(item, samples)).values()
             scores = [grade.score for grade in grades if not math.isnan(grade.score)]
             cell.soft = math.fsum(scores) / len(scores) if scores else math.nan

@@ -138,7 +138,7 @@ class Auto:
                 raise
             because = f"{expert} could not be asked; best effort"
             return Decision(best, because=because, prediction=belief)
-        if best is not None and not evidence.readable(answer.text):
+        if best is not None and not evidence.readable(answer.content):
             because = f"{expert} gave no readable answer; {best.expert}'s is kept"
             return Decision(best, because=because, prediction=belief)
         expected_score = chance + float(state.gain[0, last])
@@ -268,7 +268,7 @@ def _read(
 ) -> Replies:
     """Reads the answers of a rung's members to one query."""
     answers = [answers_of_query.get(m) for m in rung.members]
-    texts = np.array([[None if a is None else a.text for a in answers]], dtype=object)
+    texts = np.array([[None if a is None else a.content for a in answers]], dtype=object)
     logprobs = np.array([[np.nan if a is None else a.logprob for a in answers]])
     shape = (1, len(rung.members))
     return evidence.read(texts.reshape(shape), option_chances, logprobs.reshape(shape))

@@ -155,12 +155,12 @@ class Automix:
 
     def _compare(self, answer: Answer, others: tuple[Answer, ...], about: About) -> Observations:
         by_name = {other.expert: other for other in others}
-        texts = [answer.text or None]
+        texts = [answer.content or None]
         arrived = []
         for name in self.agree:
             other = by_name.get(name)
             arrived.append(other is not None and other.status == "ok")
-            texts.append(other.text or None if other is not None and arrived[-1] else None)
+            texts.append(other.content or None if other is not None and arrived[-1] else None)
         labels = equivalence.labels(self.answers, np.array([texts], dtype=object))
         return agreement(labels, np.array([arrived], dtype=bool).reshape(1, -1), about)
 

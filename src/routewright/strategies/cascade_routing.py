@@ -71,7 +71,7 @@ class CascadeRouting:
                 failure = failure or error
                 spent += error.cost if isinstance(error, UpstreamError) else 0.0
                 continue
-            answers[expert], texts[0, expert] = answer, answer.text
+            answers[expert], texts[0, expert] = answer, answer.content
             spent += answer.cost
             chance = votes.chances(votes.labels(self.answers, texts), prediction.quality)
             best, reached = votes.leader(

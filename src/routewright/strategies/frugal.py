@@ -78,7 +78,7 @@ class Frugal:
             paid += replies
             asked |= joining
             for m, answer in zip(members, replies, strict=True):
-                texts[0, m] = answer.text if answer.status == "ok" else None
+                texts[0, m] = answer.content if answer.status == "ok" else None
             leading, chances = self._weigh(r, texts, prediction)
             best, chance, threshold = int(leading[0]), float(chances[0]), self.threshold(r)
             if best != NOBODY and chance >= max(threshold, query.min_quality or 0.0):
@@ -121,7 +121,7 @@ class Frugal:
                 if fallback_answer is None:
                     continue
                 break
-            if best == NOBODY or self._is_readable(answer.text):
+            if best == NOBODY or self._is_readable(answer.content):
                 because = f"no answer before {expert}'s was likely enough to be right"
                 return Decision(answer, because=because, prediction=prediction.take(0))
             assert fallback_answer is not None, "a readable answer has arrived"

@@ -30,6 +30,11 @@ OPEN_EIGHT = (
     "cognitivecomputations/dolphin-2.9-llama3-8b",
     "mistralai/Mixtral-8x7B-Instruct-v0.1",
 )
+EFFORTS = (  # three models at several reasoning efforts
+    *(f"gpt-5-nano-{effort}" for effort in ("low", "medium", "high")),
+    *(f"gpt-5-mini-{effort}" for effort in ("low", "medium", "high")),
+    *(f"gpt-5-{effort}" for effort in ("low", "medium", "high")),
+)
 POOLS: dict[str, tuple[str, tuple[str, ...] | None]] = {
     "mmlu_experts": ("mmlu_experts", None),
     "mmlu_pro P1": ("mmlu_pro", P1),
@@ -37,6 +42,12 @@ POOLS: dict[str, tuple[str, tuple[str, ...] | None]] = {
     "mmlu_experts, seven 7B": ("mmlu_experts", OPEN_EIGHT[:7]),
     "llmrouter_mix": ("llmrouter_mix", None),
     "routerbench_subset": ("routerbench_subset", None),
+    "coderouter": ("coderouter", None),
+    "paretobandit": ("paretobandit", None),
+    "bfcl": ("bfcl", None),
+    "lineage_2024": ("lineage_2024", None),
+    "swe_verified": ("swe_verified", None),
+    "mcpmark, efforts": ("mcpmark", EFFORTS),
 }
 
 

@@ -1,5 +1,9 @@
 """The main job on real tables: fit on `train`, evaluate on `dev`, against every reference.
 
+    python -m bench.quality [POOL …]
+
+`single` decides by prediction alone, "answers alone" knows nothing of the prompt but the experts'
+means, and `auto` uses both.
 `ratio_greedy` is Routoo's published decoding of the same forecasts, fitted as `single` is; below it
 stands the rule as published, with one budget for all rows of `dev` in their order. "Option style"
 also uses how multiple-choice options are written, a habit of whoever made the questions.
@@ -7,7 +11,9 @@ also uses how multiple-choice options are written, a habit of whoever made the q
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,11 +35,13 @@ HEADS = (
 )
 
 
-def main() -> None:
+def main(pools: Sequence[str] = ()) -> None:
     table = Table()
     for head in HEADS:
         table.add_column(head)
-    for pool in POOLS:
+    if unknown := [pool for pool in pools if pool not in POOLS]:
+        sys.exit(f"no pool {', '.join(unknown)}: choose among {', '.join(POOLS)}")
+    for pool in pools or POOLS:
         train, dev = read(pool, "train"), read(pool, "dev")
         if train is None or dev is None:
             continue
@@ -41,7 +49,10 @@ def main() -> None:
         ours = ["single"] if train.answers is None else ["single", "auto"]
         routers = fit_each(train, [*ours, "ratio_greedy"])
         published = [f"{quality:.3f}" for quality in in_order(routers["ratio_greedy"], dev)]
-        if "auto" in routers and kind_of(train) == "letter":
+        kind = kind_of(train) if "auto" in routers else None
+        if kind is not None:
+            routers["auto, answers alone"] = fit(train, predictor="prior")
+        if kind == "letter":
             routers["auto, option style"] = fit(train, option_style=True)
         seconds = time.perf_counter() - began
         for strategy, router in routers.items():
@@ -85,3 +96,7 @@ def _over_best_single(figures: dict[str, Any]) -> float:
 
 def _known(value: float | None, form: str) -> str:
     return "–" if value is None else f"{value:.{form}}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

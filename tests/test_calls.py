@@ -162,7 +162,7 @@ def test_an_interview_records_calls_and_remembers_them(tmp_path):
         config["policies"] = {"default": {"strategy": "fixed", "options": {"expert": "small"}}}
         (tmp_path / "routewright.yaml").write_text(yaml.safe_dump(config))
         for _ in range(2):
-            subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+            subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, timeout=600)
             table = outcomes.read(tmp_path / "t.parquet")
             assert calls.key(table.answers[0, 0]) == calls.key('weather(city="Rome")')
             assert table.score[0, 0] == 1

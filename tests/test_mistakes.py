@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +65,79 @@ def test_a_table_with_a_mistake_is_refused_with_the_way_out(tmp_path: Path, name
     if name != "queries.jsonl" and name != "comma.csv":
         with pytest.raises(BadTable, match=message.replace("an outcome table is", ".*")):
             queries.read(path)
+
+
+NAMES = "id prompt reference score::a cost::a n".split()
+CELLS = [["0", "café?", "1,5", "0,5", "1,2E-05", "7"], ["1", "tea; no?", "2", "1", "0,25", "8"]]
+
+
+def sheet(mark: str) -> str:
+    """What a spreadsheet in German writes."""
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=mark).writerows([NAMES, *CELLS])
+    return text.getvalue()
+
+
+def converted(*arguments: object) -> str:
+    """What `routewright convert` prints."""
+    command = ["convert", *map(str, arguments)]
+    return CliRunner().invoke(main.app, command, catch_exceptions=False).output
+
+
+SHEETS = [
+    ("excel.csv", sheet(";").encode("cp1252"), "cp1252 text, columns separated by semicolons"),
+    ("utf8.csv", sheet(";").encode("utf-8-sig"), "utf-8 text, columns separated by semicolons"),
+    ("text.csv", sheet("\t").encode("utf-16"), "utf-16 text, columns separated by tabs"),
+    ("le.csv", sheet(";").encode("utf-16-le"), "utf-16-le text, columns separated by semicolons"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "how"), SHEETS)
+def test_a_spreadsheets_csv_is_refused_with_the_command_that_rewrites_it(
+    tmp_path: Path, name: str, content: bytes, how: str
+):
+    path = tmp_path / name
+    path.write_bytes(content)
+    for read in (outcomes.read, queries.read):
+        with pytest.raises(BadTable, match="routewright convert csv") as refused:
+            read(path)
+    command = shlex.split(str(refused.value).split("`")[1])
+    output = converted(*command[2:])
+    assert f"was read as {how}, and decimal commas in score::a, cost::a; wrote" in output
+    table = outcomes.read(Path(command[-1]))
+    assert [query.text for query in table.queries] == ["café?", "tea; no?"]
+    assert table.score.tolist() == [[0.5], [1]]
+    assert table.cost.tolist() == [[1.2e-05], [0.25]]
+    assert [item.references for item in queries.read(Path(command[-1]))] == [("1,5",), ("2",)]
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("a,b\n1,2,3\n", [], "line 2 has more cells than the first line has names"),
+        ("a;b\n", [], "has no rows below the names"),
+        ("a|b\n1|2\n", [], "has one column .* name another --delimiter"),
+        ("a;b\n1;2\n", ["--delimiter", "::"], "--delimiter '::' is not one character"),
+        ("a;b\n1;2\n", ["--encoding", "klingon"], "no encoding is called 'klingon'"),
+        ("a;b\n1;é\n", ["--encoding", "ascii"], "is not ascii text .* --encoding"),
+        ("a;b\n1;2\n", ["--metric", "f1"], "--metric has no meaning for 'csv'"),
+    ],
+)
+def test_a_file_that_cannot_be_rewritten_says_why(tmp_path: Path, content, options, message):
+    path = tmp_path / "x.csv"
+    path.write_text(content)
+    with pytest.raises(BadInput, match=message):
+        converted("csv", path, "--out", tmp_path / "o.csv", *options)
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_numbers_that_may_be_read_in_two_ways_stay_as_they_are(tmp_path: Path):
+    path, out = tmp_path / "x.csv", tmp_path / "o.csv"
+    for content in ("id;n;m\na;0,5;1,5\nb;0.5;x\n", 'id,n\na,"1,000"\n'):
+        path.write_text(content)
+        assert "decimal commas" not in converted("csv", path, "--out", out)
+        cells = list(csv.reader(out.open()))
+        assert cells == list(csv.reader(path.open(), delimiter=content[2]))
 
 
 def test_a_table_in_the_place_of_a_router_or_a_config(tmp_path: Path):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from routewright.data.outcomes import Outcomes
 
 HOLD_OUT = 0.2
+CSV = "csv"  # the format that is rewritten, not turned into an outcome table
 EXAMPLES = {
     "price": "write EXPERT=US$ per call, as in gpt-4o=0.002",
     "column": "write OURS=THEIRS, as in score=grade.value",
@@ -36,13 +37,16 @@ def convert(
         str,
         typer.Argument(
             help="alpaca_eval, embedllm, inspect_ai, llmrouter, lm_eval, mt_bench, routellm,"
-            " routerarena, routerbench or wildbench; or generic: any rows, with --column."
+            " routerarena, routerbench or wildbench; or generic: any rows, with --column; or csv: a"
+            " spreadsheet's CSV, rewritten in UTF-8 with commas and decimal points."
         ),
     ],
     files: Annotated[
         list[Path], typer.Argument(help="Your copies of the files; rows of one query are joined.")
     ],
-    out: Annotated[Path, typer.Option(help="Outcome table to write (.parquet).")],
+    out: Annotated[
+        Path, typer.Option(help="Outcome table to write (.parquet); for csv, a .csv file.")
+    ],
     model: Annotated[
         str | None, typer.Option(help="Name of the expert, for files with one expert.")
     ] = None,
@@ -63,6 +67,19 @@ def convert(
     rows: Annotated[
         str | None,
         typer.Option(help="For generic: the list of rows in a JSON document: results.results."),
+    ] = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option(
+            help="For csv: what separates the columns, such as ';' or tab. Default: the commonest"
+            " of comma, semicolon and tab in the first line."
+        ),
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            help="For csv: such as cp1250. Default: UTF-8 or UTF-16, or cp1252 if it is neither."
+        ),
     ] = None,
     prices: Annotated[
         Path | None,
@@ -88,9 +105,16 @@ def convert(
     drop_duplicates: DropDuplicates = False,
     json: Annotated[bool, typer.Option(help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Turn public routing or evaluation data into an outcome table."""
+    """Turn public routing or evaluation data into an outcome table, or rewrite CSV."""
     from routewright.data import formats, outcomes, pricing
 
+    if format == CSV:
+        others = {"--model": model, "--metric": metric, "--column": column, "--scale": scale}
+        others |= {"--rows": rows, "--prices": prices, "--price-per-call": price_per_call}
+        _check_unset({**others, "--drop-duplicates": drop_duplicates}, format)
+        _rewrite(files, out, delimiter, encoding, json)
+        return
+    _check_unset({"--delimiter": delimiter, "--encoding": encoding}, format)
     if out.suffix != ".parquet":
         raise BadInput(f"'{out}' must end in .parquet: an outcome table is a Parquet file")
     options = formats.Options(
@@ -122,6 +146,37 @@ def convert(
         typer.echo(json_module.dumps(summary))
     else:
         _show(summary, out)
+
+
+def _check_unset(options: Mapping[str, Any], format: str) -> None:
+    """Raises BadInput for the first option that the user gave."""
+    if flag := next((flag for flag, value in options.items() if value), None):
+        raise BadInput(f"{flag} has no meaning for '{format}': leave it out")
+
+
+def _rewrite(
+    files: Sequence[Path], out: Path, delimiter: str | None, encoding: str | None, json: bool
+) -> None:
+    """Rewrites a spreadsheet's CSV so that every command reads it, and says how it was read."""
+    from routewright.data import spreadsheet
+
+    if out.suffix != ".csv":
+        raise BadInput(f"'{out}' must end in .csv: `convert csv` writes CSV")
+    if len(files) > 1:
+        raise BadInput(f"`convert csv` rewrites one file, and {len(files)} are named: name one")
+    (file,) = files
+    sheet = spreadsheet.read(file, delimiter, encoding)
+    spreadsheet.write(sheet, out)
+    summary = {
+        "rows": len(sheet.cells) - 1,
+        "encoding": sheet.encoding,
+        "delimiter": sheet.delimiter,
+        "decimal_commas": list(sheet.decimals),
+    }
+    if json:
+        typer.echo(json_module.dumps(summary))
+    else:
+        typer.echo(f"'{file}' was read as {sheet}; wrote '{out}' with {summary['rows']} rows.")
 
 
 def _pairs(entries: Sequence[str] | None, kind: str) -> dict[str, str]:

@@ -573,6 +573,8 @@ def _not_number(frame: pl.DataFrame, cells: Sequence[str], path: Path) -> BadTab
             row = odd.row(0, named=True)
             comma = "," in row[column]
             advice = "write decimals with a point" if comma else "leave unknown cells empty"
+            if comma and endings.ending(path) == ".tsv":
+                advice += f" ({source.rewriting(path)})"
             return BadTable(
                 f"'{path}': {column} is {row[column][:40]!r} in row '{row['id']}' and must be a"
                 f" number: {advice} ({len(odd)} such rows)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shlex
 import sys
 import zlib
 from functools import cache
@@ -22,24 +23,29 @@ MEASURES = ("score", "cost", "answer", "verify", "reward", "latency", "out_token
 
 
 def text(path: Path) -> str:
-    """The text of a file, which may be compressed with gzip or Zstandard.
+    """The text of a file as `content` reads it. Raises BadTable also if it is not UTF-8."""
+    return _decoded(content(path), path)
 
-    Raises BadTable if it is too large for this machine or not UTF-8, and MissingExtra for
-    Zstandard without the packages that read it.
+
+def content(path: Path) -> bytes:
+    """The bytes of a file, which may be compressed with gzip or Zstandard.
+
+    Raises BadTable if it is too large for this machine, and MissingExtra for Zstandard without the
+    packages that read it.
     """
     parquet.check_regular(path)
     most = files.memory() // 4
     opened, errors = _opener(path)
     try:
         with opened(path, "rb") as file:
-            content = file.read(most + 1)
+            data = file.read(most + 1)
     except errors as error:
         raise BadTable(f"'{path}' is damaged: {error}") from error
     except OSError as error:
         raise BadTable(f"'{path}' cannot be read: {error.strerror}") from error
-    if len(content) > most:
+    if len(data) > most:
         raise BadTable(f"'{path}' holds more than {most >> 30} GiB of text, too much")
-    return _decoded(content, path)
+    return data
 
 
 def _opener(path: Path) -> tuple[Any, tuple[type[Exception], ...]]:
@@ -68,12 +74,8 @@ def zstandard(path: Path) -> Any:
 
 
 def _decoded(content: bytes, path: Path) -> str:
-    start = content[:2000]
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or start.count(0) > len(start) / 4:
-        raise BadTable(
-            f"'{path}' is UTF-16 text: save it as UTF-8"
-            f" (`iconv -f utf-16 -t utf-8 {path} > FILE`, or Excel's `CSV UTF-8`)"
-        )
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or has_zeros(content):
+        raise BadTable(f"'{path}' is UTF-16 text: save it as UTF-8 ({_rewrite(path, 'utf-16')})")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -82,9 +84,33 @@ def _decoded(content: bytes, path: Path) -> str:
         shown = byte.decode("cp1252", "replace")
         raise BadTable(
             f"'{path}' line {line} is not UTF-8 text: byte 0x{byte.hex()} is '{shown}' in cp1252;"
-            f" save the file as UTF-8 (`iconv -f cp1252 -t utf-8 {path} > FILE`, or Excel's"
-            f" `CSV UTF-8`){_other_separator(content, path)}"
+            f" save the file as UTF-8 ({_rewrite(path, 'cp1252')})"
+            f"{_other_separator(content, path)}"
         ) from error
+
+
+def has_zeros(content: bytes) -> bool:
+    """Whether many of the first bytes are zero, as in UTF-16."""
+    start = content[:2000]
+    return start.count(0) > len(start) / 4
+
+
+def _rewrite(path: Path, encoding: str) -> str:
+    """The command that rewrites a file in another encoding."""
+    if endings.ending(path) in SEPARATORS:
+        return rewriting(path)
+    return f"`iconv -f {encoding} -t utf-8 {shlex.quote(str(path))} > FILE` does so"
+
+
+def rewriting(path: Path) -> str:
+    """The command that rewrites a spreadsheet's CSV; see `spreadsheet`.
+
+    >>> rewriting(Path("my data.csv"))
+    "`routewright convert csv 'my data.csv' --out 'my data-utf8.csv'` does so"
+    """
+    out = path.with_name(f"{endings.stem(path)}-utf8.csv")
+    names = " --out ".join(shlex.quote(str(file)) for file in (path, out))
+    return f"`routewright convert csv {names}` does so"
 
 
 def _other_separator(content: bytes, path: Path) -> str:
@@ -120,9 +146,10 @@ def check_separator(header: str, names: list[str], path: Path) -> None:
     if others:
         mark = max(others, key=header.count)
         advice = "name it .tsv" if mark == "\t" else "name it .csv" if mark == "," else ""
+        how = f" ({rewriting(path)})"
         raise BadTable(
             f"'{path}' separates its columns by {NAMES[mark]} ({header[:60].strip()!r}):"
-            f" {advice or f'save it with {NAMES[mine]}, and decimals with a point'}"
+            f" {advice or f'save it with {NAMES[mine]}, and decimals with a point{how}'}"
         )
 
 

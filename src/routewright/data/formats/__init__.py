@@ -53,7 +53,7 @@ def find(name: str, options: Options = DEFAULTS) -> Callable[[Path], pl.DataFram
     if name not in names():
         raise BadInput(
             f"no format is called '{name}': choose one of {', '.join(names())}; `generic` reads"
-            " other files, with --column"
+            " other files, with --column, and `csv` rewrites those of spreadsheets"
         )
     module = import_module(f"routewright.data.formats.{name}")
     used = getattr(module, "OPTIONS", ())

@@ -125,7 +125,7 @@ def test_a_doubted_answer_is_replaced_and_everything_is_paid_for():
     decision = replay(Automix(("small", "large")), ASKED, RECORD)
     assert decision.path == "small>verify:0.25>large"
     assert decision.cost == 51.5
-    assert decision.because == "small was 25% sure; large answers"
+    assert decision.because == "small was 25 % sure; large answers"
 
 
 def test_others_who_agree_keep_an_answer_and_are_paid_in_full():
@@ -133,7 +133,7 @@ def test_others_who_agree_keep_an_answer_and_are_paid_in_full():
     decision = replay(strategy, ASKED, RECORD)
     assert decision.path == "small>x>y>z"
     assert decision.cost == pytest.approx(1.3)
-    assert decision.because == "67% of 3 agree with small; small's answer is kept"
+    assert decision.because == "67 % of 3 agree with small; small's answer is kept"
 
 
 def test_others_who_fail_do_not_count_and_if_all_do_nothing_speaks_for_the_answer():
@@ -143,11 +143,11 @@ def test_others_who_fail_do_not_count_and_if_all_do_nothing_speaks_for_the_answe
         "z": Answer("z", status="failed", reason="is down"),
         "x": Answer("x", status="failed", reason="is down"),
     }
-    assert "100% of 1 agree" in replay(strategy, ASKED, partly).because
+    assert "100 % of 1 agree" in replay(strategy, ASKED, partly).because
     down = {**partly, "y": Answer("y", status="failed", reason="is down")}
     decision = replay(strategy, ASKED, down)
     assert decision.answer.expert == "large"
-    assert "0% of 0 agree" in decision.because
+    assert "0 % of 0 agree" in decision.because
 
 
 def test_no_verdict_counts_as_no_confidence_and_says_so():

@@ -114,7 +114,7 @@ def test_the_best_point_within_a_share_is_found():
 
 
 def test_a_share_out_of_reach_says_what_can_be_reached():
-    with pytest.raises(BadInput, match=r"large cannot be kept to 5.0% .*: at least 20.0%"):
+    with pytest.raises(BadInput, match=r"large cannot be kept to 5.0 % .*: at least 20.0 %"):
         targets.within_share([point(0.8, large=0.2)], "large", 0.05)
 
 
@@ -160,7 +160,7 @@ def test_at_most_a_share_to_the_most_expensive_expert(router):
     assert most_expensive(shared) == "sage"
     found = find_point(shared, "--max-share", "50%")
     assert found is points[0]
-    assert "Experts asked: adder 60%, sage 40%." in in_words(shared, found)
+    assert "Experts asked: adder 60 %, sage 40 %." in in_words(shared, found)
 
 
 def test_the_answer_is_in_words_with_its_interval(router, router_folder):

@@ -78,6 +78,14 @@ def test_two_routers_are_compared_at_the_same_cost(compare, router, outcome_tabl
     assert f"{gap}, a proven gain." in shown
 
 
+def test_the_table_fits_a_terminal_of_80_columns(place, outcome_table, monkeypatch):
+    monkeypatch.chdir(place)
+    line = ["compare", "old", "new", str(outcome_table)]
+    shown = CliRunner().invoke(app, line, env={"COLUMNS": "80"}).stdout
+    for label in ("at 50 %, US$", "mean over costs (AIQ)", "over fixed mix as served"):
+        assert re.search(rf"^ *{re.escape(label)}.* (yes|no) *$", shown, re.MULTILINE), shown
+
+
 def test_a_router_and_its_twin_do_not_differ(compare):
     found = figures(compare("new", "twin", "--json", "-"))
     gaps = [*found["at_cost_fraction"].values(), *found["along"], found["aiq"]]

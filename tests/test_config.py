@@ -436,6 +436,13 @@ def test_a_variable_may_fill_part_of_a_text_and_a_number(
     assert loaded.experts[0].base_url == "http://127.0.0.1:9001/v1"
 
 
+def test_a_mistake_is_told_under_one_prefix(file: Path, routewright) -> None:
+    file.write_text(GOOD.replace("trust", "trsut"))
+    code, _, told = routewright("evaluate", file, "t.parquet")
+    assert code == 2
+    assert told.startswith(f"{file}:19:39: error: policies.careful.options.trsut")
+
+
 def test_load_tells_every_mistake_in_one_message(file: Path) -> None:
     file.write_text(GOOD.replace("trust", "trsut").replace("- name: small", "- name: 7"))
     with pytest.raises(BadConfig) as raised:

@@ -41,7 +41,7 @@ def test_a_cascade_climbs_while_in_doubt_and_everything_is_paid_for():
 def test_a_cascade_stops_where_it_trusts():
     decision = replay(Cascade(("small", "large"), trust=0.3), ASKED, RECORD)
     assert decision.path == "small>verify:0.31"
-    assert "31% sure" in decision.because
+    assert "31 % sure" in decision.because
 
 
 def test_a_cascade_whose_top_fails_gives_its_best_effort():
@@ -153,6 +153,6 @@ def test_a_mix_says_that_another_query_may_go_another_way():
     quarter = Mix(Fixed("small"), Fixed("large"), 0.25)
     reasons = {replay(quarter, Query.of(f"query {i}"), RECORD).because for i in range(60)}
     assert reasons == {
-        "in a mix, for 75% of queries: always small",
-        "in a mix, for 25% of queries: always large",
+        "in a mix, for 75 % of queries: always small",
+        "in a mix, for 25 % of queries: always large",
     }

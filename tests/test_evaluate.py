@@ -442,3 +442,56 @@ def test_a_config_without_costs_is_reported_by_quality_alone(config, outcome_tab
     assert "no costs are known, so only quality is judged" in page
     assert "US$" not in page
     assert "nan" not in page
+
+
+def test_a_policy_that_verifies_is_not_judged_in_silence_without_verifications(
+    config, outcome_table, tmp_path
+):
+    path, with_checks = config(), tmp_path / "checked.parquet"
+    frame = pl.read_parquet(outcome_table).drop("^verify.*$", "^verdicts.*$")
+    bare = tmp_path / "bare.parquet"
+    frame.write_parquet(bare)
+    names = ("adder", "speller", "sage")
+    frame.with_columns(pl.lit(0.9).alias(f"verify::{name}") for name in names).write_parquet(
+        with_checks
+    )
+    shown = cli(path, bare).stdout
+    for policy, expert in (("climb", "adder"), ("share", "speller")):
+        assert f"Note: policy '{policy}' lets {expert} check the own answers, and these" in shown
+    assert shown.count("--verify 1 records them") == 2
+    assert "these rows record no verification" not in cli(path, with_checks).stdout
+    line = ["compare", f"{path}:climb", f"{path}:best", str(bare)]
+    assert "policy 'climb' lets adder check" in CliRunner().invoke(app, line).stdout
+
+
+def test_the_oracle_is_never_below_the_best_expert(outcome_table, tmp_path):
+    frame = pl.read_parquet(outcome_table).with_row_index("n")
+    rows = len(frame)
+    half = frame.with_columns(  # the best expert is unknown on half of the rows
+        pl.when(pl.col("n") * 2 < rows).then("score::sage").alias("score::sage")
+    )
+    none = half.with_columns(  # no row has all scores
+        pl.when(pl.col("n") * 2 >= rows).then("score::adder").alias("score::adder")
+    )
+    config = tmp_path / "routewright.yaml"
+    config.write_text(
+        "version: 1\nexperts: [{name: adder, base_url: http://localhost:1/v1}, {name: sage,"
+        " base_url: http://localhost:1/v1}]\n"
+        "policies: {big: {strategy: fixed, options: {expert: sage}}}\n"
+    )
+    for name, table in (("all", frame), ("half", half), ("none", none)):
+        path = tmp_path / f"{name}.parquet"
+        table.drop("n").write_parquet(path)
+        page = tmp_path / "page.html"
+        line = ["evaluate", str(config), str(path), "--split", "all", "--html", str(page)]
+        result = CliRunner().invoke(app, [*line, "--json", "-"], catch_exceptions=False)
+        figures = json.loads(result.stdout)["references"]
+        read = outcomes.read(path).pool(["adder", "sage"])
+        whole = np.isfinite(read.score).all(axis=1)
+        if name == "none":
+            assert figures["oracle"] == {"quality": None, "cost": None}
+            assert "would reach" not in page.read_text()
+        else:
+            best = read.score[whole].max(axis=1).mean()
+            assert figures["oracle"]["quality"] == pytest.approx(best)
+            assert best >= figures["best_single"]["quality"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -95,10 +96,20 @@ def test_a_local_server_becomes_an_expert_that_may_see_everything(routewright, m
                .experts_by_name().values() if e.name in local)  # fmt: skip
 
 
+def test_two_servers_are_told_apart(routewright):
+    with in_thread(one := Upstream(models=["small"]), other := Upstream(models=["large"])):
+        places = [("--server", upstream.url) for upstream in (one, other)]
+        _, _, shown = routewright("init", "--yes", "--no-scan", *places[0], *places[1])
+    for upstream, model in ((one, "small"), (other, "large")):
+        row = next(line for line in shown.splitlines() if f" {model} " in line and "│" in line)
+        assert urlsplit(upstream.url).netloc in row
+
+
 def test_what_a_new_config_holds_as_comments_is_right_once_the_marks_are_removed(routewright):
     with in_thread(upstream := Upstream(models=["small", "large"])):
         code, _, shown = routewright("init", "--yes", "--no-scan", "--server", upstream.url)
     assert (code, shown.count("counts as free")) == (0, 2)
+    assert "best:                   # the last expert above" in Path("routewright.yaml").read_text()
     file = Path("routewright.yaml")
     head, _, rest = file.read_text().partition("  # learned:")
     assert "Which is the better one" in head

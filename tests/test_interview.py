@@ -241,6 +241,19 @@ def test_a_dry_run_asks_nobody_and_its_bound_holds(place):
     assert (after["cost"], after["spent"]) == (0, summary["cost"])
 
 
+def test_a_dry_run_says_what_its_minutes_are_estimated_from(routewright, tmp_path):
+    rows = [{"prompt": f"{n} + {n}?", "reference": str(2 * n)} for n in range(90)]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = tmp_path / "routewright.yaml"
+    entry = "{name: %s, base_url: 'http://127.0.0.1:9/v1', latency: %d}"
+    config.write_text(f"version: 1\nexperts: [{entry % ('a', 1)}, {entry % ('b', 10)}]\n")
+    words = ("interview", config, tmp_path / "q.jsonl", "--out", tmp_path / "o.parquet")
+    code, shown, _ = routewright(*words, "--dry-run")
+    shown = " ".join(shown.split())
+    assert (code, "About 3.8 minutes, that of the slowest expert" in shown) == (0, True), shown
+    assert "without any, 250 tokens long, at 50 tokens a second or the config's `latency`" in shown
+
+
 def test_verifications_and_samples_become_columns(place):
     def unsteady(body) -> str:
         return "no idea" if body.get("seed") == 2 else right(body)
@@ -473,6 +486,8 @@ def test_an_expert_that_is_down_is_named_before_the_others_get_a_second_query(pl
         configure(place, small=small, large=large)
         _, said = interview(place)
     assert said.index("large did not answer the first query") < said.index("large: left out")
+    assert "Warning: large gave no answer at all, so the table knows nothing" in said
+    assert "or fit without it (--experts small)" in said
     assert len(small.bodies) == 30
 
 

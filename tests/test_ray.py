@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -67,6 +68,21 @@ def test_the_rows_are_those_of_the_local_engine_and_either_goes_on_for_the_other
     assert [here[key] for key in same] == [there[key] for key in same]
     assert there["cost"] == pytest.approx(here["cost"])
     assert (there["asked"], there["from_journal"], again["asked"]) == (here["asked"], 0, 0)
+
+
+def test_prices_that_are_added_later_reach_answers_of_the_journal_too(place):
+    with serving(server := Upstream(says=right)):
+        configure(place, small=server)
+        config = place / "routewright.yaml"
+        priced = config.read_text()
+        config.write_text(re.sub(r"\b(in|out)put_per_mtok: [\d.]+,?", "", priced))
+        interview(place, "--max-tokens", 10)
+        assert rows(place / "t.parquet")["cost::small"].sum() == 0
+        asked = server.requests
+        config.write_text(priced)
+        interview(place, "--max-tokens", 10, "--engine", "ray")
+    assert server.requests == asked
+    assert rows(place / "t.parquet")["cost::small"].min() > 0
 
 
 def test_a_worker_that_is_killed_half_way_loses_nothing(place):

@@ -480,6 +480,30 @@ def test_labels_stand_at_their_dots_and_not_on_each_other():
     assert not any(one.meets(other) for one, other in combinations(boxes, 2))
 
 
+def test_names_of_a_telephone_are_in_the_order_of_their_dots():
+    experts = {"qwen-7b-instruct": (0.62, 1e-5), "gpt-4o-mini-2024-07-18": (0.63, 1.2e-5),
+               "gpt-4.1": (0.895, 9.8e-4), "gpt-4o": (0.9, 1e-3)}  # fmt: skip
+    named = {name: {"quality": q, "cost": c} for name, (q, c) in experts.items()}
+    single = {"name": "gpt-4o", **named["gpt-4o"]}
+    references = {
+        **{"best_single": single, "cheapest": single, "oracle": {"quality": 0.9, "cost": 9e-4}},
+        "zero_router": [[1e-5, 0.62], [1e-3, 0.9]],
+    }
+    marks = [
+        plots.Mark("default", 9.9e-4, 0.897, most=5e-4),
+        plots.Mark("best", 1e-3, 0.9),
+        plots.Mark("cheapest", 1e-5, 0.62),
+        plots.Mark("frugal_with_checks", 9e-4, 0.89),
+    ]
+    figures = {"experts": named, "references": references}
+    svg = plots.cost_quality(figures, marks=marks, narrow=True)
+    texts = re.findall(r'id="[^"]*label-.*?<text[^>]* y="([-\d.]+)"[^>]*>([^<]*)<', svg, re.DOTALL)
+    heights = {unescape(text): float(y) for y, text in texts}
+    names = ["gpt-4o · best", "default", "gpt-4.1", "frugal_with_checks"]
+    names += ["gpt-4o-min…024-07-18", "qwen-7b-instruct · cheapest"]
+    assert [heights[name] for name in names] == sorted(heights[name] for name in names)
+
+
 def test_names_that_are_cut_stay_different():
     names = ["Meta-Llama-3_1-8B-Instruct", "Meta-Llama-3-8B-Instruct", "org/Yi"]
     cut = [labels.short(name, names, 17) for name in names]

@@ -179,7 +179,7 @@ def test_a_table_without_costs_domains_or_some_scores_is_judged_and_says_so(tmp_
     path = write(tmp_path, frame.with_columns(holes.alias("score::adder")))
     found = selection.select(outcomes.read(path), replicates=20)
     notes = " ".join(found.notes)
-    assert "adder has no score on 10.0% of the rows" in notes
+    assert "adder has no score on 10.0 % of the rows" in notes
     assert "no costs are known" in notes
     assert "no domains" in notes
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["cost"] is None

@@ -31,6 +31,11 @@ def line(screen: str, expert: str) -> str:
     return next(line for line in screen.splitlines() if re.search(rf"\b{expert}\b", line))
 
 
+def test_per_cent_is_written_with_a_space_everywhere():
+    for path in Path(routewright.__file__).parent.rglob("*.py"):
+        assert not re.search(r":\.\d%\}", path.read_text(encoding="utf-8")), path
+
+
 def test_fit_shows_qualities_in_per_cent_and_prices_of_1000_queries(outcome_table, rows, tmp_path):
     words = ("--encoder", "surface", "--predictor", "linear", "--strategy", "single")
     screen = shown("fit", outcome_table, "--out", tmp_path / "router", *words)

@@ -161,7 +161,7 @@ def _cost(point: OperatingPoint) -> str:
         return "The router has no costs, so only the quality of this point is known."
     return (
         f"This point has an expected cost of US${1000 * point.cost:.3g} per 1,000 queries,"
-        f" {point.cost_fraction:.0%} of always asking the most expensive expert."
+        f" {100 * point.cost_fraction:.0f} % of always asking the most expensive expert."
     )
 
 
@@ -172,15 +172,15 @@ def _against_best(router: Router, point: OperatingPoint) -> str:
     best = max(qualities, key=lambda name: qualities[name])
     low, high = (end / qualities[best] for end in point.quality_ci)
     return (
-        f"That is {point.quality / qualities[best]:.1%} (95 % interval {low:.1%} to {high:.1%})"
-        f" of the quality of {best}, the best single expert"
+        f"That is {100 * point.quality / qualities[best]:.1f} % (95 % interval {100 * low:.1f} to"
+        f" {100 * high:.1f} %) of the quality of {best}, the best single expert"
         f" ({100 * qualities[best]:.1f} %)."
     )
 
 
 def _shares(point: OperatingPoint) -> str:
     shares = sorted(point.shares.items(), key=lambda pair: -pair[1])
-    experts = ", ".join(f"{name} {share:.0%}" for name, share in shares if share >= 0.005)
+    experts = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares if share >= 0.005)
     return f"Experts asked: {experts}." if experts else ""
 
 

@@ -124,7 +124,7 @@ def _side(name: str, rows: Outcomes, options: Options) -> Side:
     policy = parts[1] or config.default_policy or next(iter(config.policies), None)
     (judged,) = measure(config, rows, policy, **how)
     title = f"{short_path(path)}:{judged.name}"
-    return Side(title, judged.evaluation, asked_for(judged.config))
+    return Side(title, judged.evaluation, asked_for(judged.config), tuple(judged.warnings))
 
 
 def _show(figures: dict[str, Any], console: Console) -> None:
@@ -148,7 +148,8 @@ def _show(figures: dict[str, Any], console: Console) -> None:
 
 def _table(figures: dict[str, Any]) -> Table:
     table = Table(
-        title=f"{figures['n']} rows; US$ per 1,000 queries; differences in percentage points",
+        title=f"{figures['n']} rows; quality in %, cost in US$ per 1,000 queries and as a share of"
+        f" {dearest_of(figures)}'s",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -157,29 +158,28 @@ def _table(figures: dict[str, Any]) -> Table:
     table.add_column("", overflow="fold")
     for heading in ("A", "B", "B − A (95 %)", "proven"):
         table.add_column(heading, justify="right", no_wrap=True)
-    dearest = dearest_of(figures)
     for fraction, at in figures["at_cost_fraction"].items():
-        cost = f"US${dollars(at['cost'])}, {text.share(float(fraction))} of {dearest}"
-        table.add_row(f"quality, % at {cost}", *_cells(at["a"], at["b"], at))
+        cost = f"at {text.share(float(fraction))}, US${dollars(at['cost'])}"
+        table.add_row(cost, *_cells(at["a"], at["b"], at))
     if (at := figures["at_cost_of"]) is not None:
-        cost = f"US${dollars(at['cost'])}, the cost of {at['name']}"
-        table.add_row(f"quality, % at {cost}", *_cells(at["a"], at["b"], at))
+        cost = f"at US${dollars(at['cost'])}, as {at['name']}"
+        table.add_row(cost, *_cells(at["a"], at["b"], at))
     if figures["aiq"] is not None:
         aiq = figures["aiq"]
-        table.add_row("mean quality over all costs (AIQ), %", *_cells(aiq["a"], aiq["b"], aiq))
+        table.add_row("mean over costs (AIQ)", *_cells(aiq["a"], aiq["b"], aiq))
     table.add_section()
     a, b, served = figures["a"], figures["b"], figures["as_served"]
     quality = served["quality"]
-    table.add_row("quality as served, %", *_cells(a["quality"], b["quality"], quality))
+    table.add_row("quality as served", *_cells(a["quality"], b["quality"], quality))
     if "cost" in served:
         cost = served["cost"]
         low, high = (f"{1000 * end:+.3g}" for end in cost["difference_ci"])
         gap = f"{1000 * cost['difference']:+.3g} ({low} … {high})"
         proven = "yes" if cost["proven"] else "no"
-        table.add_row("US$ as served", dollars(a["cost"]), dollars(b["cost"]), gap, proven)
+        table.add_row("cost as served", dollars(a["cost"]), dollars(b["cost"]), gap, proven)
         gain = served["gain_over_zero_router"]
         gains = (a["gain_over_zero_router"], b["gain_over_zero_router"])
-        table.add_row("over the fixed mix as served, points", *_cells(*gains, gain, sign=True))
+        table.add_row("over fixed mix as served", *_cells(*gains, gain, sign=True))
     return table
 
 

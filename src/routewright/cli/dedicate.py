@@ -92,7 +92,7 @@ def build(
     failing = sum(float(item.facts["failure"]) for item in items) / len(items)
     _report(
         json,
-        f"'{out}': {len(items)} lessons, '{expert}' fails {failing:.1%} of them",
+        f"'{out}': {len(items)} lessons, '{expert}' fails {100 * failing:.1f} % of them",
         lessons=len(items),
         failing=failing,
         left_out=len(frame) - len(items),
@@ -260,7 +260,8 @@ def calibrate(
     assert share is not None, "either --share or --quality is given"
     dedicated.calibrate(folder, doubts, share, **mixture)
     facts = {"share": share, "ownership": 1 - share, "rows": len(doubts), **mixture}
-    summary = f"'{folder}' defers {share:.1%}, owns {1 - share:.1%} of {len(doubts)} queries"
+    summary = f"'{folder}' defers {100 * share:.1f} %, owns {100 * (1 - share):.1f} %"
+    summary += f" of {len(doubts)} queries"
     summary += f"; quality {100 * mixture['quality']:.2f} %" if mixture else ""
     card = dedicated.read_card(folder)
     if card["kind"] == "tag":

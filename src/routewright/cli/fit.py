@@ -262,8 +262,8 @@ def _report(router: Router, out: Path) -> None:
         console.print(f"Learnt from {len(others)} other experts of the table too.")
     learned = sum(point.gain > 0 for point in router.frontier)
     console.print(
-        f"{card['predictor']} on {card['data']['rows']} rows in {card['fit_seconds']:.0f} s,"
-        f" signal {router.signal:g}; cross-validated mean gain over the zero router (the best mix"
+        f"{card['predictor']} on {card['data']['rows']} rows in {card['fit_seconds']:.0f} s;"
+        f" cross-validated mean gain over the zero router (the best mix"
         f" of two fixed experts) {text.points(card['gain_over_zero_router'])} percentage points;"
         f" learned at {learned} of {len(router.frontier)} operating points,"
         " the fixed mix elsewhere"

@@ -189,7 +189,10 @@ def _show(sources: Sequence[Source], candidates: Sequence[Candidate], console: C
                 " AZURE_OPENAI_DEPLOYMENT",
                 markup=False,
             )
-    table = Table("", "model", "of", "US$ in/out per million tokens", "context", "capabilities")
+    table = Table("", "model")
+    table.add_column("of", no_wrap=True)
+    for heading in ("US$ in/out per million tokens", "context", "capabilities"):
+        table.add_column(heading)
     for number, candidate in enumerate(candidates, 1):
         listing, window = candidate.listing, candidate.model.context_window
         prices = "–" if candidate.source.vendor is None else "unknown"
@@ -202,6 +205,8 @@ def _show(sources: Sequence[Source], candidates: Sequence[Candidate], console: C
             )
         size = "unknown" if window is None else f"{window:,}"
         place = candidate.source.title
+        if [source.title for source in sources].count(place) > 1:
+            place = urlsplit(candidate.source.base_url).netloc
         table.add_row(str(number), Text(candidate.model.id), place, prices, size, capabilities)
     if candidates:
         console.print(table)

@@ -374,6 +374,16 @@ def _show_notes(summary: Mapping[str, Any], journal: Path, console: Console, ret
     if any(entry["missed"] or entry["long"] or entry["warning"] for entry in audits.values()):
         console.print("Grades to check by eye:")
         show_audits(audits, console)
+    for name, facts in summary["experts"].items():
+        has_failed = facts["failed"] or name in summary["unavailable"]
+        if has_failed and not facts["answers"]:
+            rest = [other for other, seen in summary["experts"].items() if seen["answers"]]
+            others = f", or fit without it (--experts {','.join(rest)})" if rest else ""
+            console.print(
+                f"Warning: {name} gave no answer at all, so the table knows nothing about it:"
+                f" run the same command again once it answers{others}.",
+                markup=False,
+            )
     for name, why in summary["left_out"].items():
         why = "see above" if name in summary["unavailable"] else why
         console.print(f"{name}: left out{_missing(summary, name)}: {why}", markup=False)
@@ -431,9 +441,21 @@ def _facts(estimate: Estimate, concurrency: int) -> dict[str, Any]:
     }
 
 
+def _time(seconds: float) -> str:
+    """A time for people, in minutes.
+
+    >>> _time(20), _time(150)
+    ('less than a minute', '2.5 minutes')
+    """
+    return "less than a minute" if seconds < 60 else f"{seconds / 60:.1f} minutes"
+
+
 def _show_estimate(
     estimate: Mapping[str, Any], json: bool, console: Console, budget: float | None
 ) -> None:
+    from routewright.experts.dry_run import TYPICAL_TOKENS
+    from routewright.experts.spending import SPEED
+
     if json:
         typer.echo(json_module.dumps(estimate))
         return
@@ -451,9 +473,11 @@ def _show_estimate(
         )
     console.print(table)
     console.print(
-        f"About US${estimate['cost']:.4g} and {estimate['seconds'] / 60:.0f} minutes, at most"
-        f" US${estimate['cost_at_most']:.4g}; US${estimate['spent']:.4g} spent before. Lengths and"
-        " speeds are those of the journal; for experts without entries, 250 tokens at 50 a second."
+        f"About US${estimate['cost']:.4g}, at most US${estimate['cost_at_most']:.4g};"
+        f" US${estimate['spent']:.4g} spent before. About {_time(estimate['seconds'])}, that of the"
+        " slowest expert, as all are asked at the same time. Both are estimates: every answer is"
+        " taken to be as long and as slow as the expert's mean answer in the journal; without any,"
+        f" {TYPICAL_TOKENS} tokens long, at {SPEED:g} tokens a second or the config's `latency`."
     )
     if budget is not None and estimate["spent"] + estimate["cost"] > budget:
         console.print(f"A budget of US${budget:g} is too small for all of it.")

@@ -4,6 +4,7 @@ code."""
 from __future__ import annotations
 
 import errno
+import re
 import signal
 import sys
 import warnings
@@ -39,9 +40,10 @@ from routewright.cli.select import select
 from routewright.cli.selfplay import selfplay
 from routewright.cli.serve import serve
 from routewright.cli.tag import tag
-from routewright.errors import DataWarning, MissingExtra, RoutewrightError, extra_of
+from routewright.errors import BadConfig, DataWarning, MissingExtra, RoutewrightError, extra_of
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PLACED = re.compile(r"[^\n]*: error: ")  # a mistake in a config: its place and its level come first
 PYTHON_WARNING = warnings.showwarning
 
 
@@ -182,7 +184,9 @@ def run() -> None:
     try:
         app()
     except RoutewrightError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {_plain(error)}")
+        is_placed = isinstance(error, BadConfig) and PLACED.match(str(error))
+        prefix = "" if is_placed else "[bold red]Error:[/] "
+        Console(stderr=True, soft_wrap=True).print(f"{prefix}{_plain(error)}", highlight=False)
         sys.exit(2)
     except OSError as error:
         if error.errno not in DISK_FULL:

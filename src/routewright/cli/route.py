@@ -146,7 +146,7 @@ def _show(facts: dict[str, Any]) -> None:
     if facts["familiarity"] < 1:
         console.print(
             "note  The query differs from the training queries:"
-            f" {facts['familiarity']:.0%} of each prediction counts, the rest is the"
+            f" {text.share(facts['familiarity'])} of each prediction counts, the rest is the"
             " expert's mean."
         )
 

@@ -34,7 +34,7 @@ policies:
 SEVERAL = """\
 # Clients request a policy as the model `routewright/NAME`, and the default policy as `auto`.
 policies:
-  cheap:                  # the cheapest expert; the others step in if it fails or may not be asked
+  cheap:                  # {cheapest}; the others step in if it fails or may not be asked
     strategy: fixed
     options: {{expert: {first}}}
     fallback: {rest}
@@ -42,7 +42,7 @@ policies:
     strategy: cascade
     options: {{ladder: {ladder}, trust: 0.8}}
     fallback: {rest}
-  best:                   # the most expensive expert
+  best:                   # {best}
     strategy: fixed
     options: {{expert: {last}}}
     fallback: {others}
@@ -113,6 +113,16 @@ def text(entries: Sequence[Entry], file: str = "routewright.yaml") -> str:
             rest=_list(names[1:]),
             others=_list(names[-2::-1]),
             ladder=_list([names[0], names[-1]]),
+            best=(
+                "the most expensive expert"
+                if entries[-1].has_price
+                else "the last expert above: which one is the best, only you know"
+            ),
+            cheapest=(
+                "the cheapest expert"
+                if entries[0].has_price or entries[1].has_price
+                else "the first expert above"
+            ),
         )
     experts = "\n\n".join("\n".join(entry.lines()) for entry in entries)
     default = "default" if len(names) == 1 else "cheap"

@@ -33,6 +33,7 @@ class Side:
     name: str
     evaluation: Evaluation
     asked_for: str = ""
+    warnings: tuple[str, ...] = ()  # what the reader must know first
 
     @property
     def is_curve(self) -> bool:
@@ -263,7 +264,7 @@ class Comparison:
         }
 
     def _warnings(self) -> list[str]:
-        found = []
+        found = list(dict.fromkeys((*self.a.warnings, *self.b.warnings)))
         if missing := int((~self.scored).sum()):
             has, are = ("row has", "is") if missing == 1 else ("rows have", "are")
             found.append(f"{missing} {has} no score for one side, and {are} left out.")

@@ -196,11 +196,19 @@ def _extremes(quality: Array, price: Array) -> tuple[int, int]:
 
 
 def references(outcomes: Outcomes) -> dict[str, Any]:
-    """What a router is compared with: single experts, the oracle, the zero router."""
+    """What a router is compared with: single experts, the oracle, the zero router.
+
+    The oracle is over the rows on which all experts' scores are known: on others it might miss the
+    right answer. It is None without such rows, and where it is below the best expert, whose other
+    rows are easier.
+    """
     score, cost = outcomes.score, outcomes.charges
     quality, price = metrics.mean(score), metrics.mean(cost)
     best, (cheap, _) = int(np.nanargmax(quality)), _extremes(quality, price)
-    ideal = metrics.oracle(score, cost)
+    whole = np.isfinite(score[:, np.isfinite(quality)]).all(axis=1)
+    ideal = metrics.oracle(score[whole], cost[whole])
+    reached = float(metrics.mean(policies.take(score[whole], ideal))) if whole.any() else np.nan
+    is_known = reached >= quality[best] - 1e-9
 
     def dollars(amount: float) -> float | None:
         return _dollars(amount, outcomes)
@@ -213,8 +221,12 @@ def references(outcomes: Outcomes) -> dict[str, Any]:
         "best_single": expert(best),
         "cheapest": expert(cheap),
         "oracle": {
-            "quality": float(metrics.mean(policies.take(score, ideal))),
-            "cost": dollars(float(metrics.mean(policies.take(cost, ideal)))),
+            "quality": reached if is_known else None,
+            "cost": (
+                dollars(float(metrics.mean(policies.take(cost[whole], ideal))))
+                if is_known
+                else None
+            ),
         },
         "zero_router": [[dollars(v.cost), v.quality] for v in policies.zero_router(quality, price)],
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING
+from unicodedata import east_asian_width
 
 import numpy as np
 
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
 
 SIZE = 8.0  # points
 LETTER = 0.56  # mean width of a letter, relative to its size
+WIDE = 0.8  # width of a capital letter, an m or a w, relative to its size
 CLEAR = 30.0  # points that a label goes farther to cover no curve
+OWN = 60.0  # points that a label goes farther to be nearer to its own dot than to another one
+ORDER = 60.0  # points that a label goes farther to be below the labels of the dots above its own
+NEAR = 80.0  # points between dots whose labels are kept in order
 LEADER = 14.0  # points between a dot and its label; a thin line joins those that are farther
 
 
@@ -81,6 +86,13 @@ class Box:
         wide = other.left <= self.left and self.right <= other.right
         return wide and other.bottom <= self.bottom and self.top <= other.top
 
+    def distance(self, points: Array) -> Array:
+        """The distance of points (2, k), or of one point (2,), from the rectangle."""
+        x, y = points
+        right = np.maximum(np.maximum(self.left - x, x - self.right), 0.0)
+        up = np.maximum(np.maximum(self.bottom - y, y - self.top), 0.0)
+        return np.asarray(np.hypot(right, up))
+
     def holds(self, points: Array) -> bool:
         x, y = points
         inside = (x > self.left) & (x < self.right) & (y > self.bottom) & (y < self.top)
@@ -106,10 +118,13 @@ def annotate(axes: Axes, labels: Sequence[Label], lines: Sequence[Array], leader
     width = figure.get_figwidth() * 72
     room = Box(area.x0 * scale + 2, area.y0 * scale, width - 2, area.y1 * scale)
     boxes = [Box(x - 4, y - 4, x + 4, y + 4) for x, y in at.T]
+    placed: list[tuple[Array, Box]] = []
     for i in np.argsort(-at[1], kind="stable"):
         dot, label = at[:, i], labels[i]
-        box = _free_spot(dot, len(label.text) * SIZE * LETTER, boxes, curves, room)
+        others = at[:, np.hypot(*(at - dot[:, None])) > 1]
+        box = _free_spot(dot, width_of(label.text), boxes, curves, room, others, placed)
         boxes.append(box)
+        placed.append((dot, box))
         after = box.left >= dot[0]
         x, y = axes.transData.inverted().transform(
             np.array([box.left if after else box.right, box.middle]) / scale
@@ -129,16 +144,50 @@ def annotate(axes: Axes, labels: Sequence[Label], lines: Sequence[Array], leader
         )
 
 
-def _free_spot(at: Array, width: float, boxes: Sequence[Box], curves: Array, room: Box) -> Box:
-    """The nearest box beside `at` that covers no other label, and no curve unless that takes it
-    CLEAR points farther away; without one, the nearest within the picture."""
+def width_of(text: str) -> float:
+    """The width of a text in points, rather too wide than too narrow.
+
+    >>> width_of("small") < width_of("LARGE") < width_of("大大大大大")
+    True
+    """
+    return SIZE * sum(_width(letter) for letter in text)
+
+
+def _width(letter: str) -> float:
+    if east_asian_width(letter) in "WF":
+        return 1.0
+    return WIDE if letter.isupper() or letter in "mw…%@" else LETTER
+
+
+def _free_spot(
+    at: Array,
+    width: float,
+    boxes: Sequence[Box],
+    curves: Array,
+    room: Box,
+    others: Array,
+    placed: Sequence[tuple[Array, Box]],
+) -> Box:
+    """The best box beside `at` that covers no other label; without one, the nearest in the picture.
+
+    A box is the better the nearer it is. It goes farther to cover no curve, to be nearer to its own
+    dot than to the `others` (2, k), and to be below the boxes of the dots above it, `placed`.
+    """
     height = SIZE * 1.25
     spots = [(_detour(by), _box(at, *by, width, height)) for by in _offsets(height)]
     inside = [(far, box) for far, box in spots if box.within(room)] or spots[:1]
     apart = [(far, box) for far, box in inside if not any(box.meets(other) for other in boxes)]
-    nearest, box = (apart or inside)[0]
-    clear = (b for far, b in apart if far <= nearest + CLEAR and not b.holds(curves))
-    return next(clear, box)
+    above = [box for dot, box in placed if dot[1] > at[1] + 1 and np.hypot(*(dot - at)) < NEAR]
+    best, least = inside[0][1], np.inf
+    for far, box in apart:
+        if far >= least:
+            break
+        far += CLEAR if box.holds(curves) else 0.0
+        far += OWN if others.size and box.distance(others).min() < box.distance(at) else 0.0
+        far += ORDER if any(box.middle > other.middle for other in above) else 0.0
+        if far < least:
+            best, least = box, far
+    return best
 
 
 def _offsets(height: float) -> Iterator[tuple[float, float]]:

@@ -7,7 +7,7 @@ page. The same numbers give the same bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LONG, SHORT = 26, 20  # letters of a name in a wide and a narrow picture
+MERGED = 42  # letters of a label of several dots
 DECADES = 30.0  # between the costs of experts, from which on the axis is logarithmic
 CROWD = 10  # experts; more of them need a higher picture, and a margin for their names
 PANELS = 12  # most reliability diagrams in one picture
@@ -127,7 +128,9 @@ def cost_quality(
     experts, references = figures["experts"], figures["references"]
     names = [n for n, e in experts.items() if _known(e["cost"]) and _known(e["quality"])]
     dots = _thousands([[experts[n]["cost"], experts[n]["quality"]] for n in names])
-    oracle = _thousands([[references["oracle"]["cost"], references["oracle"]["quality"]]])
+    ideal = references["oracle"]
+    is_known = _known(ideal["cost"]) and _known(ideal["quality"])
+    oracle = _thousands([[ideal["cost"], ideal["quality"]]] if is_known else [])
     mix = _thousands(references["zero_router"])
     mix = np.column_stack([mix, [float(dots[0].max()), mix[1, -1]]])
     curve = _Curve.of(figures.get("curve", ()), gains)
@@ -158,12 +161,12 @@ def cost_quality(
         title = "quality, %" if narrow else "quality, % (mean score × 100)"
         axes.set_title(title, loc="left", color=MUTED, fontsize=SIZE + 1)
         labels = _labels(names, experts, references, dots, narrow)
-        labels.append(Label(float(oracle[0, 0]), float(oracle[1, 0]), _oracle(narrow), INK))
+        labels += [Label(float(x), float(y), _oracle(narrow), INK) for x, y in oracle.T]
         for mark, at in zip(marks, places, strict=True):
             name = short(mark.name, [m.name for m in marks], SHORT if narrow else LONG)
             labels.append(Label(float(at[0, 0]), float(at[1, 0]), name, ROUTER))
         lines += [mark.reach for mark in marks if mark.reach is not None]
-        annotate(axes, labels, lines, MUTED)
+        annotate(axes, _merged(labels), lines, MUTED)
         if below is not None:
             _draw_gain(below, curve, every, log=log, narrow=narrow)
         (below or axes).set_xlabel("US$ per 1,000 queries")
@@ -334,6 +337,22 @@ def _labels(
     ]
 
 
+def _merged(labels: Sequence[Label]) -> list[Label]:
+    """One label for dots at one place, such as an expert and the policy that always asks it, unless
+    it gets longer than MERGED letters."""
+    merged: list[Label] = []
+    for label in labels:
+        for n, other in enumerate(merged):
+            same = np.allclose((label.x, label.y), (other.x, other.y), rtol=1e-6, atol=1e-9)
+            text = f"{other.text} · {label.text}"
+            if same and len(text) <= MERGED:
+                merged[n] = replace(other, text=text)
+                break
+        else:
+            merged.append(label)
+    return merged
+
+
 def _oracle(narrow: bool) -> str:
     return "oracle" if narrow else "oracle: best answer known"
 
@@ -372,7 +391,8 @@ def quality_bars(
     ]
     if shuffled is not None:
         bars.append(_Bar("choices shuffled", shuffled, None, RULE))
-    bars.append(_Bar(_oracle(narrow), figures["references"]["oracle"]["quality"], None, RULE))
+    if _known(ideal := figures["references"]["oracle"]["quality"]):
+        bars.append(_Bar(_oracle(narrow), ideal, None, RULE))
     if "curve" in figures:
         best = min(figures["curve"], key=lambda point: point["lambda"])
         bars.append(_Bar("router", best["quality"], best["quality_ci"], ROUTER))
@@ -514,7 +534,7 @@ def _limit(axes: Axes, points: Array, log: bool) -> None:
     span = max(top - bottom, 1.0)
     axes.set_ylim(bottom - 0.14 * span, top + 0.06 * span)
     canvas.cost_axis(axes, log)
-    axes.set_xlim(*((0.75 * left, 1.2 * right) if log else (min(0.0, left), 1.02 * right)))
+    axes.set_xlim(*((0.75 * left, 1.2 * right) if log else (min(0.0, left), 1.02 * right or 1.0)))
 
 
 def _legend(figure: Figure, axes: Axes, narrow: bool, columns: int = 0) -> None:
@@ -544,4 +564,4 @@ def _scaled(points: Array) -> Array:
 
 def _thousands(pairs: Sequence[Sequence[float]]) -> Array:
     """Pairs of cost (US$ per query) and quality ▶ rows of US$ per 1,000 queries and percent."""
-    return _scaled(np.array(pairs, dtype=np.float64).T)
+    return _scaled(np.array(pairs, dtype=np.float64).reshape(-1, 2).T)

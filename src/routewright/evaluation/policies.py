@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from routewright.config import Config, PolicyConfig
 from routewright.data import text
 from routewright.data.outcomes import Outcomes
-from routewright.errors import BadInput, BadTable
+from routewright.drive import replay
+from routewright.errors import BadInput, BadTable, RoutewrightError
 from routewright.evaluation import figures
 from routewright.evaluation.evaluate import evaluate
 from routewright.gateway.policies import Policies, Policy
-from routewright.types import Query
+from routewright.types import Answer, Query, Strategy
 
+TRIED = 20  # rows on which a strategy is tried for what it asks
 HALF = 0.5  # cost fraction of the operating point that reports about a router speak of
 ASKED_FOR = ("price", "max_cost", "max_cost_fraction", "min_quality", "latency_price")
 
@@ -28,12 +33,24 @@ class Judged:
     config: PolicyConfig
     policy: Policy
     evaluation: figures.Evaluation
+    unverified: tuple[str, ...] = ()  # whose verifications it asks for, and no row records
 
     @property
     def learned(self) -> bool:
         """Whether it makes a choice that depends on the query, or mixes fixed experts only."""
         point = self.policy.point
         return set(_leaves(self.config.spec() if point is None else point.spec)) != {"fixed"}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the reader of its figures must know first."""
+        if not self.unverified:
+            return []
+        return [
+            f"policy '{self.name}' lets {' and '.join(self.unverified)} check the own answers, and"
+            " these rows record no verification, which counts as doubt: `routewright interview`"
+            " with --verify 1 records them, and pays for no answer again."
+        ]
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -78,8 +95,37 @@ def measure(
             measured = evaluate(strategy, table, without_domain=without_domain, seed=seed)
         except BadInput as error:
             raise BadTable(f"policy '{name}': {error}") from error
-        judged.append(Judged(name, chosen[name], built[name], measured))
+        unverified = _unverified(strategy, table)
+        judged.append(Judged(name, chosen[name], built[name], measured, unverified))
     return tuple(judged)
+
+
+class _Record(dict[str | tuple[str, str], Answer]):
+    """The answers to one query; `absent` collects the experts whose verification is asked for and
+    not there."""
+
+    def __init__(self, answers: Mapping[str | tuple[str, str], Answer], absent: set[str]) -> None:
+        super().__init__(answers)
+        self.absent = absent
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        if key not in self and key[1:] == ("verify",):
+            self.absent.add(key[0])
+        return super().get(key, default)
+
+
+def _unverified(strategy: Strategy, outcomes: Outcomes) -> tuple[str, ...]:
+    """The experts whose verification the strategy asks for, and of which no row has any."""
+    recorded = outcomes.measures.get("verify")
+    absent: set[str] = set()
+    for row, query in enumerate(outcomes.queries[:TRIED]):
+        with suppress(RoutewrightError):
+            replay(strategy, query, _Record(outcomes.record(row), absent))
+    return tuple(
+        name
+        for m, name in enumerate(outcomes.experts)
+        if name in absent and (recorded is None or not np.isfinite(recorded[:, m]).any())
+    )
 
 
 def _pool(config: Config, outcomes: Outcomes) -> Outcomes:
@@ -101,7 +147,7 @@ def judge(config: Config, outcomes: Outcomes, judged: Sequence[Judged]) -> dict[
         "references": figures.references(costed),
         "policies": {one.name: one.facts for one in judged},
         "n": len(costed),
-        "warnings": figures.warnings(costed),
+        "warnings": [*figures.warnings(costed), *(w for one in judged for w in one.warnings)],
     }
 
 

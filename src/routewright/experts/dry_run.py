@@ -9,7 +9,7 @@ from typing import Any
 
 from routewright.errors import UpstreamError
 from routewright.experts.client import Client
-from routewright.experts.ledger import Ledger, key_of, recall
+from routewright.experts.ledger import Ledger, key_of, recall, recalled
 from routewright.experts.providers import input_tokens
 from routewright.experts.spending import LIMITS, SPEED
 from routewright.types import Answer, Ask, Delta, Expert, Query
@@ -51,7 +51,7 @@ class DryRun:
         estimate.asks += 1
         if key in self.answers:
             estimate.in_journal += 1
-            return self.answers[key]
+            return recalled(self, key, ask.expert)
         tokens, seconds = (2, 1.0) if ask.kind == "verify" else self._typical[ask.expert]
         tokens = min([tokens, *(body[cap] for cap in LIMITS if body.get(cap) is not None)])
         cost = expert.price(input_tokens(body), tokens)
@@ -80,7 +80,7 @@ class Recall:
         key = key_of(self.source.client, ask, query)
         if key not in self.source.answers:
             raise UpstreamError(ask.expert, "its answer is not in the journal")
-        return self.source.answers[key]
+        return recalled(self.source, key, ask.expert)
 
     async def stream(self, ask: Ask, query: Query) -> AsyncGenerator[Delta | Answer, None]:
         yield await self.ask(ask, query)

@@ -206,11 +206,7 @@ class Ledger:
         key = key_of(self.client, ask, query)
         if key in self.answers:
             self.account.recalled += 1
-            answer = self.answers[key]
-            if key not in self.account.unpriced:
-                return answer
-            tokens = answer.input_tokens, answer.output_tokens, answer.cached_tokens
-            return replace(answer, cost=self.client.experts[ask.expert].price(*tokens))
+            return recalled(self, key, ask.expert)
         if key in self._futures:  # the same ask is in progress: both get its answer
             return await asyncio.shield(self._futures[key])
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -427,6 +423,16 @@ def key_of(client: Client, ask: Ask, query: Query) -> str:
     request = [expert.name, expert.model, ask.kind, ask.sample, client.body(ask, query)]
     text = json.dumps(request, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def recalled(source: Any, key: str, expert: str) -> Answer:
+    """The answer in the journal of a ledger, or of what stands in for one, at today's prices if it
+    was free because its expert had no prices then."""
+    answer: Answer = source.answers[key]
+    if key not in source.account.unpriced:
+        return answer
+    tokens = answer.input_tokens, answer.output_tokens, answer.cached_tokens
+    return replace(answer, cost=source.client.experts[expert].price(*tokens))
 
 
 def paid_twice(dollars: float, asks: int) -> str:

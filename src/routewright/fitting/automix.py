@@ -388,7 +388,7 @@ def _mixed(
     names = {**first.shares, **second.shares}
     return frontier.PointStrategy(
         {"strategy": "mix", "first": first.spec, "second": second.spec, "share": share},
-        f"{first.plan}; for {share:.0%} of queries instead {second.plan}",
+        f"{first.plan}; for {100 * share:.0f} % of queries instead {second.plan}",
         {
             name: (1 - share) * first.shares.get(name, 0) + share * second.shares.get(name, 0)
             for name in names

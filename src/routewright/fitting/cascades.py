@@ -149,7 +149,7 @@ def ratio_greedy(outcomes: Outcomes, prediction: Prediction) -> list[Candidate]:
         if share > 0:
             top = {"strategy": "fixed", "expert": outcomes.experts[best]}
             spec = {"strategy": "mix", "first": spec, "second": top, "share": share}
-            plan += f", {outcomes.experts[best]} for {share:.0%} of queries"
+            plan += f", {outcomes.experts[best]} for {100 * share:.0f} % of queries"
         shares_asked = zip(outcomes.experts, np.mean(asked, axis=1).tolist(), strict=True)
         shares = {name: part for name, part in shares_asked if part > 0}
         candidates.append(Candidate(price, score, spent, PointStrategy(spec, plan, shares)))
@@ -189,4 +189,4 @@ def _plan(evidence: Evidence | None, outcomes: Outcomes, ran: Run) -> str:
     if evidence is not None:
         return words(evidence, outcomes.experts, ran)
     shares = sorted(ran.shares(outcomes.experts).items(), key=lambda item: -item[1])
-    return ", ".join(f"{name} ({share:.0%})" for name, share in shares)
+    return ", ".join(f"{name} ({100 * share:.0f} %)" for name, share in shares)

@@ -381,7 +381,7 @@ def words(
         last = run.asked[stop].copy()
         last[:, list(rung.members)] = False
         finals = [
-            f"{experts[m]} ({last[:, m].sum() / len(stop):.0%})"
+            f"{experts[m]} ({100 * last[:, m].sum() / len(stop):.0f} %)"
             for m in np.argsort(-last.sum(axis=0))
             if last[:, m].any()
         ]
@@ -389,13 +389,15 @@ def words(
         if r and (run.rung >= r).any():
             below = evidence.rungs[r - 1].members
             kept = stop & run.kept
-            keep = f"keep the best answer ({kept.mean():.0%}"
+            keep = f"keep the best answer ({100 * kept.mean():.0f} %"
             if states is not None and kept.any():
                 keep += f", p ≥ {np.quantile(states[r].chance[kept], 0.1):.2f}"
             actions = ([f"{keep})"] if kept.any() else []) + actions
             new = [experts[m] for m in rung.members if m not in below]
             action = "verify the likeliest answer" if rung.checked else f"ask {_and(new)}"
-            actions = [f"{action} ({(run.rung >= r).mean():.0%}), then {' or '.join(actions)}"]
+            actions = [
+                f"{action} ({100 * (run.rung >= r).mean():.0f} %), then {' or '.join(actions)}"
+            ]
         parts += actions
     return "; else ".join(parts)
 

@@ -386,7 +386,7 @@ def _notes(subset: Outcomes) -> tuple[str, ...]:
     missing = 1 - np.isfinite(subset.score).mean(axis=0)
     for name, share in zip(subset.experts, missing.tolist(), strict=True):
         if share > 0:
-            notes.append(f"{name} has no score on {share:.1%} of the rows; they count as 0")
+            notes.append(f"{name} has no score on {100 * share:.1f} % of the rows; they count as 0")
     if len(set(subset.domains)) < 2:
         notes.append("the rows have no domains, so the table router is a table of one row")
     if not np.isfinite(subset.cost).any():

@@ -98,8 +98,9 @@ class SharedLedger:
             self.answers |= recall([event])[0]
             self.account.asked += 1
 
-    async def find(self, key: str) -> Answer | None:
-        return self.answers.get(key)
+    async def find(self, key: str) -> tuple[Answer | None, bool]:
+        """The answer to an ask, and whether it was free because its expert had no prices."""
+        return self.answers.get(key), key in self.account.unpriced
 
     async def totals(self) -> dict[str, float]:
         names = ("spent", "unsure", "asked", "cut_off", "asks_cut_off")
@@ -119,7 +120,7 @@ class WorkerLedger:
     entries: tuple[()] = ()
     asked: int = 0
     recalled: int = 0
-    unpriced: frozenset[str] = frozenset()
+    unpriced: set[str] = field(default_factory=set)
     answers: dict[str, Answer] = field(default_factory=dict)
 
     def write(self, **event: Any) -> None:
@@ -139,8 +140,9 @@ class WorkerLedger:
 
     def __contains__(self, key: str) -> bool:
         if key not in self.answers:
-            answer = cluster().get(self.ledger.find.remote(key))
+            answer, was_free = cluster().get(self.ledger.find.remote(key))
             self.answers |= {} if answer is None else {key: answer}
+            self.unpriced |= {key} if was_free else set()
         return key in self.answers
 
     def __getitem__(self, key: str) -> Answer:

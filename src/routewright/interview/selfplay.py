@@ -572,7 +572,7 @@ def plateau(rounds: Sequence[Round], gain: float, patience: int) -> bool:
 def table(rounds: Sequence[Round], settings: Settings) -> str:
     """The rounds as a table in Markdown."""
     lines = [
-        f"| round | rows | quality at {settings.at:.0%} cost, % | AIQ, % |"
+        f"| round | rows | quality at {100 * settings.at:.0f} % cost, % | AIQ, % |"
         " cross-validated gain, points | US$ so far |"
         " proposed | repeated | held out | asked | ungraded |",
         "|" + "---|" * 11,

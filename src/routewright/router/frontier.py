@@ -250,7 +250,7 @@ def _spec_and_plan(mixture: policies.Mixture) -> tuple[dict[str, Any], str]:
     second = {"strategy": "single", "price": mixture.lower_price}
     return (
         {"strategy": "mix", "first": first, "second": second, "share": mixture.share},
-        f"{words}; {mixture.share:.0%} of queries at {mixture.lower_price:.4g}/$",
+        f"{words}; {100 * mixture.share:.0f} % of queries at {mixture.lower_price:.4g}/$",
     )
 
 
@@ -262,6 +262,6 @@ def fixed(mix: policies.FixedMix, experts: Sequence[str]) -> PointStrategy:
     second = {"strategy": "fixed", "expert": expensive}
     return PointStrategy(
         {"strategy": "mix", "first": first, "second": second, "share": mix.share},
-        f"{expensive} for {mix.share:.0%} of queries, else {cheap}",
+        f"{expensive} for {100 * mix.share:.0f} % of queries, else {cheap}",
         {cheap: 1 - mix.share, expensive: mix.share},
     )

@@ -134,7 +134,8 @@ def within_share(points: Sequence[OperatingPoint], expert: str, most: float) -> 
     ]
     if not sufficient:
         raise BadInput(
-            f"{expert} cannot be kept to {most:.1%} of the queries: at least {min(shares):.1%}"
+            f"{expert} cannot be kept to {100 * most:.1f} % of the queries: at least"
+            f" {100 * min(shares):.1f} %"
         )
     return max(sufficient, key=lambda point: (point.quality, -point.cost))
 

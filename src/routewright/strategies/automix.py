@@ -143,7 +143,9 @@ class Automix:
         if others is not None:
             observations = self._compare(answer, others, about)
             arrivals = sum(other.status == "ok" for other in others)
-            description = f"{observations.share[0]:.0%} of {arrivals} agree with {answer.expert}"
+            description = (
+                f"{100 * observations.share[0]:.0f} % of {arrivals} agree with {answer.expert}"
+            )
         else:
             share, description = yield from self._verify(answer)
             observations = Observations(np.array([share]), about)
@@ -173,7 +175,7 @@ class Automix:
             return 0.0, f"no verdict of {answer.expert} could be read, which counts as 0"
         unreadable = sum(prompts.verdict(text) is None for text in check.choices)
         note = f" ({unreadable} of {len(check.choices)} verdicts unreadable)" if unreadable else ""
-        return check.confidence, f"{answer.expert} was {check.confidence:.0%} sure{note}"
+        return check.confidence, f"{answer.expert} was {100 * check.confidence:.0f} % sure{note}"
 
     @property
     def _default_policy(self) -> Mapping[str, Any]:

@@ -38,7 +38,7 @@ class Cascade:
             best = answer
             confidence = yield from self._verify(answer)
             if confidence >= self.trust:
-                return Decision(answer, because=f"{expert} was {confidence:.0%} sure")
+                return Decision(answer, because=f"{expert} was {100 * confidence:.0f} % sure")
         try:
             answer = yield Ask(rungs[-1], final=True)
         except (UpstreamError, NotAdmissible) as error:

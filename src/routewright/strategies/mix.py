@@ -29,7 +29,7 @@ class Mix:
         decision = yield from (self.second if is_second else self.first).plan(query)
         share = self.share if is_second else 1 - self.share
         return replace(
-            decision, because=f"in a mix, for {share:.0%} of queries: {decision.because}"
+            decision, because=f"in a mix, for {100 * share:.0f} % of queries: {decision.because}"
         )
 
     def over(self, rows: Recorded) -> Run:

@@ -134,9 +134,12 @@ def _gain_over_best_single(study: Study) -> tuple[float, tuple[float, float]]:
 
 def best_single(figures: Mapping[str, Any]) -> str:
     best, oracle = (figures["references"][key] for key in ("best_single", "oracle"))
+    ideal = f"would reach {points(oracle['quality'])} %"
+    if oracle["quality"] is None:
+        ideal = "is unknown, because scores are missing"
     return (
         f"The best single expert, {best['name']}, reaches {points(best['quality'])} %;"
-        f" an oracle that knows every score in advance would reach {points(oracle['quality'])} %."
+        f" an oracle that knows every score in advance {ideal}."
     )
 
 

@@ -191,7 +191,7 @@ class Transformer:
             folder=Path(self.folder, stage) if self.folder else None,
             job=self._job(rows, seed),
             on_progress=lambda part: self.progress(
-                f"training {self.base} ({stage}, {part:.0%})", before + share * part
+                f"training {self.base} ({stage}, {100 * part:.0f} %)", before + share * part
             ),
         )
         self._network, self.weights = (network, base), language_models.weights(network)

@@ -457,11 +457,11 @@ def test_a_policy_that_verifies_is_not_judged_in_silence_without_verifications(
     )
     shown = cli(path, bare).stdout
     for policy, expert in (("climb", "adder"), ("share", "speller")):
-        assert f"Note: policy '{policy}' lets {expert} check the own answers, and these" in shown
-    assert shown.count("--verify 1 records them") == 2
+        assert f"Note: policy '{policy}' asks {expert} to verify its own answers, and" in shown
+    assert shown.count("`interview --verify 1` records them") == 2
     assert "these rows record no verification" not in cli(path, with_checks).stdout
     line = ["compare", f"{path}:climb", f"{path}:best", str(bare)]
-    assert "policy 'climb' lets adder check" in CliRunner().invoke(app, line).stdout
+    assert "policy 'climb' asks adder to verify" in CliRunner().invoke(app, line).stdout
 
 
 def test_the_oracle_is_never_below_the_best_expert(outcome_table, tmp_path):

@@ -92,6 +92,27 @@ def test_every_round_leaves_queries_table_router_report_and_a_line(place: Path, 
         chosen = [json.loads(line) for line in (made / "queries.jsonl").read_text().splitlines()]
         assert known.isdisjoint(row["prompt"] for row in chosen)
     assert len((out / "rounds.md").read_text().splitlines()) == 5
+    kept = max(more, key=lambda done: done["quality"])
+    assert Router.load(out / "router").fact("data", "rows") == kept["rows"]
+    assert f"| {kept['number']} (kept) | {kept['rows']} |" in (out / "rounds.md").read_text()
+
+
+def test_a_grader_that_teaches_nonsense_leaves_the_start_in_force(place: Path, tmp_path: Path):
+    (tmp_path / "mine.py").write_text(
+        "def grade(item, answer):\n    return float(answer.strip() != str(item.reference))\n"
+    )
+    words = command(place, tmp_path / "play", "--templates", "sandbox", "--rounds", 1)
+    words = [{"exact": "function=mine:grade", "20": "150"}.get(word, word) for word in words]
+    words += ["--held-out", str(place / "held-out.parquet"), "--split", "all"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    rounds = [
+        json.loads(line) for line in (tmp_path / "play/rounds.jsonl").read_text().splitlines()
+    ]
+    assert rounds[1]["quality"] < rounds[0]["quality"] - 0.05
+    assert "Kept: the start, with" in done.stdout
+    assert "self-play made the router worse on these rows" in done.stdout
+    assert Router.load(tmp_path / "play" / "router").fact("data", "rows") == 60
 
 
 def test_a_round_that_is_killed_goes_on_and_pays_nothing_twice(place: Path, tmp_path: Path):

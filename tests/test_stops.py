@@ -1,5 +1,5 @@
 """Long commands when an expert cannot answer any more, when it asks for a pause, and when they are
-stopped by Ctrl-C or SIGTERM: real processes and a real server."""
+stopped by Ctrl-C or SIGTERM: a real server, and real processes wherever a signal is sent."""
 
 from __future__ import annotations
 
@@ -22,13 +22,37 @@ from routewright.data.journal import read
 from routewright.data.queries import Item
 from routewright.sandbox.skills import questions
 from routewright.types import Query
-from test_interview import command, configure, interview, place, prompts_of, right, serving
+from test_interview import command, configure, place, prompts_of, right, serving
 from test_kills import COMMANDS, PROGRAM, asked, base, configured, made, says, words_of
 from upstream import Upstream, hang, status, wait_until
 
 __all__ = ["base", "made", "place"]  # fixtures
 
 RESUME = "run the same command again"
+
+
+@pytest.fixture
+def here(routewright, monkeypatch):
+    """Runs the words of a process in this one, which has loaded everything already; returns its
+    exit code and what it printed."""
+
+    def call(words: list[str], folder: Path) -> tuple[int, str, str]:
+        monkeypatch.chdir(folder)
+        return routewright(*words[len(PROGRAM) :])
+
+    return call
+
+
+@pytest.fixture
+def asking(here, place):
+    """Runs `interview` in this process; returns its summary and what it said to people."""
+
+    def call(*options: object, code: int = 0, **named: object) -> tuple[dict, str]:
+        exit_code, out, err = here(command(place, "--json", *options, **named), place)
+        assert exit_code == code, err
+        return (json.loads(out) if out.strip() else {}), err
+
+    return call
 
 
 def refusal(code: int, error: dict, **headers: str):
@@ -73,12 +97,14 @@ LASTING = {
 
 
 @pytest.mark.parametrize("kind", LASTING)
-def test_an_expert_that_waiting_does_not_help_is_asked_no_more_and_the_way_out_is_told(place, kind):
+def test_an_expert_that_waiting_does_not_help_is_asked_no_more_and_the_way_out_is_told(
+    place, asking, kind
+):
     fault, words = LASTING[kind]
     dead, good = Upstream(right, faults=[None] * 3 + [fault] * 99), Upstream(right)
     with serving(dead, good):
         configure(place, dead=dead, good=good)
-        summary, said = interview(place, concurrency=1)
+        summary, said = asking(concurrency=1)
         assert (dead.requests, good.requests) == (4, 30)
         assert said.count(words) == 1, said
         assert "27 of its 30 answers are missing" in said
@@ -86,7 +112,7 @@ def test_an_expert_that_waiting_does_not_help_is_asked_no_more_and_the_way_out_i
         assert summary["unavailable"] == ["dead"]
         assert words in summary["left_out"]["dead"]
         dead.faults.clear()
-        again, _ = interview(place)
+        again, _ = asking()
     assert again["complete"]
     assert set(prompts_of(good).values()) == {1}
     assert dead.requests == 31, "what was answered was asked again"
@@ -108,85 +134,88 @@ PASSING = {
 
 
 @pytest.mark.parametrize("kind", PASSING)
-def test_a_failure_of_one_query_does_not_stop_the_expert(place, kind):
+def test_a_failure_of_one_query_does_not_stop_the_expert(place, asking, kind):
     small = Upstream(right, faults=[None, PASSING[kind]])
     with serving(small):
         configure(place, small=small)
-        summary, _ = interview(place, concurrency=1)
+        summary, _ = asking(concurrency=1)
     assert summary["experts"]["small"]["answers"] >= 29
     assert not summary["left_out"]
 
 
-def test_a_judge_without_credit_is_asked_no_more_and_the_answers_are_kept(place):
+def test_a_judge_without_credit_is_asked_no_more_and_the_answers_are_kept(place, asking):
     small, judge = Upstream(right), Upstream(right, faults=[refusal(429, QUOTA)] * 99)
     with serving(small, judge):
         configure(place, small=small, umpire=judge)
         named = {"only": "small", "grader": "judge=umpire", "concurrency": 1}
-        _, said = interview(place, code=2, **named)
+        _, said = asking(code=2, **named)
         assert (judge.requests, small.requests) == (1, 30)
         assert said.count("no credit left") == 1
         judge.faults.clear()
-        again, _ = interview(place, **named)
+        again, _ = asking(**named)
     assert again["experts"]["small"]["graded"] == 30
     assert small.requests == 30
 
 
 @pytest.mark.parametrize("name", ["tag", "reward"])
-def test_other_commands_stop_too_and_ask_only_what_is_missing(name, made: Path, tmp_path: Path):
+def test_other_commands_stop_too_and_ask_only_what_is_missing(
+    name, made: Path, tmp_path: Path, here
+):
     dead = [None] * 10 + [refusal(402, {"message": "pay first"})] * 99
     upstreams = {n: Upstream(says, faults=dead if n == "umpire" else []) for n in ("one", "umpire")}
     with serving(*upstreams.values()):
         config = configured(tmp_path, upstreams)
         words = words_of(COMMANDS[name], made, config, tmp_path)
-        done = subprocess.run(words, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stderr
-        assert done.stderr.count("pay first") == 1
-        assert f"not done: {RESUME}" in done.stderr
+        code, _, told = here(words, tmp_path)
+        assert code == 0, told
+        assert told.count("pay first") == 1
+        assert f"not done: {RESUME}" in told
         assert upstreams["umpire"].requests <= 10 + 2 * 8, "it was asked on"
         dead.clear()
         before = asked(upstreams)
-        again = subprocess.run(words, capture_output=True, text=True, timeout=600)
-        assert "not done" not in again.stderr
+        _, _, told = here(words, tmp_path)
+        assert "not done" not in told
         assert asked(upstreams) - before < 48
     assert pl.read_parquet(tmp_path / "t.parquet").null_count().sum_horizontal().item() == 0
 
 
 @pytest.mark.parametrize("name", ["tag", "reward"])
-def test_a_command_without_any_answer_writes_nothing_and_fails(name, made: Path, tmp_path: Path):
+def test_a_command_without_any_answer_writes_nothing_and_fails(
+    name, made: Path, tmp_path: Path, here
+):
     umpire = Upstream(says, faults=[refusal(401, {"message": "bad key"})] * 99)
     with serving(umpire, one := Upstream(says)):
         config = configured(tmp_path, {"one": one, "umpire": umpire})
-        words = words_of(COMMANDS[name], made, config, tmp_path)
-        done = subprocess.run(words, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 2
-    assert done.stderr.count("bad key") == 1
+        code, _, told = here(words_of(COMMANDS[name], made, config, tmp_path), tmp_path)
+    assert code == 2
+    assert told.count("bad key") == 1
     assert not (tmp_path / "t.parquet").exists()
 
 
-def test_a_generator_without_credit_leaves_the_round_open(made: Path, tmp_path: Path):
+def test_a_generator_without_credit_leaves_the_round_open(made: Path, tmp_path: Path, here):
     fault = refusal(402, {"message": "pay first"})
     upstreams = {name: Upstream(says) for name in ("one", "two", "umpire")}
     upstreams["umpire"].faults = [fault] * 9
     with serving(*upstreams.values()):
         config = configured(tmp_path, upstreams)
         words = words_of(COMMANDS["selfplay"], made, config, tmp_path)
-        done = subprocess.run(words, capture_output=True, text=True, timeout=600)
-        assert done.stderr.count("pay first") == 1
-        assert RESUME in done.stderr
+        _, _, told = here(words, tmp_path)
+        assert told.count("pay first") == 1
+        assert RESUME in told
         assert [r["number"] for r in read(tmp_path / "play" / "rounds.jsonl")] == [0]
         upstreams["umpire"].faults.clear()
-        done = subprocess.run(words, capture_output=True, text=True, timeout=600)
-    assert [r["number"] for r in read(tmp_path / "play" / "rounds.jsonl")] == [0, 1, 2], done.stderr
+        _, _, told = here(words, tmp_path)
+    assert [r["number"] for r in read(tmp_path / "play" / "rounds.jsonl")] == [0, 1, 2], told
 
 
 # --- pauses --------------------------------------------------------------------------------
 
 
-def test_a_pause_is_one_line_in_a_log(place):
+def test_a_pause_is_one_line_in_a_log(place, asking):
     busy = Upstream(right, faults=[None] + [status(429, "slow down", Retry_After="1")] * 4)
     with serving(busy):
         configure(place, busy=busy)
-        _, said = interview(place)
+        _, said = asking()
     assert said.count("busy waits 1 s: HTTP 429: slow down") == 1
 
 
@@ -236,7 +265,7 @@ def ended(process: subprocess.Popen[str]) -> str:
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_signal_ends_a_pause_and_what_was_paid_for_is_kept(
-    name, sign, made: Path, tmp_path: Path
+    name, sign, made: Path, tmp_path: Path, here
 ):
     upstreams = {n: Upstream(says) for n in ("one", "two", "umpire")}
     upstreams["umpire"].faults = [None] * 3 + [status(429, "busy", Retry_After="600")]
@@ -251,7 +280,7 @@ def test_a_signal_ends_a_pause_and_what_was_paid_for_is_kept(
         paid = [event for path in tmp_path.rglob("*journal.jsonl") for event in read(path)]
         answered = sum("answered" in event for event in paid)
         assert answered == sum(upstream.finished for upstream in upstreams.values())
-        assert subprocess.run(words, capture_output=True, timeout=600).returncode == 0
+        assert here(words, tmp_path)[0] == 0
         for upstream in upstreams.values():
             asks = Counter(json.dumps(body, sort_keys=True) for body in upstream.bodies)
             assert sum(count - 1 for count in asks.values()) <= 1, "all but the busy one, once"

@@ -23,6 +23,7 @@ from typing import Any, Literal
 from routewright import drive
 from routewright.config import Config, Examination, examine, experts
 from routewright.errors import EXTRAS, BadInput, RoutewrightError, UpstreamError
+from routewright.experts import permanent
 from routewright.experts.client import Client
 from routewright.experts.discovery import Reply, list_models
 from routewright.registry import choose
@@ -34,7 +35,6 @@ MAX_TOKENS = 256  # of an answer; a model that reasons needs some before it answ
 MAX_SKEW = 300.0  # seconds between the clocks of this machine and of a server
 FEW_BYTES, FEWEST_BYTES = 1 << 30, 100 << 20  # free on the disk: a warning, an error
 SHOWN_MODELS = 8  # of those that a server lists
-NO_CREDIT = ("insufficient_quota", "quota", "billing", "credit", "balance")
 TOOL = {
     "type": "function",
     "function": {
@@ -304,7 +304,7 @@ async def _explain(patient: Patient, error: RoutewrightError, reply: Reply | Non
             return better
     elif reply is not None and (missing := _missing_model(patient, reply)) is not None:
         return missing
-    if status == 429:
+    if status == 429 or permanent.cause_of(error) in permanent.OF_ACCOUNTS:
         return _busy(patient, error)
     if status == 404 and "model" in error.reason.lower():
         text = f"the server has no model '{expert.model or expert.name}': {error.reason}"
@@ -332,9 +332,9 @@ def _key(patient: Patient, reason: str) -> Finding:
 
 
 def _busy(patient: Patient, error: UpstreamError) -> Finding:
-    if any(word in error.reason.lower() for word in NO_CREDIT):
-        fix = "add credit to the account, or use another key: waiting does not help"
-        return patient.finding("credit", f"its account has no credit: {error.reason}", "error", fix)
+    if cause := permanent.cause_of(error):
+        fix = f"{cause.fix}: waiting does not help"
+        return patient.finding("credit", f"{cause.what}: {error.reason}", "error", fix)
     pause = "later" if error.retry_after is None else f"in {error.retry_after:g} s"
     fix = f"try again {pause}; `fallback:` lets another expert step in meanwhile"
     return patient.finding("answer", f"it is busy: {error.reason}", "warning", fix)

@@ -332,7 +332,7 @@ class _Run:
                 else:
                     done, asks = await self._step(plan.send, answers)
             unanswered = isinstance(asks, Decision) and asks.answer.status != "ok"
-            if unanswered and self._seconds_left() == 0.0 and self._arrived():
+            if unanswered and self._must_settle():
                 asks = self._in_time()
             self.result = asks
         finally:
@@ -350,11 +350,15 @@ class _Run:
         try:
             return await self.run(_advance, step, value)  # type: ignore[no-any-return]
         except RoutewrightError:
-            if self._seconds_left() != 0.0 or not self._arrived():
+            if not self._must_settle():
                 raise
             return True, self._in_time()
         except Exception as mistake:
             return True, self._last_answer(mistake)
+
+    def _must_settle(self) -> bool:
+        """Whether the time is over and an answer is in hand."""
+        return self._seconds_left() == 0.0 and bool(self._arrived())
 
     def _in_time(self) -> Decision:
         """The last answer that arrived before the deadline."""

@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from routewright.errors import BadInput
 
@@ -363,8 +363,8 @@ def parse_json(content: bytes, name: str) -> Any:
     try:
         value = json.loads(
             content.decode("utf-8-sig"),
-            parse_constant=_no_constant,
-            parse_float=_finite,
+            parse_constant=not_json,
+            parse_float=finite,
             parse_int=_whole,
         )
     except UnicodeDecodeError as error:
@@ -406,13 +406,15 @@ def _children(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else ()
 
 
-def _no_constant(word: str) -> Any:
-    raise ValueError(f"{word} is not a number that JSON has")
+def not_json(word: str) -> NoReturn:
+    """Refuses NaN and Infinity, for `json.loads`. Raises ValueError."""
+    raise ValueError(f"{word[:40]} is not a JSON number")
 
 
-def _finite(text: str) -> float:
+def finite(text: str) -> float:
+    """The number; refuses one such as 1e999, which is infinite. Raises ValueError."""
     if not math.isfinite(number := float(text)):
-        raise ValueError(f"the number {text[:20]} is too large")
+        raise ValueError(f"{text[:40]} is not a JSON number: it is too large")
     return number
 
 

@@ -266,8 +266,7 @@ def show(figures: dict[str, Any], console: Console) -> None:
     table.add_row("oracle", dollars(oracle["cost"]), _known(oracle["quality"]), "")
     table.add_section()
     dearest = figures["experts"][dearest_of(figures)]["cost"] or 0.0
-    is_priced = any(expert["cost"] is not None for expert in figures["experts"].values())
-    for fraction, at in figures["at_cost_fraction"].items() if is_priced else ():
+    for fraction, at in figures["at_cost_fraction"].items() if dearest else ():
         table.add_row(
             f"at {text.share(float(fraction))} of cost",
             dollars(float(fraction) * dearest),

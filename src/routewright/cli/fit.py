@@ -272,6 +272,7 @@ def _report(router: Router, out: Path) -> None:
         console.print(
             "Note: every expert costs 0 in this table, so quality alone decides. If their answers"
             " do cost something, give them prices in the config (`input_per_mtok`,"
-            " `output_per_mtok`) and run `interview` with another --out.",
+            " `output_per_mtok`), run the same `interview` again, which asks nobody twice, and fit"
+            " again.",
             highlight=False,
         )

@@ -142,7 +142,7 @@ def interview(
         console.print(line, markup=False)
     if dry_run:
         estimate = asyncio.run(_dry_run(items, experts, journal, settings))
-        _show_estimate(estimate, json, console, budget)
+        _show_estimate(estimate, json, console, budget, concurrency)
         return
     if engine == "local":
         run = _interview(items, experts, journal, budget, settings, console)
@@ -451,7 +451,11 @@ def _time(seconds: float) -> str:
 
 
 def _show_estimate(
-    estimate: Mapping[str, Any], json: bool, console: Console, budget: float | None
+    estimate: Mapping[str, Any],
+    json: bool,
+    console: Console,
+    budget: float | None,
+    concurrency: int,
 ) -> None:
     from routewright.experts.dry_run import TYPICAL_TOKENS
     from routewright.experts.spending import SPEED
@@ -475,9 +479,10 @@ def _show_estimate(
     console.print(
         f"About US${estimate['cost']:.4g}, at most US${estimate['cost_at_most']:.4g};"
         f" US${estimate['spent']:.4g} spent before. About {_time(estimate['seconds'])}, that of the"
-        " slowest expert, as all are asked at the same time. Both are estimates: every answer is"
-        " taken to be as long and as slow as the expert's mean answer in the journal; without any,"
-        f" {TYPICAL_TOKENS} tokens long, at {SPEED:g} tokens a second or the config's `latency`."
+        f" slowest expert: all are asked at the same time, each {concurrency} queries at once. Both"
+        " are estimates: every answer is taken to be as long and as slow as the expert's mean"
+        f" answer in the journal; without any, {TYPICAL_TOKENS} tokens long, at {SPEED:g} tokens a"
+        " second or the config's `latency`."
     )
     if budget is not None and estimate["spent"] + estimate["cost"] > budget:
         console.print(f"A budget of US${budget:g} is too small for all of it.")

@@ -92,10 +92,11 @@ def selfplay(
     """Grow a router's table in rounds: write queries, ask, grade and refit.
 
     Every round writes a folder with its queries, table, router and report, and a line in
-    `rounds.md`. Run the same command again to continue; nothing is paid twice.
+    `rounds.md`; `router` is that of the round with the best held-out quality. Run the same command
+    again to continue; nothing is paid twice.
     """
     from routewright.evaluation.figures import FRACTIONS
-    from routewright.interview.selfplay import Settings
+    from routewright.interview.selfplay import Settings, verdict
     from routewright.router.router import Router
 
     if (generator is None) == (templates is None):
@@ -141,8 +142,8 @@ def selfplay(
         typer.echo(json_module.dumps([asdict(entry) for entry in play.rounds]))
     else:
         typer.echo((out / "rounds.md").read_text(encoding="utf-8"))
-        if play.rounds and (last := play.rounds[-1].number):
-            typer.echo(f"The last round's router is '{out / f'round-{last}' / 'router'}'.")
+        if play.rounds:
+            typer.echo(f"{verdict(play.rounds)} Its router is '{out / 'router'}'.")
     if interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
 

@@ -72,6 +72,7 @@ CAUSES = (
         ),
     ),
 )
+OF_ACCOUNTS = CAUSES[:2]
 # A refusal of what this query holds or needs says nothing about the next query.
 OF_THE_QUERY = re.compile(
     r"moderat|flagged|safety|content[_ ](?:filter|policy|blocked)|blocked|guardrail"
@@ -97,13 +98,18 @@ def explain(error: UpstreamError, patience: float) -> str | None:
             f" at most {duration(patience)}: run the same command again after"
             f" {_clock(time.time() + seconds)}"
         )
-    cause = _cause(error)
+    cause = cause_of(error)
     if cause is None:
         return None
     return f"{cause.what} ({_short(error.reason)}): {cause.fix}, and run the same command again"
 
 
-def _cause(error: UpstreamError) -> Cause | None:
+def cause_of(error: UpstreamError) -> Cause | None:
+    """The cause of a failure that lasts; None if it may pass.
+
+    >>> cause_of(UpstreamError("a", "HTTP 429: insufficient_quota", status=429)).what
+    'its account has no credit left'
+    """
     words = None if (error.status or 0) >= 500 else error.reason  # a proxy may quote anything
     texts = " ".join(text for text in (error.code, error.kind, words) if text)
     if OF_THE_QUERY.search(texts) and error.status not in (401, 402):

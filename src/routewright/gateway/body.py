@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
+from routewright import files
 from routewright.gateway.errors import BadRequest
 from routewright.types import DataClass, Query
 
@@ -130,8 +130,8 @@ def loads(raw: bytes) -> Any:
         body = json.loads(
             raw.decode("utf-8-sig"),
             object_pairs_hook=_object,
-            parse_constant=_not_json,
-            parse_float=_float,
+            parse_constant=files.not_json,
+            parse_float=files.finite,  # Python would send 1e999 on as Infinity
             parse_int=_int,
         )
         if b"\\u" in raw and (b"\\ud" in raw or b"\\uD" in raw):
@@ -170,16 +170,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
         raise ValueError(f"an object has the key '{key[:60]}' twice")
     return fields
-
-
-def _not_json(constant: str) -> NoReturn:
-    raise ValueError(f"{constant[:40]} is not a JSON number")
-
-
-def _float(literal: str) -> float:
-    """Parses a number; refuses one such as 1e999, which would be sent on as Infinity."""
-    value = float(literal)
-    return value if math.isfinite(value) else _not_json(literal)
 
 
 def _int(literal: str) -> int:

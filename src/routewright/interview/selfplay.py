@@ -360,7 +360,8 @@ def _limits(query: Query) -> tuple[str, str | None]:
 
 
 class Play:
-    """Self-play in a folder; `rounds` holds the completed rounds, round 0 measures the start."""
+    """Self-play in a folder; `rounds` holds the completed rounds, round 0 measures the start. The
+    router of the best round is in `router/`."""
 
     def __init__(
         self,
@@ -378,7 +379,7 @@ class Play:
         data_class: DataClass = "public",
     ) -> None:
         self.folder = folder
-        self.router = router
+        self.start = self.router = router
         self.tables = list(tables)
         self.source = source
         self.settings = settings
@@ -513,10 +514,19 @@ class Play:
         with journal.Journal(self.folder / "rounds.jsonl") as file:
             file.write(**asdict(done))
         self.rounds.append(done)
+        self._keep()
         files.write(self.folder / "rounds.md", table(self.rounds, self.settings))
         return done
 
     # --- the folder ---------------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        """Writes the router of the best round to `router/`, the start's if no round is better."""
+        numbers = range(best(self.rounds).number, 0, -1)
+        folders = (self.folder / f"round-{number}" / "router" for number in numbers)
+        saved = next((folder for folder in folders if folder.exists()), None)
+        router = self.start if saved is None else Router.load(saved)
+        router.save(self.folder / "router")
 
     def _tables(self, last: int) -> list[Path]:
         """The tables of the start and of the rounds up to `last`."""
@@ -569,8 +579,34 @@ def plateau(rounds: Sequence[Round], gain: float, patience: int) -> bool:
     return max(values[-patience:]) < max(values[:-patience]) + gain
 
 
+def best(rounds: Sequence[Round]) -> Round:
+    """The round with the highest quality on the held-out table, of several the first; the last
+    round where no quality was measured."""
+    measured = [done for done in rounds if done.quality is not None]
+    return max(measured, key=lambda done: done.quality or 0.0) if measured else rounds[-1]
+
+
+def verdict(rounds: Sequence[Round]) -> str:
+    """Which round is kept and why, in sentences."""
+    kept, last = best(rounds), rounds[-1]
+    name = f"round {kept.number}" if kept.number else "the start"
+    if kept.quality is None:
+        return f"Kept: {name}, the last one, as nothing was measured: name a --held-out table."
+    reached = f"{100 * kept.quality:.2f} %"
+    if kept.number == last.number:
+        return f"Kept: {name}, the best one on the held-out table with {reached}."
+    latest = f"{100 * last.quality:.2f} %" if last.quality is not None else "unknown"
+    first = rounds[0].quality
+    worse = kept.number == 0 and last.quality is not None and last.quality < (first or 0.0)
+    effect = "self-play made the router worse" if worse else "later rounds did not make it better"
+    return (
+        f"Kept: {name}, with {reached} on the held-out table; round {last.number} has {latest}, so"
+        f" {effect} on these rows. They chose the round, so measure it on other rows."
+    )
+
+
 def table(rounds: Sequence[Round], settings: Settings) -> str:
-    """The rounds as a table in Markdown."""
+    """The rounds as a table in Markdown; the one that is kept is marked."""
     lines = [
         f"| round | rows | quality at {100 * settings.at:.0f} % cost, % | AIQ, % |"
         " cross-validated gain, points | US$ so far |"
@@ -578,7 +614,8 @@ def table(rounds: Sequence[Round], settings: Settings) -> str:
         "|" + "---|" * 11,
     ]
     for done in rounds:
-        cells = [done.number, done.rows, _number(done.quality), _number(done.aiq)]
+        mark = " (kept)" if done is best(rounds) else ""
+        cells = [f"{done.number}{mark}", done.rows, _number(done.quality), _number(done.aiq)]
         cells += [f"{100 * done.gain:+.2f}", f"{done.spent:.6f}", done.proposed, done.repeated]
         cells += [done.held_out, done.asked, done.ungraded]
         lines.append(f"| {' | '.join(map(str, cells))} |")

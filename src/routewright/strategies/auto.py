@@ -14,7 +14,7 @@ from routewright.answers.evidence import NOBODY, UNSURE, Evidence, Replies, Rung
 from routewright.errors import NotAdmissible, UpstreamError
 from routewright.policies import choose, seconds, take, values
 from routewright.strategies._recorded import Recorded, Run, verifications
-from routewright.strategies.single import Single, in_time, within_limits
+from routewright.strategies.single import Single, in_time, likely, within_limits
 from routewright.types import Answer, Array, Ask, Decision, Indices, Plan, Prediction, Query
 
 NO_EVIDENCE = Evidence("text", np.array([0.0, 1.0]))
@@ -127,8 +127,7 @@ class Auto:
         belief = prediction.take(0)
         chance = float(state.chance[0])
         if last == NOBODY and best is not None:
-            because = f"{best.expert}'s answer is right with probability {100 * chance:.0f} %"
-            return Decision(best, because=because, prediction=belief)
+            return Decision(best, because=likely(best, chance), prediction=belief)
         expert = prediction.experts[last]
         try:
             # An answer that may be unreadable is not streamed if another one could replace it.

@@ -17,7 +17,7 @@ from routewright.errors import NotAdmissible, UpstreamError
 from routewright.policies import TIE
 from routewright.strategies import Predicts
 from routewright.strategies._recorded import Recorded, Run
-from routewright.strategies.single import Single, within_limits
+from routewright.strategies.single import Single, likely, within_limits
 from routewright.types import Answer, Array, Ask, Decision, Indices, Plan, Prediction, Query
 
 NODES, WEIGHTS = (half / 2 for half in np.polynomial.legendre.leggauss(48))
@@ -83,9 +83,7 @@ class CascadeRouting:
             assert failure is not None, "every admissible expert is asked before giving up"
             raise failure
         best_answer = answers[int(best[0])]
-        because = (
-            f"{best_answer.expert}'s answer is right with probability {100 * reached[0]:.0f} %"
-        )
+        because = likely(best_answer, float(reached[0]))
         if not (asked | ~admissible).all():
             because += ", and no other expert is worth asking"
         return Decision(best_answer, because=because, prediction=prediction.take(0))

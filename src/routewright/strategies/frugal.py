@@ -15,7 +15,7 @@ from routewright.answers.equivalence import Kind
 from routewright.answers.evidence import NOBODY, Evidence, RungState
 from routewright.errors import BadInput, NotAdmissible, UpstreamError
 from routewright.strategies._recorded import Recorded, Run
-from routewright.strategies.single import within_limits
+from routewright.strategies.single import likely, within_limits
 from routewright.types import Answer, Array, Ask, Decision, Indices, Plan, Prediction, Query
 
 Texts = np.ndarray[Any, np.dtype[Any]]  # (n, e) of str, None where there is no answer
@@ -83,10 +83,7 @@ class Frugal:
             best, chance, threshold = int(leading[0]), float(chances[0]), self.threshold(r)
             if best != NOBODY and chance >= max(threshold, query.min_quality or 0.0):
                 best_answer = next(a for a in paid if a.expert == prediction.experts[best])
-                because = (
-                    f"{best_answer.expert}'s answer is right with probability {100 * chance:.0f} %"
-                )
-                because += f", {threshold:.2f} is enough"
+                because = f"{likely(best_answer, chance)}, {threshold:.2f} is enough"
                 return Decision(best_answer, because=because, prediction=prediction.take(0))
         if query.max_cost is not None:
             left = query.max_cost - sum(answer.cost for answer in paid)

@@ -12,7 +12,7 @@ from pydantic import NonNegativeFloat
 from routewright.errors import NoAdmissibleExpert
 from routewright.policies import choose
 from routewright.strategies import Predicts
-from routewright.types import Ask, Decision, Indices, Plan, Prediction, Query
+from routewright.types import Answer, Ask, Decision, Indices, Plan, Prediction, Query
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ class Single:
         if np.isinf(price):
             prediction, price = replace(prediction, quality=prediction.quality * 0), 1.0
         return int(choose(prediction, price, latency_price=latency_price, admissible=admissible))
+
+
+def likely(answer: Answer, chance: float) -> str:
+    """The reason to keep an answer that is right with a probability of `chance`."""
+    return f"{answer.expert}'s answer is right with probability {100 * chance:.0f} %"
 
 
 def has_limits(query: Query) -> bool:

@@ -49,8 +49,8 @@ class Judged:
         names = " and ".join(self.unverified)
         whose = "its" if len(self.unverified) == 1 else "their"
         return [
-            f"policy '{self.name}' asks {names} to verify {whose} own answers, and these rows record no verification, which counts as doubt:"
-            " `interview --verify 1` records them, and pays for no answer again."
+            f"policy '{self.name}' asks {names} to verify {whose} own answers, and these"
+            " rows record no verification, which counts as doubt: `interview --verify 1` records them, and pays for no answer again."
         ]
 
     @cached_property

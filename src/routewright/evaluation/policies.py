@@ -50,7 +50,8 @@ class Judged:
         whose = "its" if len(self.unverified) == 1 else "their"
         return [
             f"policy '{self.name}' asks {names} to verify {whose} own answers, and these"
-            " rows record no verification, which counts as doubt: `interview --verify 1` records them, and pays for no answer again."
+            " rows record no verification, which counts as doubt: `interview --verify 1` records"
+            " them, and pays for no answer again."
         ]
 
     @cached_property

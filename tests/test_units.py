@@ -41,6 +41,7 @@ def test_fit_shows_qualities_in_per_cent_and_prices_of_1000_queries(outcome_tabl
     screen = shown("fit", outcome_table, "--out", tmp_path / "router", *words)
     assert "quality, %" in screen
     assert "US$ per 1,000" in screen
+    assert "signal" not in screen, "nobody knows what that is"
     for expert in ("adder", "sage"):
         quality, cost = rows[f"score::{expert}"].mean(), rows[f"cost::{expert}"].mean()
         assert f" {100 * quality:.1f} " in line(screen, expert)

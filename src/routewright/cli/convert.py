@@ -109,9 +109,10 @@ def convert(
     from routewright.data import formats, outcomes, pricing
 
     if format == CSV:
-        others = {"--model": model, "--metric": metric, "--column": column, "--scale": scale}
-        others |= {"--rows": rows, "--prices": prices, "--price-per-call": price_per_call}
-        _check_unset({**others, "--drop-duplicates": drop_duplicates}, format)
+        others: dict[str, Any] = {"--model": model, "--metric": metric, "--column": column}
+        others |= {"--scale": scale, "--rows": rows, "--prices": prices}
+        others |= {"--price-per-call": price_per_call, "--drop-duplicates": drop_duplicates}
+        _check_unset(others, format)
         _rewrite(files, out, delimiter, encoding, json)
         return
     _check_unset({"--delimiter": delimiter, "--encoding": encoding}, format)

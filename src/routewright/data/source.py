@@ -38,7 +38,7 @@ def content(path: Path) -> bytes:
     opened, errors = _opener(path)
     try:
         with opened(path, "rb") as file:
-            data = file.read(most + 1)
+            data: bytes = file.read(most + 1)
     except errors as error:
         raise BadTable(f"'{path}' is damaged: {error}") from error
     except OSError as error:

@@ -67,8 +67,11 @@ def test_a_table_with_a_mistake_is_refused_with_the_way_out(tmp_path: Path, name
             queries.read(path)
 
 
-NAMES = "id prompt reference score::a cost::a n".split()
-CELLS = [["0", "café?", "1,5", "0,5", "1,2E-05", "7"], ["1", "tea; no?", "2", "1", "0,25", "8"]]
+NAMES = "id prompt reference gold score::a cost::a n".split()
+CELLS = [
+    ["0", "café?", "1,5", "2,5", "0,5", "1,2E-05", "7"],
+    ["1", "tea; no?", "2", "3", "1", "0,25", "8"],
+]
 
 
 def sheet(mark: str) -> str:

@@ -16,16 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from routewright import files
-from routewright.data import rows, source
+from routewright.data import queries, rows, source
 from routewright.errors import BadInput, BadTable
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", r"\t": "\t", "bar": "|"}
 DECIMAL = re.compile(r"\s*[-+]?\d+(,\d+)?([eE][-+]?\d+)?\s*")  # 0,5 · 12 · 1,5E-05
 BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-TEXTS = (
+TEXTS = (  # columns that are never numbers, under our names and other tools'
     *source.COLUMNS,
-    *rows.ANSWERS,
     *(name for names in rows.ALIASES.values() for name in names),
+    *rows.ANSWERS,
+    *queries.REFERENCES,
+    *queries.FACTS,
 )
 FALLBACK = "cp1252"
 

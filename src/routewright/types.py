@@ -27,6 +27,7 @@ MAX_EXCERPT = 32_000  # characters of a prompt that predictions read
 DATA_CLASSES: tuple[DataClass, ...] = ("public", "internal", "restricted")
 AskKind = Literal["answer", "verify", "judge"]
 Status = Literal["ok", "failed", "cancelled", "deferred"]
+Unlike = Literal["", "query", "answers"]  # what of a request was unlike the training rows
 
 MIN_SILENCE = 60.0  # seconds that a stream may go without a byte unless the config says less
 
@@ -259,9 +260,9 @@ class Ask:
     `final` promises that the client gets the answer, so that its text may be streamed. `of` is the
     answer that a verification or a judgement is about. `samples` is the number of verdicts of a
     verification, which come from one request if the provider supports that. A judge reads
-    `prompt`, and the caller interprets its reply. An answer that begins with one of the tags in
-    `unless` defers: it gets the status "deferred", none of it is streamed, and `final` promises
-    nothing about it. `max_cost` and `max_latency` are this ask's share of what the query may still
+    `prompt`, and the caller interprets its reply. `unlike` is as in Decision. An answer that begins
+    with one of the tags in `unless` defers: it gets the status "deferred", none of it is streamed,
+    and `final` promises nothing about it. `max_cost` and `max_latency` are this ask's share of what the query may still
     spend; the loops set them and ignore the values of a strategy.
 
     >>> import routewright as rw
@@ -279,6 +280,7 @@ class Ask:
     samples: int = 1
     prompt: str | None = None  # what a judge reads instead of the conversation
     unless: tuple[str, ...] = ()
+    unlike: Unlike = ""
     options: Mapping[str, Any] = field(default_factory=dict)  # override all other options
     max_cost: float | None = None  # US$; None: no limit
     max_latency: float | None = None  # seconds; None: no limit
@@ -421,7 +423,8 @@ class Delta:
 class Decision:
     """The answer that the client gets, the reason for it, and every answer that was paid for.
 
-    A strategy returns `Decision(answer, because=...)`; the loops add the rest.
+    `unlike` is what was unlike the training rows, so that a fixed mix decided: the query, or the
+    answers to it. A strategy returns `Decision(answer, because=...)`; the loops add the rest.
 
     >>> import routewright as rw
     >>> small, large = rw.Answer("small", "5", cost=0.001), rw.Answer("large", "4", cost=0.02)
@@ -435,6 +438,7 @@ class Decision:
     spent: tuple[Answer, ...] = ()  # every answer paid for, in order, the chosen one included
     rejected: Mapping[str, str] = field(default_factory=dict)  # expert ▶ reason
     prediction: Prediction | None = None
+    unlike: Unlike = ""
 
     @property
     def cost(self) -> float:

@@ -13,6 +13,7 @@ from routewright.data import text
 from routewright.data.outcomes import Outcomes
 from routewright.router.frontier import OperatingPoint
 from routewright.router.router import Router
+from routewright.strategies._fixed_mix import unfamiliar
 from routewright.strategies._recorded import Run
 from routewright.types import Array, Prediction
 
@@ -134,8 +135,25 @@ def summary(e: Evaluation) -> dict[str, Any]:
         "predictor": _forecasts(e),
         "domains": _domains(e),
         "n": len(e.outcomes),
-        "warnings": warnings(e.outcomes),
+        "warnings": [*warnings(e.outcomes), *_of_other_topics(e)],
     }
+
+
+def _of_other_topics(e: Evaluation) -> list[str]:
+    """What the router is worth on topics that it was not fitted on, if that is not proven, and how
+    many rows are unlike those that it was fitted on."""
+    if e.router is None or not (facts := e.router.card.get("left_out")) or facts["pays"]:
+        return []
+    gain, pair = text.points(facts["gain"]), text.between(facts["gain_ci"], True)
+    warning = (
+        f"On {facts['by']}s left out of its fit the router gains {gain} points {pair} over mixing"
+        f" fixed experts, beside {text.points(facts['gain_where_fitted'])} where it was fitted:"
+        " queries unlike its training rows get the fixed mix"
+    )
+    trust = None if e.prediction is None else e.prediction.trust
+    if trust is not None:
+        warning += f", here {text.share(float(np.mean(unfamiliar(trust))))} of the rows"
+    return [f"{warning}."]
 
 
 def warnings(outcomes: Outcomes) -> list[str]:

@@ -14,11 +14,11 @@ from routewright import metrics, parallel, registry
 from routewright.answers.evidence import Evidence
 from routewright.data.outcomes import Outcomes, check_names, fingerprints
 from routewright.errors import BadInput, BadTable
-from routewright.fitting import cascades, ladder
+from routewright.fitting import cascades, ladder, left_out
 from routewright.prediction import calibration
 from routewright.prediction.costs import CostModel
 from routewright.prediction.encoders import build as build_encoder
-from routewright.prediction.novelty import Novelty
+from routewright.prediction.novelty import RARE, RARE_IF_CAREFUL, Novelty
 from routewright.prediction.predictors import (
     Belief,
     Folds,
@@ -150,14 +150,33 @@ def fit_each(
             seed=seed,
             progress=_within(progress, 0.85, 0.13),
         )
-        seconds = round(time.monotonic() - began, 1)
-        router = replace(router, card={**router.card, "fit_seconds": seconds})
-        return {
-            strategy: replace(
-                router, evidence=evidence, frontier=frontier.trace(candidates, costed, seed=seed)
+        progress("leaving topics out", 0.98)
+        topic = left_out.topics(costed, table.x, table.blocks, seed)
+        router = replace(router, steady=left_out.steady(costed, topic))
+        routers = {}
+        for strategy, (candidates, evidence) in candidates_of.items():
+            points = frontier.trace(candidates, costed, seed=seed)
+            found = left_out.estimate(
+                *(costed, table.x, table.blocks, topic, router.signal),
+                weighs_answers=evidence is not None,
+                seed=seed,
             )
-            for strategy, (candidates, evidence) in candidates_of.items()
-        }
+            facts = left_out.facts(found, float(np.mean([point.gain for point in points])))
+            card = {"fit_seconds": round(time.monotonic() - began, 1), **facts}
+            routers[strategy] = replace(
+                router,
+                evidence=evidence,
+                frontier=points,
+                novelty=_novelty(table, careful=found is not None and not found.pays),
+                card={**router.card, **card},
+            )
+        return routers
+
+
+def _novelty(table: EncodedTable, *, careful: bool) -> Novelty:
+    """The novelty of queries; more of them are unfamiliar to a `careful` router."""
+    rare, groups = RARE_IF_CAREFUL if careful else RARE, table.outcomes.groups
+    return Novelty().fit(table.x, table.blocks, groups=groups, rare=rare, seed=table.seed)
 
 
 class EncodedTable(NamedTuple):
@@ -258,7 +277,6 @@ def _router(
         predictor=best.model,
         costs=CostModel().fit(x, blocks, outcomes.queries, outcomes.cost),
         mean=metrics.mean(table.targets),
-        novelty=Novelty().fit(x, blocks, seed=table.seed),
         signal=best.signal,
         calibration=maps,
         latency=_latency(outcomes),

@@ -35,7 +35,7 @@ from routewright.answers.evidence import (
 from routewright.data.outcomes import Outcomes
 from routewright.prediction.forest import Forest
 from routewright.prediction.predictors import Folds
-from routewright.router.frontier import Candidate, PointStrategy, curve, worth
+from routewright.router.frontier import Candidate, PointStrategy, curve, with_budget, worth
 from routewright.strategies._recorded import (
     Recorded,
     Run,
@@ -301,20 +301,28 @@ class _Fitter:
             rungs[r] = replace(rungs[r], onward=forest)
             states[r] = states[r]._replace(onward=worths)
         evidence = replace(self.base, rungs=tuple(rungs))
-        runs = self._runs(evidence, states, 0, len(rungs) - 1)
+        runs = list(self._runs(evidence, states, 0, len(rungs) - 1))
+        for _ in range(2):  # what is spent depends on the budget, which is what is spent
+            budgets = [float(metrics.mean(run.cost)) for run in runs]
+            runs = list(self._runs(evidence, states, 0, len(rungs) - 1, budgets))
         points = [
             Candidate(
                 float(price),
                 run.score,
                 run.cost,
-                self._point_strategy(evidence, float(price), run, states),
+                self._point_strategy(evidence, float(price), run, states, budget),
             )
-            for price, run in zip(self.base.prices, runs, strict=True)
+            for price, run, budget in zip(self.base.prices, runs, budgets, strict=True)
         ]
         return Ladder(evidence, points, states)
 
     def _runs(
-        self, evidence: Evidence, states: Sequence[RungState], low: int, high: int
+        self,
+        evidence: Evidence,
+        states: Sequence[RungState],
+        low: int,
+        high: int,
+        budgets: Sequence[float | None] = (None,) * len(PRICES),
     ) -> Iterator[Run]:
         """Runs the policy at every price, from rung `low` and at most up to rung `high`."""
         part = replace(evidence, rungs=evidence.rungs[low : high + 1])
@@ -322,8 +330,12 @@ class _Fitter:
         if high < len(states) - 1:
             steps[-1] = steps[-1]._replace(onward=None)
         self.rows.cached("states", (part,), lambda: steps)  # held out; `over` would use all rows
-        router = StandIn(self.prediction, part)
-        return (Auto(router, float(price)).over(self.rows) for price in self.base.prices)
+        means = metrics.mean(self.outcomes.score), metrics.mean(self.outcomes.cost)
+        router = StandIn(self.prediction, part, *means)
+        return (
+            Auto(router, float(price), budget=budget).over(self.rows)
+            for price, budget in zip(self.base.prices, budgets, strict=True)
+        )
 
     def _held_out(self, x: Array, y: Array, fold: Folds, leaf: float) -> tuple[Array, Forest]:
         """Held-out predictions, and a forest fitted on every row; rows with an unknown target are
@@ -355,10 +367,15 @@ class _Fitter:
         )
 
     def _point_strategy(
-        self, evidence: Evidence, price: float, run: Run, states: Sequence[RungState]
+        self,
+        evidence: Evidence,
+        price: float,
+        run: Run,
+        states: Sequence[RungState],
+        budget: float,
     ) -> PointStrategy:
         experts = self.outcomes.experts
-        spec = {"strategy": "auto", "price": price}
+        spec = with_budget({"strategy": "auto", "price": price}, budget)
         return PointStrategy(spec, words(evidence, experts, run, states), run.shares(experts))
 
 

@@ -180,7 +180,7 @@ class Run:
             return self._failed(error)
         assert isinstance(decision, Decision)
         headers = {**self.reply_format.headers(decision.answer.expert), **self._overhead_header()}
-        headers |= cost_headers(decision.spent)
+        headers |= {**cost_headers(decision.spent), **self._unlike_header(decision)}
         self._done(decision)
         completion = self.reply_format.completion(decision, self._explanation(decision))
         # Written in ASCII: an expert may write half a surrogate pair, which UTF-8 cannot encode.
@@ -219,6 +219,7 @@ class Run:
             return headers
         assert isinstance(first, Delta)
         headers |= {**self.reply_format.headers(first.expert), **self._overhead_header()}
+        headers |= self._unlike_header()
         headers["x-routewright-streamed"] = str(not first.whole).lower()
         return headers | (cost_headers(self.spent) if first.whole else {})  # no ask follows
 
@@ -290,6 +291,14 @@ class Run:
                 self.reply_format.decision_id, self.policy.name, self.request.query, decision
             )
 
+    def _unlike(self, decision: Decision | None = None) -> str:
+        """What was unlike the training rows, as far as it is known: the query, or its answers."""
+        return (decision.unlike if decision else "") or self.stopwatch.unlike
+
+    def _unlike_header(self, decision: Decision | None = None) -> dict[str, str]:
+        unlike = self._unlike(decision)
+        return {"x-routewright-unlike": unlike} if unlike else {}
+
     def _overhead_header(self) -> dict[str, str]:
         return {"x-routewright-overhead-ms": f"{self._overhead() * 1000:.1f}"}
 
@@ -306,6 +315,7 @@ class Run:
             "path": decision.path,
             "cost": decision.cost,
             **({"estimated": decision.estimated_cost} if decision.estimated_cost else {}),
+            **({"unlike": decision.unlike} if decision.unlike else {}),
             "overhead_ms": round(self._overhead() * 1000, 1),
         }
         if self.debug:
@@ -325,7 +335,8 @@ class Run:
         answer = decision.answer if decision else None
         seconds, overhead = time.perf_counter() - self.began, self._overhead()
         counters = self.services.counters
-        counters.count(self.policy.name, status, answer, self.spent, seconds, overhead)
+        unlike = self._unlike(decision)
+        counters.count(self.policy.name, status, answer, self.spent, seconds, overhead, unlike)
         line = {
             "event": "decision",
             "id": self.reply_format.decision_id,
@@ -335,6 +346,7 @@ class Run:
             "policy": self.policy.name,
             "expert": answer.expert if answer else None,
             "path": path_of(self.spent),
+            "unlike": unlike or None,
             "cost": round(total_cost(self.spent), 12),
             "estimated": estimated_cost(self.spent),  # the part of `cost` that nobody reported
             "input_tokens": answer.input_tokens if answer else None,

@@ -157,9 +157,10 @@ class Policies:
                 )
             goal = {key: getattr(policy, key) for key in GOALS if getattr(policy, key) is not None}
             point = router.at(**goal) if router and goal else None
-            strategy = (
-                router.strategy_at(point) if router and point else build(policy.spec(), router)
-            )
+            spec = policy.spec()
+            if router and policy.price is not None:
+                spec = router.budgeted(spec, policy.price)
+            strategy = router.strategy_at(point) if router and point else build(spec, router)
         except BadInput as error:
             raise BadConfig(f"policy '{name}': {error}") from error
         latency_price = policy.latency_price or 0.0

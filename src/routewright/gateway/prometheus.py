@@ -70,6 +70,12 @@ class Counters:
             "The part of that time that was not spent waiting for experts.",
             buckets=OVERHEAD_SECONDS,
         )
+        self.unlike = counter(
+            "routewright_unlike",
+            "Requests whose query, or the answers to it, were unlike the training rows, so that the"
+            " fixed mix of the same cost decided.",
+            ("policy", "what"),
+        )
         self.refusals = counter(
             "routewright_refusals",
             "Requests that were refused before they were read, by reason.",
@@ -88,10 +94,12 @@ class Counters:
         spent: Sequence[Answer],
         seconds: float,
         overhead: float,
+        unlike: str = "",
     ) -> None:
         """Counts one request: the `answer` that the client got, and all answers paid for (`spent`).
 
-        `seconds` is the time of the whole request, `overhead` the part not spent on experts.
+        `seconds` is the time of the whole request, `overhead` the part not spent on experts;
+        `unlike` is as in Decision.
         """
         self.decisions.labels(policy, status).inc()
         if answer is not None:
@@ -105,6 +113,8 @@ class Counters:
                 self.estimated.labels(policy, item.expert).inc(max(item.cost, 0.0))
             self.tokens.labels(item.expert, "input").inc(item.input_tokens)
             self.tokens.labels(item.expert, "output").inc(item.output_tokens)
+        if unlike:
+            self.unlike.labels(policy, unlike).inc()
         self.seconds.labels(policy).observe(seconds)
         self.overhead.labels(policy).observe(max(overhead, 0.0))
 

@@ -1,4 +1,4 @@
-"""Measures how long a request waits for experts; the rest of its time is overhead."""
+"""Watches the asks of a request: how long it waits for experts, and why a fixed mix decided."""
 
 from __future__ import annotations
 
@@ -7,23 +7,29 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 
 from routewright.drive import Asker
-from routewright.types import Answer, Ask, Delta, Query
+from routewright.types import Answer, Ask, Delta, Query, Unlike
 
 
 class Stopwatch:
-    """An Asker that asks through another one and measures the time spent waiting for experts."""
+    """An Asker that asks through another one and measures the time spent waiting for experts.
+
+    It also notes what of the request was unlike the training rows, as the asks say it.
+    """
 
     def __init__(self, asker: Asker) -> None:
         self.asker = asker
         self.waiting = 0.0  # seconds during which at least one ask was running
+        self.unlike: Unlike = ""
         self._running = 0
         self._began = 0.0
 
     async def ask(self, ask: Ask, query: Query) -> Answer:
+        self.unlike = ask.unlike or self.unlike
         with self._timed():
             return await self.asker.ask(ask, query)
 
     async def stream(self, ask: Ask, query: Query) -> AsyncGenerator[Delta | Answer, None]:
+        self.unlike = ask.unlike or self.unlike
         async with aclosing(self.asker.stream(ask, query)) as pieces:
             while True:
                 with self._timed():

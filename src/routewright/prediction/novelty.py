@@ -1,12 +1,14 @@
 """How similar is a query to the training queries? Far away from them, a router uses the means.
 
 A prediction for a text unlike every training query is an extrapolation. The similarity of the text
-to the nearest of a sample of training queries decides how much of the prediction is used.
+to the nearest of a sample of training queries decides how much of the prediction is used. A text
+farther away than most training queries are from each other is unfamiliar: its familiarity is below
+one half, and strategies with a budget leave it to the fixed mix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -20,6 +22,18 @@ from routewright.types import Array
 
 LANDMARKS = 1000
 UNUSUAL = 0.5  # percentage of the training queries that count as unusual
+TOLERANCE = 1e-3  # of distances: places are stored in single precision
+RARE = 0.01  # share of the training queries that are farther away than `limit`
+# The same for a router that gains nothing on topics that it was not fitted on: on `llmrouter_mix`,
+# fitted on half of the tasks, it notices half of the queries of the other tasks (bench.left_out).
+RARE_IF_CAREFUL = 0.08
+SURFACE = 0.15  # weight of a standard deviation of a surface feature in a distance
+
+
+def distance_view(blocks: Mapping[str, slice]) -> View:
+    """What distances between queries are measured by: directions of the text, and its surface."""
+    parts = {name: block for name, block in blocks.items() if name != "domain"}
+    return view(parts, surface=SURFACE, width=128, unit=True)
 
 
 @dataclass
@@ -29,6 +43,9 @@ class Novelty:
     The similarity of a query is the largest product of its vector, in the text blocks, with the
     direction of a training query. A text of unknown n-grams has a short vector and therefore a low
     similarity. `usual` is the similarity that all but 0.5 % of the training queries exceed.
+
+    The distance of a query is that to the nearest `place`, in directions of the text and surface
+    features. If it is above `limit`, the familiarity is below one half.
     """
 
     view: View = NOTHING
@@ -36,9 +53,23 @@ class Novelty:
     landmarks: NDArray[np.float32] = field(
         default_factory=lambda: np.empty((0, 0), np.float32), repr=False
     )
+    distance: View = NOTHING
+    limit: float = np.inf
+    places: NDArray[np.float32] = field(
+        default_factory=lambda: np.empty((0, 0), np.float32), repr=False
+    )
 
-    def fit(self, x: Array, blocks: Mapping[str, slice], *, seed: int = 0) -> Self:
-        """Takes a sample of the vectors (n, width) as landmarks."""
+    def fit(
+        self,
+        x: Array,
+        blocks: Mapping[str, slice],
+        *,
+        groups: Sequence[str] = (),
+        rare: float = RARE,
+        seed: int = 0,
+    ) -> Self:
+        """Takes a sample of the vectors (n, width) as landmarks and places. A query of the same
+        group is no neighbour; `rare` is the share of the queries that are farther than `limit`."""
         text = {name: block for name, block in blocks.items() if name not in ("domain", "surface")}
         self.view = view(text, width=128)
         rows = self.view(x)
@@ -50,10 +81,27 @@ class Novelty:
         similarity = rows @ self.landmarks.T.astype(np.float64)
         similarity[sample, np.arange(len(sample))] = -1.0  # no query is its own neighbour
         self.usual = max(float(np.percentile(similarity.max(axis=1), UNUSUAL)), 0.0)
+        self.distance = distance_view(blocks)
+        sites = self.distance(x)
+        self.places = sites[sample].astype(np.float32)
+        member = np.asarray(groups) if len(groups) else np.arange(len(x))
+        apart = _distances(sites, self.places)
+        apart[member[:, None] == member[sample]] = np.inf
+        nearest = apart.min(axis=1)
+        nearest = nearest[np.isfinite(nearest)]
+        self.limit = float(np.quantile(nearest, 1 - rare)) if nearest.size else np.inf
         return self
 
     def trust(self, x: Array) -> Array:
         """The familiarity (n,) of each query, 0..1: the share of its prediction to use."""
+        similarity = self._similarity(x)
+        if not np.isfinite(self.limit):
+            return similarity
+        nearest = _distances(self.distance(x), self.places).min(axis=1)
+        far = nearest > self.limit + TOLERANCE
+        return np.where(far, similarity * 0.49 * self.limit / np.maximum(nearest, 1e-9), similarity)
+
+    def _similarity(self, x: Array) -> Array:
         if not self.landmarks.size or self.usual <= 0:
             return np.ones(len(x))
         rows = self.view(x)
@@ -65,10 +113,14 @@ class Novelty:
         return np.asarray((similarity / self.usual).clip(0.0, 1.0))
 
     def options(self) -> dict[str, Any]:
-        return {"view": self.view.to_json(), "usual": self.usual}
+        options: dict[str, Any] = {"view": self.view.to_json(), "usual": self.usual}
+        if np.isfinite(self.limit):
+            options |= {"distance": self.distance.to_json(), "limit": self.limit}
+        return options
 
     def arrays(self) -> dict[str, Any]:
-        return {"landmarks": self.landmarks}
+        places = {"places": self.places} if np.isfinite(self.limit) else {}
+        return {"landmarks": self.landmarks, **places}
 
     @classmethod
     def load(cls, options: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
@@ -77,4 +129,18 @@ class Novelty:
         landmarks = Arrays("the novelty", arrays).take("landmarks", "landmarks", "columns")
         if landmarks.size and landmarks.shape[1] != view.width:
             raise BadRouter("the novelty has landmarks of another width than its view")
-        return cls(view, usual, landmarks)
+        if "limit" not in options:  # of an earlier version
+            return cls(view, usual, landmarks)
+        distance = View.from_json(options["distance"])
+        limit = number(options["limit"], "the limit of familiar distances", 0.0)
+        places = Arrays("the novelty", arrays).take("places", "places", "distances")
+        if not len(places) or places.shape[1] != distance.width:
+            raise BadRouter("the novelty has places of another width than its distances")
+        return cls(view, usual, landmarks, distance, limit, places)
+
+
+def _distances(rows: Array, places: NDArray[np.float32]) -> Array:
+    """Euclidean distances (n, places)."""
+    there = places.astype(np.float64)
+    squares = (rows**2).sum(axis=1)[:, None] + (there**2).sum(axis=1) - 2 * rows @ there.T
+    return np.sqrt(np.maximum(squares, 0.0))

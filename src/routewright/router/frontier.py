@@ -8,7 +8,7 @@ served all the same is at most 5 %.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -182,6 +182,7 @@ def singles(prediction: Prediction, outcomes: Outcomes) -> list[Candidate]:
     for mixture in _mixtures(prediction):
         spec, plan = _spec_and_plan(mixture)
         ran = run(build(spec, router), rows)
+        spec = with_budget(spec, float(metrics.mean(ran.cost)))
         strategy = PointStrategy(spec, plan, ran.shares(outcomes.experts))
         candidates.append(Candidate(mixture.price, ran.score, ran.cost, strategy))
     return candidates
@@ -252,6 +253,23 @@ def _spec_and_plan(mixture: policies.Mixture) -> tuple[dict[str, Any], str]:
         {"strategy": "mix", "first": first, "second": second, "share": mixture.share},
         f"{words}; {100 * mixture.share:.0f} % of queries at {mixture.lower_price:.4g}/$",
     )
+
+
+def with_budget(spec: Mapping[str, Any], budget: float) -> dict[str, Any]:
+    """A spec whose strategies hand queries unlike the training rows to the fixed mix of `budget`
+    US$ per query."""
+    if not np.isfinite(budget):
+        return dict(spec)
+    parts = {key: with_budget(spec[key], budget) for key in ("first", "second") if key in spec}
+    own = {"budget": budget} if spec["strategy"] in ("auto", "single") else {}
+    return {**spec, **parts, **own}
+
+
+def budget_of(spec: Mapping[str, Any]) -> float | None:
+    """The budget for queries unlike the training rows; None if the spec has none."""
+    while "first" in spec:
+        spec = spec["first"]
+    return spec.get("budget") if spec["strategy"] in ("auto", "single") else None
 
 
 def fixed(mix: policies.FixedMix, experts: Sequence[str]) -> PointStrategy:

@@ -31,7 +31,7 @@ from routewright.prediction.novelty import Novelty
 from routewright.prediction.predictors import Predictor, inputs
 from routewright.prediction.stored import Arrays, load, reading, under
 from routewright.registry import name_of
-from routewright.router.frontier import OperatingPoint
+from routewright.router.frontier import OperatingPoint, budget_of, with_budget
 from routewright.router.stored import StoredRouter
 from routewright.strategies import build
 from routewright.types import Array, Prediction, Query, Strategy
@@ -75,6 +75,7 @@ class Router:
     evidence: Evidence | None = None  # None: decisions use the prompt only
     frontier: tuple[OperatingPoint, ...] = ()
     verifiers: tuple[str, ...] = ()
+    steady: tuple[str, ...] = ()  # of the fixed mix for unfamiliar queries; none: all experts
     prices: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     seen: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     card: Mapping[str, Any] = field(default_factory=dict)  # data hash, split, seed, metrics, …
@@ -146,6 +147,14 @@ class Router:
         return self.costs.mean
 
     @property
+    def steady_mean(self) -> Array:
+        """Mean score of each expert that a fixed mix may ask about unfamiliar queries, (e,); NaN
+        for the others."""
+        if not self.steady:
+            return self.mean
+        return np.where(np.isin(self.experts, self.steady), self.mean, np.nan)
+
+    @property
     def knows_latency(self) -> bool:
         """Whether it knows the latency of any expert."""
         return bool(np.isfinite(self.latency).any())
@@ -162,6 +171,14 @@ class Router:
         if not self.frontier:
             raise BadRouter("the router has no operating points; fit it again")
         return min(self.frontier, key=lambda point: abs(_log(point.price) - _log(price)))
+
+    def budgeted(self, spec: Mapping[str, Any], price: float) -> dict[str, Any]:
+        """The spec of a strategy at a price of quality, with the cost of the nearest operating
+        point as its budget for queries unlike the training rows, unless it names one."""
+        budgets = [b for b in map(budget_of, (p.spec for p in self.frontier)) if b is not None]
+        if "budget" in spec or not budgets:  # routers of earlier versions have none
+            return dict(spec)
+        return with_budget(spec, self.nearest(price).cost)
 
     def strategy_at(self, point: OperatingPoint) -> Strategy:
         return build(point.spec, self)
@@ -248,6 +265,7 @@ class Router:
             "signal": self.signal,
             "newcomers": self.newcomers,
             **({"verifiers": list(self.verifiers)} if self.verifiers else {}),
+            **({"steady": list(self.steady)} if self.steady else {}),
             **({"prices": dict(self.prices)} if self.prices else {}),
             "card": dict(self.card),
             "frontier": [point.to_json() for point in self.frontier],
@@ -319,6 +337,7 @@ class Router:
                 seen=own.take("seen", "prompts", kind="u", least=0, most=np.inf),
                 frontier=tuple(point.point() for point in stored.frontier),
                 verifiers=stored.verifiers,
+                steady=stored.steady,
                 prices=stored.prices,
                 card=stored.card,
             )

@@ -104,6 +104,7 @@ class StoredRouter(Section):
     signal: Number
     newcomers: Annotated[StrictInt, Field(ge=0)] = 0
     verifiers: tuple[Name, ...] = ()
+    steady: tuple[Name, ...] = ()
     prices: Mapping[StrictStr, Prices] = {}
     card: dict[StrictStr, Any]
     frontier: Annotated[list[StoredPoint], Field(max_length=MOST_POINTS)]
@@ -115,6 +116,8 @@ class StoredRouter(Section):
             raise ValueError("names an expert twice")
         if self.newcomers > len(self.experts):
             raise ValueError("has more newcomers than experts")
+        if not set(self.steady) <= set(self.experts):
+            raise ValueError("names a steady expert that is none of its experts")
         return self
 
     @classmethod

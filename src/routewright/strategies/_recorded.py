@@ -103,6 +103,11 @@ class Recorded:
         """(n,): whether a query has prices or limits of its own, which only a plan respects."""
         return np.array([has_limits(query) for query in self.outcomes.queries], bool)
 
+    @cached_property
+    def lots(self) -> Array:
+        """(n,): the lot of each query, by which a mix decides."""
+        return np.array([query.lot for query in self.outcomes.queries])
+
     def states(self, evidence: Evidence) -> list[RungState]:
         """The state of the rows on every rung of the evidence."""
         return self.cached("states", (evidence,), lambda: rung_states(evidence, self))

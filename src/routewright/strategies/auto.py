@@ -13,17 +13,26 @@ from pydantic import NonNegativeFloat
 from routewright.answers.evidence import NOBODY, UNSURE, Evidence, Replies, Rung, RungState
 from routewright.errors import NotAdmissible, UpstreamError
 from routewright.policies import choose, seconds, take, values
+from routewright.strategies._fixed_mix import Predicts, by_fixed_mix, fixed_asks, unfamiliar
 from routewright.strategies._recorded import Recorded, Run, verifications
 from routewright.strategies.single import Single, in_time, likely, within_limits
-from routewright.types import Answer, Array, Ask, Decision, Indices, Plan, Prediction, Query
+from routewright.types import (
+    Answer,
+    Array,
+    Ask,
+    Decision,
+    Indices,
+    Plan,
+    Prediction,
+    Query,
+    Unlike,
+)
 
 NO_EVIDENCE = Evidence("text", np.array([0.0, 1.0]))
 
 
-class RouterWithEvidence(Protocol):
+class RouterWithEvidence(Predicts, Protocol):
     """A router that may also weigh answers; without evidence, only the prompt decides."""
-
-    def predict(self, queries: Sequence[Query]) -> Prediction: ...
 
     @property
     def evidence(self) -> Evidence | None: ...
@@ -41,17 +50,23 @@ class Auto:
     concurrently; on a `checked` rung, the expert with the likeliest answer verifies it. An
     unreadable answer never replaces a readable one.
 
+    `budget` (US$ per query) is for queries unlike the training rows: the fixed mix of that cost
+    decides where the query is unfamiliar, before any ask, and where no answer of the first
+    committee can be read, with what is left of the budget. Without it, predictions decide there.
+
     Without evidence, or for a query with `min_quality`, it decides as `single` does.
     """
 
     router: RouterWithEvidence
     price: NonNegativeFloat = 0.0
     latency_price: NonNegativeFloat = 0.0
+    budget: NonNegativeFloat | None = None
 
     def plan(self, query: Query) -> Plan:
         evidence = self.router.evidence
         if evidence is None or query.min_quality is not None:
-            return (yield from Single(self.router, self.price, self.latency_price).plan(query))
+            single = Single(self.router, self.price, self.latency_price, self.budget)
+            return (yield from single.plan(query))
         prediction = self.router.predict([query])
         belief = prediction.take(0)
         admissible = within_limits(query, belief)
@@ -85,7 +100,8 @@ class Auto:
                 spent, elapsed = spent + cost, elapsed + time
                 admissible &= in_time(query, belief, elapsed)
             state = evidence.assess(r, replies, prediction)
-            climb, last = self.decide(evidence, r, state, prediction, price, admissible)
+            lot = np.array([query.lot])
+            climb, last = self.decide(evidence, r, state, prediction, price, admissible, lot)
             if not climb[0]:
                 break
             cost_of_climbing = float(_costs_of_climbing(evidence, r, state, prediction.cost)[0])
@@ -95,12 +111,17 @@ class Auto:
             if query.max_latency is not None and elapsed + time_of_climbing[0] > query.max_latency:
                 break
         assert state is not None, "a ladder has a first rung"
+        unlike: Unlike = ""
+        if self._unlike(evidence, r, state, prediction)[0]:
+            unlike = "answers" if r else "query"
         best, further = answers.get(int(state.best[0])), int(last[0])
         if best is not None and not _affordable([further], prediction, query, spent):
             further = NOBODY
         if best is None and further == NOBODY:
-            return _unreadable(answers, replies_of_rung, prediction)
-        return (yield from self._close(evidence, state, prediction, best, further))
+            decision = _unreadable(answers, replies_of_rung, prediction)
+        else:
+            decision = yield from self._close(evidence, state, prediction, best, further, unlike)
+        return by_fixed_mix(decision, unlike) if unlike else decision
 
     def _check(
         self, evidence: Evidence, answer: Answer
@@ -122,6 +143,7 @@ class Auto:
         prediction: Prediction,
         best: Answer | None,
         last: int,
+        unlike: Unlike,
     ) -> Generator[Ask, Any, Decision]:
         """Keeps the best answer, or asks one more expert."""
         belief = prediction.take(0)
@@ -131,7 +153,7 @@ class Auto:
         expert = prediction.experts[last]
         try:
             # An answer that may be unreadable is not streamed if another one could replace it.
-            answer: Answer = yield Ask(expert, final=best is None)
+            answer: Answer = yield Ask(expert, final=best is None, unlike=unlike)
         except (UpstreamError, NotAdmissible):
             if best is None:
                 raise
@@ -155,16 +177,20 @@ class Auto:
         prediction: Prediction,
         price: float,
         admissible: NDArray[np.bool_] | None = None,
+        lot: Array | None = None,
     ) -> tuple[NDArray[np.bool_], Indices]:
         """For n queries on a rung: whether to climb, and otherwise which expert to ask last; both
         (n,). NOBODY keeps the best answer, because it is good enough or no other expert may be
-        asked."""
+        asked. `lot` (n,) decides what a fixed mix asks; without it, predictions decide alone."""
         further = replace(prediction, quality=state.gain)
         last = choose(further, price, latency_price=self.latency_price, admissible=admissible)
         value = values(further, price, self.latency_price)
         gain = take(value if admissible is None else np.where(admissible, value, -np.inf), last)
         enough = (state.best != NOBODY) & (gain <= 0)
         last = np.where(enough | np.isneginf(gain), NOBODY, last)
+        unlike = self._unlike(evidence, r, state, prediction)
+        if lot is not None and unlike.any():
+            last[unlike] = self._fixed_asks(evidence, r, prediction, admissible, lot, unlike)
         if state.onward is None:
             return np.zeros(len(last), bool), last
         climb = evidence.value_of_climbing(state, price) > self._quality_of_climbing(
@@ -174,7 +200,33 @@ class Auto:
             climb &= state.best != NOBODY
         if admissible is not None:
             climb &= admissible[..., new_members(evidence, r + 1)].all(axis=-1)
-        return climb, last
+        return climb & ~unlike, last
+
+    def _unlike(
+        self, evidence: Evidence, r: int, state: RungState, prediction: Prediction
+    ) -> NDArray[np.bool_]:
+        """Whether the queries (n,) are decided by the fixed mix: on the first rung the unfamiliar
+        ones, after the first committee those without a readable answer."""
+        if self.budget is None or r > 1 or (r == 0 and prediction.trust is None):
+            return np.zeros(len(state.best), bool)
+        return state.best == NOBODY if r else unfamiliar(prediction.trust)
+
+    def _fixed_asks(
+        self,
+        evidence: Evidence,
+        r: int,
+        prediction: Prediction,
+        admissible: NDArray[np.bool_] | None,
+        lot: Array,
+        unlike: NDArray[np.bool_],
+    ) -> Indices:
+        """The experts that the fixed mix asks for the `unlike` queries; see `fixed_asks`."""
+        assert self.budget is not None
+        allowed = prediction.quality >= 0
+        if admissible is not None:
+            allowed = allowed & admissible
+        members = evidence.rungs[r].members
+        return fixed_asks(self.router, self.budget, lot[unlike], allowed[unlike], members)
 
     def _quality_of_climbing(
         self,
@@ -202,10 +254,10 @@ class Auto:
         n, e = outcomes.score.shape
         row = np.arange(n)
         rung, last = np.zeros(n, np.intp), np.full(n, NOBODY)
-        climbing = np.ones(n, bool)
+        climbing, lot = np.ones(n, bool), rows.lots
         for r, state in enumerate(states):
             climb, last_ask = self.decide(
-                evidence, r, state, rows.prediction, self.price, rows.answered
+                evidence, r, state, rows.prediction, self.price, rows.answered, lot
             )
             rung[climbing], last[climbing] = r, last_ask[climbing]
             climbing &= climb

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import NonNegativeFloat
 
+from routewright.answers.evidence import NOBODY
 from routewright.errors import NoAdmissibleExpert
 from routewright.policies import choose
-from routewright.strategies import Predicts
-from routewright.types import Answer, Ask, Decision, Indices, Plan, Prediction, Query
+from routewright.strategies._fixed_mix import Predicts, by_fixed_mix, fixed_asks, unfamiliar
+from routewright.types import Answer, Ask, Decision, Indices, Plan, Prediction, Query, Unlike
 
 
 @dataclass(frozen=True)
@@ -22,29 +23,53 @@ class Single:
     `price` is λ in quality per US$, `latency_price` μ in quality per second; a query's own prices
     take precedence. A query with `min_quality` gets the cheapest expert that is expected to reach
     it, or the best expert if none is.
+
+    With a `budget` (US$ per query), the fixed mix of that cost decides about queries that are
+    unlike the training rows, unless they have `min_quality` or prices of their own.
     """
 
     router: Predicts
     price: NonNegativeFloat = 0.0
     latency_price: NonNegativeFloat = 0.0
+    budget: NonNegativeFloat | None = None
 
     def plan(self, query: Query) -> Plan:
         prediction = self.router.predict([query])
         best = int(self.choose([query], prediction)[0])
         expert, belief = prediction.experts[best], prediction.take(0)
-        answer = yield Ask(expert, final=True)
+        unlike: Unlike = "query" if self._unlike([query], prediction)[0] else ""
+        answer = yield Ask(expert, final=True, unlike=unlike)
         because = (
             f"{expert} is expected to score {100 * belief.chance[best]:.0f} %"
             f" for ${belief.cost[best]:.6f}"
         )
-        return Decision(answer, because=because, prediction=belief)
+        decision = Decision(answer, because=because, prediction=belief)
+        return by_fixed_mix(decision, unlike) if unlike else decision
 
     def choose(self, queries: Sequence[Query], prediction: Prediction) -> Indices:
         if not any(has_limits(query) for query in queries):
-            return choose(prediction, self.price, latency_price=self.latency_price)
-        return np.array(
-            [self._choose_one(query, prediction.take(i)) for i, query in enumerate(queries)]
-        )
+            choice = choose(prediction, self.price, latency_price=self.latency_price)
+        else:
+            choice = np.array(
+                [self._choose_one(query, prediction.take(i)) for i, query in enumerate(queries)]
+            )
+        unlike = self._unlike(queries, prediction)
+        if unlike.any():
+            assert self.budget is not None
+            rows = np.flatnonzero(unlike)
+            allowed = [within_limits(queries[i], prediction.take(i)) for i in rows.tolist()]
+            lot = np.array([queries[i].lot for i in rows.tolist()])
+            scored = prediction.quality[rows] >= 0
+            asks = fixed_asks(self.router, self.budget, lot, np.array(allowed) & scored)
+            choice[rows] = np.where(asks == NOBODY, choice[rows], asks)
+        return choice
+
+    def _unlike(self, queries: Sequence[Query], prediction: Prediction) -> NDArray[np.bool_]:
+        """Whether the fixed mix decides about the queries, (n,)."""
+        if self.budget is None or prediction.trust is None:
+            return np.zeros(len(queries), bool)
+        own = [q.min_quality is not None or q.latency_price is not None for q in queries]
+        return unfamiliar(prediction.trust) & ~np.array(own, bool)
 
     def _choose_one(self, query: Query, prediction: Prediction) -> int:
         admissible = within_limits(query, prediction)

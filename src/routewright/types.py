@@ -262,8 +262,8 @@ class Ask:
     verification, which come from one request if the provider supports that. A judge reads
     `prompt`, and the caller interprets its reply. `unlike` is as in Decision. An answer that begins
     with one of the tags in `unless` defers: it gets the status "deferred", none of it is streamed,
-    and `final` promises nothing about it. `max_cost` and `max_latency` are this ask's share of what the query may still
-    spend; the loops set them and ignore the values of a strategy.
+    and `final` promises nothing about it. `max_cost` and `max_latency` are this ask's share of what
+    the query may still spend; the loops set them and ignore the values of a strategy.
 
     >>> import routewright as rw
     >>> ask = rw.Ask("small")

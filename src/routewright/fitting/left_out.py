@@ -143,7 +143,9 @@ def steady(outcomes: Outcomes, topic: Sequence[str]) -> tuple[str, ...]:
         member = np.asarray(topic)
         means = np.array([metrics.mean(outcomes.score[member == name]) for name in names])
         while len(hull) > 2:
-            above = [_above(*hull[k - 1 : k + 2], means) for k in range(1, len(hull) - 1)]
+            above = [
+                _above(hull[k - 1], hull[k], hull[k + 1], means) for k in range(1, len(hull) - 1)
+            ]
             worst = int(np.argmin(above))
             if above[worst] > 1.0:
                 break

@@ -143,4 +143,4 @@ def _distances(rows: Array, places: NDArray[np.float32]) -> Array:
     """Euclidean distances (n, places)."""
     there = places.astype(np.float64)
     squares = (rows**2).sum(axis=1)[:, None] + (there**2).sum(axis=1) - 2 * rows @ there.T
-    return np.sqrt(np.maximum(squares, 0.0))
+    return np.asarray(np.sqrt(np.maximum(squares, 0.0)))

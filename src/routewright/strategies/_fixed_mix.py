@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from routewright.answers.evidence import NOBODY
 from routewright.policies import mix_at_cost, zero_router
-from routewright.types import Array, Decision, Indices, Prediction, Query, Unlike
+from routewright.types import Array, Decision, Indices, Unlike
 
 Mask = NDArray[np.bool_]
 FAMILIAR = 0.5  # least familiarity of a query that is decided by predictions
@@ -21,10 +21,8 @@ REASONS = {
 }
 
 
-class Predicts(Protocol):
-    """A router that predicts, and knows the mean score and cost (US$) of each expert, (e,)."""
-
-    def predict(self, queries: Sequence[Query]) -> Prediction: ...
+class KnowsMeans(Protocol):
+    """A router that knows the mean score and cost (US$) of each expert, (e,)."""
 
     @property
     def mean(self) -> Array: ...
@@ -45,7 +43,7 @@ def by_fixed_mix(decision: Decision, unlike: Unlike) -> Decision:
 
 
 def fixed_asks(
-    router: Predicts,
+    router: KnowsMeans,
     budget: float,
     lot: Array,
     admissible: Mask,

@@ -13,7 +13,8 @@ from pydantic import NonNegativeFloat
 from routewright.answers.evidence import NOBODY, UNSURE, Evidence, Replies, Rung, RungState
 from routewright.errors import NotAdmissible, UpstreamError
 from routewright.policies import choose, seconds, take, values
-from routewright.strategies._fixed_mix import Predicts, by_fixed_mix, fixed_asks, unfamiliar
+from routewright.strategies import Predicts
+from routewright.strategies._fixed_mix import KnowsMeans, by_fixed_mix, fixed_asks, unfamiliar
 from routewright.strategies._recorded import Recorded, Run, verifications
 from routewright.strategies.single import Single, in_time, likely, within_limits
 from routewright.types import (
@@ -31,7 +32,7 @@ from routewright.types import (
 NO_EVIDENCE = Evidence("text", np.array([0.0, 1.0]))
 
 
-class RouterWithEvidence(Predicts, Protocol):
+class RouterWithEvidence(Predicts, KnowsMeans, Protocol):
     """A router that may also weigh answers; without evidence, only the prompt decides."""
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,8 @@ from pydantic import NonNegativeFloat
 from routewright.answers.evidence import NOBODY
 from routewright.errors import NoAdmissibleExpert
 from routewright.policies import choose
-from routewright.strategies._fixed_mix import Predicts, by_fixed_mix, fixed_asks, unfamiliar
+from routewright.strategies import Predicts
+from routewright.strategies._fixed_mix import KnowsMeans, by_fixed_mix, fixed_asks, unfamiliar
 from routewright.types import Answer, Ask, Decision, Indices, Plan, Prediction, Query, Unlike
 
 
@@ -60,7 +62,9 @@ class Single:
             allowed = [within_limits(queries[i], prediction.take(i)) for i in rows.tolist()]
             lot = np.array([queries[i].lot for i in rows.tolist()])
             scored = prediction.quality[rows] >= 0
-            asks = fixed_asks(self.router, self.budget, lot, np.array(allowed) & scored)
+            asks = fixed_asks(
+                cast(KnowsMeans, self.router), self.budget, lot, np.array(allowed) & scored
+            )
             choice[rows] = np.where(asks == NOBODY, choice[rows], asks)
         return choice
 
@@ -69,7 +73,7 @@ class Single:
         if self.budget is None or prediction.trust is None:
             return np.zeros(len(queries), bool)
         own = [q.min_quality is not None or q.latency_price is not None for q in queries]
-        return unfamiliar(prediction.trust) & ~np.array(own, bool)
+        return np.asarray(unfamiliar(prediction.trust) & ~np.array(own, bool))
 
     def _choose_one(self, query: Query, prediction: Prediction) -> int:
         admissible = within_limits(query, prediction)

@@ -262,6 +262,11 @@ class PolicyConfig(Section):
         default=None,
         description="Expected quality (0 to 1); chooses the cheapest point that reaches it.",
     )
+    pace: bool = Field(
+        default=False,
+        description="Whether the budget is kept on whatever traffic comes: λ then follows what was"
+        " really spent.",
+    )
     fallback: list[Text] = Field(
         default=[], description="Experts that are asked in this order if the chosen one fails."
     )

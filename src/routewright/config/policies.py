@@ -73,6 +73,15 @@ def one_operating_point(document: Document) -> Iterator[Problem]:
             yield document.problem((*loc, given[1]), what, "keep one", key=True)
 
 
+def pacing(document: Document) -> Iterator[Problem]:
+    for loc, policy in document.items("policies"):
+        if not isinstance(policy, dict) or policy.get("pace") is not True:
+            continue
+        if policy.get("max_cost") is None and policy.get("max_cost_fraction") is None:
+            fix = "add `max_cost:` or `max_cost_fraction:`, or remove this key"
+            yield document.problem((*loc, "pace"), "needs a budget to keep", fix, key=True)
+
+
 def strategies(document: Document) -> Iterator[Problem]:
     for loc, policy in document.items("policies"):
         name = document.get(*loc, "strategy")

@@ -27,6 +27,7 @@ from routewright.gateway.breaker import Breaker
 from routewright.gateway.errors import body_of, error_object, headers_of, status_of
 from routewright.gateway.explain import table
 from routewright.gateway.feedback import Feedback
+from routewright.gateway.pacing import Pace
 from routewright.gateway.policies import DIRECT, Policies, Policy
 from routewright.gateway.prometheus import Counters
 from routewright.gateway.replies import COMMENT, DONE, ReplyFormat, cost_headers, event
@@ -79,11 +80,16 @@ async def chat(request: Request) -> Response:
     services: Services = request.state.services
     chat_request = await services.read(request)
     policy = services.policies.find(chat_request.model)
+    policy.strategy_for(chat_request.query)  # may refuse it
+    pace = None
+    if policy.pacer is not None:
+        policy, pace = await services.run(policy.paced, chat_request.query)
     run = Run(
         services,
         chat_request,
         policy,
         policy.strategy_for(chat_request.query),
+        pace,
         began=began,
         request_id=request.state.request_id,
         debug=request.headers.get("x-routewright-debug", "").lower() == "true",
@@ -160,6 +166,7 @@ class Run:
     request: ChatRequest
     policy: Policy
     strategy: Strategy
+    pace: Pace | None  # None: the policy is not paced
     began: float
     request_id: str
     debug: bool
@@ -327,11 +334,23 @@ class Run:
             )
         return explanation
 
+    def _end_pace(self) -> None:
+        """Counts what the request cost towards the budget of a paced policy."""
+        if self.pace is None:
+            return
+        pacers, pacer = self.services.policies.pacers, self.pace.pacer
+        name = pacer.router.experts[pacer.dearest]
+        of_dearest = [a.cost for a in self.spent if a.expert == name and a.status == "ok"]
+        self.pace.end(total_cost(self.spent), sum(of_dearest) if of_dearest else None)
+        if pacers.due():
+            asyncio.get_running_loop().run_in_executor(self.services.threads, pacers.save)
+
     def _log(
         self, status: str, decision: Decision | None = None, error: RoutewrightError | None = None
     ) -> None:
         """Counts the request and writes its log line, without text of the query or the answer."""
         self.is_logged = True
+        self._end_pace()
         answer = decision.answer if decision else None
         seconds, overhead = time.perf_counter() - self.began, self._overhead()
         counters = self.services.counters

@@ -149,6 +149,7 @@ class Lifecycle:
             before = old[-1]
             same = [name for name, expert in experts.items() if before.experts.get(name) == expert]
             breaker.inherit(before.breaker, same)
+            policies.pacers.inherit(before.policies.pacers)
         if feedback is not None:
             feedback.answers = config.server.feedback_answers
         running = min(config.server.max_concurrency, connections().upstream)
@@ -164,6 +165,7 @@ class Lifecycle:
             self.counters,
             slots,
         )
+        self.counters.pacers = policies.pacers.by_policy
         self._living.append(Generation(services))
 
     def _close_unused(self) -> None:
@@ -177,6 +179,8 @@ class Lifecycle:
 
     async def _close(self, generation: Generation) -> None:
         services, others = generation.services, [other.services for other in self._living]
+        if not others:
+            await asyncio.to_thread(services.policies.pacers.save)
         await services.client.close([other.client for other in others])
         feedback = services.feedback
         if feedback is not None and all(other.feedback is not feedback for other in others):

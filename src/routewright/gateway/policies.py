@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from routewright.config import Config, PolicyConfig
@@ -11,6 +11,7 @@ from routewright.errors import BadConfig, BadInput, NotAdmissible
 from routewright.gateway.batches import BatchingRouter
 from routewright.gateway.body import MAX_NAME
 from routewright.gateway.errors import BadRequest
+from routewright.gateway.pacing import Pace, Pacer, Pacers
 from routewright.router.frontier import OperatingPoint
 from routewright.router.router import Router
 from routewright.strategies import build
@@ -25,7 +26,8 @@ AUTO = ("", "auto", f"{PREFIX}auto")
 DIRECT = "direct"  # the policy of a request that names an expert
 ROUTELLM = re.compile(r"router-(?P<name>.+)-(?P<threshold>\d+(?:\.\d+)?|\.\d+)")
 ROUTELLM_NAMES = ("mf", "sw_ranking", "bert", "causal_llm", "random")
-GOALS = ("max_cost", "max_cost_fraction", "min_quality")
+BUDGETS = ("max_cost", "max_cost_fraction")
+PACING = "routewright-pacing.json"  # beside the config: the states of paced policies
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,15 @@ class Policy:
     router: Router | None = None
     point: OperatingPoint | None = None
     latency_price: float = 0.0  # μ; λ is that of the point
+    pacer: Pacer | None = None  # None: the point decides about every query
+
+    def paced(self, query: Query) -> tuple[Policy, Pace | None]:
+        """The policy at the point that keeps its budget now, and the pace of the request."""
+        if self.pacer is None or self.router is None:
+            return self, None
+        pace = self.pacer.begin(query, price=query.price)
+        strategy = self.router.strategy_at(pace.point)
+        return replace(self, strategy=strategy, point=pace.point), pace
 
     def strategy_for(self, query: Query) -> Strategy:
         """The strategy for this query's own λ and limits.
@@ -104,6 +115,8 @@ class Policies:
             name: self._build(name, policy, config.folder)
             for name, policy in config.policies.items()
         }
+        pacers = {name: p.pacer for name, p in self.by_name.items() if p.pacer is not None}
+        self.pacers = Pacers(config.folder / PACING, pacers)
         self.default = config.default_policy or next(iter(self.by_name))
 
     def names(self) -> list[str]:
@@ -155,8 +168,12 @@ class Policies:
                     "latency_price needs latencies, and the router knows none: give experts a"
                     " `latency:`, or fit on a table with latency::EXPERT"
                 )
-            goal = {key: getattr(policy, key) for key in GOALS if getattr(policy, key) is not None}
-            point = router.at(**goal) if router and goal else None
+            budget = {k: getattr(policy, k) for k in BUDGETS if getattr(policy, k) is not None}
+            point = None
+            if router and budget:
+                point = router.within(**budget)
+            elif router and policy.min_quality is not None:
+                point = router.at(min_quality=policy.min_quality)
             spec = policy.spec()
             if router and policy.price is not None:
                 spec = router.budgeted(spec, policy.price)
@@ -164,7 +181,8 @@ class Policies:
         except BadInput as error:
             raise BadConfig(f"policy '{name}': {error}") from error
         latency_price = policy.latency_price or 0.0
-        return Policy(name, strategy, tuple(policy.fallback), router, point, latency_price)
+        pacer = Pacer(router, **budget) if router and budget and policy.pace else None
+        return Policy(name, strategy, tuple(policy.fallback), router, point, latency_price, pacer)
 
     def _router(self, folder: Path) -> Router:
         """The router of a folder, which all policies that name the folder share."""

@@ -6,14 +6,15 @@ No label contains text of a query or an answer, or a name that a client chose.
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from routewright.gateway import logs
+from routewright.gateway.pacing import Pacer
 from routewright.types import Answer
 
 OVERHEAD_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
@@ -29,6 +30,32 @@ class Dropped(Collector):
             "Log lines that were dropped because nobody read the log.",
             value=logs.dropped(),
         )
+
+
+class Paces(Collector):
+    """What paced policies aim at, and what they have spent."""
+
+    def __init__(self, counters: Counters) -> None:
+        self.counters = counters
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        texts = {
+            "lambda": "The price of quality (per US$) that a paced policy has now.",
+            "mean_cost_usd": "US$ per query of a paced policy, since its pacing began.",
+            "mean_goal_usd": "US$ per query that it may spend.",
+            "queries": "Queries since its pacing began.",
+        }
+        gauges = {
+            key: GaugeMetricFamily(f"routewright_pace_{key}", text, labels=("policy",))
+            for key, text in texts.items()
+        }
+        for policy, pacer in self.counters.pacers.items():
+            state = pacer.state
+            count = max(state.queries, 1)
+            values = pacer.price, state.spent / count, state.goals / count, state.queries
+            for gauge, value in zip(gauges.values(), values, strict=True):
+                gauge.add_metric((policy,), value)
+        yield from gauges.values() if self.counters.pacers else ()
 
 
 class Counters:
@@ -82,6 +109,8 @@ class Counters:
             ("reason",),
         )
         self.registry.register(Dropped())
+        self.pacers: Mapping[str, Pacer] = {}  # by policy
+        self.registry.register(Paces(self))
         # For each expert the number of decided queries that it was asked to answer.
         self._queries: collections.Counter[str] = collections.Counter()
         self._deferring: set[str] = set()  # experts that have deferred at least once

@@ -255,6 +255,32 @@ def _spec_and_plan(mixture: policies.Mixture) -> tuple[dict[str, Any], str]:
     )
 
 
+def mixed(low: OperatingPoint, high: OperatingPoint, share: float) -> OperatingPoint:
+    """The point that follows `high` for `share` of the queries, else `low`."""
+
+    def between(a: float, b: float) -> float:
+        return (1 - share) * a + share * b
+
+    def ends(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
+        return between(a[0], b[0]), between(a[1], b[1])
+
+    cost = between(low.cost, high.cost)
+    parts = {"first": with_budget(low.spec, cost), "second": with_budget(high.spec, cost)}
+    names = [*low.shares, *(name for name in high.shares if name not in low.shares)]
+    return OperatingPoint(
+        price=low.price,
+        cost=cost,
+        cost_fraction=between(low.cost_fraction, high.cost_fraction),
+        quality=between(low.quality, high.quality),
+        quality_ci=ends(low.quality_ci, high.quality_ci),
+        gain=between(low.gain, high.gain),
+        gain_ci=ends(low.gain_ci, high.gain_ci),
+        spec={"strategy": "mix", **parts, "share": share},
+        plan=f"for {share:.0%} of queries: {high.plan}; for the others: {low.plan}",
+        shares={n: between(low.shares.get(n, 0.0), high.shares.get(n, 0.0)) for n in names},
+    )
+
+
 def with_budget(spec: Mapping[str, Any], budget: float) -> dict[str, Any]:
     """A spec whose strategies hand queries unlike the training rows to the fixed mix of `budget`
     US$ per query."""

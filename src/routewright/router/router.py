@@ -31,13 +31,14 @@ from routewright.prediction.novelty import Novelty
 from routewright.prediction.predictors import Predictor, inputs
 from routewright.prediction.stored import Arrays, load, reading, under
 from routewright.registry import name_of
-from routewright.router.frontier import OperatingPoint, budget_of, with_budget
+from routewright.router.frontier import OperatingPoint, budget_of, mixed, with_budget
 from routewright.router.stored import StoredRouter
 from routewright.strategies import build
 from routewright.types import Array, Prediction, Query, Strategy
 
 FORMAT = 1
 EXPERT_OPTIONS = ("expert", "experts", "ladder", "then", "agree", "last")  # of strategies
+LEAST_RISE = 1e-4  # in quality, for which two points are mixed
 TRIAL = "Which number is even?\nA. 1\nB. 2\nC. 3"  # a query on which a loaded router is tried
 DESCRIPTION, ARRAYS = "router.json", "router.safetensors"
 
@@ -216,6 +217,28 @@ class Router:
                 raise BadInput(f"the router knows no costs, so no {name}: give min_quality")
             raise BadInput(f"{name} {limit:g} is out of reach: at least {least:.4g}")
         return max(within, key=lambda p: (p.quality, -p.cost))
+
+    def within(
+        self, *, max_cost: float | None = None, max_cost_fraction: float | None = None
+    ) -> OperatingPoint:
+        """The best point or mix of two points within a cost, as `at` takes it.
+
+        A mix with a more expensive point uses what the best point leaves of the budget, where that
+        buys quality. Raises BadInput with the limit that can be reached.
+        """
+        low = self.at(max_cost=max_cost, max_cost_fraction=max_cost_fraction)
+        limit = max_cost
+        if max_cost_fraction is not None:
+            limit = low.cost * max_cost_fraction / low.cost_fraction if low.cost else 0.0
+        assert limit is not None
+        mixes = [
+            mixed(a, b, (limit - a.cost) / (b.cost - a.cost))
+            for a in self.frontier
+            for b in self.frontier
+            if a.cost < limit < b.cost and b.quality > max(a.quality, low.quality)
+        ]
+        best = max(mixes, key=lambda point: point.quality, default=low)
+        return best if best.quality > low.quality + LEAST_RISE else low
 
     def fact(self, *keys: str) -> Any:
         """An entry of the card. Raises BadRouter if the router does not record it."""

@@ -1,0 +1,193 @@
+"""A paced policy keeps its budget on traffic that costs something else than was promised."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from routewright.data.outcomes import Outcomes
+from routewright.fitting.fit import fit
+from routewright.gateway.pacing import Pacer
+from routewright.router.router import Router
+from routewright.types import Query
+from upstream import Upstream, asked, config_of, front, running
+
+PRICES = np.array([1e-4, 1e-3])  # of small and large
+NOUNS = ("lamp", "river", "engine", "candle", "bridge", "planet", "forest", "window", "castle")
+
+
+def questions(count, seed):
+    rng = np.random.default_rng(seed)
+    return [f"What does the {' '.join(rng.choice(NOUNS, 4))} {i} mean?" for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def router(tmp_path_factory):
+    """Nothing tells when the large expert is needed: the frontier is the zero router's."""
+    rng = np.random.default_rng(0)
+    score = (rng.random((300, 2)) < [0.6, 0.9]).astype(float)
+    cost = PRICES * rng.uniform(0.8, 1.2, (300, 1))
+    queries = tuple(map(Query.of, questions(300, 0)))
+    table = Outcomes(("small", "large"), queries, {"score": score, "cost": cost})
+    folder = tmp_path_factory.mktemp("routers") / "router"
+    fit(table, strategy="single", predictor="prior").save(folder)
+    return Router.load(folder)
+
+
+class Known:
+    """The router with predicted costs that are known, so that thousands of queries are quick."""
+
+    def __init__(self, router):
+        self.router, self.belief, self.factor = router, router.predict([Query.of("What?")]), 1.0
+
+    def __getattr__(self, name):
+        return getattr(self.router, name)
+
+    def predict(self, queries):
+        from dataclasses import replace
+
+        return replace(self.belief, cost=self.factor * self.router.average_cost[None])
+
+
+def windows(costs, limits, size=500):
+    sums = [np.cumsum([0.0, *column]) for column in (costs, limits)]
+    spent, allowed = (total[size:] - total[:-size] for total in sums)
+    return spent / allowed
+
+
+def drive(pacer, router, factors, seed=0):
+    """What each of many requests really costs: `factors` times what the table says."""
+    rng, costs = np.random.default_rng(seed), []
+    for i, factor in enumerate(factors):
+        pace = pacer.begin(query := Query.of(f"What is {seed}-{i}?"))
+        large = query.lot < pace.point.shares.get("large", 0.0)
+        costs.append(PRICES[int(large)] * factor * rng.uniform(0.8, 1.2))
+        pace.end(costs[-1], costs[-1] if large else None)
+    return np.array(costs)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+@pytest.mark.parametrize("shift", [1.0, 0.6, 2.0])
+def test_any_500_queries_cost_at_most_2_percent_more_than_the_goal(router, share, shift):
+    """From the thousandth query on, everything costs `shift` times what was predicted."""
+    goal = share * PRICES[1]
+    pacer = Pacer(Known(router), max_cost=goal)
+    costs = drive(pacer, router, [1.0] * 1000 + [shift] * 2000)
+    ratio = windows(costs, np.full(len(costs), goal))
+    assert ratio.max() <= 1.02
+    if goal < shift * PRICES[1]:
+        assert ratio[-1] >= 0.93, "the budget is used, too"
+    static = router.within(max_cost=goal)
+    promised = static.shares["large"] * PRICES[1] + static.shares["small"] * PRICES[0]
+    assert promised == pytest.approx(goal, rel=0.05), "mixing uses what a point leaves"
+
+
+def test_a_share_follows_prompts_of_twice_the_length(router):
+    known = Known(router)
+    pacer = Pacer(known, max_cost_fraction=0.5)
+    costs = drive(pacer, router, [1.0] * 800)
+    known.factor = 2.0  # as is predicted of them
+    longer = drive(pacer, router, [2.0] * 1200, seed=1)
+    limits = 0.5 * PRICES[1] * np.array([1.0] * 800 + [2.0] * 1200)
+    assert windows([*costs, *longer], limits).max() <= 1.03
+    assert longer[200:].mean() >= 0.93 * PRICES[1], "the large expert is still asked"
+
+
+def test_requests_at_the_same_time_do_not_spend_the_same_money_twice(router):
+    pacer = Pacer(Known(router), max_cost=0.25 * PRICES[1])
+    paces = [pacer.begin(Query.of(f"What is {i}?")) for i in range(400)]
+    costs = [p.point.shares.get("large", 0.0) * PRICES[1] for p in paces]
+    assert np.mean(costs) <= 0.3 * PRICES[1]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda pace: pace.end(PRICES[0]), paces * 2))
+    assert pacer.state.queries == 400, "each is counted once"
+    assert not pacer._pending
+
+
+def serve(router_folder, folder, count, cost_of_large=1e-3, **policy):
+    """The experts that answer some questions, and the metrics after them."""
+    small, large = Upstream(), Upstream()
+
+    async def run():
+        async with running(small, large):
+            entries = [
+                small.expert("small", input_per_mtok=0.0, output_per_mtok=1e-4 * 1e6 / 2),
+                large.expert("large", input_per_mtok=0.0, output_per_mtok=cost_of_large * 1e6 / 2),
+            ]
+            chosen = {"strategy": "auto", "router": str(router_folder), "pace": True, **policy}
+            config = config_of(*entries, policies={"default": chosen})
+            config._folder = folder
+            async with front(config) as client:
+                names = [
+                    (await client.chat.completions.create(model="auto", messages=asked(text))).model
+                    for text in questions(count, 3)
+                ]
+                url = str(client.base_url).replace("/v1/", "/metrics")
+                return names, (await client._client.get(url)).text
+
+    return asyncio.run(run())
+
+
+def value(metrics, name):
+    (line,) = [line for line in metrics.splitlines() if line.startswith(name + "{")]
+    return float(line.rpartition(" ")[2])
+
+
+def test_the_gateway_paces_and_goes_on_after_a_restart(router, tmp_path, caplog):
+    router.save(tmp_path / "router")
+    budget = {"max_cost": 5e-4}
+    names, metrics = serve(tmp_path / "router", tmp_path, 40, cost_of_large=4e-3, **budget)
+    assert 0 < names.count("large") < 10, "it costs four times what was promised"
+    assert value(metrics, "routewright_pace_queries") == 40
+    assert value(metrics, "routewright_pace_mean_goal_usd") == pytest.approx(5e-4)
+    mean = value(metrics, "routewright_pace_mean_cost_usd")
+    assert mean == pytest.approx((4e-3 * names.count("large") + 1e-4 * names.count("small")) / 40)
+    high = value(metrics, "routewright_pace_lambda")
+    file = tmp_path / "routewright-pacing.json"
+    assert json.loads(file.read_text())["default"]["state"]["queries"] == 40
+
+    _, again = serve(tmp_path / "router", tmp_path, 1, cost_of_large=4e-3, **budget)
+    assert value(again, "routewright_pace_queries") == 41
+    assert value(again, "routewright_pace_lambda") == pytest.approx(high, rel=0.5)
+    _, other = serve(tmp_path / "router", tmp_path, 1, max_cost=6e-4)
+    assert value(other, "routewright_pace_queries") == 1, "another goal begins anew"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"default": {"goal": {"max_cost": 0.0005, "max_cost_fraction": null},'
+        ' "state": {"credit": "x"}}}',
+        '{"default": {"goal": {"max_cost": 0.0005, "max_cost_fraction": null},'
+        ' "state": {"credit": 1e999}}}',
+        '{"default": {"goal": {"max_cost": 0.0005, "max_cost_fraction": null},'
+        ' "state": {"unit": -1.0}}}',
+    ],
+)
+def test_a_damaged_state_is_told_and_pacing_begins_anew(router, tmp_path, content, caplog):
+    router.save(tmp_path / "router")
+    (tmp_path / "routewright-pacing.json").write_text(content)
+    with caplog.at_level(logging.WARNING):
+        _, metrics = serve(tmp_path / "router", tmp_path, 1, max_cost=5e-4)
+    assert "is damaged" in caplog.text
+    assert value(metrics, "routewright_pace_queries") == 1
+
+
+def test_pacing_without_a_budget_is_a_mistake(routewright, tmp_path, router):
+    router.save(tmp_path / "router")
+    (tmp_path / "routewright.yaml").write_text(
+        "version: 1\n"
+        "experts: [{name: small, base_url: 'http://127.0.0.1:1/v1'},"
+        " {name: large, base_url: 'http://127.0.0.1:1/v1'}]\n"
+        "policies: {default: {strategy: auto, router: router, price: 1.0, pace: true}}\n"
+    )
+    code, printed, error = routewright("check", tmp_path / "routewright.yaml")
+    assert code != 0
+    assert "needs a budget to keep" in " ".join((printed + error).split())

@@ -243,3 +243,48 @@ def test_a_real_pool_of_look_alikes_has_experts_to_spare(real_table):
     assert found.experts[0] == "gpt-4-1106-preview"
     assert any(not r.missed for r in found.removals)
     assert found.coverage - found.steps[0].quality > 5 * (found.steps[-1].table - 0.8)
+
+
+def lacking(rows: int = 240) -> pl.DataFrame:
+    """Two experts who know sums and words, and nothing of law; half of that is asked twice."""
+    rng = np.random.default_rng(0)
+    topic = np.array(["sums", "words", "law"])[np.arange(rows) % 3]
+    said = {"sums": "add the digits", "words": "spell the vowels", "law": "judge the contract"}
+    prompts = [f"Please {said[name]} of case {i}" for i, name in enumerate(topic)]
+    chance = {"adder": {"sums": 0.9, "words": 0.5, "law": 0.1}}
+    chance["speller"] = {"sums": 0.5, "words": 0.9, "law": 0.1}
+    scores = {
+        f"score::{name}": (rng.random(rows) < [of[t] for t in topic]).astype(float)
+        for name, of in chance.items()
+    }
+    return pl.DataFrame({"prompt": prompts, "domain": topic, **scores})
+
+
+@pytest.mark.parametrize("domains", [True, False])
+def test_select_says_where_experts_are_missing(routewright, tmp_path, domains):
+    frame = lacking() if domains else lacking().drop("domain")
+    path = write(tmp_path, frame)
+    code, printed, error = routewright("select", path, "--json")
+    assert code == 0, error
+    gaps = json.loads(printed)["gaps"]
+    missing = [gap for gap in gaps if gap["missing"]]
+    assert missing
+    assert all("law" in gap["topic"] or "contract" in gap["topic"] for gap in missing)
+    assert gaps[0]["unsolved"] > 0.7
+    assert gaps[0]["unsolved_ci"][0] < gaps[0]["unsolved"] < gaps[0]["unsolved_ci"][1]
+    if domains:
+        (law,) = missing
+        score = frame.filter(pl.col("domain") == "law").select("score::adder", "score::speller")
+        assert law["rows"] == 80
+        assert law["oracle"] == pytest.approx(score.to_numpy().max(axis=1).mean())
+        assert law["best_single"] == pytest.approx(max(score.mean().row(0)))
+    code, printed, _ = routewright("select", path)
+    assert "Experts are missing for" in " ".join(printed.split())
+
+
+def test_rows_of_one_question_say_less_about_a_gap(tmp_path):
+    once = outcomes.read(write(tmp_path, lacking(60)))
+    four = once.rows(np.tile(np.arange(60), 4))
+    (first, *_), (again, *_) = selection.gaps(once), selection.gaps(four)
+    assert again.unsolved == pytest.approx(first.unsolved)
+    assert again.unsolved_ci == pytest.approx(first.unsolved_ci)

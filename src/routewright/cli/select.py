@@ -14,6 +14,8 @@ from rich.table import Table
 from routewright.cli.fit import DropDuplicates, Experts, Tables, names
 from routewright.data import text
 
+SHOWN = 8  # topics, at most
+
 if TYPE_CHECKING:
     from routewright.fitting.selection import Loss, Selection
 
@@ -62,6 +64,9 @@ def show(choice: Selection, console: Console) -> None:
     if choice.removals:
         console.print(_removals(choice))
         console.print(_verdict(choice))
+    if choice.gaps:
+        console.print(_gaps(choice))
+        console.print(_missing(choice))
     for note in choice.notes:
         console.print(f"Note: {note}.", markup=False)
 
@@ -137,6 +142,40 @@ def _verdict(choice: Selection) -> str:
         f" {100 * first.coverage.value:.1f} points,"
         " and no achievable router is shown to be worse. Run `select` again without it, because"
         " experts replace one another."
+    )
+
+
+def _gaps(choice: Selection) -> Table:
+    title = "Where no expert of the table is right, by topic"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("topic", overflow="fold")
+    table.add_column("rows", justify="right")
+    table.add_column("none right, %", justify="right", no_wrap=True)
+    table.add_column("best single", overflow="fold")
+    for heading in ("its quality", "oracle above it"):
+        table.add_column(heading, justify="right")
+    for gap in choice.gaps[:SHOWN]:
+        table.add_row(
+            gap.topic or "all rows",
+            str(gap.rows),
+            f"{100 * gap.unsolved:.0f} {text.between(gap.unsolved_ci)}",
+            gap.best,
+            f"{100 * gap.best_single:.1f}",
+            text.points(gap.gain),
+        )
+    return table
+
+
+def _missing(choice: Selection) -> str:
+    missing = [gap for gap in choice.gaps if gap.missing]
+    if not missing:
+        return "No topic is shown to lack an expert more than the others."
+    names = ", ".join(
+        f"{gap.topic} ({text.share(gap.unsolved)} of {gap.rows} rows)" for gap in missing[:SHOWN]
+    )
+    return (
+        f"Experts are missing for {names}: there even the best of the table is wrong more often"
+        " than on the other rows. Interview others on queries of these topics."
     )
 
 

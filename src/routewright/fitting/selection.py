@@ -14,6 +14,8 @@ Shapes: n queries, e experts, b bootstrap replicates; costs in US$, missing scor
 from __future__ import annotations
 
 import heapq
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +24,7 @@ import numpy as np
 
 from routewright import metrics, policies
 from routewright.errors import BadInput
+from routewright.metrics.sampling import POINTWISE
 from routewright.prediction.predictors import folds
 from routewright.types import Array, Indices, Prediction
 
@@ -31,6 +34,8 @@ if TYPE_CHECKING:  # reading tables needs Polars, choosing experts does not
 FOLDS = 5
 PRICES = 21  # operating points of the table router
 REPLICATES = 400
+SOLVED = 0.5  # the least score of a right answer
+FEWEST_OF_TOPIC, FEWEST_TO_CLUSTER = 5, 100  # rows of which something is said about topics
 NOTICED = 0.001  # a smaller loss, below a tenth of a point, is no reason to keep an expert
 
 
@@ -178,6 +183,24 @@ class Removal(NamedTuple):
         return max(self.zero_router.low, self.table.low) > NOTICED
 
 
+class Gap(NamedTuple):
+    """How far the whole pool gets on one topic: a domain, or a cluster of similar prompts."""
+
+    topic: str
+    rows: int
+    best: str  # the best single expert there
+    best_single: float  # its quality
+    oracle: float  # quality if every query went to its best expert
+    unsolved: float  # share of the rows on which no expert scores at least SOLVED
+    unsolved_ci: tuple[float, float]
+    missing: bool  # whether that is more than on the other rows, with confidence
+
+    @property
+    def gain(self) -> float:
+        """By how much the oracle beats the best single expert."""
+        return self.oracle - self.best_single
+
+
 @dataclass(frozen=True)
 class Selection:
     """The experts to keep, in the order of their choice, with the contribution of each."""
@@ -191,14 +214,16 @@ class Selection:
     steps: tuple[Step, ...]
     removals: tuple[Removal, ...]
     notes: tuple[str, ...]  # warnings about the figures
+    gaps: tuple[Gap, ...] = ()  # the whole pool by topic, the one with most unsolved rows first
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; unknown numbers are None instead of NaN."""
         return {
-            **{k: v for k, v in asdict(self).items() if k not in ("steps", "removals")},
+            **{k: v for k, v in asdict(self).items() if k not in ("steps", "removals", "gaps")},
             "cost": _number(self.cost),
             "steps": [{k: _number(v) for k, v in step._asdict().items()} for step in self.steps],
             "removals": [_removal(removal) for removal in self.removals],
+            "gaps": [{**gap._asdict(), "unsolved_ci": list(gap.unsolved_ci)} for gap in self.gaps],
         }
 
 
@@ -236,7 +261,81 @@ def select(
         steps=_steps(subset, measurer),
         removals=measurer.removals(subset.experts),
         notes=_notes(subset),
+        gaps=gaps(outcomes, seed),
     )
+
+
+def gaps(outcomes: Outcomes, seed: int = 0) -> tuple[Gap, ...]:
+    """Where experts are missing: the topics of the rows, by the share that no expert solves.
+
+    Topics are domains, or clusters of prompts where a row has none; none are told apart in tables
+    with fewer than FEWEST_TO_CLUSTER rows. Rows of one group count as one.
+    """
+    topic = _topics(outcomes, seed)
+    best = _filled(outcomes.score).max(axis=1)
+    unsolved = (best < SOLVED).astype(np.float64)
+    groups = np.asarray(outcomes.groups or range(len(outcomes)))
+    found = []
+    for name in sorted(set(topic)):
+        there = np.array([one == name for one in topic])
+        quality = metrics.mean(outcomes.score[there])
+        if there.sum() < FEWEST_OF_TOPIC or not np.isfinite(quality).any():
+            continue
+        interval = _wilson(float(unsolved[there].mean()), len(set(groups[there].tolist())))
+        elsewhere = float(unsolved[~there].mean()) if (~there).any() else 0.0
+        m = int(np.nanargmax(quality))
+        found.append(
+            Gap(
+                topic=name,
+                rows=int(there.sum()),
+                best=outcomes.experts[m],
+                best_single=float(quality[m]),
+                oracle=float(best[there].mean()),
+                unsolved=float(unsolved[there].mean()),
+                unsolved_ci=interval,
+                missing=interval[0] > elsewhere,
+            )
+        )
+    return tuple(sorted(found, key=lambda gap: -gap.unsolved_ci[0]))
+
+
+def _topics(outcomes: Outcomes, seed: int) -> list[str]:
+    if all(outcomes.domains):
+        return [str(domain) for domain in outcomes.domains]
+    if len(outcomes) < FEWEST_TO_CLUSTER:
+        return [""] * len(outcomes)
+    from routewright.fitting import left_out
+    from routewright.prediction.encoders import build
+
+    encoder = build("lexical").fit(outcomes.queries, seed=seed)
+    x = encoder.encode(outcomes.queries)
+    clusters = left_out.topics(outcomes, x, encoder.blocks, seed)
+    return _named(clusters, [query.excerpt for query in outcomes.queries])
+
+
+def _named(clusters: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """The clusters, each with the words that are frequent in it and rare elsewhere."""
+    words = [set(re.findall(r"[^\W\d_]{4,}", text.lower())) for text in texts]
+    everywhere = Counter(word for each in words for word in each)
+    names = {}
+    for cluster in set(clusters):
+        own = [each for each, name in zip(words, clusters, strict=True) if name == cluster]
+        inside = Counter(word for each in own for word in each)
+
+        def excess(word: str, inside: Counter[str] = inside, size: int = len(own)) -> float:
+            return inside[word] / size - everywhere[word] / len(texts)
+
+        typical = sorted(inside, key=lambda word: (-excess(word), word))[:3]
+        names[cluster] = f"{cluster} ({', '.join(typical)})"
+    return [names[cluster] for cluster in clusters]
+
+
+def _wilson(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927)."""
+    z = POINTWISE
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    return float(max(0.0, middle - half)), float(min(1.0, middle + half))
 
 
 def _check(experts: Sequence[str], cost: Array, size: int | None) -> None:

@@ -28,10 +28,12 @@ from routewright.router.router import Router
 from routewright.types import Query
 
 AIM = 0.985  # share of the goal that is aimed at, so that windows of 500 queries keep it
-WIDTH = 14.0  # of the range of the credit, in goals: a window overspends by no more than this
+WIDTH = 12.0  # of the range of the credit, in goals: a window overspends by no more than this
 LEAST_WIDTH = 2.0  # where one ask of the most expensive expert costs as much as that
 PROPORTIONAL, INTEGRAL = 0.2, 0.005  # gains per goal of credit, and per query
 FARTHEST = 3.0  # of the multiplier, as a natural logarithm
+UNUSUAL = 1.5  # times the usual cost of an ask: without credit, none is sent that may cost more
+SELECTED = 1.06  # asks of the most expensive expert cost so much more than it would on average
 MEMORY = 60.0  # asks of the most expensive expert over which its real costs are averaged
 UNIT_MEMORY = 200.0  # queries over which goals are averaged
 FORGOTTEN = 3600.0  # seconds after which a request that never ended holds no money back
@@ -149,12 +151,12 @@ class Pacer:
     def _goal(self, reference: float) -> float:
         if self.max_cost is not None:
             return self.max_cost
-        # Where the expert costs less than predicted, its share is worth less, too. That it costs
-        # more is not believed: it is asked the queries that take long.
+        # What the expert really costs decides about its share. It is asked the queries that take
+        # long, so costs a little above the predicted ones are believed to be those.
         prior = 20 * self.highest_cost
         ratio = (self.state.asked + prior) / (self.state.predicted + prior)
         assert self.max_cost_fraction is not None
-        return self.max_cost_fraction * reference * min(1.0, ratio)
+        return self.max_cost_fraction * reference * min(ratio, max(1.0, ratio / SELECTED))
 
     def _credit(self) -> float:
         """The credit in goals, less what requests in progress are expected to cost."""
@@ -177,7 +179,7 @@ class Pacer:
     def _point(self, query: Query, goal: float, reference: float) -> OperatingPoint:
         credit, unit = self._credit(), max(self.state.unit, 1e-300)
         usual = self.highest_cost / max(self.goal, 1e-300)
-        if credit < 0 or credit - reference / unit < -max(usual, LEAST_WIDTH):
+        if credit < 0 or credit - reference / unit < -UNUSUAL * max(usual, LEAST_WIDTH):
             return self.points[0]
         target = self._multiplier(credit) * self.goal
         above = next((k for k, p in enumerate(self.points) if p.cost > target), len(self.points))

@@ -150,7 +150,7 @@ def test_a_share_of_an_experts_quality_is_reached_at_the_least_cost(router):
 
 def test_percentages_of_the_most_expensive_are_taken(router, router_folder):
     half = run(router_folder, "--max-cost-fraction", "50%", "--json")
-    assert json.loads(half.stdout)["cost"] == router.at(max_cost_fraction=0.5).cost
+    assert json.loads(half.stdout)["cost"] == router.within(max_cost_fraction=0.5).cost
 
 
 def test_at_most_a_share_to_the_most_expensive_expert(router):
@@ -164,7 +164,7 @@ def test_at_most_a_share_to_the_most_expensive_expert(router):
 
 
 def test_the_answer_is_in_words_with_its_interval(router, router_folder):
-    found = router.at(max_cost_fraction=0.5)
+    found = router.within(max_cost_fraction=0.5)
     said = run(router_folder, "--max-cost-fraction", "0.5").output
     low, high = found.quality_ci
     quality = f"{100 * found.quality:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f})"

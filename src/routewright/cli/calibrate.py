@@ -70,7 +70,7 @@ def find_point(router: Router, target: str, text: str) -> OperatingPoint:
     from routewright.router import targets
 
     if goal := _goal(router, target, text):
-        return router.at(**goal)
+        return router.within(**goal)
     return targets.within_share(router.frontier, most_expensive(router), targets.share(text))
 
 
@@ -115,7 +115,7 @@ def _chosen(router: Router, key: str, value: float) -> OperatingPoint | None:
     if not 0 < value <= (math.inf if key == "max_cost" else 1):
         return None
     try:
-        return router.at(**{key: value})
+        return router.within(**{key: value})
     except BadInput:
         return None
 

@@ -28,9 +28,9 @@ from routewright.router.router import Router
 from routewright.types import Query
 
 AIM = 0.985  # share of the goal that is aimed at, so that windows of 500 queries keep it
-WIDTH = 12.0  # of the range of the credit, in goals: a window overspends by no more than this
-LEAST_WIDTH = 2.0  # where one ask of the most expensive expert costs as much as that
-PROPORTIONAL, INTEGRAL = 0.2, 0.005  # gains per goal of credit, and per query
+WIDTH = 14.0  # of the range of the credit, in goals: a window overspends by no more than this
+LEAST_ROOM = 6.0  # where one ask of the most expensive expert costs most of that
+PROPORTIONAL, INTEGRAL = 0.1, 0.005  # gains per goal of credit, and per query
 FARTHEST = 3.0  # of the multiplier, as a natural logarithm
 UNUSUAL = 1.5  # times the usual cost of an ask: without credit, none is sent that may cost more
 SELECTED = 1.06  # asks of the most expensive expert cost so much more than it would on average
@@ -119,7 +119,7 @@ class Pacer:
     @property
     def room(self) -> float:
         """The highest credit, in goals."""
-        return max(LEAST_WIDTH, WIDTH - self.highest_cost / max(self.goal, 1e-300))
+        return max(LEAST_ROOM, WIDTH - self.highest_cost / max(self.goal, 1e-300))
 
     def begin(self, query: Query, *, price: float | None = None) -> Pace:
         """Chooses the point that decides about a query; with a `price` of its own, it is only
@@ -153,10 +153,14 @@ class Pacer:
             return self.max_cost
         # What the expert really costs decides about its share. It is asked the queries that take
         # long, so costs a little above the predicted ones are believed to be those.
-        prior = 20 * self.highest_cost
-        ratio = (self.state.asked + prior) / (self.state.predicted + prior)
         assert self.max_cost_fraction is not None
+        ratio = self._ratio()
         return self.max_cost_fraction * reference * min(ratio, max(1.0, ratio / SELECTED))
+
+    def _ratio(self) -> float:
+        """What the most expensive expert costs lately, relative to the predictions."""
+        prior = 20 * self.highest_cost
+        return (self.state.asked + prior) / (self.state.predicted + prior)
 
     def _credit(self) -> float:
         """The credit in goals, less what requests in progress are expected to cost."""
@@ -179,7 +183,8 @@ class Pacer:
     def _point(self, query: Query, goal: float, reference: float) -> OperatingPoint:
         credit, unit = self._credit(), max(self.state.unit, 1e-300)
         usual = self.highest_cost / max(self.goal, 1e-300)
-        if credit < 0 or credit - reference / unit < -UNUSUAL * max(usual, LEAST_WIDTH):
+        likely = reference * max(1.0, self._ratio()) / unit
+        if credit < 0 or credit - likely < -UNUSUAL * max(usual, 2.0):
             return self.points[0]
         target = self._multiplier(credit) * self.goal
         above = next((k for k, p in enumerate(self.points) if p.cost > target), len(self.points))

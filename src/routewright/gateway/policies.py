@@ -26,7 +26,7 @@ AUTO = ("", "auto", f"{PREFIX}auto")
 DIRECT = "direct"  # the policy of a request that names an expert
 ROUTELLM = re.compile(r"router-(?P<name>.+)-(?P<threshold>\d+(?:\.\d+)?|\.\d+)")
 ROUTELLM_NAMES = ("mf", "sw_ranking", "bert", "causal_llm", "random")
-BUDGETS = ("max_cost", "max_cost_fraction")
+GOALS = ("max_cost", "max_cost_fraction", "min_quality")
 PACING = "routewright-pacing.json"  # beside the config: the states of paced policies
 
 
@@ -168,12 +168,8 @@ class Policies:
                     "latency_price needs latencies, and the router knows none: give experts a"
                     " `latency:`, or fit on a table with latency::EXPERT"
                 )
-            budget = {k: getattr(policy, k) for k in BUDGETS if getattr(policy, k) is not None}
-            point = None
-            if router and budget:
-                point = router.within(**budget)
-            elif router and policy.min_quality is not None:
-                point = router.at(min_quality=policy.min_quality)
+            goal = {key: getattr(policy, key) for key in GOALS if getattr(policy, key) is not None}
+            point = router.within(**goal) if router and goal else None
             spec = policy.spec()
             if router and policy.price is not None:
                 spec = router.budgeted(spec, policy.price)
@@ -181,7 +177,7 @@ class Policies:
         except BadInput as error:
             raise BadConfig(f"policy '{name}': {error}") from error
         latency_price = policy.latency_price or 0.0
-        pacer = Pacer(router, **budget) if router and budget and policy.pace else None
+        pacer = Pacer(router, **goal) if router and policy.pace else None
         return Policy(name, strategy, tuple(policy.fallback), router, point, latency_price, pacer)
 
     def _router(self, folder: Path) -> Router:

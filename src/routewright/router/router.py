@@ -219,14 +219,22 @@ class Router:
         return max(within, key=lambda p: (p.quality, -p.cost))
 
     def within(
-        self, *, max_cost: float | None = None, max_cost_fraction: float | None = None
+        self,
+        *,
+        max_cost: float | None = None,
+        max_cost_fraction: float | None = None,
+        min_quality: float | None = None,
     ) -> OperatingPoint:
-        """The best point or mix of two points within a cost, as `at` takes it.
+        """The point that a policy with this goal serves: that of `at` or, within a cost, a mix with
+        a more expensive point that uses what the best one leaves, where that buys quality.
 
-        A mix with a more expensive point uses what the best point leaves of the budget, where that
-        buys quality. Raises BadInput with the limit that can be reached.
+        Raises BadInput with the limit that can be reached.
         """
-        low = self.at(max_cost=max_cost, max_cost_fraction=max_cost_fraction)
+        low = self.at(
+            max_cost=max_cost, max_cost_fraction=max_cost_fraction, min_quality=min_quality
+        )
+        if min_quality is not None:
+            return low
         limit = max_cost
         if max_cost_fraction is not None:
             limit = low.cost * max_cost_fraction / low.cost_fraction if low.cost else 0.0
@@ -370,6 +378,8 @@ class Router:
         on every rung, and build the strategy of every operating point."""
         width = max((block.stop for block in self.encoder.blocks.values()), default=0)
         queries = [Query.of(TRIAL)]
+        if not set(self.steady) <= set(self.experts):
+            raise BadRouter("a steady expert is none of its experts")
         with reading("the router"), np.errstate(all="ignore"):
             for point in self.frontier:
                 self._check_experts(point.spec)

@@ -256,3 +256,50 @@ def test_other_topics_get_the_fixed_mix_and_lose_nothing(tmp_path):
 def test_an_expert_that_is_good_at_some_topics_is_not_steady(tmp_path):
     rows = outcomes.read(write(tmp_path, topics()), split="all")
     assert steady(rows, rows.domains) == ("adder", "sage")
+
+
+# --- ties at λ = 0 ---------------------------------------------------------------------------
+
+
+def nearly_equal(rows: int = 400) -> pl.DataFrame:
+    """`mid` is as good as `sage` for a quarter of its cost; `tiny` is worse than both."""
+    rng = np.random.default_rng(0)
+    columns: dict[str, object] = {
+        "prompt": [f"What is the meaning of word {i}?" for i in range(rows)],
+        "split": ["dev" if i % 4 == 0 else "train" for i in range(rows)],
+    }
+    ease = rng.random(rows)
+    for name, skill, price in (("tiny", 0.4, 1e-5), ("mid", 0.8, 2.5e-4), ("sage", 0.805, 1e-3)):
+        columns[f"score::{name}"] = (ease + rng.normal(0, 0.02, rows) < skill).astype(float)
+        columns[f"cost::{name}"] = np.full(rows, price)
+    return pl.DataFrame(columns)
+
+
+def test_the_cheapest_expert_within_noise_of_the_best_is_an_option(routewright, tmp_path):
+    path, folder = write(tmp_path, nearly_equal()), tmp_path / "router"
+    code, _, error = routewright("fit", path, "--out", folder, "--predictor", "prior")
+    assert code == 0, error
+    router = Router.load(folder)
+    assert router.nearest(0.0).plan == "always sage"
+    assert router.tied().spec == {"strategy": "fixed", "expert": "mid"}
+    code, printed, _ = routewright("evaluate", folder, path, "--split", "dev", "--json", "-")
+    tie = json.loads(printed)["tie"]
+    assert (tie["expert"], tie["saves"]) == ("mid", pytest.approx(0.75))
+    assert tie["difference_ci"][0] <= tie["difference"] <= tie["difference_ci"][1]
+    code, printed, _ = routewright("evaluate", folder, path, "--split", "dev")
+    assert "serves mid, which saves 75 % of the cost" in " ".join(printed.split())
+    upstreams = {name: Upstream() for name in ("tiny", "mid", "sage")}
+    text = "What is the meaning of word 3?"
+    headers, _, _ = ask(folder, text, upstreams, price=0.0, tie="cheapest")
+    assert headers["x-routewright-expert"] == "mid"
+    headers, _, _ = ask(folder, text, upstreams, max_cost_fraction=1.0)
+    assert headers["x-routewright-expert"] == "sage"
+
+
+def test_nothing_ties_with_an_expert_that_is_clearly_better(tmp_path):
+    rows = outcomes.read(
+        write(tmp_path, nearly_equal().drop("score::mid", "cost::mid")), split="all"
+    )
+    router = fit(rows, predictor="prior")
+    assert "tie" not in router.card
+    assert router.tied() == router.nearest(0.0)

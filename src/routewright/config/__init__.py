@@ -262,6 +262,10 @@ class PolicyConfig(Section):
         default=None,
         description="Expected quality (0 to 1); chooses the cheapest point that reaches it.",
     )
+    tie: Literal["cheapest"] | None = Field(
+        default=None,
+        description="At λ = 0: `cheapest` serves the cheapest expert within noise of the best.",
+    )
     pace: bool = Field(
         default=False,
         description="Whether the budget is kept on whatever traffic comes: λ then follows what was"

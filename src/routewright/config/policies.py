@@ -73,6 +73,15 @@ def one_operating_point(document: Document) -> Iterator[Problem]:
             yield document.problem((*loc, given[1]), what, "keep one", key=True)
 
 
+def ties(document: Document) -> Iterator[Problem]:
+    for loc, policy in document.items("policies"):
+        if not isinstance(policy, dict) or policy.get("tie") is None:
+            continue
+        if policy.get("router") is None or policy.get("price") != 0:
+            fix = "add `price: 0` and a `router:`, or remove this key"
+            yield document.problem((*loc, "tie"), "needs a router at λ = 0", fix, key=True)
+
+
 def pacing(document: Document) -> Iterator[Problem]:
     for loc, policy in document.items("policies"):
         if not isinstance(policy, dict) or policy.get("pace") is not True:

@@ -337,6 +337,7 @@ RULES: tuple[Rule, ...] = (
     config_policies.default_policy,
     config_policies.fallbacks,
     config_policies.one_operating_point,
+    config_policies.ties,
     config_policies.pacing,
     config_policies.strategies,
     exposure,

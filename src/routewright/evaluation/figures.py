@@ -134,12 +134,46 @@ def summary(e: Evaluation) -> dict[str, Any]:
         ),
         "predictor": _forecasts(e),
         "domains": _domains(e),
+        "tie": tie(e),
         "n": len(e.outcomes),
-        "warnings": [*warnings(e.outcomes), *_of_other_topics(e)],
+        "warnings": [*warnings(e.outcomes), *of_other_topics(e)],
     }
 
 
-def _of_other_topics(e: Evaluation) -> list[str]:
+def tie(e: Evaluation) -> dict[str, Any] | None:
+    """What `tie: cheapest` serves at λ = 0 in place of the router's best choice, what that saves
+    (a share of the cost) and what it does to quality on these rows; None if the fit found no such
+    expert."""
+    if e.router is None or (name := e.router.card.get("tie")) not in e.outcomes.experts:
+        return None
+    k, m = int(np.argmin([p.price for p in e.points])), e.outcomes.experts.index(name)
+    score, cost = e.scores[k], e.costs[k]
+    instead, dollars = e.outcomes.score[:, m], e.outcomes.charges[:, m]
+    spent = float(metrics.mean(cost))
+    lost = metrics.mean((instead - score)[:, None], e.weights)[:, 0]
+    return {
+        "expert": name,
+        "quality": _number(float(metrics.mean(instead))),
+        "cost": _number(float(metrics.mean(dollars))),
+        "difference": _number(float(metrics.mean(instead - score))),
+        "difference_ci": list(metrics.interval(lost)),
+        "saves": 1 - float(metrics.mean(dollars)) / spent if spent > 0 else None,
+    }
+
+
+def tie_in_words(facts: dict[str, Any]) -> str:
+    """What `tie: cheapest` would do, as a sentence."""
+    saves = (
+        "" if facts["saves"] is None else f", which saves {text.share(facts['saves'])} of the cost"
+    )
+    difference = text.points(facts["difference"])
+    return (
+        f"At λ = 0, `tie: cheapest` serves {facts['expert']}{saves}: {difference} points"
+        f" {text.between(facts['difference_ci'], True)} of quality on these rows."
+    )
+
+
+def of_other_topics(e: Evaluation) -> list[str]:
     """What the router is worth on topics that it was not fitted on, if that is not proven, and how
     many rows are unlike those that it was fitted on."""
     if e.router is None or not (facts := e.router.card.get("left_out")) or facts["pays"]:

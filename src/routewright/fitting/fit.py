@@ -162,6 +162,8 @@ def fit_each(
                 seed=seed,
             )
             facts = left_out.facts(found, float(np.mean([point.gain for point in points])))
+            cheapest = frontier.tie(frontier.served_at_zero(candidates, points, costed), costed)
+            facts |= {} if cheapest is None else {"tie": cheapest}
             card = {"fit_seconds": round(time.monotonic() - began, 1), **facts}
             routers[strategy] = replace(
                 router,

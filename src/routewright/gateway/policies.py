@@ -170,6 +170,8 @@ class Policies:
                 )
             goal = {key: getattr(policy, key) for key in GOALS if getattr(policy, key) is not None}
             point = router.within(**goal) if router and goal else None
+            if router and policy.tie:
+                point = router.tied()
             spec = policy.spec()
             if router and policy.price is not None:
                 spec = router.budgeted(spec, policy.price)

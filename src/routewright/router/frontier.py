@@ -174,6 +174,49 @@ def _slope(hull: list[policies.Vertex], mix: policies.FixedMix) -> float:
     return policies.slope(ends[mix.cheap], ends[mix.expensive])
 
 
+def tie(best: Candidate, outcomes: Outcomes) -> str | None:
+    """The cheapest expert within noise of `best`, which is served at λ = 0; None if it saves
+    nothing.
+
+    Within noise is a mean score that is lower by at most one standard error of the paired
+    difference, of rows that are no repetitions (the rule of one standard error; Breiman et al.
+    1984, section 3.4.3).
+    """
+    spent, cost = float(metrics.mean(best.cost)), metrics.mean(outcomes.charges)
+    by_cost = [m for m in np.argsort(cost).tolist() if cost[m] < spent]
+    for m in by_cost:
+        lead, error = lead_over(best.score, outcomes.score[:, m], outcomes.groups)
+        if lead <= error:
+            name: str = outcomes.experts[m]
+            return name
+    return None
+
+
+def lead_over(score: Array, other: Array, groups: Sequence[str | None]) -> tuple[float, float]:
+    """The mean difference of two columns of scores (n,), and its standard error, in which rows of
+    a group count as one."""
+    difference = score - other
+    lead = float(metrics.mean(difference))
+    rows = metrics.influence(difference)
+    names = [str(group) for group in groups] if len(groups) else list(range(len(rows)))
+    _, member = np.unique(names, return_inverse=True)
+    sums = np.zeros(int(member.max()) + 1)
+    np.add.at(sums, member, rows)
+    return lead, float(np.sqrt((sums**2).sum()) / len(rows))
+
+
+def served_at_zero(
+    candidates: Sequence[Candidate], points: Sequence[OperatingPoint], outcomes: Outcomes
+) -> Candidate:
+    """What is served at λ = 0: the candidate, or the best expert if its point is no learned one."""
+    k = min(range(len(points)), key=lambda k: points[k].price)
+    if points[k].gain > 0:
+        return candidates[k]
+    best = int(np.nanargmax(metrics.mean(outcomes.score)))
+    strategy = fixed(policies.FixedMix(best, best, 0.0), outcomes.experts)
+    return Candidate(0.0, outcomes.score[:, best], outcomes.charges[:, best], strategy)
+
+
 def singles(prediction: Prediction, outcomes: Outcomes) -> list[Candidate]:
     """Single-shot routing at BUDGETS, λ = 0 first; `prediction` must be held out."""
     router = StandIn(prediction)

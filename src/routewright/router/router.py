@@ -248,6 +248,28 @@ class Router:
         best = max(mixes, key=lambda point: point.quality, default=low)
         return best if best.quality > low.quality + LEAST_RISE else low
 
+    def tied(self) -> OperatingPoint:
+        """The point of `tie: cheapest`: the cheapest expert that the fit found to be within noise
+        of the best choice, or the point at λ = 0 if there is none."""
+        best, name = self.nearest(0.0), self.card.get("tie")
+        if name not in self.experts:
+            return best
+        m = self.experts.index(name)
+        cost, highest = float(self.average_cost[m]), float(np.nanmax(self.average_cost))
+        quality = float(self.mean[m])
+        return replace(
+            best,
+            cost=cost,
+            cost_fraction=cost / highest if highest > 0 else float("nan"),
+            quality=quality,
+            quality_ci=(quality, quality),
+            gain=0.0,
+            gain_ci=(0.0, 0.0),
+            spec={"strategy": "fixed", "expert": name},
+            plan=f"always {name}, which is within noise of the best",
+            shares={name: 1.0},
+        )
+
     def fact(self, *keys: str) -> Any:
         """An entry of the card. Raises BadRouter if the router does not record it."""
         value: Any = self.card

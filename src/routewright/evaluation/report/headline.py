@@ -12,7 +12,7 @@ from routewright.config import PolicyConfig
 from routewright.data import text
 from routewright.data.outcomes import Outcomes
 from routewright.evaluation.compare import decisive, in_words
-from routewright.evaluation.figures import questions, served
+from routewright.evaluation.figures import of_other_topics, questions, served, tie_in_words
 from routewright.evaluation.policies import HALF, Judged, goal_of, point_at_half
 from routewright.evaluation.report.study import Study
 from routewright.evaluation.report.words import (
@@ -74,7 +74,13 @@ def _priced_headline(study: Study) -> Headline:
         _gain(facts["gain_ci"], FIXED_MIX),
         lead,
         tiles(facts, policy, study.most_expensive, e.outcomes),
-        (*_fixed(study), best_single(study.figures), _without_limit(study)),
+        (
+            *_fixed(study),
+            best_single(study.figures),
+            _without_limit(study),
+            *([tie_in_words(tie)] if (tie := study.figures.get("tie")) else []),
+            *of_other_topics(e),
+        ),
     )
 
 

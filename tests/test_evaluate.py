@@ -214,9 +214,11 @@ def test_a_configs_own_policies_are_judged_any_strategy_among_them(
         "share": "",
     }
     curve = evaluate(router, dev).to_json()
-    k = router.frontier.index(router.at(max_cost_fraction=0.5))
+    half = router.within(max_cost_fraction=0.5)
+    (mix,) = evaluate(router.strategy_at(half), dev.pool(router.experts)).to_json()["curve"]
     for key in ("quality", "quality_ci", "cost", "cost_fraction"):
-        assert policies["half"][key] == pytest.approx(curve["curve"][k][key])
+        assert policies["half"][key] == pytest.approx(mix[key])
+    assert half.cost_fraction == pytest.approx(0.5), "two points are mixed to use the budget"
     climbs = evaluate(Cascade(("adder", "sage"), 0.6), dev).to_json()["curve"][0]
     assert policies["climb"]["cost"] == pytest.approx(climbs["cost"])
     assert policies["best"]["quality"] == pytest.approx(figures["experts"]["sage"]["quality"])

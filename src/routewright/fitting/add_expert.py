@@ -482,7 +482,8 @@ def _with_uncertainty(
     hull = policies.zero_router(metrics.mean(rows.score), metrics.mean(rows.charges))
     middle = design.forecast.mean(axis=0)
     newcomer = len(prediction.experts) - 1
-    router = StandIn(prediction)
+    means = metrics.mean(rows.score), metrics.mean(rows.charges)
+    router = StandIn(prediction, None, *means)
     recorded = Recorded(rows, router)
 
     def spread(direction: Array) -> float:

@@ -38,7 +38,7 @@ from routewright.types import Array, Prediction, Query, Strategy
 
 FORMAT = 1
 EXPERT_OPTIONS = ("expert", "experts", "ladder", "then", "agree", "last")  # of strategies
-LEAST_RISE = 1e-4  # in quality, for which two points are mixed
+LEAST_RISE = 0.002  # in quality, for which two points are mixed
 TRIAL = "Which number is even?\nA. 1\nB. 2\nC. 3"  # a query on which a loaded router is tried
 DESCRIPTION, ARRAYS = "router.json", "router.safetensors"
 

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from routewright.answers import equivalence
 from routewright.answers.evidence import Evidence, Rung
 from routewright.data import outcomes
 from routewright.drive import replay
@@ -18,6 +19,7 @@ from routewright.evaluation.evaluate import evaluate
 from routewright.evaluation.report import Study, expert_rows
 from routewright.experts.limits import recorded
 from routewright.fitting import ladder
+from routewright.fitting.drawn import draw
 from routewright.fitting.fit import fit
 from routewright.prediction.forest import Forest
 from routewright.router.router import Router
@@ -419,7 +421,9 @@ def test_a_point_says_its_plan_in_words(router):
 def test_members_are_those_who_add_most_for_their_cost(table):
     rows = outcomes.read(table, split="train")
     belief = fit(rows, encoder="surface", predictor="prior", strategy="single")
-    order = ladder.order_members(rows, belief.predict(rows.queries), "letter")
+    labels = equivalence.labels("letter", rows.answers)
+    imagined = draw(rows, labels, option_style=False)
+    order = ladder.order_members(rows, belief.predict(rows.queries), labels, imagined)
     assert sorted(rows.experts[m] for m in order) == sorted(CHEAP)
 
 

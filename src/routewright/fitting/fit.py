@@ -14,7 +14,7 @@ from routewright import metrics, parallel, registry
 from routewright.answers.evidence import Evidence
 from routewright.data.outcomes import Outcomes, check_names, fingerprints
 from routewright.errors import BadInput, BadTable
-from routewright.fitting import cascades, ladder, left_out
+from routewright.fitting import cascades, drawn, ladder, left_out
 from routewright.prediction import calibration
 from routewright.prediction.costs import CostModel
 from routewright.prediction.encoders import build as build_encoder
@@ -337,12 +337,15 @@ def _trace(
 def _pays(
     committees: ladder.Ladder, singles: Sequence[frontier.Candidate], outcomes: Outcomes
 ) -> bool:
-    """Whether the ladder is worth more than one ask per query."""
+    """Whether the ladder is worth more than one ask per query. Gains that were expected of it count
+    as if they had been measured on the rows that they were drawn from."""
     climbing, single = (
         frontier.worth(*frontier.curve(candidates), outcomes)
         for candidates in (committees.candidates, singles)
     )
-    return climbing > single
+    expected = [c.expected for c in committees.candidates if c.expected is not None]
+    share = drawn.ROWS / (drawn.ROWS + len(outcomes)) if expected else 0.0
+    return (1 - share) * (climbing - single) + share * float(np.mean(expected or 0.0)) > 0
 
 
 def _within(progress: Progress, begin: float, share: float) -> Progress:

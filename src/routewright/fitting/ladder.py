@@ -4,6 +4,10 @@ Members are chosen greedily by the quality that they add to a weighted vote, les
 forests of each rung are cross-fitted. The value of climbing is learned backwards from the top, by a
 regression of the recorded gain of climbing on the state below (as in Longstaff and Schwartz 2001),
 so that a decision takes the results of later decisions into account.
+
+All forests are grown on the recorded rows and on further rows that are drawn from a model
+of how experts agree (see `drawn`). Few recorded rows decide the parameters of that model; many
+outweigh it.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -33,9 +37,17 @@ from routewright.answers.evidence import (
     others,
 )
 from routewright.data.outcomes import Outcomes
+from routewright.fitting.drawn import Drawn, draw
 from routewright.prediction.forest import Forest
 from routewright.prediction.predictors import Folds
-from routewright.router.frontier import Candidate, PointStrategy, curve, with_budget, worth
+from routewright.router.frontier import (
+    Candidate,
+    PointStrategy,
+    curve,
+    gains_of,
+    with_budget,
+    worth,
+)
 from routewright.strategies._recorded import (
     Recorded,
     Run,
@@ -56,9 +68,11 @@ FOLDS = 3
 # is right, what one more expert would add, and the value of climbing (the noisiest).
 RIGHT, FURTHER, ONWARD = 0.25, 0.6, 2.5
 TREES = 80
+NOISE = 0.01  # of the vote of the drawn rows; in truth a further member makes none worse
 PRICES = np.array([0.0, *np.geomspace(0.01, 30.0, 44)])  # λ times the highest mean cost
 
 Progress = Callable[[str, float], None]
+T = TypeVar("T", Run, RungState)
 
 
 class Ladder(NamedTuple):
@@ -67,6 +81,17 @@ class Ladder(NamedTuple):
     evidence: Evidence
     candidates: list[Candidate]
     states: list[RungState]
+
+    def split(self, n: int, wide: Outcomes) -> Ladder:
+        """The results on the first n rows; those on the others are what gains are expected."""
+        drawn = wide.rows(slice(n, None))
+        results = [c.rows(slice(n, None)) for c in self.candidates]
+        expected = gains_of(results, drawn) if len(drawn) else [None] * len(results)
+        candidates = [
+            c.rows(slice(0, n))._replace(expected=gain)
+            for c, gain in zip(self.candidates, expected, strict=True)
+        ]
+        return Ladder(self.evidence, candidates, [_first(state, n) for state in self.states])
 
 
 class FittedRung(NamedTuple):
@@ -97,13 +122,17 @@ def build(
     kind = kind_of(outcomes)
     if kind is None:
         return None
-    order = order_members(outcomes, prediction, kind)
+    labels = everybody(Evidence(kind, PRICES), outcomes).labels
+    style = kind == "letter" and option_style and not agreement_only
+    drawn = draw(outcomes, labels, option_style=style, seed=seed)
+    wide, wide_prediction = drawn.outcomes(outcomes), drawn.prediction(prediction)
+    order = order_members(outcomes, prediction, labels, drawn)
     measures = () if agreement_only else _further_measures(outcomes, order)
     if len(order) < (1 if measures else 2):
         return None
     fold = fold % FOLDS
     option_chances, choices = None, None
-    if kind == "letter" and option_style and not agreement_only:
+    if style:
         assert outcomes.answers is not None
         progress("fitting the chances of options", 0.0)
         fitted_options = multiple_choice.fit(
@@ -118,7 +147,8 @@ def build(
         checking=_checking(outcomes),
         verdicts=outcomes.verdicts or 1,
     )
-    fitter = _Fitter(outcomes, prediction, fold, base, option_chances, seed)
+    replies = drawn.replies(everybody(base, outcomes, option_chances), kind)
+    fitter = _Fitter(wide, wide_prediction, drawn.fold(fold), base, replies, seed, len(outcomes))
     progress(f"weighing the answers of {len(order)} experts", 0.0)
     sizes = sorted({min(size, len(order)) for size in (*EARLY, len(order))})
     rung_of_size = {0: fitter.start()}
@@ -135,7 +165,8 @@ def build(
             [start, rung_of_size[size], checked_rung[size]] for size in sizes[:1] if len(sizes) > 1
         ]
     trials = [fitter.ladder(rungs) for rungs in ladders]
-    return max(trials, key=lambda ladder: worth(*curve(ladder.candidates), outcomes))
+    best = max(trials, key=lambda ladder: worth(*curve(ladder.candidates), fitter.outcomes))
+    return best.split(len(outcomes), wide)
 
 
 def _further_measures(outcomes: Outcomes, order: Sequence[int]) -> tuple[str, ...]:
@@ -173,17 +204,24 @@ def kind_of(outcomes: Outcomes) -> equivalence.Kind | None:
     return kind if kind in equivalence.KEYED else None
 
 
-def order_members(outcomes: Outcomes, prediction: Prediction, kind: equivalence.Kind) -> list[int]:
-    """Members (columns) in the order in which they are asked.
+def everybody(
+    evidence: Evidence, outcomes: Outcomes, option_chances: Array | None = None
+) -> Replies:
+    """The recorded answers of every expert."""
+    return recorded(evidence, Rung(tuple(range(len(outcomes.experts)))), outcomes, option_chances)
+
+
+def order_members(
+    outcomes: Outcomes, prediction: Prediction, labels: Indices, drawn: Drawn
+) -> list[int]:
+    """Members (columns) in the order in which they are asked; `labels` (n, e) of their answers.
 
     Each next member adds most to the quality of a vote weighted by the log-odds of the forecasts,
     less its cost at the zero router's price of quality up to the best expert. Whether asking it
-    pays is decided per query later, so the order ends only where the vote gets worse.
+    pays is decided per query later, so the order ends only where no vote gets better.
     """
     quality = metrics.mean(outcomes.score)
     cost = metrics.mean(outcomes.charges)
-    everyone = Rung(tuple(range(len(outcomes.experts))))
-    labels = recorded(Evidence(kind, PRICES), everyone, outcomes).labels
     readable_share = (labels >= 0).mean(axis=0)
     available = [
         m
@@ -199,12 +237,20 @@ def order_members(outcomes: Outcomes, prediction: Prediction, kind: equivalence.
     order: list[int] = []
     quality_of_vote = 0.0
     most = min(MEMBERS, len(cost) - 1)  # the top rung can ask somebody further
+    share = len(drawn.row) / (len(drawn.row) + len(labels))
     while available and len(order) < most:
-        votes = {m: _vote(labels, weight, score, [*order, m]) for m in available}
-        best = max(votes, key=lambda m: votes[m] - price * cost[m])
-        if len(order) >= 2 and votes[best] <= quality_of_vote:
+        votes = {
+            m: (1 - share) * _vote(labels, weight, score, [*order, m])
+            + share * drawn.best_of([*order, m])
+            for m in available
+        }
+        if len(order) >= 2:
+            least = quality_of_vote - share * NOISE
+            votes = {m: vote for m, vote in votes.items() if vote > least}
+        if not votes:
             break
-        quality_of_vote = votes[best]
+        best = max(votes, key=lambda m: votes[m] - price * cost[m])
+        quality_of_vote = max(quality_of_vote, votes[best])
         order.append(best)
         available.remove(best)
     return order
@@ -220,6 +266,11 @@ def _vote(labels: Indices, weight: Array, score: Array, members: list[int]) -> f
     return float((score[:, members][np.arange(len(own_labels)), winner] * any_readable).mean())
 
 
+def _first(columns: T, n: int) -> T:
+    """The first n rows of a Run, or of a RungState."""
+    return type(columns)(*(None if column is None else column[:n] for column in columns))
+
+
 @dataclass(frozen=True)
 class _Fitter:
     """The data that every step of the fit uses."""
@@ -228,31 +279,41 @@ class _Fitter:
     prediction: Prediction  # held out
     fold: Folds
     base: Evidence
-    option_chances: Array | None  # held-out chance of each option
+    replies: Replies  # of every expert
     seed: int
+    recorded: int  # rows; those after them are drawn
 
     @cached_property
     def rows(self) -> Recorded:
-        return Recorded(self.outcomes, StandIn(self.prediction))
+        rows = Recorded(self.outcomes, StandIn(self.prediction))
+        rows.cached("readable", (self.base.kind,), lambda: self.replies.labels >= 0)
+        return rows
+
+    def replies_of(self, members: tuple[int, ...]) -> Replies:
+        """The answers of these members."""
+        labels, form, choices, logprob, *_ = self.replies
+        columns = list(members)
+        return Replies(
+            labels[:, columns],
+            form[:, columns],
+            choices,
+            None if logprob is None else logprob[:, columns],
+        )
 
     def start(self) -> FittedRung:
         """The rung where no expert has been asked."""
-        nobody = recorded(self.base, Rung(), self.outcomes)
-        state = self.base.assess(0, nobody, self.prediction)
+        state = self.base.assess(0, self.replies_of(()), self.prediction)
         return FittedRung(Rung(), state, np.empty((len(self.outcomes), 0)))
 
     def climb(self, members: tuple[int, ...]) -> FittedRung:
         """Fits the rung where these members have answered."""
-        return self._learn(
-            members, recorded(self.base, Rung(members), self.outcomes, self.option_chances)
-        )
+        return self._learn(members, self.replies_of(members))
 
     def check(self, below: FittedRung) -> FittedRung:
         """Fits the rung above another one, where its likeliest answer has been verified."""
-        replies = recorded(self.base, below.rung, self.outcomes, self.option_chances)
-        return self._learn(
-            below.rung.members, with_verifications(replies, self.outcomes, below.state.best)
-        )
+        members = below.rung.members
+        replies = with_verifications(self.replies_of(members), self.outcomes, below.state.best)
+        return self._learn(members, replies)
 
     def _learn(self, members: tuple[int, ...], replies: Replies) -> FittedRung:
         """Fits the first two forests of a rung."""
@@ -375,6 +436,7 @@ class _Fitter:
         budget: float,
     ) -> PointStrategy:
         experts = self.outcomes.experts
+        run, states = _first(run, self.recorded), [_first(s, self.recorded) for s in states]
         spec = with_budget({"strategy": "auto", "price": price}, budget)
         return PointStrategy(spec, words(evidence, experts, run, states), run.shares(experts))
 

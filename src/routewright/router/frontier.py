@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from routewright import metrics, policies
+from routewright.metrics.sampling import POINTWISE
 from routewright.strategies import build
 from routewright.strategies._recorded import Recorded, StandIn, run
 from routewright.types import Array, Prediction
@@ -25,6 +26,12 @@ if TYPE_CHECKING:  # reading tables needs Polars, serving a router does not
 # Budgets between the cheapest (0) and the best (1) operating point: evenly spaced, and closer
 # together at the cheap end, where quality rises fastest.
 BUDGETS = tuple(sorted({*np.linspace(0, 1, 41).tolist(), 0.001, 0.002, 0.005, 0.01, 0.0175}))
+
+
+# Standard deviation of real gains around those that a model of how experts agree expects
+# (`python -m bench.agreement`).
+DEVIATION = 0.03
+ONE_SIDED = 1.645  # standard deviations above zero that a gain has with 95 % confidence
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,10 @@ class Candidate(NamedTuple):
     score: Array  # (n,) of the returned answers, held out
     cost: Array  # (n,) US$, including everything spent on the way
     strategy: PointStrategy
+    expected: float | None = None  # gain that was expected before these rows (see `_with_prior`)
+
+    def rows(self, index: slice) -> Candidate:
+        return self._replace(score=self.score[index], cost=self.cost[index])
 
 
 def trace(
@@ -106,6 +117,7 @@ def trace(
     ]
     highest_cost = float(np.nanmax(fixed_cost[0]))
     gains, margins = _gains(candidates, outcomes, hulls[0], replicates, seed)
+    gains, margins = _with_prior(candidates, gains, margins)
     points = []
     for candidate, gain, margin in zip(candidates, gains, margins, strict=True):
         means = metrics.mean(np.column_stack([candidate.score, candidate.cost]), weights)
@@ -133,6 +145,16 @@ def trace(
             )
         )
     return tuple(points)
+
+
+def gains_of(candidates: Sequence[Candidate], outcomes: Outcomes) -> list[float]:
+    """The gain of each candidate over the zero router of these rows, at its own cost."""
+    costs, qualities = curve(candidates)
+    hull = policies.zero_router(metrics.mean(outcomes.score), metrics.mean(outcomes.charges))
+    return [
+        float(quality - policies.hull_quality(hull, cost))
+        for cost, quality in zip(costs, qualities, strict=True)
+    ]
 
 
 def _gains(
@@ -164,6 +186,22 @@ def _gains(
         np.column_stack(influences), outcomes.groups, replicates=replicates, seed=seed
     )
     return np.array(gains), margins
+
+
+def _with_prior(
+    candidates: Sequence[Candidate], gains: Array, margins: Array
+) -> tuple[Array, Array]:
+    """The gains and their margins, (k,) each. Where a gain was expected beforehand, they are the
+    posterior of a normal prior around it with the standard deviation DEVIATION; the gain is above
+    zero with 95 % confidence if it is greater than its margin."""
+    prior = np.array([np.nan if c.expected is None else c.expected for c in candidates])
+    with np.errstate(divide="ignore"):
+        precision = (POINTWISE / margins) ** 2
+    share = 1 / (1 + precision * DEVIATION**2)  # of the prior
+    posterior = share * prior + (1 - share) * gains
+    margin = ONE_SIDED * DEVIATION * np.sqrt(share)
+    expected = np.isfinite(prior)
+    return np.where(expected, posterior, gains), np.where(expected, margin, margins)
 
 
 def _slope(hull: list[policies.Vertex], mix: policies.FixedMix) -> float:

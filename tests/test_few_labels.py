@@ -1,0 +1,93 @@
+"""With few labels, what experts agree on decides; a model of it takes the place of rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from routewright.answers import equivalence
+from routewright.data import outcomes
+from routewright.evaluation.evaluate import evaluate
+from routewright.fitting import agreement
+from routewright.fitting.drawn import ROWS, draw
+from routewright.fitting.fit import fit
+from tables import write
+
+EXPERTS = ("ada", "bob", "cyd", "sage")
+
+
+def exam(n: int, seed: int = 0) -> pl.DataFrame:
+    """Multiple choice of varying difficulty, which prompts do not show; `sage` is expensive."""
+    rng = np.random.default_rng(seed)
+    ability = np.array([0.2, 0.3, 0.1, 2.2])
+    right = rng.random((n, 4)) < 1 / (1 + np.exp(-ability - 2 * rng.normal(size=(n, 1))))
+    gold = rng.integers(0, 8, (n, 1))
+    letters = np.where(right, gold, (gold + rng.integers(1, 8, (n, 4))) % 8)
+    columns: dict[str, object] = {
+        "id": [f"q{seed}-{i}" for i in range(n)],
+        "prompt": [f"Question {seed}-{i}: which of these is it?" for i in range(n)],
+    }
+    for m, name in enumerate(EXPERTS):
+        columns[f"answer::{name}"] = ["ABCDEFGH"[letter] for letter in letters[:, m]]
+        columns[f"score::{name}"] = right[:, m].astype(float)
+        columns[f"cost::{name}"] = rng.uniform(0.8, 1.2, n) * (0.02 if name == "sage" else 0.0005)
+    return pl.DataFrame(columns)
+
+
+def shuffled(frame: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
+    """The same with the answers of other rows: they say nothing of who is right."""
+    rng = np.random.default_rng(seed)
+    return frame.with_columns(
+        **{
+            f"answer::{name}": frame[f"answer::{name}"].sample(
+                fraction=1.0, shuffle=True, seed=int(rng.integers(1000))
+            )
+            for name in EXPERTS
+        }
+    )
+
+
+def test_fifty_labels_are_enough_for_agreement(tmp_path):
+    rows = outcomes.read(write(tmp_path, exam(50)))
+    router = fit(rows, encoder="surface", predictor="prior")
+    points = [point for point in router.frontier if point.strategy == "auto"]
+    assert points, "some points of fifty rows are served"
+    (tmp_path / "more").mkdir()
+    figures = evaluate(router, outcomes.read(write(tmp_path / "more", exam(1500, 1)))).to_json()
+    assert figures["at_cost_fraction"]["0.5"]["gain_over_zero_router"] > 0.03
+
+
+def test_answers_that_say_nothing_of_their_scores_are_no_prior(tmp_path):
+    for seed in range(10):
+        rows = outcomes.read(write(tmp_path, shuffled(exam(50, seed), seed)))
+        labels = equivalence.labels("letter", rows.answers)
+        assert len(draw(rows, labels, option_style=False).row) == 0
+    router = fit(rows, encoder="surface", predictor="prior")
+    assert {point.strategy for point in router.frontier} == {"fixed"}
+
+
+def test_the_model_is_found_in_what_it_draws():
+    model = agreement.Agreement(np.array([-0.5, 0.0, 0.5, 2.0]), 1.8, 1.6)
+    right, labels = model.draw(2000, np.random.default_rng(0))
+    fitted = agreement.fit(labels, right.astype(float))
+    np.testing.assert_allclose(fitted.ability, model.ability, atol=0.2)
+    assert fitted.difficulty == pytest.approx(1.8, abs=0.25)
+    assert fitted.scatter == pytest.approx(1.6, abs=0.35)
+    chances = model.chances(labels)
+    for low in (0.0, 0.2, 0.6, 0.8):
+        near = (chances >= low) & (chances < low + 0.2)
+        assert right[near].mean() == pytest.approx(chances[near].mean(), abs=0.06)
+
+
+def test_unreadable_answers_are_drawn_as_often_as_they_are_recorded(tmp_path):
+    frame = exam(200)
+    silent = [i % 4 == 0 and s == 0 for i, s in enumerate(frame["score::ada"])]
+    answers = [None if s else a for s, a in zip(silent, frame["answer::ada"], strict=True)]
+    rows = outcomes.read(write(tmp_path, frame.with_columns(pl.Series("answer::ada", answers))))
+    labels = equivalence.labels("letter", rows.answers)
+    drawn = draw(rows, labels, option_style=False)
+    assert len(drawn.row) == ROWS
+    assert (drawn.labels[:, 0] < 0).mean() == pytest.approx(np.mean(silent), abs=0.05)
+    assert (drawn.labels[:, 1:] >= 0).all()
+    assert drawn.score[drawn.labels < 0].max() == 0

@@ -51,6 +51,7 @@ def test_grader(name):
         "function",
         "majority",
         "reward",
+        "unscored",
     ):  # grades as yours does: tests/test_graders.py
         arguments = ("ANSWER: (\\w+)",) if name == "pattern" else ()
         checks.check_grader(find("graders", name)(*arguments))

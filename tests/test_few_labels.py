@@ -5,16 +5,24 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
 from routewright.answers import equivalence
+from routewright.cli.main import app
 from routewright.data import outcomes
 from routewright.evaluation.evaluate import evaluate
 from routewright.fitting import agreement
 from routewright.fitting.drawn import ROWS, draw
 from routewright.fitting.fit import fit
+from routewright.fitting.unlabelled import expected
+from routewright.router.router import Router
 from tables import write
 
 EXPERTS = ("ada", "bob", "cyd", "sage")
+
+
+def cli(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def exam(n: int, seed: int = 0) -> pl.DataFrame:
@@ -91,3 +99,49 @@ def test_unreadable_answers_are_drawn_as_often_as_they_are_recorded(tmp_path):
     assert (drawn.labels[:, 0] < 0).mean() == pytest.approx(np.mean(silent), abs=0.05)
     assert (drawn.labels[:, 1:] >= 0).all()
     assert drawn.score[drawn.labels < 0].max() == 0
+
+
+def unlabelled(frame: pl.DataFrame, rows: int = 0) -> pl.DataFrame:
+    """The same with the scores of the first rows only."""
+    scores = [column for column in frame.columns if column.startswith("score::")]
+    if not rows:
+        return frame.drop(scores)
+    first = pl.int_range(pl.len()) < rows
+    return frame.with_columns(pl.when(first).then(pl.col(scores)).otherwise(None))
+
+
+def test_answers_without_any_score_give_a_router_that_says_it_is_unproven(tmp_path):
+    table = write(tmp_path, unlabelled(exam(400)))
+    result = cli("fit", table, "--out", tmp_path / "router", "--predictor", "prior")
+    assert result.exit_code == 0, result.output
+    shown = " ".join(result.output.split())
+    assert "Unproven: no row is scored" in shown
+    assert "if sage is the best expert (it is the most expensive)" in shown
+    router = Router.load(tmp_path / "router")
+    assert all(point.unproven for point in router.frontier)
+    assert any(point.strategy == "auto" for point in router.frontier)
+    (tmp_path / "more").mkdir()
+    figures = evaluate(router, outcomes.read(write(tmp_path / "more", exam(1500, 1)))).to_json()
+    assert figures["at_cost_fraction"]["0.5"]["gain_over_zero_router"] > 0.03
+    assert any("fitted by agreement" in warning for warning in figures["warnings"])
+
+
+def test_the_first_labels_change_little(tmp_path):
+    qualities = []
+    for scored in (0, 1, 5, 19):
+        rows = outcomes.read(write(tmp_path, unlabelled(exam(400), scored)), unscored=True)
+        table, assumption = expected(rows)
+        assert assumption
+        assert np.array_equal(table.score[:scored], rows.score[:scored])
+        qualities.append(table.score.mean(axis=0))
+    assert np.abs(np.diff(qualities, axis=0)).max() < 0.1
+    assert all(quality.argmax() == EXPERTS.index("sage") for quality in qualities)
+    rows = outcomes.read(write(tmp_path, unlabelled(exam(400), 20)))
+    assert expected(rows) == (rows, None), "only scores count"
+
+
+def test_a_table_without_scores_and_answers_is_refused(tmp_path):
+    bare = unlabelled(exam(60)).drop([f"answer::{name}" for name in EXPERTS])
+    result = cli("fit", write(tmp_path, bare), "--out", tmp_path / "router")
+    assert result.exit_code != 0
+    assert "no column is called score::EXPERT" in " ".join(result.output.split())

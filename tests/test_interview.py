@@ -94,6 +94,24 @@ def prompts_of(upstream: Upstream) -> Counter[str]:
     return Counter(body["messages"][-1]["content"] for body in upstream.bodies)
 
 
+def test_answers_can_be_recorded_without_grades(place):
+    """The refusal of queries without references names the way, and `fit` takes the table."""
+    rows = [json.dumps({"id": f"q{n}", "prompt": prompt}) for n, prompt in enumerate(PROMPTS)]
+    (place / "q.jsonl").write_text("\n".join(rows) + "\n")
+    upstreams = {name: Upstream(says=right) for name in ("one", "two", "three")}
+    with serving(*upstreams.values()):
+        configure(place, **upstreams)
+        _, refusal = interview(place, code=2, grader="auto")
+        assert "--grader unscored records answers only" in refusal
+        summary, _ = interview(place, grader="unscored")
+    assert summary["complete"]
+    table = outcomes.read(place / "t.parquet", unscored=True)
+    assert table.experts == ("one", "two", "three")
+    assert table.answers[3].tolist() == ["It makes 6"] * 3
+    with pytest.raises(BadTable, match="no score is known"):
+        outcomes.read(place / "t.parquet")
+
+
 def test_every_expert_answers_every_query_and_the_table_can_be_learnt_from(place):
     good, bad = Upstream(says=right), Upstream(says="no idea")
     with serving(good, bad):

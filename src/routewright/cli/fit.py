@@ -138,7 +138,7 @@ def fit(
     if encoder != "auto":
         encoders.build(encoder)
     check_folder(out)
-    everyone = outcomes.read(tables, split=split, drop_duplicates=drop_duplicates)
+    everyone = outcomes.read(tables, split=split, drop_duplicates=drop_duplicates, unscored=True)
     rows = everyone.pool(names(experts) or everyone.experts)
     columns = (
         TextColumn("[progress.description]{task.description}"),
@@ -253,6 +253,8 @@ def _report(router: Router, out: Path) -> None:
         table.add_row(name, *cells)
     console = Console()
     console.print(table)
+    if unproven := card.get("unproven"):
+        console.print(f"Unproven: {unproven}.", highlight=False)
     if worse := [name for name, facts in card["experts"].items() if facts["auc"] < 0.45]:
         console.print(
             f"An AUC below 0.5 says that the forecasts of {', '.join(worse)} are worse than chance:"

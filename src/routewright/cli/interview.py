@@ -163,6 +163,8 @@ def interview(
         raise typer.Exit(EXIT_INTERRUPTED)
     if not answered:
         raise BadInput(f"no expert answered any query, so '{out}' was not written: see above")
+    if settings["graders"].default == "unscored":
+        return
     if not any(facts["graded"] for facts in summary["experts"].values()):
         raise BadInput(
             "no answer could be graded (the reasons are above), so nothing can be fitted: the"

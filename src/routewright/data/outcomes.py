@@ -306,6 +306,7 @@ def read(
     split: str = ALL,
     data_class: DataClass = "public",
     drop_duplicates: bool = False,
+    unscored: bool = False,
 ) -> Outcomes:
     """Reads, joins and checks outcome tables.
 
@@ -313,8 +314,8 @@ def read(
     column is used as a whole. Rows that state no data class have `data_class`. In a table with
     rewards but no scores the rewards become the scores: unchanged if all are in 0..1, otherwise
     scaled linearly from 0 (lowest) to 1 (highest). With `drop_duplicates` the first of the rows of
-    one query in a file counts, and a warning says how many others there are. Raises BadTable for
-    anything that cannot be used.
+    one query in a file counts, and a warning says how many others there are. With `unscored`, a
+    table may have answers and no score at all. Raises BadTable for anything that cannot be used.
 
     >>> import routewright as rw
     >>> from routewright.demo import example
@@ -329,12 +330,12 @@ def read(
     frames = [table(path, drop_duplicates=drop_duplicates) for path in files]
     frame = _scored(frames[0] if len(frames) == 1 else reduce(join, frames))
     frame = _keep_split(frame, split, files)
-    names = _experts(frame, files)
+    names = _experts(frame, files, unscored)
     if experts is not None:
         check_names(experts, names)
         names = tuple(experts)
     outcomes = _outcomes(frame, names, files, split, data_class)
-    if not np.isfinite(outcomes.score).any():
+    if not np.isfinite(outcomes.score).any() and not (unscored and outcomes.answers is not None):
         raise BadTable(f"{_quoted(files)}: no score is known for {', '.join(names)}")
     return outcomes
 
@@ -748,8 +749,10 @@ def _keep_split(frame: pl.DataFrame, split: str, files: Sequence[Path]) -> pl.Da
     return selected
 
 
-def _experts(frame: pl.DataFrame, files: Sequence[Path]) -> tuple[str, ...]:
+def _experts(frame: pl.DataFrame, files: Sequence[Path], unscored: bool) -> tuple[str, ...]:
     names = tuple(c.removeprefix("score::") for c in frame.columns if c.startswith("score::"))
+    if unscored and not names:
+        names = tuple(c.removeprefix("answer::") for c in frame.columns if c.startswith("answer::"))
     if not names:
         raise BadTable(
             f"{_quoted(files)}: no column is called score::EXPERT; there are"
@@ -770,7 +773,8 @@ def _outcomes(
 ) -> Outcomes:
     present = {c.split("::", 1)[0] for c in frame.columns if "::" in c}
     measures = {m: _cells(frame, m, experts) for m in MEASURES if m in present}
-    measures.setdefault("cost", np.full((len(frame), len(experts)), np.nan))
+    for measure in ("score", "cost"):
+        measures.setdefault(measure, np.full((len(frame), len(experts)), np.nan))
     answers = None
     if "answer" in present:
         columns = [_column(frame, "answer", expert).to_list() for expert in experts]

@@ -136,7 +136,7 @@ def summary(e: Evaluation) -> dict[str, Any]:
         "domains": _domains(e),
         "tie": tie(e),
         "n": len(e.outcomes),
-        "warnings": [*warnings(e.outcomes), *of_other_topics(e)],
+        "warnings": [*unproven(e), *warnings(e.outcomes), *of_other_topics(e)],
     }
 
 
@@ -188,6 +188,12 @@ def of_other_topics(e: Evaluation) -> list[str]:
     if trust is not None:
         warning += f", here {text.share(float(np.mean(unfamiliar(trust))))} of the rows"
     return [f"{warning}."]
+
+
+def unproven(e: Evaluation) -> list[str]:
+    """What the router assumed in place of scores, if it was fitted without."""
+    assumption = e.router.card.get("unproven") if e.router is not None else None
+    return [f"The router was fitted by agreement: {assumption}."] if assumption else []
 
 
 def warnings(outcomes: Outcomes) -> list[str]:

@@ -69,9 +69,15 @@ class Agreement:
     def chances(self, labels: Indices) -> Array:
         """The chance that each answer is right, (n, e), given all of them: `labels` are equal for
         equivalent answers and −1 for unreadable ones, which have no chance."""
+        unknown, everybody = np.full(labels.shape, np.nan), np.ones(labels.shape, bool)
+        return self.scores(labels, unknown, everybody)
+
+    def scores(self, labels: Indices, scores: Array, asked: NDArray[np.bool_]) -> Array:
+        """The expected scores of answers, (n, e), given their labels and the scores that are known;
+        0 where an expert was not asked."""
         if not labels.size:
             return np.zeros(labels.shape)
-        rows = _rows(labels, np.full(labels.shape, np.nan), np.ones(labels.shape, bool))
+        rows = _rows(labels, scores, asked)
         of_candidate = np.exp(_posterior(self, rows)[0]).sum(axis=2)
         return np.einsum("nc,nce->ne", of_candidate, rows.right)
 
@@ -108,15 +114,24 @@ class Agreement:
         return right, labels
 
 
-def fit(labels: Indices, scores: Array, prior: Prior = PRIOR, seed: int = 0) -> Agreement:
-    """The model of experts with these answers (n, e) and scores (n, e), NaN where none answered."""
+def fit(
+    labels: Indices,
+    scores: Array,
+    asked: NDArray[np.bool_] | None = None,
+    *,
+    prior: Prior = PRIOR,
+    seed: int = 0,
+) -> Agreement:
+    """The model of experts with these answers (n, e) and scores (n, e), NaN where unknown. `asked`
+    (n, e) says where there is an answer; by default, where there is a score."""
     from scipy.optimize import minimize
     from scipy.special import digamma
 
     if len(labels) > MOST_ROWS:
         some = np.sort(np.random.default_rng(seed).permutation(len(labels))[:MOST_ROWS])
         labels, scores = labels[some], scores[some]
-    rows = _rows(labels, scores, np.isfinite(scores))
+        asked = None if asked is None else asked[some]
+    rows = _rows(labels, scores, np.isfinite(scores) if asked is None else asked)
     e = labels.shape[1]
     means, deviations = np.array([prior.ability] * e + [prior.difficulty, prior.scatter]).T
 

@@ -14,7 +14,7 @@ from routewright import metrics, parallel, registry
 from routewright.answers.evidence import Evidence
 from routewright.data.outcomes import Outcomes, check_names, fingerprints
 from routewright.errors import BadInput, BadTable
-from routewright.fitting import cascades, drawn, ladder, left_out
+from routewright.fitting import cascades, drawn, ladder, left_out, unlabelled
 from routewright.prediction import calibration
 from routewright.prediction.costs import CostModel
 from routewright.prediction.encoders import build as build_encoder
@@ -73,11 +73,12 @@ def fit(
     pass); decisions are still measured by the score. With `option_style`, `auto` also learns how
     right options of multiple-choice questions are written: a habit of whoever made them, which
     other questions need not share. `options` sets fields of the named predictor.
-    `assume` holds an assumed quality and cost for experts without scores. `auxiliary` holds other
-    experts on the same rows; the predictor also learns from their scores if that improves its
-    predictions for the pool. `engine` is where queries are encoded (see `parallel`). Raises
-    BadTable for tables that are too small or have costs for some experts only, and BadInput for
-    unknown names.
+    A table with answers and fewer than 20 scored rows is fitted by agreement (see `unlabelled`);
+    the points of such a router are unproven. `assume` holds an assumed quality and cost for experts
+    without scores. `auxiliary` holds other experts on the same rows; the predictor also learns from
+    their scores if that improves its predictions for the pool. `engine` is where queries are
+    encoded (see `parallel`). Raises BadTable for tables that are too small or have costs for some
+    experts only, and BadInput for unknown names.
 
     >>> import routewright as rw
     >>> from routewright.demo import example
@@ -127,6 +128,7 @@ def fit_each(
         if encoder == "auto":
             by_domain = predictor in BY_DOMAIN or "domain" in (options or {})
             encoder = AUTO_ENCODER + ("+domain" if by_domain else "")
+        outcomes, assumption = unlabelled.expected(outcomes, seed)
         costed = _with_assumed(outcomes, assume or {}).costed()
         _check(costed, strategies)
         scored = np.isfinite(outcomes.score).any(axis=0)
@@ -156,14 +158,19 @@ def fit_each(
         routers = {}
         for strategy, (candidates, evidence) in candidates_of.items():
             points = frontier.trace(candidates, costed, seed=seed)
-            found = left_out.estimate(
-                *(costed, table.x, table.blocks, topic, router.signal),
-                weighs_answers=evidence is not None,
-                seed=seed,
-            )
-            facts = left_out.facts(found, float(np.mean([point.gain for point in points])))
-            cheapest = frontier.tie(frontier.served_at_zero(candidates, points, costed), costed)
-            facts |= {} if cheapest is None else {"tie": cheapest}
+            found, facts = None, dict[str, Any]()
+            if assumption is None:
+                found = left_out.estimate(
+                    *(costed, table.x, table.blocks, topic, router.signal),
+                    weighs_answers=evidence is not None,
+                    seed=seed,
+                )
+                facts |= left_out.facts(found, float(np.mean([point.gain for point in points])))
+                cheapest = frontier.tie(frontier.served_at_zero(candidates, points, costed), costed)
+                facts |= {} if cheapest is None else {"tie": cheapest}
+            else:
+                points = tuple(replace(point, unproven=True) for point in points)
+                facts["unproven"] = assumption
             card = {"fit_seconds": round(time.monotonic() - began, 1), **facts}
             routers[strategy] = replace(
                 router,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from routewright.strategies.fixed import Fixed
 from routewright.strategies.single import Single
 from routewright.types import Plan, Query, Strategy
 
+log = logging.getLogger(__name__)
 PREFIX = "routewright/"
 AUTO = ("", "auto", f"{PREFIX}auto")
 DIRECT = "direct"  # the policy of a request that names an expert
@@ -187,5 +189,7 @@ class Policies:
         if folder not in self._routers:
             router = BatchingRouter.of(Router.load(folder).with_latency(self._latency))
             router.predict([Query.of("")])  # loads the files it refers to, or fails
+            if assumption := router.card.get("unproven"):
+                log.warning("router '%s' is unproven: %s", folder, assumption)
             self._routers[folder] = router
         return self._routers[folder]

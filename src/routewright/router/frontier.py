@@ -52,6 +52,7 @@ class OperatingPoint:
     spec: dict[str, Any]
     plan: str  # the strategy in words
     shares: dict[str, float] = field(default_factory=dict)  # of the queries that ask each expert
+    unproven: bool = False  # cost is measured, quality follows from agreement alone
 
     @property
     def strategy(self) -> str:

@@ -11,6 +11,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StrictBool,
     StrictInt,
     StrictStr,
     ValidationError,
@@ -63,6 +64,7 @@ class StoredPoint(Section):
     spec: dict[StrictStr, Any]
     plan: StrictStr
     shares: dict[StrictStr, NotNegative] = {}
+    unproven: StrictBool = False
 
     def point(self) -> OperatingPoint:
         return OperatingPoint(**self.model_dump())

@@ -135,7 +135,8 @@ class Graders:
         if items and counts["none"] == len(items):
             raise BadInput(
                 "no query has what a grader needs: give them a `reference` (the right answer),"
-                " `tests` or a `schema`, or name a judge: --grader judge=EXPERT"
+                " `tests` or a `schema`, or name a judge: --grader judge=EXPERT; --grader unscored"
+                " records answers only, and `fit` then goes by agreement between them"
             )
         return dict(counts.most_common())
 

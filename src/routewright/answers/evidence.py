@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 import numpy as np
 from pydantic import BaseModel, Field, StrictBool, StrictInt
 
-from routewright.answers import equivalence
+from routewright.answers import equivalence, reading
 from routewright.answers.multiple_choice import LETTERS, Choices
+from routewright.answers.reading import Reading
 from routewright.errors import BadRouter
 from routewright.prediction.forest import Forest
 from routewright.prediction.stored import Arrays, under
@@ -41,6 +42,7 @@ class Replies(NamedTuple):
     logprob: Array | None = None  # (n, s) mean over an answer's tokens, nats; None: not used
     checked: Indices | None = None  # (n,) expert whose answer was verified, or NOBODY; None: none
     confidence: Array | None = None  # (n,) of that verification, 0..1, or UNSURE
+    readings: Array | None = None  # (n, s, r) what the texts say by themselves; None: not used
 
 
 class Candidates(NamedTuple):
@@ -66,11 +68,13 @@ class Rung:
     """All experts asked so far, and the forests fitted for that committee.
 
     A `checked` rung asks no further expert: the expert that gave the likeliest answer on the rung
-    below verifies it.
+    below verifies it. On a `plain` rung nothing is fitted for the committee: an answer is as likely
+    right as it says by itself, and a further expert adds its forecast less that.
     """
 
     members: tuple[int, ...] = ()  # columns of the router's experts, in the order of asking
     checked: bool = False
+    plain: bool = False
     candidates: Forest | None = None
     gains: Forest | None = None
     onward: Forest | None = None
@@ -86,7 +90,8 @@ class Evidence:
 
     `kind` is how answers are compared (see `equivalence`). `prices` (quality per US$) are the
     prices at which the value of climbing is predicted; between them it is interpolated. `choices`
-    predicts the chance of each option of a question. With `logprobs`, the experts are asked for
+    predicts the chance of each option of a question, and `reading` that an answer in prose or code
+    is right, by its text alone. With `logprobs`, the experts are asked for
     log-probabilities. `checking` (e,) is the cost of verifying an answer, as a multiple of the
     answer's cost, and `verdicts` the number of verdicts drawn for it.
     """
@@ -98,27 +103,60 @@ class Evidence:
     logprobs: bool = False
     checking: Array = field(default_factory=lambda: np.ones(1))
     verdicts: int = 1
+    reading: Reading | None = None
 
     def option_chances(self, queries: Sequence[Query]) -> Array | None:
         """The chance of each listed option, (n, LETTERS); None if the evidence does not use it."""
         return None if self.choices is None else self.choices.predict(queries)
+
+    def log_odds(
+        self,
+        queries: Sequence[Query],
+        answers: np.ndarray[Any, np.dtype[Any]],
+        members: Sequence[int],
+    ) -> Array | None:
+        """What the answers (n, members) say by themselves, (n, members) of log-odds;
+        None if the evidence does not use it."""
+        return None if self.reading is None else self.reading.log_odds(queries, answers, members)
 
     def read(
         self,
         answers: np.ndarray[Any, np.dtype[Any]],
         choices: Array | None = None,
         logprobs: Array | None = None,
+        log_odds: Array | None = None,
     ) -> Replies:
-        """Reads answers (n, members), str or None, with the chances of each option (n, LETTERS) and
-        mean log-probabilities (n, members), NaN where unknown."""
+        """Reads answers (n, members), str or None, with the chances of each option (n, LETTERS),
+        mean log-probabilities (n, members), NaN where unknown, and the `log_odds` of the answers by
+        themselves (n, members)."""
+        if self.kind not in equivalence.KEYED:
+            return self._read_texts(answers, logprobs, log_odds)
         labels = equivalence.labels(self.kind, answers)
         forms = {text: self._form(text) for text in set(answers.ravel().tolist())}
         flat = [forms[text] for text in answers.ravel().tolist()]
         form = np.where(labels < 0, -1.0, np.array(flat, np.float64).reshape(answers.shape))
+        return Replies(labels, form, choices, self._logprob(labels, logprobs))
+
+    def _read_texts(
+        self,
+        answers: np.ndarray[Any, np.dtype[Any]],
+        logprobs: Array | None,
+        log_odds: Array | None,
+    ) -> Replies:
+        """Reads answers in prose or code: each is a candidate, unless another member gave it."""
+        labels = reading.labels(answers)
+        lengths = [np.log1p(len(text or "")) for text in answers.ravel().tolist()]
+        form = np.where(labels < 0, -1.0, np.array(lengths, np.float64).reshape(labels.shape))
+        if log_odds is None:
+            return Replies(labels, form, None, self._logprob(labels, logprobs))
+        readings = np.concatenate([log_odds[..., None], reading.likeness(answers)], axis=2)
+        return Replies(labels, form, None, self._logprob(labels, logprobs), readings=readings)
+
+    def _logprob(self, labels: Indices, logprobs: Array | None) -> Array | None:
         if not self.logprobs:
-            return Replies(labels, form, choices)
+            return None
         known_logprobs = np.full(labels.shape, np.nan) if logprobs is None else logprobs
-        return Replies(labels, form, choices, np.nan_to_num(known_logprobs, nan=NO_LOGPROB))
+        return np.nan_to_num(known_logprobs, nan=NO_LOGPROB)
 
     def _form(self, text: str | None) -> float:
         key = equivalence.key(self.kind, text)
@@ -127,11 +165,15 @@ class Evidence:
         return float(np.log1p(len(text or "")))
 
     def readable(self, text: str) -> bool:
+        if self.kind not in equivalence.KEYED:
+            return bool(text and not text.isspace())
         return equivalence.key(self.kind, text) is not None
 
     def assess(self, rung: int, replies: Replies, prediction: Prediction) -> RungState:
         """The state of n queries after the members of a rung have answered."""
         step = self.rungs[rung]
+        if step.plain:
+            return self._assess_plain(step, replies, prediction)
         if step.candidates is None or step.gains is None:
             best = np.full(len(prediction.quality), NOBODY)
             start = RungState(best, np.zeros(len(best)), prediction.quality, None)
@@ -144,6 +186,16 @@ class Evidence:
         gain[:, others(step.members, len(prediction.experts))] = step.gains.predict(columns)
         gain[prediction.quality < 0] = -np.inf  # an expert without any score
         best, chance = leader(chances, step.members)
+        state = RungState(best, chance, gain, None, replies.checked)
+        return with_onward(state, step, prediction, leaders(chances))
+
+    def _assess_plain(self, step: Rung, replies: Replies, prediction: Prediction) -> RungState:
+        assert replies.readings is not None, "a plain rung belongs to a reading of answers"
+        chances = reading.chance(replies.readings[:, :, 0])
+        chances = np.where(replies.labels < 0, -1.0, chances)
+        best, chance = leader(chances, step.members)
+        gain = np.where(prediction.quality < 0, -np.inf, prediction.quality - chance[:, None])
+        gain[:, list(step.members)] = -np.inf
         state = RungState(best, chance, gain, None, replies.checked)
         return with_onward(state, step, prediction, leaders(chances))
 
@@ -163,7 +215,9 @@ class Evidence:
         chances = self.option_chances(queries)
         for r, rung in enumerate(self.rungs):
             answers = np.full((len(queries), len(rung.members)), "B", dtype=object)
-            replies = self.read(answers, chances)
+            replies = self.read(
+                answers, chances, log_odds=self.log_odds(queries, answers, rung.members)
+            )
             if rung.checked:
                 checked = np.full(len(queries), rung.members[0])
                 replies = replies._replace(checked=checked, confidence=np.ones(len(queries)))
@@ -179,10 +233,12 @@ class Evidence:
             "choices": None if self.choices is None else self.choices.forest.depth,
             "logprobs": self.logprobs,
             "verdicts": self.verdicts,
+            **({} if self.reading is None else {"reading": self.reading.options()}),
             "rungs": [
                 {
                     "members": list(rung.members),
                     "checked": rung.checked,
+                    **({"plain": True} if rung.plain else {}),
                     "depths": {name: forest.depth for name, forest in rung.forests().items()},
                 }
                 for rung in self.rungs
@@ -199,6 +255,8 @@ class Evidence:
         if self.choices is not None:
             nodes |= {f"choices.{k}": array for k, array in self.choices.forest.nodes.items()}
             nodes["choices.style"] = self.choices.style
+        if self.reading is not None:
+            nodes |= {f"reading.{k}": array for k, array in self.reading.arrays().items()}
         return {"prices": self.prices, "checking": self.checking, **nodes}
 
     @classmethod
@@ -225,12 +283,17 @@ class Evidence:
                 )
                 for name, depth in rung.depths.items()
             }
-            rungs.append(Rung(rung.members, rung.checked, **forests))
+            rungs.append(Rung(rung.members, rung.checked, rung.plain, **forests))
+            if rung.plain and (stored.reading is None or not rung.members):
+                raise BadRouter("a plain rung of the evidence needs members and their reading")
         if rungs[-1].onward is not None:
             raise BadRouter("the last rung of the evidence climbs to none")
         choices = None
         if stored.choices is not None:
             choices = Choices.load(stored.choices, under(arrays, "choices."))
+        texts = None
+        if stored.reading is not None:
+            texts = Reading.load(stored.reading, under(arrays, "reading."), experts)
         return cls(
             stored.kind,
             prices,
@@ -239,6 +302,7 @@ class Evidence:
             logprobs=stored.logprobs,
             checking=checking,
             verdicts=stored.verdicts,
+            reading=texts,
         )
 
 
@@ -247,6 +311,7 @@ class StoredRung(BaseModel):
 
     members: tuple[StrictInt, ...]
     checked: StrictBool = False
+    plain: StrictBool = False
     depths: dict[Literal["candidates", "gains", "onward"], StrictInt] = {}
 
 
@@ -256,6 +321,7 @@ class StoredEvidence(BaseModel):
     kind: equivalence.Kind
     choices: StrictInt | None = None  # the depth of the forest
     logprobs: StrictBool = False
+    reading: dict[str, Any] | None = None  # options of the lexical encoder
     verdicts: Annotated[StrictInt, Field(ge=1, le=MOST_VERDICTS)] = 1
     rungs: Annotated[list[StoredRung], Field(min_length=1, max_length=MOST_RUNGS)]
 
@@ -374,6 +440,15 @@ def _signals(
             logprob,
             logprob[np.arange(len(row)), member],
             np.maximum(highest_of_supporters, -99.0),
+        ]
+    if replies.readings is not None:
+        readings = replies.readings[row]
+        log_odds = readings[:, :, 0]
+        rivals = np.where(supporters, -np.inf, log_odds)
+        columns += [
+            *readings[np.arange(len(row)), member].T,
+            np.maximum(rivals.max(axis=1), -reading.FOREMOST),
+            log_odds,
         ]
     if replies.checked is not None and replies.confidence is not None:
         checked, confidence = replies.checked[row], replies.confidence[row]

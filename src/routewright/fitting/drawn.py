@@ -107,18 +107,21 @@ class Drawn(NamedTuple):
         return np.concatenate([recorded, self.rng.choice(np.unique(recorded), len(self.row))])
 
 
-def draw(outcomes: Outcomes, labels: Indices, *, option_style: bool, seed: int = 0) -> Drawn:
-    """ROWS rows; none if the recorded scores contradict the model, where agreement says nothing of
-    who is right. `labels` (n, e) are those of the recorded answers.
+def draw(
+    outcomes: Outcomes, labels: Indices, *, rows: int = ROWS, exact: bool = True, seed: int = 0
+) -> Drawn:
+    """So many rows; none if the recorded scores contradict the model, where agreement says nothing
+    of who is right. `labels` (n, e) are those of the recorded answers.
 
-    Where more is known of an answer than who agrees with it, a score is drawn as well: what else is
-    known belongs to an answer of that score.
+    Where more is known of an answer than who agrees with it (not `exact`, or further measures), a
+    score is drawn as well: what else is known belongs to an answer of that score.
     """
     rng = np.random.default_rng(seed)
     available = answered(outcomes)
     score = np.where(available, outcomes.score, np.nan)
     model = agreement.fit(labels, score, seed=seed)
-    rows = ROWS if model.information(labels, score) > LEAST_INFORMATION else 0
+    if rows and model.information(labels, score) <= LEAST_INFORMATION:
+        rows = 0
     right, drawn_labels = model.draw(rows, rng)
     was_right = available & (np.nan_to_num(score) >= 0.5)
     was_wrong = available & ~was_right
@@ -134,7 +137,7 @@ def draw(outcomes: Outcomes, labels: Indices, *, option_style: bool, seed: int =
     silent = rng.random(right.shape) < np.where(right, silence[1], silence[0])
     drawn_labels = np.where(silent, -1, drawn_labels)
     scores = right.astype(np.float64)
-    if not option_style and not any(name in outcomes.measures for name in OF_ANSWERS):
+    if exact and not any(name in outcomes.measures for name in OF_ANSWERS):
         # An expert whose right answers are unreadable says nothing of the others by its silence.
         asked = silence[1] < 0.5
         chances = model.of(asked).chances(drawn_labels[:, asked])

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from routewright import metrics, policies
-from routewright.answers import equivalence, multiple_choice
+from routewright.answers import equivalence, multiple_choice, reading, votes
 from routewright.answers.evidence import (
     NOBODY,
     UNSURE,
@@ -37,7 +37,7 @@ from routewright.answers.evidence import (
     others,
 )
 from routewright.data.outcomes import Outcomes
-from routewright.fitting.drawn import Drawn, draw
+from routewright.fitting.drawn import ROWS, Drawn, draw
 from routewright.prediction.forest import Forest
 from routewright.prediction.predictors import Folds
 from routewright.router.frontier import (
@@ -119,18 +119,24 @@ def build(
     them, except with `agreement_only`. With `option_style`, so is how multiple-choice options are
     written, which tells right ones apart only among questions that were made in the same way.
     """
-    kind = kind_of(outcomes)
+    kind = kind_of(outcomes) or (None if agreement_only else kind_of_texts(outcomes))
     if kind is None:
         return None
-    labels = everybody(Evidence(kind, PRICES), outcomes).labels
-    style = kind == "letter" and option_style and not agreement_only
-    drawn = draw(outcomes, labels, option_style=style, seed=seed)
-    wide, wide_prediction = drawn.outcomes(outcomes), drawn.prediction(prediction)
-    order = order_members(outcomes, prediction, labels, drawn)
-    measures = () if agreement_only else _further_measures(outcomes, order)
-    if len(order) < (1 if measures else 2):
-        return None
     fold = fold % FOLDS
+    log_odds, texts = None, None
+    if kind not in equivalence.KEYED:
+        progress("reading the answers", 0.0)
+        answers = votes.recorded(outcomes)
+        log_odds, texts = reading.fit(outcomes.queries, answers, outcomes.score, fold, seed=seed)
+    chance = prediction.quality if log_odds is None else reading.chance(log_odds)
+    style = kind == "letter" and option_style and not agreement_only
+    labels = everybody(Evidence(kind, PRICES), outcomes).labels
+    drawn = draw(outcomes, labels, rows=ROWS if log_odds is None else 0, exact=not style, seed=seed)
+    wide = drawn.outcomes(outcomes)
+    order = order_members(outcomes, chance, labels, drawn)
+    measures = () if agreement_only else _further_measures(outcomes, order)
+    if len(order) < (1 if measures or texts is not None else 2):
+        return None
     option_chances, choices = None, None
     if style:
         assert outcomes.answers is not None
@@ -146,9 +152,19 @@ def build(
         logprobs="logprob" in measures,
         checking=_checking(outcomes),
         verdicts=outcomes.verdicts or 1,
+        reading=texts,
     )
-    replies = drawn.replies(everybody(base, outcomes, option_chances), kind)
-    fitter = _Fitter(wide, wide_prediction, drawn.fold(fold), base, replies, seed, len(outcomes))
+    replies = everybody(replace(base, reading=None), outcomes, option_chances)
+    fitter = _Fitter(
+        wide,
+        drawn.prediction(prediction),
+        drawn.fold(fold),
+        base,
+        drawn.replies(replies, kind),
+        outcomes,
+        log_odds,
+        seed,
+    )
     progress(f"weighing the answers of {len(order)} experts", 0.0)
     sizes = sorted({min(size, len(order)) for size in (*EARLY, len(order))})
     rung_of_size = {0: fitter.start()}
@@ -164,6 +180,8 @@ def build(
         ladders += [
             [start, rung_of_size[size], checked_rung[size]] for size in sizes[:1] if len(sizes) > 1
         ]
+    if texts is not None and not measures:
+        ladders += [[start, fitter.plain(tuple(order[:size]))] for size in sizes]
     trials = [fitter.ladder(rungs) for rungs in ladders]
     best = max(trials, key=lambda ladder: worth(*curve(ladder.candidates), fitter.outcomes))
     return best.split(len(outcomes), wide)
@@ -211,12 +229,21 @@ def everybody(
     return recorded(evidence, Rung(tuple(range(len(outcomes.experts)))), outcomes, option_chances)
 
 
-def order_members(
-    outcomes: Outcomes, prediction: Prediction, labels: Indices, drawn: Drawn
-) -> list[int]:
+def kind_of_texts(outcomes: Outcomes) -> equivalence.Kind | None:
+    """The kind of recorded answers without a canonical form, `code` or `similar`; None if there
+    are none."""
+    texts = votes.recorded(outcomes)[:: max(1, len(outcomes) // 300)].ravel().tolist()
+    texts = [text for text in texts if text and not text.isspace()]
+    if not texts:
+        return None
+    programs = [text for text in texts if reading.parses(reading.program(text))]
+    return "code" if 2 * len(programs) > len(texts) else "similar"
+
+
+def order_members(outcomes: Outcomes, chance: Array, labels: Indices, drawn: Drawn) -> list[int]:
     """Members (columns) in the order in which they are asked; `labels` (n, e) of their answers.
 
-    Each next member adds most to the quality of a vote weighted by the log-odds of the forecasts,
+    Each next member adds most to the quality of a vote weighted by the log-odds of `chance` (n, e),
     less its cost at the zero router's price of quality up to the best expert. Whether asking it
     pays is decided per query later, so the order ends only where no vote gets better.
     """
@@ -231,7 +258,7 @@ def order_members(
     hull = policies.zero_router(quality, cost)
     span = hull[-1].cost - hull[0].cost
     price = (hull[-1].quality - hull[0].quality) / span if span > 0 else 0.0
-    chance = np.clip(prediction.quality, 0.02, 0.98)
+    chance = np.clip(chance, 0.02, 0.98)
     weight = np.log(chance / (1 - chance)) + np.log(4.0)  # a wrong answer has many rivals
     score = np.nan_to_num(outcomes.score)
     order: list[int] = []
@@ -268,7 +295,8 @@ def _vote(labels: Indices, weight: Array, score: Array, members: list[int]) -> f
 
 def _first(columns: T, n: int) -> T:
     """The first n rows of a Run, or of a RungState."""
-    return type(columns)(*(None if column is None else column[:n] for column in columns))
+    parts: Any = (None if column is None else column[:n] for column in columns)
+    return type(columns)(*parts)
 
 
 @dataclass(frozen=True)
@@ -280,8 +308,9 @@ class _Fitter:
     fold: Folds
     base: Evidence
     replies: Replies  # of every expert
+    recorded: Outcomes  # the first rows of `outcomes`; the others are drawn
+    log_odds: Array | None  # held-out reading of each answer by itself, (n, e)
     seed: int
-    recorded: int  # rows; those after them are drawn
 
     @cached_property
     def rows(self) -> Recorded:
@@ -291,6 +320,8 @@ class _Fitter:
 
     def replies_of(self, members: tuple[int, ...]) -> Replies:
         """The answers of these members."""
+        if self.log_odds is not None:  # a text is read beside those of the other members
+            return recorded(self.base, Rung(members), self.recorded, None, self.log_odds)
         labels, form, choices, logprob, *_ = self.replies
         columns = list(members)
         return Replies(
@@ -308,6 +339,14 @@ class _Fitter:
     def climb(self, members: tuple[int, ...]) -> FittedRung:
         """Fits the rung where these members have answered."""
         return self._learn(members, self.replies_of(members))
+
+    def plain(self, members: tuple[int, ...]) -> FittedRung:
+        """The rung where these members have answered, without forests: with few rows, what the
+        answers say by themselves decides better."""
+        rung = Rung(members, plain=True)
+        evidence = replace(self.base, rungs=(Rung(), rung))
+        state = evidence.assess(1, self.replies_of(members), self.prediction)
+        return FittedRung(rung, state, leaders(state.chance[:, None]))
 
     def check(self, below: FittedRung) -> FittedRung:
         """Fits the rung above another one, where its likeliest answer has been verified."""
@@ -332,7 +371,7 @@ class _Fitter:
         gain_of_rest, second = self._held_out(columns, gain_targets, self.fold, FURTHER)
         gain = np.full(score.shape, -np.inf)
         gain[:, rest] = gain_of_rest
-        rung = Rung(members, replies.checked is not None, first, second)
+        rung = Rung(members, replies.checked is not None, candidates=first, gains=second)
         state = RungState(best, chance, gain, None, replies.checked)
         return FittedRung(rung, state, leaders(chances))
 
@@ -436,7 +475,8 @@ class _Fitter:
         budget: float,
     ) -> PointStrategy:
         experts = self.outcomes.experts
-        run, states = _first(run, self.recorded), [_first(s, self.recorded) for s in states]
+        n = len(self.recorded)
+        run, states = _first(run, n), [_first(state, n) for state in states]
         spec = with_budget({"strategy": "auto", "price": price}, budget)
         return PointStrategy(spec, words(evidence, experts, run, states), run.shares(experts))
 

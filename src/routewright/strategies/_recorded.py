@@ -278,10 +278,15 @@ def rung_states(evidence: Evidence, rows: Recorded) -> list[RungState]:
 
 
 def recorded(
-    evidence: Evidence, rung: Rung, outcomes: Outcomes, option_chances: Array | None = None
+    evidence: Evidence,
+    rung: Rung,
+    outcomes: Outcomes,
+    option_chances: Array | None = None,
+    log_odds: Array | None = None,
 ) -> Replies:
     """The recorded answers of the members of a rung; an ask without a score has failed.
-    `option_chances` are those of `Evidence.option_chances` for the same queries."""
+    `option_chances` are those of `Evidence.option_chances` for the same queries, and `log_odds`
+    (n, e) those of `Evidence.log_odds` for every expert; without them, they are predicted here."""
     members = list(rung.members)
     available = answered(outcomes)[:, members]
     texts = np.full(available.shape, None, dtype=object)
@@ -289,7 +294,11 @@ def recorded(
         texts[available] = outcomes.answers[:, members][available]
     logprob = outcomes.measures.get("logprob")
     logprobs = None if logprob is None else np.where(available, logprob[:, members], np.nan)
-    return evidence.read(texts, option_chances, logprobs)
+    if log_odds is None:
+        log_odds = evidence.log_odds(outcomes.queries, texts, members)
+    else:
+        log_odds = np.where(available, log_odds[:, members], 0.0)
+    return evidence.read(texts, option_chances, logprobs, log_odds)
 
 
 class Verifications(NamedTuple):

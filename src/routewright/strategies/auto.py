@@ -92,7 +92,7 @@ class Auto:
                 option_chances = (
                     evidence.option_chances([query]) if option_chances is None else option_chances
                 )
-            replies = _read(evidence, rung, answers, option_chances)
+            replies = _read(evidence, rung, query, answers, option_chances)
             if rung.checked:
                 assert state is not None, "a rung with answers lies below every checked rung"
                 answer = answers[int(state.best[0])]
@@ -315,15 +315,17 @@ def _costs_of_climbing(
 def _read(
     evidence: Evidence,
     rung: Rung,
+    query: Query,
     answers_of_query: Mapping[int, Answer],
     option_chances: Array | None,
 ) -> Replies:
     """Reads the answers of a rung's members to one query."""
     answers = [answers_of_query.get(m) for m in rung.members]
     texts = np.array([[None if a is None else a.content for a in answers]], dtype=object)
+    texts = texts.reshape(1, len(rung.members))
     logprobs = np.array([[np.nan if a is None else a.logprob for a in answers]])
-    shape = (1, len(rung.members))
-    return evidence.read(texts.reshape(shape), option_chances, logprobs.reshape(shape))
+    log_odds = evidence.log_odds([query], texts, rung.members)
+    return evidence.read(texts, option_chances, logprobs.reshape(texts.shape), log_odds)
 
 
 def _unreadable(

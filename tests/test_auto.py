@@ -422,7 +422,7 @@ def test_members_are_those_who_add_most_for_their_cost(table):
     rows = outcomes.read(table, split="train")
     belief = fit(rows, encoder="surface", predictor="prior", strategy="single")
     labels = equivalence.labels("letter", rows.answers)
-    imagined = draw(rows, labels, option_style=False)
+    imagined = draw(rows, labels)
     order = ladder.order_members(rows, belief.predict(rows.queries), labels, imagined)
     assert sorted(rows.experts[m] for m in order) == sorted(CHEAP)
 

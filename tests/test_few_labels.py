@@ -70,7 +70,7 @@ def test_answers_that_say_nothing_of_their_scores_are_no_prior(tmp_path):
     for seed in range(10):
         rows = outcomes.read(write(tmp_path, shuffled(exam(50, seed), seed)))
         labels = equivalence.labels("letter", rows.answers)
-        assert len(draw(rows, labels, option_style=False).row) == 0
+        assert len(draw(rows, labels).row) == 0
     router = fit(rows, encoder="surface", predictor="prior")
     assert {point.strategy for point in router.frontier} == {"fixed"}
 
@@ -94,7 +94,7 @@ def test_unreadable_answers_are_drawn_as_often_as_they_are_recorded(tmp_path):
     answers = [None if s else a for s, a in zip(silent, frame["answer::ada"], strict=True)]
     rows = outcomes.read(write(tmp_path, frame.with_columns(pl.Series("answer::ada", answers))))
     labels = equivalence.labels("letter", rows.answers)
-    drawn = draw(rows, labels, option_style=False)
+    drawn = draw(rows, labels)
     assert len(drawn.row) == ROWS
     assert (drawn.labels[:, 0] < 0).mean() == pytest.approx(np.mean(silent), abs=0.05)
     assert (drawn.labels[:, 1:] >= 0).all()

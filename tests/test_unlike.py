@@ -222,10 +222,11 @@ def topics(rows: int = 480, seed: int = 0) -> pl.DataFrame:
 
 def test_a_router_that_pays_only_where_it_has_been_says_so_everywhere(routewright, tmp_path):
     table = write(tmp_path, topics())
-    code, _, error = routewright(
+    code, printed, error = routewright(
         "fit", table, "--out", tmp_path / "router", "--predictor", "linear", "--strategy", "single"
     )
     assert code == 0, error
+    assert "On domains left out of the fit (8 of them)" in " ".join(printed.split())
     left_out = json.loads((tmp_path / "router" / "router.json").read_text())["card"]["left_out"]
     assert left_out["by"] == "domain"
     assert left_out["topics"] == 8

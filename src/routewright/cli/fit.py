@@ -270,6 +270,18 @@ def _report(router: Router, out: Path) -> None:
         f" learned at {learned} of {len(router.frontier)} operating points,"
         " the fixed mix elsewhere"
     )
+    if outside := card.get("left_out"):
+        elsewhere = (
+            "it is served there too"
+            if outside["pays"]
+            else "queries unlike the training rows get the fixed mix"
+        )
+        console.print(
+            f"On {outside['by']}s left out of the fit ({outside['topics']} of them) the mean gain"
+            f" is {text.points(outside['gain'])} {text.between(outside['gain_ci'], True)}:"
+            f" {elsewhere}.",
+            highlight=False,
+        )
     if all(facts["cost"] == 0 for facts in card["experts"].values()):
         console.print(
             "Note: every expert costs 0 in this table, so quality alone decides. If their answers"

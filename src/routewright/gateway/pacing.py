@@ -28,8 +28,8 @@ from routewright.router.router import Router
 from routewright.types import Query
 
 AIM = 0.985  # share of the goal that is aimed at, so that windows of 500 queries keep it
-WIDTH = 14.0  # of the range of the credit, in goals: a window overspends by no more than this
-LEAST_ROOM = 6.0  # where one ask of the most expensive expert costs most of that
+WIDTH = 16.0  # of the range of the credit, in goals: a window overspends by no more than this
+LEAST_ROOM = 12.0  # where one ask of the most expensive expert costs most of that
 PROPORTIONAL, INTEGRAL = 0.1, 0.02  # gains per goal of credit, and per query
 FARTHEST = 3.0  # of the multiplier, as a natural logarithm
 UNUSUAL = 1.5  # times the usual cost of an ask: without credit, none is sent that may cost more

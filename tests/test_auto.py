@@ -449,7 +449,9 @@ def test_the_gateway_asks_for_log_probabilities_and_keeps_them_to_itself(
             entries = [upstream.expert(name) for name, upstream in upstreams.items()]
             async with front(config_of(*entries, policies={"default": policy})) as client:
                 reply = await client.chat.completions.with_raw_response.create(
-                    model="auto", messages=asked("Question 3: which of these?"), stream=stream
+                    model="auto",
+                    messages=asked("Question 3: which of these is it? 500"),
+                    stream=stream,
                 )
                 return reply.headers, [piece async for piece in reply.parse()] if stream else [
                     reply.parse()

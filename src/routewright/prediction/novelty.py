@@ -27,6 +27,7 @@ RARE = 0.01  # share of the training queries that are farther away than `limit`
 # The same for a router that gains nothing on topics that it was not fitted on: on `llmrouter_mix`,
 # fitted on half of the tasks, it notices half of the queries of the other tasks (bench.left_out).
 RARE_IF_CAREFUL = 0.08
+LEAST_LIMIT = 0.5  # where the training queries hardly differ
 SURFACE = 0.15  # weight of a standard deviation of a surface feature in a distance
 
 
@@ -89,7 +90,8 @@ class Novelty:
         apart[member[:, None] == member[sample]] = np.inf
         nearest = apart.min(axis=1)
         nearest = nearest[np.isfinite(nearest)]
-        self.limit = float(np.quantile(nearest, 1 - rare)) if nearest.size else np.inf
+        quantile = float(np.quantile(nearest, 1 - rare)) if nearest.size else np.inf
+        self.limit = max(quantile, LEAST_LIMIT)
         return self
 
     def trust(self, x: Array) -> Array:

@@ -50,6 +50,8 @@ def topics(outcomes: Outcomes, x: Array, blocks: Mapping[str, slice], seed: int)
     from sklearn.cluster import KMeans
 
     vectors = distance_view(blocks)(x)
+    if not vectors.shape[1]:  # the encoder reads no text
+        return [""] * len(x)
     different = len(np.unique(vectors, axis=0))
     clusters = KMeans(min(CLUSTERS, different), n_init=3, random_state=seed).fit_predict(vectors)
     return [f"cluster {k}" for k in clusters]

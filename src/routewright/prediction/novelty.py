@@ -84,6 +84,8 @@ class Novelty:
         self.usual = max(float(np.percentile(similarity.max(axis=1), UNUSUAL)), 0.0)
         self.distance = distance_view(blocks)
         sites = self.distance(x)
+        if not sites.shape[1]:  # the encoder reads no text
+            return self
         self.places = sites[sample].astype(np.float32)
         member = np.asarray(groups) if len(groups) else np.arange(len(x))
         apart = _distances(sites, self.places)

@@ -8,6 +8,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from routewright.answers.equivalence import group, guess, key, labels, same
 from routewright.errors import BadInput
@@ -197,3 +199,24 @@ for part in ("1,", "\\\\boxed{", "answer is ", "$", " ", "(", "1/", "the "):
 def test_no_formula_breaks_its_reader(formula):
     """With math-verify it may be read or not; either way it is an answer."""
     assert same("number", rf"\boxed{{{formula}}}", "4") in (None, False)
+
+
+PIECES = st.sampled_from(
+    [
+        *(r"\boxed{", "}", "{", "$", "=", "<", "x", "1/2", "12", "0", "-", "+", "^", "_", "%", ","),
+        *(r"\frac{1}{2}", r"\sqrt", r"\text{ or }", r"\pm", r"\le", r"\infty", r"\int", r"\begin"),
+        *("[1, 2)", "(B)", "answer is ", "####", "|", "!", " ", "\n", "\\\\", "&", "\ud800", "\0"),
+    ]
+)
+FORMULAS = st.lists(PIECES, max_size=9).map("".join)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.one_of(st.text(max_size=80), FORMULAS, FORMULAS.map(lambda f: rf"\boxed{{{f}}}")))
+def test_no_text_breaks_a_reader(text):
+    table = np.array([[text, text + "7", "7"]], dtype=object)
+    for kind in ("auto", "letter", "number", "text", "code", "similar"):
+        one = key(kind, text)
+        assert one == key(kind, text)
+        assert labels(kind, table).shape == (1, 3)
+        assert len(group(kind, table[0].tolist())) == 3

@@ -179,8 +179,11 @@ def columns(
 
 @lru_cache(CACHED)
 def features(text: str, prompt: str, size_of_text: int, size_of_prompt: int) -> Array:
-    """Features of (the start of) an answer: its length and form, hedges and refusals, whether it breaks off, what
-    it shares with the prompt, and of code whether it parses, (FEATURES,)."""
+    """Features of an answer: its length and form, hedges and refusals, whether it breaks off, what
+    it shares with the prompt, and of code whether it parses, (FEATURES,).
+
+    `text` and `prompt` are their first MOST_READ characters, the sizes are those of the wholes.
+    """
     length, asked = np.log1p(size_of_text), np.log1p(size_of_prompt)
     found = [word.lower() for word in _WORD.findall(text)]
     words, words_of_prompt = set(found), {word.lower() for word in _WORD.findall(prompt)}

@@ -69,6 +69,7 @@ FOLDS = 3
 RIGHT, FURTHER, ONWARD = 0.25, 0.6, 2.5
 TREES = 80
 NOISE = 0.01  # of the vote of the drawn rows; in truth a further member makes none worse
+PLAIN_LESS = 0.005  # worth by which a plain rung must exceed forests: those keep gaining with rows
 PRICES = np.array([0.0, *np.geomspace(0.01, 30.0, 44)])  # λ times the highest mean cost
 
 Progress = Callable[[str, float], None]
@@ -183,8 +184,14 @@ def build(
     if texts is not None and not measures:
         ladders += [[start, fitter.plain(tuple(order[:size]))] for size in sizes]
     trials = [fitter.ladder(rungs) for rungs in ladders]
-    best = max(trials, key=lambda ladder: worth(*curve(ladder.candidates), fitter.outcomes))
+    best = max(trials, key=lambda ladder: _worth(ladder, fitter.outcomes))
     return best.split(len(outcomes), wide)
+
+
+def _worth(ladder: Ladder, outcomes: Outcomes) -> float:
+    """The worth of a ladder; where plain rungs and forests are nearly equal, the forests win."""
+    plain = ladder.evidence.rungs[-1].plain
+    return worth(*curve(ladder.candidates), outcomes) - (PLAIN_LESS if plain else 0.0)
 
 
 def _further_measures(outcomes: Outcomes, order: Sequence[int]) -> tuple[str, ...]:

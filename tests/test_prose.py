@@ -181,3 +181,32 @@ def test_any_text_can_be_read(router_of_any_text, text, prompt, piece):
 @pytest.fixture(scope="module")
 def router_of_any_text(router):
     return router.evidence.reading
+
+
+def test_chat_answers_are_read_as_the_short_texts_that_interview_recorded(tmp_path):
+    """A table holds what was graded ("Berlin"), and experts that are served say more."""
+    rng = np.random.default_rng(3)
+    n, towns = 200, np.array(["Berlin", "Rome", "Paris", "Madrid", "Vienna", "Oslo"])
+    gold, easy = rng.integers(6, size=n), rng.random(n) < 0.6
+    rows: dict[str, object] = {
+        "id": [f"q{i}" for i in range(n)],
+        "prompt": [f"Which town is it, number {i}?" for i in range(n)],
+        "split": ["train"] * n,
+    }
+    for name in EVERYBODY:
+        right = rng.random(n) < (0.95 if name == "sage" else np.where(easy, 0.9, 0.1))
+        place = np.where(right, gold, (gold + rng.integers(1, 6, n)) % 6)
+        rows[f"answer::{name}"] = towns[place].tolist()
+        rows[f"score::{name}"] = right.astype(float)
+        rows[f"cost::{name}"] = rng.uniform(0.8, 1.2, n) * (0.02 if name == "sage" else 0.0005)
+    table = outcomes.read(write(tmp_path, pl.DataFrame(rows)))
+    router = fit(table)
+    assert router.evidence is not None
+    router.save(tmp_path / "router")
+    says = "Good question! The town is **{}**. It has a long history and many visitors every year."
+    chat = np.array([[says.format(a) for a in row] for row in table.answers.tolist()], object)
+    short = swept_as_replayed(Auto(router, 10.0), table, router)
+    served = Router.load(tmp_path / "router")
+    whole = swept_as_replayed(Auto(served, 10.0), replace(table, answers=chat), served)
+    assert (short.rung > 0).any()
+    np.testing.assert_array_equal(short.asked, whole.asked)

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import BaseModel, Field, StrictBool, StrictInt
 
 from routewright.answers import equivalence, reading
+from routewright.answers.claims import claims
 from routewright.answers.multiple_choice import LETTERS, Choices
 from routewright.answers.reading import Reading
 from routewright.errors import BadRouter
@@ -91,7 +92,9 @@ class Evidence:
     `kind` is how answers are compared (see `equivalence`). `prices` (quality per US$) are the
     prices at which the value of climbing is predicted; between them it is interpolated. `choices`
     predicts the chance of each option of a question, and `reading` that an answer in prose or code
-    is right, by its text alone. With `logprobs`, the experts are asked for
+    is right, by its text alone. With `claims`, a chat answer is
+    read as the short text that it claims ("It is **Berlin**." as "Berlin"), as the table's answers
+    were. With `logprobs`, the experts are asked for
     log-probabilities. `checking` (e,) is the cost of verifying an answer, as a multiple of the
     answer's cost, and `verdicts` the number of verdicts drawn for it.
     """
@@ -104,10 +107,23 @@ class Evidence:
     checking: Array = field(default_factory=lambda: np.ones(1))
     verdicts: int = 1
     reading: Reading | None = None
+    claims: bool = False
 
     def option_chances(self, queries: Sequence[Query]) -> Array | None:
         """The chance of each listed option, (n, LETTERS); None if the evidence does not use it."""
         return None if self.choices is None else self.choices.predict(queries)
+
+    def graded_parts(
+        self, queries: Sequence[Query], answers: np.ndarray[Any, np.dtype[Any]]
+    ) -> np.ndarray[Any, np.dtype[Any]]:
+        """The parts of answers (n, s), str or None, that a table records; see `claims`."""
+        if not self.claims:
+            return answers
+        parts = [
+            [text and claimed(text, query.text) for text in row]
+            for query, row in zip(queries, answers.tolist(), strict=True)
+        ]
+        return np.array(parts, dtype=object).reshape(answers.shape)
 
     def log_odds(
         self,
@@ -234,6 +250,7 @@ class Evidence:
             "logprobs": self.logprobs,
             "verdicts": self.verdicts,
             **({} if self.reading is None else {"reading": self.reading.options()}),
+            **({"claims": True} if self.claims else {}),
             "rungs": [
                 {
                     "members": list(rung.members),
@@ -303,6 +320,7 @@ class Evidence:
             checking=checking,
             verdicts=stored.verdicts,
             reading=texts,
+            claims=stored.claims,
         )
 
 
@@ -322,6 +340,7 @@ class StoredEvidence(BaseModel):
     choices: StrictInt | None = None  # the depth of the forest
     logprobs: StrictBool = False
     reading: dict[str, Any] | None = None  # options of the lexical encoder
+    claims: StrictBool = False
     verdicts: Annotated[StrictInt, Field(ge=1, le=MOST_VERDICTS)] = 1
     rungs: Annotated[list[StoredRung], Field(min_length=1, max_length=MOST_RUNGS)]
 
@@ -333,6 +352,18 @@ def _check_members(rung: StoredRung, below: tuple[int, ...], experts: int) -> No
         raise BadRouter(f"a rung of the evidence must name each expert by a number below {experts}")
     if not members >= set(below) or (rung.checked and (not members or members != set(below))):
         raise BadRouter("a rung of the evidence must have the members of the rung below it")
+
+
+def claimed(text: str, question: str) -> str:
+    """The last thing that a chat answer claims (see `claims`); a short text is itself.
+
+    >>> claimed("The capital is **Berlin**.", "What is the capital?"), claimed("Berlin", "")
+    ('Berlin', 'Berlin')
+    """
+    if len(text.split()) <= equivalence.FEW_WORDS and "**" not in text:
+        return text
+    parts = claims(text, question)
+    return parts[-1].text if parts else text
 
 
 # --- inputs of the forests -----------------------------------------------------------------

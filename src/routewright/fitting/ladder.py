@@ -154,6 +154,7 @@ def build(
         checking=_checking(outcomes),
         verdicts=outcomes.verdicts or 1,
         reading=texts,
+        claims=kind == "text" and not agreement_only,
     )
     replies = everybody(replace(base, reading=None), outcomes, option_chances)
     fitter = _Fitter(

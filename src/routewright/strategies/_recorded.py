@@ -292,6 +292,7 @@ def recorded(
     texts = np.full(available.shape, None, dtype=object)
     if outcomes.answers is not None:
         texts[available] = outcomes.answers[:, members][available]
+    texts = evidence.graded_parts(outcomes.queries, texts)
     logprob = outcomes.measures.get("logprob")
     logprobs = None if logprob is None else np.where(available, logprob[:, members], np.nan)
     if log_odds is None:

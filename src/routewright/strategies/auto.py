@@ -322,7 +322,7 @@ def _read(
     """Reads the answers of a rung's members to one query."""
     answers = [answers_of_query.get(m) for m in rung.members]
     texts = np.array([[None if a is None else a.content for a in answers]], dtype=object)
-    texts = texts.reshape(1, len(rung.members))
+    texts = evidence.graded_parts([query], texts.reshape(1, len(rung.members)))
     logprobs = np.array([[np.nan if a is None else a.logprob for a in answers]])
     log_odds = evidence.log_odds([query], texts, rung.members)
     return evidence.read(texts, option_chances, logprobs.reshape(texts.shape), log_odds)

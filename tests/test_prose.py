@@ -203,8 +203,15 @@ def test_chat_answers_are_read_as_the_short_texts_that_interview_recorded(tmp_pa
     router = fit(table)
     assert router.evidence is not None
     router.save(tmp_path / "router")
-    says = "Good question! The town is **{}**. It has a long history and many visitors every year."
-    chat = np.array([[says.format(a) for a in row] for row in table.answers.tolist()], object)
+    says = (
+        "Good question! The town is **{}**. It has a long history and many visitors every year.",
+        "**{}**, a town that many people know and that is well worth a visit in spring.",
+        "There were several to choose from at first sight. So the answer is {}.",
+    )
+    chat = np.array(
+        [[s.format(a) for s, a in zip(says, row, strict=True)] for row in table.answers.tolist()],
+        dtype=object,
+    )
     short = swept_as_replayed(Auto(router, 10.0), table, router)
     served = Router.load(tmp_path / "router")
     whole = swept_as_replayed(Auto(served, 10.0), replace(table, answers=chat), served)

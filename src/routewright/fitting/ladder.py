@@ -134,7 +134,7 @@ def build(
     labels = everybody(Evidence(kind, PRICES), outcomes).labels
     drawn = draw(outcomes, labels, rows=ROWS if log_odds is None else 0, exact=not style, seed=seed)
     wide = drawn.outcomes(outcomes)
-    order = order_members(outcomes, chance, labels, drawn)
+    order = order_members(outcomes, replace(prediction, quality=chance), labels, drawn)
     measures = () if agreement_only else _further_measures(outcomes, order)
     if len(order) < (1 if measures or texts is not None else 2):
         return None
@@ -248,10 +248,12 @@ def kind_of_texts(outcomes: Outcomes) -> equivalence.Kind | None:
     return "code" if 2 * len(programs) > len(texts) else "similar"
 
 
-def order_members(outcomes: Outcomes, chance: Array, labels: Indices, drawn: Drawn) -> list[int]:
+def order_members(
+    outcomes: Outcomes, prediction: Prediction, labels: Indices, drawn: Drawn
+) -> list[int]:
     """Members (columns) in the order in which they are asked; `labels` (n, e) of their answers.
 
-    Each next member adds most to the quality of a vote weighted by the log-odds of `chance` (n, e),
+    Each next member adds most to the quality of a vote weighted by the log-odds of the forecasts,
     less its cost at the zero router's price of quality up to the best expert. Whether asking it
     pays is decided per query later, so the order ends only where no vote gets better.
     """
@@ -266,7 +268,7 @@ def order_members(outcomes: Outcomes, chance: Array, labels: Indices, drawn: Dra
     hull = policies.zero_router(quality, cost)
     span = hull[-1].cost - hull[0].cost
     price = (hull[-1].quality - hull[0].quality) / span if span > 0 else 0.0
-    chance = np.clip(chance, 0.02, 0.98)
+    chance = np.clip(prediction.quality, 0.02, 0.98)
     weight = np.log(chance / (1 - chance)) + np.log(4.0)  # a wrong answer has many rivals
     score = np.nan_to_num(outcomes.score)
     order: list[int] = []

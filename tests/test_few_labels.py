@@ -7,15 +7,18 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from routewright import metrics
 from routewright.answers import equivalence
 from routewright.cli.main import app
 from routewright.data import outcomes
+from routewright.errors import BadTable
 from routewright.evaluation.evaluate import evaluate
 from routewright.fitting import agreement
 from routewright.fitting.drawn import ROWS, draw
 from routewright.fitting.fit import fit
 from routewright.fitting.unlabelled import expected
 from routewright.router.router import Router
+from routewright.types import Query
 from tables import write
 
 EXPERTS = ("ada", "bob", "cyd", "sage")
@@ -143,5 +146,34 @@ def test_the_first_labels_change_little(tmp_path):
 def test_a_table_without_scores_and_answers_is_refused(tmp_path):
     bare = unlabelled(exam(60)).drop([f"answer::{name}" for name in EXPERTS])
     result = cli("fit", write(tmp_path, bare), "--out", tmp_path / "router")
-    assert result.exit_code != 0
-    assert "no column is called score::EXPERT" in " ".join(result.output.split())
+    assert isinstance(result.exception, BadTable)
+    assert "no column is called score::EXPERT" in str(result.exception)
+
+
+def test_the_luckiest_of_many_cheap_experts_is_not_taken_for_a_good_one():
+    """Eight experts of one price and quality, one in the middle, and an expensive one; 50 rows."""
+    promised, delivered = [], []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        truth = np.array([*[0.6] * 8, 0.7, 0.8])
+        cost = np.array([*[0.001] * 8, 0.004, 0.05])
+        score = (rng.random((50, 10)) < truth).astype(float)
+        rows = outcomes.Outcomes(
+            experts=tuple(f"e{m}" for m in range(10)),
+            queries=tuple(Query.of(f"question {seed}-{i}") for i in range(50)),
+            measures={"score": score, "cost": np.tile(cost, (50, 1))},
+        )
+        router = fit(rows, encoder="surface", predictor="prior", strategy="single")
+        cheap = min(router.frontier, key=lambda point: point.cost)
+        promised.append(cheap.quality)
+        delivered.append(sum(truth[rows.experts.index(e)] * s for e, s in cheap.shares.items()))
+    assert np.mean(promised) < np.mean(delivered) + 0.05, "the best of eight is 0.09 too high"
+
+
+def test_means_of_many_rows_are_hardly_drawn_together():
+    rng = np.random.default_rng(0)
+    scores = (rng.random((4000, 6)) < [0.5, 0.55, 0.6, 0.65, 0.7, 0.8]).astype(float)
+    costs = np.array([1.0, 1.0, 1.0, 2.0, 2.0, 20.0])
+    np.testing.assert_allclose(metrics.shrunk(scores, costs), scores.mean(axis=0), atol=0.005)
+    few = metrics.shrunk(scores[:, :3], costs[:3])
+    np.testing.assert_array_equal(few, scores[:, :3].mean(axis=0))

@@ -23,6 +23,7 @@ from routewright.types import Array, Indices
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(9)  # quadrature over the difficulty
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
 MOST_ROWS = 2000  # that the parameters are fitted on; more would not change them
+STEPS = 20
 CONFLICT = -6.0  # log-likelihood of a score that contradicts the agreement of its answer
 BOUNDS = (-8.0, 8.0), (np.log(0.05), np.log(6.0)), (np.log(0.1), np.log(100.0))
 
@@ -61,6 +62,15 @@ class Agreement:
     def of(self, experts: NDArray[np.bool_]) -> Agreement:
         """The model of some of the experts, (e,)."""
         return replace(self, ability=self.ability[experts])
+
+    def with_quality(self, quality: Array) -> Agreement:
+        """The model with these mean scores (e,) in place of its own; NaN changes nothing."""
+        ability = self.ability.copy()
+        for _ in range(STEPS):  # Newton's method, from close by
+            chance = _sigmoid(ability[:, None] + self.difficulty * NODES)
+            error = np.nan_to_num(np.clip(quality, 0.01, 0.99) - chance @ WEIGHTS)
+            ability += np.clip(error / ((chance * (1 - chance)) @ WEIGHTS), -1.0, 1.0)
+        return replace(self, ability=np.clip(ability, *BOUNDS[0]))
 
     @property
     def _log_odds(self) -> Array:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from routewright import metrics
 from routewright.answers import equivalence
 from routewright.answers.evidence import Replies
 from routewright.answers.multiple_choice import LETTERS
@@ -120,6 +121,7 @@ def draw(
     available = answered(outcomes)
     score = np.where(available, outcomes.score, np.nan)
     model = agreement.fit(labels, score, seed=seed)
+    model = model.with_quality(metrics.shrunk(score, metrics.mean(outcomes.charges)))
     if rows and model.information(labels, score) <= LEAST_INFORMATION:
         rows = 0
     right, drawn_labels = model.draw(rows, rng)

@@ -16,7 +16,7 @@ from routewright.metrics.controls import domain_means, domain_table, over_shuffl
 from routewright.metrics.curves import aiq, apgr, cpt, hull, pgr, quality_at
 from routewright.metrics.deferral import deferred, ownership
 from routewright.metrics.forecasts import auc, average_ranks, brier, ece, routing_entropy
-from routewright.metrics.sampling import influence, interval, margins, mean, resample
+from routewright.metrics.sampling import influence, interval, margins, mean, resample, shrunk
 from routewright.metrics.tasks import task_rank, uplift
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "regret",
     "resample",
     "routing_entropy",
+    "shrunk",
     "shuffled",
     "task_rank",
     "uplift",

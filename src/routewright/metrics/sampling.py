@@ -8,6 +8,7 @@ import numpy as np
 
 from routewright.types import Array
 
+LEAST_EXPERTS = 4  # whose means are drawn together
 POINTWISE = 1.96  # standard errors of an interval that holds for one mean with 95 % confidence
 
 
@@ -56,6 +57,33 @@ def influence(table: Array) -> Array:
     finite = np.isfinite(table)
     share = np.maximum(finite.mean(axis=0), 1e-300)
     return np.asarray(np.where(finite, table - mean(table), 0.0) / share)
+
+
+def shrunk(scores: Array, costs: Array) -> Array:
+    """Mean scores (e,) of experts, drawn towards their regression on the logarithm of `costs` (e,)
+    as far as chance explains their distance from it (empirical Bayes; Efron and Morris 1975).
+
+    The best mean of several is too high. Scores (n, e) are compared within rows, so that easy rows
+    do not count as chance. Fewer than four experts say nothing of their spread, and keep their
+    means.
+    """
+    means = mean(scores)
+    use = np.isfinite(means)
+    if use.sum() < LEAST_EXPERTS:
+        return means
+    known = np.where(use & np.isfinite(costs) & (costs > 0), costs, np.nan)
+    level = np.log(known[use]) if np.isfinite(known[use]).all() else np.zeros(use.sum())
+    x = np.column_stack([np.ones(use.sum()), level - level.mean()])
+    x = x if np.ptp(level) > 0 else x[:, :1]
+    line = x @ np.linalg.lstsq(x, means[use], rcond=None)[0]
+    distance = means[use] - line
+    within = scores[:, use] - np.nan_to_num(mean(scores[:, use].T))[:, None]
+    count = np.isfinite(within).sum(axis=0)
+    chance = mean((within - mean(within)) ** 2) / np.maximum(count, 1)
+    spread = max(0.0, (distance**2).sum() / (use.sum() - x.shape[1]) - chance.mean())
+    result = means.copy()
+    result[use] = line + distance * spread / np.maximum(spread + chance, 1e-300)
+    return np.asarray(np.clip(result, 0.0, 1.0))
 
 
 def margins(

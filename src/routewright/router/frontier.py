@@ -112,12 +112,16 @@ def trace(
     weights = metrics.resample(len(outcomes), replicates, seed, outcomes.groups)
     weights = np.vstack([np.ones(len(outcomes)), weights])  # the first row is the sample itself
     fixed_cost = metrics.mean(outcomes.charges, weights)  # (b, e)
+    quality_of_fixed = metrics.mean(outcomes.score, weights)
+    raw_hull = policies.zero_router(quality_of_fixed[0], fixed_cost[0])
+    # The best of several means is too high: fixed mixes are chosen by what is likely.
+    shift = metrics.shrunk(outcomes.score, fixed_cost[0]) - quality_of_fixed[0]
     hulls = [
-        policies.zero_router(q, c)
-        for q, c in zip(metrics.mean(outcomes.score, weights), fixed_cost, strict=True)
+        policies.zero_router(q + shift, c)
+        for q, c in zip(quality_of_fixed, fixed_cost, strict=True)
     ]
     highest_cost = float(np.nanmax(fixed_cost[0]))
-    gains, margins = _gains(candidates, outcomes, hulls[0], replicates, seed)
+    gains, margins = _gains(candidates, outcomes, raw_hull, replicates, seed)
     gains, margins = _with_prior(candidates, gains, margins)
     points = []
     for candidate, gain, margin in zip(candidates, gains, margins, strict=True):

@@ -240,6 +240,15 @@ def test_every_meta_verifier_is_compared_and_the_evidence_wins_where_there_is_so
     assert facts["meta_verifier"] == "evidence"
 
 
+def test_few_rows_are_given_the_plain_threshold(path):
+    """The meta-verifier that looks best on a hundred rows is the luckiest."""
+    rows = outcomes.read(path, split="train").rows(slice(0, 100))
+    router = automix.fit(rows, Cascade(("small", "large"), ("x", "y", "z")), prices=PRICES)
+    facts = router.card["automix"]
+    assert facts["meta_verifier"] == "threshold"
+    assert {row["name"] for row in facts["compared"]} == set(automix.NAMES)
+
+
 def test_what_is_swept_over_the_table_is_what_is_replayed(fitted, path):
     rows = outcomes.read(path, split="dev").at_prices(**fitted.prices)
     for point in fitted.frontier[::9]:

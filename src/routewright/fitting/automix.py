@@ -34,6 +34,8 @@ SAMPLES = 8  # self-verifications per answer
 EVIDENCE = "evidence"  # the meta-verifier that uses more inputs than the confidence
 NAMES = (*meta.METAVERIFIERS, EVIDENCE)
 MIN_ROWS = 20
+# On fewer rows the meta-verifier that looks best is the luckiest; the simplest one is better.
+FEW, SIMPLEST = 200, "threshold"
 
 Progress = Callable[[str, float], None]
 
@@ -94,7 +96,8 @@ def fit(
     """Fits a router whose operating points are AutoMix policies, or fixed mixes where the policies
     are not better with confidence.
 
-    `only` names one meta-verifier to fit instead of the best of all. `prices` replaces the table's
+    `only` names one meta-verifier to fit instead of the best of all, which is `threshold` on fewer
+    than FEW rows. `prices` replaces the table's
     costs, in US$: `small`, `large` or an expert's name ▶ the cost of its answer, `verify` ▶ the
     cost of verifying one answer. Raises BadTable or BadInput, naming what the table lacks.
     """
@@ -115,6 +118,8 @@ def fit(
         held_out[name] = _hold_out(name, trials, observations, fold)
         comparisons.append(compare(name, held_out[name].best, held_out[name].curve, trials, seed))
     chosen = max(comparisons, key=_merit).name
+    if only is None and len(complete) < FEW:
+        chosen = SIMPLEST
 
     progress("tracing the frontier", 0.7)
     fitted = fit_one(chosen, trials, observations)

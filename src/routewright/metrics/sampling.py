@@ -73,6 +73,9 @@ def shrunk(scores: Array, costs: Array) -> Array:
         return means
     known = np.where(use & np.isfinite(costs) & (costs > 0), costs, np.nan)
     level = np.log(known[use]) if np.isfinite(known[use]).all() else np.zeros(use.sum())
+    _, same = np.unique(np.nan_to_num(scores[:, use], nan=-1.0), axis=1, return_inverse=True)
+    same = same.ravel()
+    level = np.array([level[same == one].min() for one in same])  # equal scores, equal means
     x = np.column_stack([np.ones(use.sum()), level - level.mean()])
     x = x if np.ptp(level) > 0 else x[:, :1]
     line = x @ np.linalg.lstsq(x, means[use], rcond=None)[0]

@@ -30,7 +30,7 @@ BUDGETS = tuple(sorted({*np.linspace(0, 1, 41).tolist(), 0.001, 0.002, 0.005, 0.
 
 # Standard deviation of real gains around those that a model of how experts agree expects
 # (`python -m bench.agreement`).
-DEVIATION = 0.03
+DEVIATION = 0.02
 ONE_SIDED = 1.645  # standard deviations above zero that a gain has with 95 % confidence
 
 

@@ -89,7 +89,7 @@ class Agreement:
             return np.zeros(labels.shape)
         rows = _rows(labels, scores, asked)
         of_candidate = np.exp(_posterior(self, rows)[0]).sum(axis=2)
-        return np.einsum("nc,nce->ne", of_candidate, rows.right)
+        return np.asarray(np.einsum("nc,nce->ne", of_candidate, rows.right))
 
     def information(self, labels: Indices, scores: Array) -> float:
         """How much the answers (n, e) tell of their scores (n, e, NaN where none answered) under

@@ -305,8 +305,9 @@ def _vote(labels: Indices, weight: Array, score: Array, members: list[int]) -> f
 
 def _first(columns: T, n: int) -> T:
     """The first n rows of a Run, or of a RungState."""
-    parts: Any = (None if column is None else column[:n] for column in columns)
-    return type(columns)(*parts)
+    kind: Any = type(columns)
+    selected: T = kind(*(None if column is None else column[:n] for column in columns))
+    return selected
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,23 @@ def test_the_kind_is_guessed_from_what_most_answers_look_like():
 @pytest.mark.parametrize("kind", ["letter", "number", "text", "calls", "auto"])
 def test_a_table_is_labelled_as_its_rows_are_grouped(kind):
     rng = np.random.default_rng(1)
-    said = ["B", "(b)", "C", "12", "12.0", "25%", "25", "1/4", "f(a=1)", "[f(a=1.0)]", "Paris", "paris.", "", None, "hm?"]
+    said = [
+        "B",
+        "(b)",
+        "C",
+        "12",
+        "12.0",
+        "25%",
+        "25",
+        "1/4",
+        "f(a=1)",
+        "[f(a=1.0)]",
+        "Paris",
+        "paris.",
+        "",
+        None,
+        "hm?",
+    ]
     table = rng.choice(np.array(said, dtype=object), (200, 5))
     found = labels(kind, table)
     for row, answers in zip(found.tolist(), table.tolist(), strict=True):

@@ -408,7 +408,7 @@ def _children(value: Any) -> Sequence[Any]:
 
 def not_json(word: str) -> NoReturn:
     """Refuses NaN and Infinity, for `json.loads`. Raises ValueError."""
-    raise ValueError(f"{word[:40]} is not a JSON number")
+    raise ValueError(f"{word[:40]} is not a number that JSON has")
 
 
 def finite(text: str) -> float:

@@ -62,7 +62,7 @@ def test_what_others_find_hard_tells_when_to_defer(everyone, tmp_path: Path):
     alone = fitting.fit(pool, assume=ASSUMED)
     taught = fitting.fit(pool, assume=ASSUMED, auxiliary=others)
     assert taught.card["auxiliary"] == list(OTHERS)
-    assert foresight(taught, tmp_path) > foresight(alone, tmp_path) + 0.02
+    assert foresight(taught, tmp_path) > foresight(alone, tmp_path) + 0.015
 
 
 def test_what_is_assumed_of_an_expert_does_not_move_with_the_question(everyone):

@@ -140,7 +140,9 @@ def test_a_served_router_compares_the_calls_of_its_committee(router, third, aske
             auto = {"strategy": "auto", "router": str(router), "max_cost_fraction": 0.5}
             async with front(config_of(*entries, policies={"default": auto})) as client:
                 return await client.chat.completions.create(
-                    model="auto", messages=asked("Question: what is the weather?"), tools=TOOLS
+                    model="auto",
+                    messages=asked("Question 123: what is the weather? 456"),
+                    tools=TOOLS,
                 )
 
     reply = asyncio.run(work())

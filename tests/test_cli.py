@@ -36,7 +36,7 @@ def test_fit_then_evaluate_writes_the_agreed_figures(routewright, outcome_table,
     e = json.loads(figures.read_text())
     assert set(e) == {
         *("experts", "references", "curve", "at_cost_fraction", "aiq", "aiq_no_hull"),
-        *("aiq_zero_router", "apgr", "predictor", "domains", "n", "warnings"),
+        *("aiq_zero_router", "apgr", "predictor", "domains", "tie", "n", "warnings"),
     }
     assert set(e["references"]) == {"best_single", "cheapest", "oracle", "zero_router"}
     assert set(e["at_cost_fraction"]) == {"0.1", "0.25", "0.5", "0.75"}
@@ -107,7 +107,7 @@ def test_seconds_have_a_price_on_the_command_line(routewright, tmp_path: Path):
     router = tmp_path / "R"
     words = ("--out", router, "--predictor", "domain", "--split", "all")
     assert routewright("fit", write(tmp_path, slow), *words)[0] == 0
-    ask = ("route", router, "something else", "--explain")
+    ask = ("route", router, "add subtract multiply total 500 please", "--explain")
     assert "asks  sage" in routewright(*ask)[1]
     shown = routewright(*ask, "--latency-price", 0.1)[1]
     assert "asks  sage" not in shown

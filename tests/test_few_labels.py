@@ -37,7 +37,7 @@ def exam(n: int, seed: int = 0) -> pl.DataFrame:
     letters = np.where(right, gold, (gold + rng.integers(1, 8, (n, 4))) % 8)
     columns: dict[str, object] = {
         "id": [f"q{seed}-{i}" for i in range(n)],
-        "prompt": [f"Question {seed}-{i}: which of these is it?" for i in range(n)],
+        "prompt": [f"Question {seed}-{i:04}: which of these is it?" for i in range(n)],
     }
     for m, name in enumerate(EXPERTS):
         columns[f"answer::{name}"] = ["ABCDEFGH"[letter] for letter in letters[:, m]]

@@ -19,7 +19,7 @@ MAX_LENGTH = 20_000  # characters of a longer answer, which is read as prose
 DEEPEST = 50  # brackets within brackets
 NO_CALL = "no call"  # the form of an answer in prose
 _START = re.compile(r"\s*+(?:\[\s*+)?(?:\{|[A-Za-z_][\w.]*+\()")
-_FENCE = re.compile(r"\s*+```(?:python|json|tool_code)?\s*+")
+LANGUAGES = ("", "python", "json", "tool_code")  # of code fences
 
 Form = tuple[Hashable, ...]
 
@@ -37,7 +37,7 @@ def key(text: str) -> Hashable | None:
     >>> key("I cannot do that with these tools.")
     'no call'
     """
-    text = _unfenced(text).strip()
+    text = _unfenced(text)
     if not text:
         return None
     if len(text) > MAX_LENGTH or not _START.match(text):
@@ -50,14 +50,18 @@ def key(text: str) -> Hashable | None:
 
 def is_call(text: str) -> bool:
     """Whether the whole answer is one or more calls."""
-    text = _unfenced(text).strip()
+    text = _unfenced(text)
     return bool(len(text) <= MAX_LENGTH and _START.match(text) and _read(text))
 
 
 def _unfenced(text: str) -> str:
     """The text without a code fence around all of it."""
-    fence = _FENCE.match(text)
-    return text[fence.end() :].rstrip().removesuffix("```") if fence else text
+    text = text.strip()
+    if not text.startswith("```"):
+        return text
+    first, _, rest = text[3:].partition("\n")
+    inside = rest if first.strip() in LANGUAGES else text[3:]
+    return inside.removesuffix("```").strip()
 
 
 def _read(text: str) -> list[Form] | None:

@@ -414,7 +414,7 @@ class _Fitter:
         evidence = replace(self.base, rungs=tuple(rungs))
         runs = list(self._runs(evidence, states, 0, len(rungs) - 1))
         for _ in range(2):  # what is spent depends on the budget, which is what is spent
-            budgets = [float(metrics.mean(run.cost)) for run in runs]
+            budgets = [float(metrics.mean(run.cost[: len(self.recorded)])) for run in runs]
             runs = list(self._runs(evidence, states, 0, len(rungs) - 1, budgets))
         points = [
             Candidate(

@@ -27,7 +27,7 @@ RARE = 0.01  # share of the training queries that are farther away than `limit`
 # The same for a router that gains nothing on topics that it was not fitted on: on `llmrouter_mix`,
 # fitted on half of the tasks, it notices half of the queries of the other tasks (bench.left_out).
 RARE_IF_CAREFUL = 0.08
-LEAST_LIMIT = 0.5  # where the training queries hardly differ
+LEAST_LIMIT = 1.0  # where the training queries hardly differ; on real tables limits are above it
 SURFACE = 0.15  # weight of a standard deviation of a surface feature in a distance
 
 

@@ -362,7 +362,7 @@ def mixed(low: OperatingPoint, high: OperatingPoint, share: float) -> OperatingP
         gain=between(low.gain, high.gain),
         gain_ci=ends(low.gain_ci, high.gain_ci),
         spec={"strategy": "mix", **parts, "share": share},
-        plan=f"for {share:.0%} of queries: {high.plan}; for the others: {low.plan}",
+        plan=f"for {100 * share:.0f} % of queries: {high.plan}; for the others: {low.plan}",
         shares={n: between(low.shares.get(n, 0.0), high.shares.get(n, 0.0)) for n in names},
     )
 

@@ -51,8 +51,8 @@ def fixed_asks(
 ) -> Indices:
     """The expert (n,) that the fixed mix of `budget` US$ per query asks.
 
-    The mix is a point of the zero router over the `admissible` experts (n, e), where they can be
-    asked over those that are steady over topics. `members` have been
+    The mix is a point of the zero router over the `admissible` experts (n, e) that are steady over
+    topics, or over all admissible ones if each of those costs more than the budget. `members` have been
     asked already and gave no readable answer: their average cost is spent, no further answer of
     theirs is any better, and if nothing is left, none is asked (NOBODY).
     """
@@ -63,13 +63,16 @@ def fixed_asks(
     asks = np.full(len(lot), NOBODY)
     patterns, pattern = np.unique(admissible, axis=0, return_inverse=True)
     for k, allowed in enumerate(patterns):
-        known = mean if np.isfinite(mean[allowed]).any() else router.mean
-        quality = np.append(np.where(allowed, known, np.nan), np.nan)
-        quality[list(members)] = np.nan
-        if members:
-            quality[count] = 0.0  # the answers in hand, which nothing can read
         rows = np.flatnonzero(pattern.ravel() == k)
-        if hull := zero_router(quality, cost):
+        for known in (mean, router.mean):
+            quality = np.append(np.where(allowed, known, np.nan), np.nan)
+            quality[list(members)] = np.nan
+            if members:
+                quality[count] = 0.0  # the answers in hand, which nothing can read
+            hull = zero_router(quality, cost)
+            if hull and hull[0].cost <= budget - spent:
+                break  # else no steady expert is cheap enough
+        if hull:
             mix = mix_at_cost(hull, budget - spent)
             asks[rows] = np.where(lot[rows] < mix.share, mix.expensive, mix.cheap)
     return np.where(asks == count, NOBODY, asks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -12,10 +13,12 @@ from typer.testing import CliRunner
 from routewright import config as configs
 from routewright.cli.calibrate import calibrate, find_point, in_words, most_expensive
 from routewright.cli.main import app
+from routewright.drive import replay
 from routewright.errors import BadConfig, BadInput
 from routewright.gateway.policies import Policies
-from routewright.router import targets
+from routewright.router import frontier, targets
 from routewright.router.frontier import OperatingPoint
+from routewright.types import Answer, Query
 
 EXPERTS = {"gpt-4o": 0.8, "mixtral 8x7b": 0.6, "new": float("nan")}
 
@@ -177,6 +180,57 @@ def test_the_answer_is_in_words_with_its_interval(router, router_folder):
 def test_a_point_where_learning_did_not_pay_says_so(router):
     fixed = point(0.7, sage=1.0)
     assert "A learned choice was not shown to pay here" in in_words(router, fixed)
+
+
+def of_fixed_mixes(router, *points: dict[str, float]):
+    """The router with these mixes of fixed experts as its operating points."""
+    quality, cost = (
+        {name: facts[key] for name, facts in router.card["experts"].items()}
+        for key in ("quality", "cost")
+    )
+    made = []
+    for price, shares in enumerate(points):
+        reached, spent = (
+            sum(share * of[name] for name, share in shares.items()) for of in (quality, cost)
+        )
+        numbers = (price, spent, spent / max(cost.values()), reached, (reached, reached), 0.0)
+        strategy = frontier.fixed_mix(shares)
+        made.append(OperatingPoint(*numbers, (0.0, 0.0), **strategy._asdict()))
+    return replace(router, frontier=tuple(made))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "plan"),
+    [
+        (
+            {"adder": 0.7, "sage": 0.3},
+            {"adder": 0.2, "sage": 0.8},
+            r"sage for \d+ % of queries, else adder",
+        ),
+        ({"adder": 1.0}, {"adder": 0.1, "sage": 0.9}, r"sage for \d+ % of queries, else adder"),
+        (
+            {"adder": 0.5, "speller": 0.5},
+            {"speller": 0.2, "sage": 0.8},
+            r"sage for \d+ % of queries, speller for \d+ %, else adder",
+        ),
+    ],
+)
+def test_a_mix_of_fixed_mixes_is_one_fixed_mix(router, tmp_path, low, high, plan):
+    of_fixed_mixes(router, high, low).save(tmp_path / "router")
+    said = run(tmp_path / "router", "--max-cost-fraction", "50%").output
+    assert re.search(f"What it does: {plan}\\.\n", said)
+    point = json.loads(run(tmp_path / "router", "--max-cost-fraction", "50%", "--json").stdout)
+    strategy = router.strategy_at(OperatingPoint.from_json(fields_of(point)))
+    answers = {name: Answer(name) for name in router.experts}
+    reasons = [replay(strategy, Query.of(f"query {i}"), answers).because for i in range(200)]
+    assert {reason.count("in a mix") for reason in reasons} == {1}
+    assert {f"{100 * share:.0f} %" for share in point["shares"].values()} == {
+        re.search(r"\d+ %", reason)[0] for reason in reasons
+    }
+
+
+def fields_of(printed: dict) -> dict:
+    return {key: value for key, value in printed.items() if key not in ("lambda", "strategy")}
 
 
 def test_exactly_one_target_is_required(router_folder):

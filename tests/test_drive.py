@@ -156,3 +156,18 @@ def test_a_mix_says_that_another_query_may_go_another_way():
         "in a mix, for 75 % of queries: always small",
         "in a mix, for 25 % of queries: always large",
     }
+
+
+def test_the_shares_of_a_mix_of_mixes_multiply():
+    nested = Mix(
+        Mix(Fixed("small"), Fixed("large"), 0.2), Mix(Fixed("small"), Fixed("large"), 0.6), 0.5
+    )
+    decisions = [replay(nested, Query.of(f"question {i}"), RECORD) for i in range(2000)]
+    asked = [decision.answer.expert for decision in decisions]
+    assert asked.count("large") / 2000 == pytest.approx(0.4, abs=0.04)
+    assert {decision.because for decision in decisions} == {
+        "in a mix, for 40 % of queries: always small",
+        "in a mix, for 20 % of queries: always small",
+        "in a mix, for 10 % of queries: always large",
+        "in a mix, for 30 % of queries: always large",
+    }

@@ -351,8 +351,15 @@ def mixed(low: OperatingPoint, high: OperatingPoint, share: float) -> OperatingP
         return between(a[0], b[0]), between(a[1], b[1])
 
     cost = between(low.cost, high.cost)
-    parts = {"first": with_budget(low.spec, cost), "second": with_budget(high.spec, cost)}
     names = [*low.shares, *(name for name in high.shares if name not in low.shares)]
+    parts = {"first": with_budget(low.spec, cost), "second": with_budget(high.spec, cost)}
+    strategy = PointStrategy(
+        {"strategy": "mix", **parts, "share": share},
+        f"for {100 * share:.0f} % of queries: {high.plan}; for the others: {low.plan}",
+        {n: between(low.shares.get(n, 0.0), high.shares.get(n, 0.0)) for n in names},
+    )
+    if (experts := _fixed_shares(strategy.spec)) is not None:
+        strategy = fixed_mix(experts)
     return OperatingPoint(
         price=low.price,
         cost=cost,
@@ -361,10 +368,25 @@ def mixed(low: OperatingPoint, high: OperatingPoint, share: float) -> OperatingP
         quality_ci=ends(low.quality_ci, high.quality_ci),
         gain=between(low.gain, high.gain),
         gain_ci=ends(low.gain_ci, high.gain_ci),
-        spec={"strategy": "mix", **parts, "share": share},
-        plan=f"for {100 * share:.0f} % of queries: {high.plan}; for the others: {low.plan}",
-        shares={n: between(low.shares.get(n, 0.0), high.shares.get(n, 0.0)) for n in names},
+        **strategy._asdict(),
     )
+
+
+def _fixed_shares(spec: Mapping[str, Any]) -> dict[str, float] | None:
+    """The share of the queries that a mix of fixed experts sends to each; None for a strategy with
+    any other part."""
+    if spec["strategy"] == "fixed":
+        return {spec["expert"]: 1.0}
+    if spec["strategy"] != "mix":
+        return None
+    first, second = _fixed_shares(spec["first"]), _fixed_shares(spec["second"])
+    if first is None or second is None:
+        return None
+    share = spec["share"]
+    return {
+        name: (1 - share) * first.get(name, 0.0) + share * second.get(name, 0.0)
+        for name in {**first, **second}
+    }
 
 
 def with_budget(spec: Mapping[str, Any], budget: float) -> dict[str, Any]:
@@ -386,12 +408,26 @@ def budget_of(spec: Mapping[str, Any]) -> float | None:
 
 def fixed(mix: policies.FixedMix, experts: Sequence[str]) -> PointStrategy:
     cheap, expensive = experts[mix.cheap], experts[mix.expensive]
-    first = {"strategy": "fixed", "expert": cheap}
     if mix.share <= 0:
-        return PointStrategy(first, f"always {cheap}", {cheap: 1.0})
-    second = {"strategy": "fixed", "expert": expensive}
-    return PointStrategy(
-        {"strategy": "mix", "first": first, "second": second, "share": mix.share},
-        f"{expensive} for {100 * mix.share:.0f} % of queries, else {cheap}",
-        {cheap: 1 - mix.share, expensive: mix.share},
-    )
+        return fixed_mix({cheap: 1.0})
+    return fixed_mix({cheap: 1 - mix.share, expensive: mix.share})
+
+
+def fixed_mix(shares: Mapping[str, float]) -> PointStrategy:
+    """The mix that sends these shares of the queries, with a sum of 1, to fixed experts."""
+    rest, *others = shares
+    words = [f"{name} for {100 * shares[name]:.0f} %" for name in reversed(others)]
+    if words:
+        words[0] += " of queries"
+    plan = f"{', '.join(words)}, else {rest}" if words else f"always {rest}"
+    return PointStrategy(_spec_of(shares), plan, dict(shares))
+
+
+def _spec_of(shares: Mapping[str, float]) -> dict[str, Any]:
+    expert, *others = shares
+    first = {"strategy": "fixed", "expert": expert}
+    if not others:
+        return first
+    share = sum(shares[name] for name in others)
+    second = _spec_of({name: shares[name] / share for name in others})
+    return {"strategy": "mix", "first": first, "second": second, "share": min(share, 1.0)}

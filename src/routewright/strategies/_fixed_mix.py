@@ -52,9 +52,9 @@ def fixed_asks(
     """The expert (n,) that the fixed mix of `budget` US$ per query asks.
 
     The mix is a point of the zero router over the `admissible` experts (n, e) that are steady over
-    topics, or over all admissible ones if each of those costs more than the budget. `members` have been
-    asked already and gave no readable answer: their average cost is spent, no further answer of
-    theirs is any better, and if nothing is left, none is asked (NOBODY).
+    topics, or over all admissible ones if each of those costs more than the budget. `members` have
+    been asked already and gave no readable answer: their average cost is spent, no further answer
+    of theirs is any better, and if nothing is left, none is asked (NOBODY).
     """
     count = len(router.mean)
     mean = router.mean if members else getattr(router, "steady_mean", router.mean)

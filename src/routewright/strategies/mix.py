@@ -25,12 +25,26 @@ class Mix:
     share: Annotated[float, Field(ge=0, le=1)]
 
     def plan(self, query: Query) -> Plan:
-        is_second = query.lot < self.share
-        decision = yield from (self.second if is_second else self.first).plan(query)
-        share = self.share if is_second else 1 - self.share
+        strategy, share = self.part(query.lot)
+        decision = yield from strategy.plan(query)
         return replace(
             decision, because=f"in a mix, for {100 * share:.0f} % of queries: {decision.because}"
         )
+
+    def part(self, lot: float) -> tuple[Strategy, float]:
+        """The strategy that a lot in [0, 1) draws, and its share of all queries.
+
+        A part that is a mix draws by what is left of the lot, so that shares multiply.
+        """
+        if lot < self.share:
+            chosen, share, rest = self.second, self.share, lot / self.share
+        else:
+            share = 1 - self.share
+            chosen, rest = self.first, (lot - self.share) / share
+        if not isinstance(chosen, Mix):
+            return chosen, share
+        strategy, of_part = chosen.part(rest)
+        return strategy, share * of_part
 
     def over(self, rows: Recorded) -> Run:
         """Runs the strategy on recorded queries, in expectation over the lots: with one draw on

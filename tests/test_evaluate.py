@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from routewright.data import outcomes
 from routewright.errors import BadInput, BadTable, UpstreamError
 from routewright.evaluation.evaluate import evaluate
 from routewright.evaluation.report import render
+from routewright.router import frontier
 from routewright.strategies.auto import Auto
 from routewright.strategies.cascade import Cascade
 from routewright.strategies.fallback import Fallback
@@ -257,6 +259,42 @@ def test_a_policy_that_costs_more_than_asked_for_says_so(config, outcome_table, 
     replace(router, frontier=points).save(path.parent / "router")
     lead = cli(path, outcome_table).stdout.splitlines()[0]
     assert "100 % (100 … 100 %) of sage's cost; you asked for at most 50 % (not kept)" in lead
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_router_its_policy_and_calibrate_agree_on_what_is_served(
+    config, outcome_table, router, learned
+):
+    path = config("  half: {strategy: auto, router: router, max_cost_fraction: 0.5}\n")
+    folder = path.parent / "router"
+    experts = router.card["experts"]
+    points = [
+        replace(
+            router.nearest(0.0),
+            cost=experts[name]["cost"],
+            cost_fraction=experts[name]["cost"] / experts["sage"]["cost"],
+            quality=experts[name]["quality"],
+            **frontier.fixed_mix({name: 1.0})._asdict(),
+        )
+        for name in ("adder", "sage")
+    ]
+    if learned:
+        choices = [point for point in router.frontier if point.strategy == "single"]
+        points[1] = max(choices, key=lambda point: point.cost)
+    replace(router, frontier=tuple(points)).save(folder)
+    rows = (outcome_table, "--split", "train")
+    of_router, of_config = (cli(judged, *rows).stdout.splitlines()[0] for judged in (folder, path))
+    found = re.search(r"(\d.*) of sage's cost", of_config)[1]
+    assert f"serves {found} of sage's cost; you asked for at most 50 %" in of_router
+    assert learned or " at 50 % (" in found
+    assert ("It mixes fixed experts" in of_router) == (not learned)
+    html = path.parent / "page.html"
+    cli(folder, *rows, "--html", html)
+    assert f"reaches {found[:4]} %" in html.read_text().replace("\N{NO-BREAK SPACE}", " ")
+    calibrated = CliRunner().invoke(
+        app, ["calibrate", str(folder), "--max-cost-fraction", "0.5"], env={"COLUMNS": "120"}
+    )
+    assert ", 50 % of always asking the most expensive expert" in calibrated.stdout
 
 
 def test_a_router_that_serves_a_fixed_mix_says_why(config, outcome_table, router):

@@ -163,8 +163,8 @@ def test_a_router_that_pays_says_by_how_much(fitted):
 def test_the_head_of_the_page_is_about_the_point_that_is_served(fitted):
     router, _, dev = fitted
     e = measured(router, dev)
-    k = router.frontier.index(router.at(max_cost_fraction=0.5))
-    point = e.to_json()["curve"][k]
+    mix = router.strategy_at(router.within(max_cost_fraction=0.5))
+    (point,) = evaluate(mix, dev).to_json()["curve"]
     text = page(e).text
     assert f"reaches {100 * point['quality']:.1f} % at {100 * point['cost_fraction']:.0f} %" in text
     assert f"US${words.dollars(point['cost'])} per 1,000 queries" in text
@@ -175,7 +175,7 @@ def test_a_gain_whose_interval_includes_zero_is_not_claimed(fitted):
     rng = np.random.default_rng(3)
     e = measured(router, dev, score=rng.permuted(dev.score, axis=0))
     found = report.headline(study(e))
-    low, high = study(e).gains[1:, study(e).served]
+    low, high = figures.gains(study(e).served)[1:, 0]
     assert low <= 0 <= high
     assert found.verdict == "unproven"
     assert "no proven gain over mixing fixed experts" in found.gain
@@ -265,7 +265,7 @@ def test_strategies_that_ask_several_experts_have_no_shuffled_control(fitted):
 def test_the_shuffled_control_is_the_mean_over_shuffles(fitted):
     router, _, dev = fitted
     score, found = dev.score, study(measured(router, dev))
-    k, rng = found.served, np.random.default_rng(0)
+    k, rng = router.frontier.index(router.at(max_cost_fraction=0.5)), np.random.default_rng(0)
     rows = np.arange(len(dev))
     choices = found.asked[k].argmax(axis=1)
     assert found.asked[k].max(axis=1).tolist() == [1.0] * len(dev), "nothing is drawn"
@@ -293,7 +293,7 @@ def test_the_mistakes_shown_are_the_worst_there_are(fitted):
     router, _, dev = fitted
     found = study(measured(router, dev))
     shown = report.mistakes(found)
-    chosen = (dev.score * found.asked[found.served]).sum(axis=1)
+    chosen = (dev.score * found.served.runs[0].asked).sum(axis=1)
     lost = dev.score.max(axis=1) - chosen
     assert len(shown) == min(15, (lost > 0).sum())
     for row in shown:

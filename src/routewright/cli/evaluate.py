@@ -216,14 +216,14 @@ def show_policies(figures: dict[str, Any], config: Config, console: Console) -> 
 def show_served(measured: Evaluation, figures: dict[str, Any], console: Console) -> None:
     """Prints what a policy with the goal HALF would serve, on the rows that are measured."""
     from routewright.config import PolicyConfig
-    from routewright.evaluation.figures import served
-    from routewright.evaluation.policies import HALF, in_words, point_at_half
+    from routewright.evaluation.figures import HALF, served
+    from routewright.evaluation.policies import in_words
 
-    k = point_at_half(measured)
-    if k is None:
+    if measured.at_half is None:
         return
-    policy = PolicyConfig(strategy=measured.points[k].strategy, max_cost_fraction=HALF)
-    said = in_words(served(measured, k), policy, dearest_of(figures))
+    one = measured.only(*measured.at_half)
+    policy = PolicyConfig(strategy=one.points[0].strategy, max_cost_fraction=HALF)
+    said = in_words(served(one), policy, dearest_of(figures))
     line = f"A policy with `max_cost_fraction: {HALF:g}` serves {said}."
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 

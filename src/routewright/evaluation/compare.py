@@ -18,8 +18,7 @@ from routewright.data.outcomes import Outcomes
 from routewright.data.text import TOO_FEW
 from routewright.errors import BadTable
 from routewright.evaluation import figures
-from routewright.evaluation.figures import FRACTIONS, Evaluation
-from routewright.evaluation.policies import HALF, point_at_half
+from routewright.evaluation.figures import FRACTIONS, HALF, Evaluation
 from routewright.strategies._recorded import Mask
 from routewright.types import Array
 
@@ -39,22 +38,14 @@ class Side:
     def is_curve(self) -> bool:
         return len(self.evaluation.points) > 1
 
-    @cached_property
-    def served(self) -> int:
-        """The operating point that is served: of a router, that of `max_cost_fraction: 0.5`, or the
-        cheapest one if all cost more; without costs, the best one."""
-        if not self.is_curve:
-            return 0
-        if not np.nansum(self.evaluation.costs):
-            return int(np.argmin([point.price for point in self.evaluation.points]))
-        at_half = point_at_half(self.evaluation)
-        if at_half is None:
-            return int(np.argmin(metrics.mean(self.evaluation.costs.T)))
-        return at_half
+    @property
+    def served(self) -> Evaluation:
+        """What is served, as one point."""
+        return self.evaluation.as_served
 
     @property
     def goal(self) -> str:
-        if self.is_curve and point_at_half(self.evaluation) is not None:
+        if self.is_curve and self.evaluation.at_half is not None:
             return f"max_cost_fraction {HALF:g}"
         return self.asked_for
 
@@ -132,11 +123,10 @@ class Comparison:
 
     def point(self, side: Side) -> tuple[Array, Array, Array]:
         """Cost, quality, and gain over mixing fixed experts, of what the side serves: (b,) each."""
-        e, k = side.evaluation, side.served
-        one = replace(e, outcomes=self.outcomes, points=(e.points[k],), runs=(e.runs[k],))
-        costs, scores = self.means(side)
-        gain = figures.over_fixed_mix(one, self.weights)[:, 0] if self.priced else scores[:, k]
-        return costs[:, k], scores[:, k], gain
+        one = replace(side.served, outcomes=self.outcomes)
+        costs, scores = (metrics.mean(t.T, self.weights)[:, 0] for t in (one.costs, one.scores))
+        gain = figures.over_fixed_mix(one, self.weights)[:, 0] if self.priced else scores
+        return costs, scores, gain
 
     def to_json(self) -> dict[str, Any]:
         """What `routewright compare --json` writes; differences are B − A."""
@@ -236,9 +226,7 @@ class Comparison:
         names = self.outcomes.experts
         asked = [_asked(side, names)[self.scored] for side in (self.a, self.b)]
         other = np.abs(asked[0] - asked[1]).sum(axis=1) > 1e-9
-        scores = [
-            side.evaluation.scores[side.served][self.scored][other] for side in (self.a, self.b)
-        ]
+        scores = [side.served.scores[0][self.scored][other] for side in (self.a, self.b)]
         return {
             "different": float(other.mean()),
             "rows": int(other.sum()),
@@ -280,7 +268,7 @@ class Comparison:
 
 def _asked(side: Side, experts: Sequence[str]) -> Array:
     """(n, e) whether, or how likely, the query asks each expert of the union."""
-    run, names = side.evaluation.runs[side.served], side.evaluation.outcomes.experts
+    (run,), names = side.served.runs, side.evaluation.outcomes.experts
     asked = np.zeros((len(run.score), len(experts)))
     for m, name in enumerate(names):
         asked[:, experts.index(name)] = run.asked[:, m]

@@ -13,12 +13,12 @@ import numpy as np
 
 from routewright import metrics
 from routewright.data.outcomes import Outcomes
-from routewright.errors import BadTable
-from routewright.evaluation.figures import Evaluation
+from routewright.errors import BadInput, BadTable
+from routewright.evaluation.figures import HALF, Evaluation
 from routewright.router.frontier import OperatingPoint
 from routewright.router.router import Router
 from routewright.strategies import name_of, router_of
-from routewright.strategies._recorded import Recorded, run
+from routewright.strategies._recorded import Recorded, Run, run
 from routewright.types import Strategy
 
 REPLICATES = 1000
@@ -62,8 +62,10 @@ def evaluate(
         _check_known({name for point in strategy.frontier for name in point.shares}, outcomes)
         points = strategy.frontier
         runs = tuple(run(strategy.strategy_at(point), rows) for point in points)
+        at_half = _at_half(strategy, rows)
     else:
         outcomes, points, runs = whole, (_point(strategy),), (run(strategy, rows),)
+        at_half = None
         _check_known(runs[0].shares(whole.experts), whole)
         if np.isnan(runs[0].score).all():
             raise BadTable(f"on none of {len(whole)} rows the strategy gets an answer with a score")
@@ -74,7 +76,18 @@ def evaluate(
         points=points,
         runs=runs,
         weights=metrics.resample(len(outcomes), replicates, seed, _clusters(outcomes)),
+        at_half=at_half,
     )
+
+
+def _at_half(router: Router, rows: Recorded) -> tuple[OperatingPoint, Run] | None:
+    """What the gateway serves with `max_cost_fraction: 0.5`; None where costs are unknown or every
+    point costs more."""
+    try:
+        point = router.within(max_cost_fraction=HALF)
+    except BadInput:
+        return None
+    return point, run(router.strategy_at(point), rows)
 
 
 def _for_router(router: Router, outcomes: Outcomes, *, every_expert: bool) -> Outcomes:

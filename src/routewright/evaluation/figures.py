@@ -17,6 +17,7 @@ from routewright.strategies._fixed_mix import unfamiliar
 from routewright.strategies._recorded import Run
 from routewright.types import Array, Prediction
 
+HALF = 0.5  # cost fraction of the policy that reports about a router speak of
 FRACTIONS = (0.1, 0.25, 0.5, 0.75)
 SERVED = ("quality", "quality_ci", "cost", "cost_fraction")
 AT_FRACTION = ("quality", "quality_ci", "gain_over_zero_router", "gain_ci")
@@ -32,6 +33,7 @@ class Evaluation:
     points: tuple[OperatingPoint, ...]
     runs: tuple[Run, ...]  # of every point
     weights: Array  # bootstrap weights (b, n)
+    at_half: tuple[OperatingPoint, Run] | None = None  # of a router's policy; see `as_served`
 
     @cached_property
     def scores(self) -> Array:
@@ -43,6 +45,22 @@ class Evaluation:
         """(k, n) in US$"""
         return np.array([run.cost for run in self.runs])
 
+    @cached_property
+    def as_served(self) -> Evaluation:
+        """What a policy with `max_cost_fraction: 0.5` serves, as one point; the cheapest point if
+        all cost more, and the best one without costs."""
+        if not np.nansum(self.outcomes.cost):
+            k = int(np.argmin([point.price for point in self.points]))
+        elif self.at_half is None:
+            k = int(np.argmin(metrics.mean(self.costs.T)))
+        else:
+            return self.only(*self.at_half)
+        return self.only(self.points[k], self.runs[k])
+
+    def only(self, point: OperatingPoint, ran: Run) -> Evaluation:
+        """One operating point on the same rows."""
+        return replace(self, points=(point,), runs=(ran,))
+
     def __repr__(self) -> str:
         names = text.listed(self.outcomes.experts)
         return (
@@ -52,7 +70,7 @@ class Evaluation:
 
     def __str__(self) -> str:
         """The router, or the strategy, beside the best single expert and the zero router."""
-        return in_short(self.to_json(), None if self.router else served(self, 0))
+        return in_short(self.to_json(), None if self.router else served(self))
 
     def to_json(self) -> dict[str, Any]:
         """The contract of `evaluate --json`."""
@@ -373,10 +391,10 @@ def gains(e: Evaluation) -> Array:
     return np.vstack([replicates[0], np.array(ends).T])
 
 
-def served(e: Evaluation, k: int) -> dict[str, Any]:
-    """What operating point k costs and reaches on these rows, with intervals, and its paired gain
-    over mixing fixed experts at the same cost; None where costs are unknown."""
-    point = curve(e)[k]
+def served(e: Evaluation) -> dict[str, Any]:
+    """What the one point of an evaluation costs and reaches on these rows, with intervals, and its
+    paired gain over mixing fixed experts at the same cost; None where costs are unknown."""
+    (point,) = curve(e)
     facts: dict[str, Any] = {key: point[key] for key in SERVED}
     unknown = dict.fromkeys(("cost_fraction_ci", "gain_over_zero_router", "gain_ci"))
     if not facts["cost_fraction"]:
@@ -384,9 +402,8 @@ def served(e: Evaluation, k: int) -> dict[str, Any]:
     weights = np.vstack([np.ones(len(e.outcomes)), e.weights])
     price = metrics.mean(e.outcomes.charges, weights)
     dearest = price[:, int(np.nanargmax(price[0]))]
-    fractions = metrics.mean(e.costs[[k]].T, e.weights)[:, 0] / dearest[1:]
-    one = replace(e, points=(e.points[k],), runs=(e.runs[k],))
-    gain = over_fixed_mix(one, weights)[:, 0]
+    fractions = metrics.mean(e.costs.T, e.weights)[:, 0] / dearest[1:]
+    gain = over_fixed_mix(e, weights)[:, 0]
     return facts | {
         "cost_fraction_ci": list(metrics.interval(fractions)),
         "gain_over_zero_router": _number(gain[0]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,10 +18,10 @@ from routewright.errors import BadInput, BadTable, RoutewrightError
 from routewright.evaluation import figures
 from routewright.evaluation.evaluate import evaluate
 from routewright.gateway.policies import Policies, Policy
+from routewright.router.frontier import parts
 from routewright.types import Answer, Query, Strategy
 
 TRIED = 20  # rows on which a strategy is tried for what it asks
-HALF = 0.5  # cost fraction of the operating point that reports about a router speak of
 ASKED_FOR = ("price", "max_cost", "max_cost_fraction", "min_quality", "latency_price")
 
 
@@ -39,7 +39,7 @@ class Judged:
     def learned(self) -> bool:
         """Whether it makes a choice that depends on the query, or mixes fixed experts only."""
         point = self.policy.point
-        return set(_leaves(self.config.spec() if point is None else point.spec)) != {"fixed"}
+        return set(parts(self.config.spec() if point is None else point.spec)) != {"fixed"}
 
     @property
     def warnings(self) -> list[str]:
@@ -57,16 +57,7 @@ class Judged:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """Its entry of `evaluate --json`."""
-        return figures.served(self.evaluation, 0) | {"asked_for": asked_for(self.config)}
-
-
-def _leaves(spec: Mapping[str, Any]) -> Iterator[str]:
-    """The strategies that a mix is made of."""
-    if "first" not in spec:
-        yield str(spec["strategy"])
-        return
-    for part in (spec["first"], spec["second"]):
-        yield from _leaves(part)
+        return figures.served(self.evaluation) | {"asked_for": asked_for(self.config)}
 
 
 def measure(
@@ -156,18 +147,6 @@ def judge(config: Config, outcomes: Outcomes, judged: Sequence[Judged]) -> dict[
 def first_of(config: Config, judged: Sequence[Judged]) -> Judged:
     """The policy that is served to a request that names none, or else the first one."""
     return next((one for one in judged if one.name == config.default_policy), judged[0])
-
-
-def point_at_half(measured: figures.Evaluation) -> int | None:
-    """The operating point that the gateway serves with `max_cost_fraction: 0.5`; None where costs
-    are unknown or every point costs more."""
-    router = measured.router
-    if router is None:
-        return None
-    try:
-        return router.frontier.index(router.at(max_cost_fraction=HALF))
-    except BadInput:
-        return None
 
 
 def in_words(facts: dict[str, Any], policy: PolicyConfig, dearest: str) -> str:

@@ -8,7 +8,7 @@ served all the same is at most 5 %.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,11 +56,9 @@ class OperatingPoint:
 
     @property
     def strategy(self) -> str:
-        """The name of the strategy; of its first part, if it is a mix."""
-        part = self.spec
-        while "first" in part:
-            part = part["first"]
-        return str(part["strategy"])
+        """The name of the strategy; of its first learned part, if it is a mix."""
+        names = list(parts(self.spec))
+        return next((name for name in names if name != "fixed"), names[0])
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -72,6 +70,15 @@ class OperatingPoint:
         }
         pairs = {name: tuple(stored[name]) for name in ("quality_ci", "gain_ci")}
         return cls(**{**fields, **pairs})
+
+
+def parts(spec: Mapping[str, Any]) -> Iterator[str]:
+    """The names of the strategies that a mix is made of, or that of the one strategy."""
+    if "first" not in spec:
+        yield str(spec["strategy"])
+        return
+    for part in (spec["first"], spec["second"]):
+        yield from parts(part)
 
 
 class PointStrategy(NamedTuple):
@@ -352,9 +359,13 @@ def mixed(low: OperatingPoint, high: OperatingPoint, share: float) -> OperatingP
 
     cost = between(low.cost, high.cost)
     names = [*low.shares, *(name for name in high.shares if name not in low.shares)]
-    parts = {"first": with_budget(low.spec, cost), "second": with_budget(high.spec, cost)}
     strategy = PointStrategy(
-        {"strategy": "mix", **parts, "share": share},
+        {
+            "strategy": "mix",
+            "first": with_budget(low.spec, cost),
+            "second": with_budget(high.spec, cost),
+            "share": share,
+        },
         f"for {100 * share:.0f} % of queries: {high.plan}; for the others: {low.plan}",
         {n: between(low.shares.get(n, 0.0), high.shares.get(n, 0.0)) for n in names},
     )
@@ -394,9 +405,9 @@ def with_budget(spec: Mapping[str, Any], budget: float) -> dict[str, Any]:
     US$ per query."""
     if not np.isfinite(budget):
         return dict(spec)
-    parts = {key: with_budget(spec[key], budget) for key in ("first", "second") if key in spec}
+    mixed = {key: with_budget(spec[key], budget) for key in ("first", "second") if key in spec}
     own = {"budget": budget} if spec["strategy"] in ("auto", "single") else {}
-    return {**spec, **parts, **own}
+    return {**spec, **mixed, **own}
 
 
 def budget_of(spec: Mapping[str, Any]) -> float | None:

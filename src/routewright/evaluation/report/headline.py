@@ -12,8 +12,8 @@ from routewright.config import PolicyConfig
 from routewright.data import text
 from routewright.data.outcomes import Outcomes
 from routewright.evaluation.compare import decisive, in_words
-from routewright.evaluation.figures import of_other_topics, questions, served, tie_in_words
-from routewright.evaluation.policies import HALF, Judged, goal_of, point_at_half
+from routewright.evaluation.figures import HALF, of_other_topics, questions, served, tie_in_words
+from routewright.evaluation.policies import Judged, goal_of
 from routewright.evaluation.report.study import Study
 from routewright.evaluation.report.words import (
     between,
@@ -57,12 +57,12 @@ def headline(study: Study) -> Headline:
 
 
 def _priced_headline(study: Study) -> Headline:
-    e, k = study.evaluation, study.served
-    facts, policy = served(e, k), served_policy(study)
+    e = study.evaluation
+    facts, policy = served(study.served), served_policy(study)
     always = f"the cost of always asking {study.most_expensive}"
     reaches = f"reaches {points(facts['quality'])} %"
     share = percent(facts["cost_fraction"])
-    if point_at_half(e) is None:
+    if e.at_half is None:
         lead = f"At {share} of {always}, the least it can spend, this router {reaches}."
     elif study.span[1] < HALF:
         lead = f"At {share} of {always}, the most it can spend, this router {reaches}."
@@ -86,8 +86,8 @@ def _priced_headline(study: Study) -> Headline:
 
 def served_policy(study: Study) -> PolicyConfig:
     """The policy that the head of a report about a router speaks of."""
-    strategy = study.evaluation.points[study.served].strategy
-    if point_at_half(study.evaluation) is None:
+    strategy = study.served.points[0].strategy
+    if study.evaluation.at_half is None:
         return PolicyConfig(strategy=strategy)
     return PolicyConfig(strategy=strategy, max_cost_fraction=HALF)
 
@@ -98,7 +98,7 @@ def _gain(interval: Sequence[float], over: str) -> str:
 
 
 def _fixed(study: Study) -> tuple[str, ...]:
-    point = study.evaluation.points[study.served]
+    (point,) = study.served.points
     if point.strategy != "fixed":
         return ()
     plan = point.plan or "fixed experts"

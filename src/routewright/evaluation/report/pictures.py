@@ -12,9 +12,9 @@ from routewright.config import PolicyConfig
 from routewright.evaluation import figures as measures
 from routewright.evaluation import plots
 from routewright.evaluation.compare import Comparison
-from routewright.evaluation.figures import Evaluation, served
+from routewright.evaluation.figures import HALF, Evaluation, served
 from routewright.evaluation.labels import short
-from routewright.evaluation.policies import HALF, Judged
+from routewright.evaluation.policies import Judged
 from routewright.evaluation.report.headline import served_policy
 from routewright.evaluation.report.study import Study
 from routewright.evaluation.report.words import percent, rate
@@ -44,7 +44,7 @@ def cost_quality(study: Study) -> Picture:
     line = None if control is None else np.array([control[0][0], control[1][0]])
     policy = served_policy(study)
     name = f"served: at most {percent(HALF)}" if policy.max_cost_fraction else "served"
-    facts = served(study.evaluation, study.served)
+    facts = served(study.served)
     marks = [mark(name, facts, policy, study.figures["experts"][study.most_expensive]["cost"])]
     return _both(
         lambda narrow: plots.cost_quality(study.figures, line, marks, study.gains, narrow=narrow)

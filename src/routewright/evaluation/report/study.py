@@ -12,8 +12,7 @@ import numpy as np
 from routewright import metrics
 from routewright.evaluation import figures as measures
 from routewright.evaluation import plots
-from routewright.evaluation.figures import Evaluation
-from routewright.evaluation.policies import HALF, point_at_half
+from routewright.evaluation.figures import HALF, Evaluation
 from routewright.types import Array
 
 MORE_THAN_ONE = 1 + 1e-9
@@ -98,14 +97,10 @@ class Study:
             return "at its lowest cost"
         return "at its highest cost" if most < HALF else "at half cost"
 
-    @cached_property
-    def served(self) -> int:
-        """The operating point of a policy with `max_cost_fraction: 0.5`; the cheapest one if all
-        cost more, and the best one without costs."""
-        if not self.priced:
-            return self.best
-        at_half = point_at_half(self.evaluation)
-        return int(np.argmin(self.mean_costs)) if at_half is None else at_half
+    @property
+    def served(self) -> Evaluation:
+        """What is served, as one point."""
+        return self.evaluation.as_served
 
     @cached_property
     def gains(self) -> Array:

@@ -164,29 +164,29 @@ def mistakes(study: Study) -> list[Mistake]:
 
     Empty where it asks fixed experts, because no learned choice is wrong there.
     """
-    e, k = study.evaluation, study.served
-    if e.points[k].strategy == "fixed":
+    e = study.served
+    if e.points[0].strategy == "fixed":
         return []
     score, cost = e.outcomes.score, e.outcomes.charges
     better = metrics.oracle(score, cost)
-    lost = policies.take(score, better) - e.scores[k]
-    overspent = e.costs[k] - policies.take(cost, better)
+    lost = policies.take(score, better) - e.scores[0]
+    overspent = e.costs[0] - policies.take(cost, better)
     order = np.lexsort((-np.nan_to_num(overspent), -np.nan_to_num(lost, nan=-1.0)))
     worst = [int(i) for i in order[:MISTAKES_SHOWN] if lost[i] > 0]
     return [_mistake(study, i, int(better[i])) for i in worst]
 
 
 def _mistake(study: Study, i: int, better: int) -> Mistake:
-    e, k = study.evaluation, study.served
-    query, asked = e.outcomes.queries[i], study.asked[k, i]
+    e = study.served
+    query, asked = e.outcomes.queries[i], e.runs[0].asked[i, : len(study.experts)]
     text = " ".join(query.text.split())
     return Mistake(
         id=query.id,
         domain=query.domain,
         text=text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…",
         asked=_asked(study.experts, asked),
-        score=float(e.scores[k, i]),
-        cost=_or_none(e.costs[k, i]) if study.priced else None,
+        score=float(e.scores[0, i]),
+        cost=_or_none(e.costs[0, i]) if study.priced else None,
         better=study.experts[better],
         better_score=float(e.outcomes.score[i, better]),
         better_cost=_or_none(e.outcomes.cost[i, better]) if study.priced else None,

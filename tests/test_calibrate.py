@@ -244,7 +244,7 @@ def test_exactly_one_target_is_required(router_folder):
     "target",
     [
         ("--max-cost-fraction", "50%"),
-        ("--max-cost-fraction", "1.5"),
+        ("--max-cost-fraction", "1"),
         ("--max-cost", "at most $1 per query"),
         ("--min-quality", "90% of sage"),
         ("--max-share", "30%"),
@@ -252,7 +252,7 @@ def test_exactly_one_target_is_required(router_folder):
 )
 def test_the_line_to_paste_serves_the_point_that_was_found(router, router_folder, tmp_path, target):
     said = run(router_folder, *target).output
-    assert "Paste under `policies:` in routewright.yaml" in said
+    assert "Put this under `policies:` in routewright.yaml, in place of the policy" in said
     experts = ", ".join(f"{{name: {n}, base_url: http://localhost:1/v1}}" for n in router.experts)
     path = tmp_path / "routewright.yaml"
     path.write_text(f"version: 1\nexperts: [{experts}]\npolicies:\n{said.splitlines()[-1]}\n")
@@ -275,6 +275,16 @@ def test_a_cost_fraction_that_may_have_meant_a_percentage_is_refused(router_fold
         with pytest.raises(BadConfig) as error:
             configs.load(path)
         assert fix in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["1.5", "101%", "at most 150 %"])
+def test_a_cost_fraction_above_the_whole_is_refused(router_folder, text):
+    said = run(router_folder, "--max-cost-fraction", text).exception
+    assert isinstance(said, BadInput)
+    assert str(said).startswith(f"cost fraction '{text}' is above 1, ")
+    assert "write at most 100% or 1; a higher limit is a cost in US$ (`calibrate --max-cost`)" in (
+        str(said)
+    )
 
 
 def test_a_cost_fraction_of_a_config_may_be_a_percentage(router_folder, tmp_path):

@@ -59,7 +59,10 @@ def calibrate(
     console = Console(soft_wrap=True, highlight=False)
     console.print(in_words(loaded, point), markup=False)
     if line := policy_line(loaded, router, point, option, text):
-        console.print("Paste under `policies:` in routewright.yaml (paths count from its folder):")
+        console.print(
+            "Put this under `policies:` in routewright.yaml, in place of the policy that you have"
+            " (paths count from the folder of routewright.yaml):"
+        )
         console.print(f"  {line}", markup=False)
     else:
         console.print("No goal of a policy in routewright.yaml chooses this point.")
@@ -93,8 +96,8 @@ def policy_line(
     """The policy of a config that serves the operating point, as a line of YAML; None if no goal of
     a policy chooses it.
 
-    A target that the config cannot state (a share of an expert, a cost fraction above 1) becomes a
-    goal that chooses the same point.
+    A target that the config cannot state, a share of an expert, becomes a goal that chooses the
+    same point.
     """
     facts = {"max_cost": point.cost, "min_quality": point.quality}
     goals = [*_goal(router, target, text).items()]

@@ -23,7 +23,7 @@ SHARE = re.compile(rf"{NUMBER}\s*+(?P<percent>%)?", re.IGNORECASE)
 OF_EXPERT = re.compile(rf"{NUMBER}\s*+(?:(?P<percent>%)\s*+)?of\s++(?P<expert>\S.*)", re.IGNORECASE)
 AT_MOST = re.compile(r"^(?:at most|≤|<=)\s*", re.IGNORECASE)
 AT_LEAST = re.compile(r"^(?:at least|≥|>=)\s*", re.IGNORECASE)
-MOST_COST = 2.0  # cost fraction that a plain number may state
+MOST_COST = 2.0  # a plain cost fraction above it may have meant a percentage
 THOUSANDS = {"k": 1e3, "m": 1e6}
 
 
@@ -65,17 +65,21 @@ def share(text: str, what: str = "share", most: float = 1.0) -> float:
 
 
 def cost_fraction(text: str) -> float:
-    """A cost relative to always asking the most expensive expert; asking several may exceed 1.
+    """A cost relative to always asking the most expensive expert, 0..1.
 
-    A plain number above 2 is refused, because it may have meant a percentage.
-
-    >>> cost_fraction("50%"), cost_fraction("0.5"), cost_fraction("at most 120%")
-    (0.5, 0.5, 1.2)
+    >>> cost_fraction("50%"), cost_fraction("0.5"), cost_fraction("at most 20%")
+    (0.5, 0.5, 0.2)
     """
     value = share(text, "cost fraction", math.inf)
     if value > MOST_COST and "%" not in text:
         percent = f"{value:g}% or {value / 100:g}" if value <= 100 else "50% or 0.5"
         raise BadInput(f"cost fraction '{text}' is {value:g} times the whole: write {percent}")
+    if value > 1:
+        raise BadInput(
+            f"cost fraction '{text}' is above 1, the cost of always asking the most expensive"
+            " expert: write at most 100% or 1; a higher limit is a cost in US$ (`calibrate"
+            " --max-cost`)"
+        )
     return value
 
 

@@ -22,6 +22,7 @@ from routewright.router.frontier import parts
 from routewright.types import Answer, Query, Strategy
 
 TRIED = 20  # rows on which a strategy is tried for what it asks
+FREE = "the limit has no meaning here: no expert costs anything"
 ASKED_FOR = ("price", "max_cost", "max_cost_fraction", "min_quality", "latency_price")
 
 
@@ -175,6 +176,8 @@ def _beside(facts: dict[str, Any], policy: PolicyConfig) -> str:
     goal, kept = goal_of(facts, policy)
     if not goal:
         return "" if policy.price is None else f"; you set λ = {policy.price:g} per US$"
+    if kept == FREE:
+        return f"; {kept}"
     return f"; you asked for {goal}{f' ({kept})' if kept else ''}"
 
 
@@ -182,13 +185,16 @@ def goal_of(facts: dict[str, Any], policy: PolicyConfig) -> tuple[str, str]:
     """What was asked for, and how well the rows keep it; both empty without a goal, the second one
     where the goal is kept."""
     fraction, ends = facts["cost_fraction"], facts["cost_fraction_ci"]
+    free = facts["cost"] == 0 and fraction is None
     if policy.max_cost_fraction is not None:
         goal = policy.max_cost_fraction
-        return f"at most {100 * goal:g} %", _kept(goal, fraction, ends)
+        kept = FREE if free else _kept(goal, fraction, ends)
+        return f"at most {100 * goal:g} %", kept
     if policy.max_cost is not None:
         limit = policy.max_cost * fraction / facts["cost"] if ends else 0.0
         most = text.dollars(policy.max_cost)
-        return f"at most US${most} per 1,000 queries", _kept(limit, fraction, ends)
+        kept = FREE if free else _kept(limit, fraction, ends)
+        return f"at most US${most} per 1,000 queries", kept
     if policy.min_quality is not None:
         low, high = facts["quality_ci"]
         kept = _kept(-policy.min_quality, -facts["quality"], (-high, -low))

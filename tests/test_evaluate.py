@@ -307,6 +307,32 @@ def test_a_router_that_serves_a_fixed_mix_says_why(config, outcome_table, router
     assert "It mixes fixed experts, because the fit proved no learned choice better." in lead
 
 
+def test_a_limit_on_costs_has_no_meaning_where_every_expert_is_free(
+    config, outcome_table, tmp_path
+):
+    free = tmp_path / "free.parquet"
+    frame = pl.read_parquet(outcome_table)
+    frame.with_columns(pl.selectors.starts_with("cost::") * 0).write_parquet(free)
+    path = config(
+        "  half: {strategy: auto, router: router, max_cost_fraction: 0.5}\n"
+        "  least: {strategy: auto, router: router, max_cost: 1}\n"
+    )
+    lines = cli(path, free, "--html", tmp_path / "page.html").stdout.splitlines()[:2]
+    for lead in (*lines, cli(path.parent / "router", free).stdout.splitlines()[0]):
+        assert "; the limit has no meaning here: no expert costs anything." in lead
+        assert "you asked for" not in lead
+    assert "no expert costs anything" in (tmp_path / "page.html").read_text()
+
+
+def test_a_tie_that_saves_nothing_is_not_spoken_of(outcome_table, router, tmp_path):
+    for name, saves in (("sage", False), ("adder", True)):
+        replace(router, card=router.card | {"tie": name}).save(tmp_path / "router")
+        page = tmp_path / "page.html"
+        shown = cli(tmp_path / "router", outcome_table, "--html", page).stdout
+        assert ("`tie: cheapest` serves" in shown) == saves
+        assert ("`tie: cheapest` serves" in page.read_text()) == saves
+
+
 def test_few_rows_are_said_to_prove_nothing(config, outcome_table, router_folder, tmp_path):
     few = tmp_path / "few.parquet"
     pl.read_parquet(outcome_table).filter(pl.col("split") == "dev").head(20).write_parquet(few)

@@ -237,8 +237,8 @@ def dearest_of(figures: dict[str, Any]) -> str:
 def _warn(figures: dict[str, Any], console: Console) -> None:
     from routewright.evaluation.figures import tie_in_words
 
-    if figures.get("tie"):
-        console.print(tie_in_words(figures["tie"]), markup=False, highlight=False, soft_wrap=True)
+    if tie := tie_in_words(figures.get("tie")):
+        console.print(tie, markup=False, highlight=False, soft_wrap=True)
     for warning in figures["warnings"]:
         console.print(f"[bold]Note:[/] {warning}", highlight=False, soft_wrap=True)
 

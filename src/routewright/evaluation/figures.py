@@ -179,8 +179,10 @@ def tie(e: Evaluation) -> dict[str, Any] | None:
     }
 
 
-def tie_in_words(facts: dict[str, Any]) -> str:
-    """What `tie: cheapest` would do, as a sentence."""
+def tie_in_words(facts: dict[str, Any] | None) -> str:
+    """What `tie: cheapest` would do, as a sentence; empty where it saves no whole percent."""
+    if facts is None or (facts["saves"] is not None and round(100 * facts["saves"]) <= 0):
+        return ""
     saves = (
         "" if facts["saves"] is None else f", which saves {text.share(facts['saves'])} of the cost"
     )

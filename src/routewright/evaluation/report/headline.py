@@ -78,7 +78,7 @@ def _priced_headline(study: Study) -> Headline:
             *_fixed(study),
             best_single(study.figures),
             _without_limit(study),
-            *([tie_in_words(tie)] if (tie := study.figures.get("tie")) else []),
+            *filter(None, [tie_in_words(study.figures.get("tie"))]),
             *of_other_topics(e),
         ),
     )

@@ -150,6 +150,63 @@ def test_a_table_without_scores_and_answers_is_refused(tmp_path):
     assert "no column is called score::EXPERT" in str(result.exception)
 
 
+def test_two_experts_without_scores_are_refused_with_the_way_out(tmp_path):
+    bare = unlabelled(exam(60)).drop("answer::ada", "answer::bob", "cost::ada", "cost::bob")
+    table = write(tmp_path, bare)
+    result = cli("fit", table, "--out", tmp_path / "router")
+    assert isinstance(result.exception, BadTable)
+    assert "the answers of cyd, sage cannot take the place of scores" in str(result.exception)
+    assert "agreement needs 3 experts" in str(result.exception)
+    assert "routewright regrade TABLE" in str(result.exception)
+    with pytest.raises(BadTable, match=r"cyd, sage: grade its answers with .* or a judge"):
+        outcomes.read(table)  # as `evaluate` does
+
+
+TOWNS = ("Canberra", "Peru", "the Nile", "Swiss franc", "Vatican City", "AB", "Rome", "Oslo")
+STYLES = {
+    "ada": "{}",
+    "bob": "It is {}.",
+    "cyd": "{} is the answer to question {}.",
+    "sage": "That is well known and has been so for a long time. The answer is **{}**.",
+}
+
+
+def in_prose(frame: pl.DataFrame, styles: dict[str, str]) -> pl.DataFrame:
+    """The same with short texts in place of letters, written in a style of each expert."""
+    numbers = [prompt.split()[1].rstrip(":") for prompt in frame["prompt"]]
+    columns = {}
+    for name, style in styles.items():
+        towns = [TOWNS["ABCDEFGH".index(letter)] for letter in frame[f"answer::{name}"]]
+        answers = [style.format(t, n) for t, n in zip(towns, numbers, strict=True)]
+        columns[f"answer::{name}"] = pl.Series(answers)
+    prompts = [f"What is the answer to question {number}?" for number in numbers]
+    return frame.with_columns(prompt=pl.Series(prompts), **columns)
+
+
+def test_answers_in_sentences_agree_as_their_short_answers_do(tmp_path):
+    frame = unlabelled(exam(200))
+    qualities = []
+    for styles in (dict.fromkeys(EXPERTS, "{}"), STYLES):
+        rows = outcomes.read(write(tmp_path, in_prose(frame, styles)), unscored=True)
+        qualities.append(expected(rows)[0].score.mean(axis=0))
+    np.testing.assert_allclose(*qualities, atol=1e-6)
+    evidence = fit(rows, encoder="surface", predictor="prior", strategy="auto").evidence
+    assert evidence is not None
+    assert evidence.claims, "answers are read so when it serves"
+
+
+def test_answers_that_hardly_ever_agree_are_no_ground_for_qualities(tmp_path):
+    frame = unlabelled(exam(60))
+    rng = np.random.default_rng(0)
+    columns = {
+        f"answer::{name}": pl.Series([f"town {n}" for n in rng.permutation(10_000)[:60]])
+        for name in EXPERTS
+    }
+    rows = outcomes.read(write(tmp_path, frame.with_columns(**columns)), unscored=True)
+    _, assumption = expected(rows)
+    assert "% of the rows do any two answers agree, so these qualities mean little" in assumption
+
+
 def test_the_luckiest_of_many_cheap_experts_is_not_taken_for_a_good_one():
     """Eight experts of one price and quality, one in the middle, and an expensive one; 50 rows."""
     promised, delivered = [], []

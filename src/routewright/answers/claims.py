@@ -153,6 +153,28 @@ def _answering(sentences: Sequence[str], question: str) -> list[str]:
     return [*ends, sentences[best]] if shares[best] > max(HALF, first, last) else ends
 
 
+def result_of(claim: str, question: str) -> str:
+    """A short claim without a subject or a predicate that only takes up the question.
+
+    >>> result_of("It is Bonn.", ""), result_of("Bonn was the capital.", "What was the capital?")
+    ('Bonn.', 'Bonn')
+    """
+    asked = stems(question)
+    for link in _LINK.finditer(claim) if len(claim.split()) <= LONG else ():
+        subject, rest = claim[: link.start()].strip(), claim[link.end() :].strip()
+        if subject and rest and stems(subject) <= asked | _PRONOUNS:
+            return rest
+        if subject and rest and stems(rest) <= asked:
+            return subject
+    return claim
+
+
+_LINK = re.compile(
+    r"(?:'s|\u2019s|(?<=\w) (?:would be|must be|is|was|are|were|has|have|had))(?= )", re.IGNORECASE
+)
+_PRONOUNS = {"this", "that", "they", "these", "there", "answe"}
+
+
 def asked_in(question: str) -> str:
     """The last sentence of a question that ends with a question mark, without what else it quotes.
 

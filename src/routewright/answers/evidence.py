@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, Field, StrictBool, StrictInt
 
 from routewright.answers import equivalence, reading
-from routewright.answers.claims import claims
+from routewright.answers.claims import claims, result_of
 from routewright.answers.multiple_choice import LETTERS, Choices
 from routewright.answers.reading import Reading
 from routewright.errors import BadRouter
@@ -117,13 +117,7 @@ class Evidence:
         self, queries: Sequence[Query], answers: np.ndarray[Any, np.dtype[Any]]
     ) -> np.ndarray[Any, np.dtype[Any]]:
         """The parts of answers (n, s), str or None, that a table records; see `claims`."""
-        if not self.claims:
-            return answers
-        parts = [
-            [text and claimed(text, query.text) for text in row]
-            for query, row in zip(queries, answers.tolist(), strict=True)
-        ]
-        return np.array(parts, dtype=object).reshape(answers.shape)
+        return claimed_parts(queries, answers) if self.claims else answers
 
     def log_odds(
         self,
@@ -355,15 +349,27 @@ def _check_members(rung: StoredRung, below: tuple[int, ...], experts: int) -> No
 
 
 def claimed(text: str, question: str) -> str:
-    """The last thing that a chat answer claims (see `claims`); a short text is itself.
+    """The last thing that a chat answer claims (see `claims`), without words that only take up the
+    question; a short text is itself.
 
-    >>> claimed("The capital is **Berlin**.", "What is the capital?"), claimed("Berlin", "")
-    ('Berlin', 'Berlin')
+    >>> claimed("The capital is **Berlin**.", "What is the capital?"), claimed("It is Berlin.", "")
+    ('Berlin', 'Berlin.')
     """
-    if len(text.split()) <= equivalence.FEW_WORDS and "**" not in text:
-        return text
-    parts = claims(text, question)
-    return parts[-1].text if parts else text
+    if len(text.split()) > equivalence.FEW_WORDS or "**" in text:
+        parts = claims(text, question)
+        text = parts[-1].text if parts else text
+    return result_of(text, question)
+
+
+def claimed_parts(
+    queries: Sequence[Query], answers: np.ndarray[Any, np.dtype[Any]]
+) -> np.ndarray[Any, np.dtype[Any]]:
+    """What answers (n, s), str or None, claim."""
+    parts = [
+        [text and claimed(text, query.text) for text in row]
+        for query, row in zip(queries, answers.tolist(), strict=True)
+    ]
+    return np.array(parts, dtype=object).reshape(answers.shape)
 
 
 # --- inputs of the forests -----------------------------------------------------------------

@@ -56,6 +56,10 @@ LONG_NAMES = {  # names in other tools ▶ our columns; `rows` has those of quer
 }
 ROUNDING = 1e-6  # by which a mean of float32 numbers may leave 0..1
 UNREAD = ("", "[invalid]")  # answers that say that there is none; the latter in lm-evaluation
+HOW_TO_SCORE = (
+    "grade its answers with `routewright regrade TABLE` (which needs references), or run"
+    " `interview` again with references or a judge (--grader judge=EXPERT)"
+)
 UNKNOWN = ({"role": "user", "content": ""},)  # the messages of a row without a prompt
 
 Line = tuple[str, dict[str, Any]]  # the place of a row in its file, and its cells
@@ -336,7 +340,9 @@ def read(
         names = tuple(experts)
     outcomes = _outcomes(frame, names, files, split, data_class)
     if not np.isfinite(outcomes.score).any() and not (unscored and outcomes.answers is not None):
-        raise BadTable(f"{_quoted(files)}: no score is known for {', '.join(names)}")
+        raise BadTable(
+            f"{_quoted(files)}: no score is known for {', '.join(names)}: {HOW_TO_SCORE}"
+        )
     return outcomes
 
 

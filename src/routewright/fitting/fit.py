@@ -12,7 +12,7 @@ import numpy as np
 
 from routewright import metrics, parallel, registry
 from routewright.answers.evidence import Evidence
-from routewright.data.outcomes import Outcomes, check_names, fingerprints
+from routewright.data.outcomes import HOW_TO_SCORE, Outcomes, check_names, fingerprints
 from routewright.errors import BadInput, BadTable
 from routewright.fitting import cascades, drawn, ladder, left_out, unlabelled
 from routewright.prediction import calibration
@@ -541,6 +541,13 @@ def _check(outcomes: Outcomes, strategies: Sequence[str]) -> None:
         raise BadTable(f"{len(outcomes)} rows are too few to fit on: at least {MIN_ROWS}")
     columns = zip(outcomes.experts, outcomes.score.T, strict=True)
     unknown = [name for name, scores in columns if not np.isfinite(scores).any()]
+    if len(unknown) == len(outcomes.experts):
+        raise BadTable(
+            f"no row of split '{outcomes.split}' is scored, and the answers of {', '.join(unknown)}"
+            f" cannot take the place of scores: agreement needs {unlabelled.EXPERTS} experts with"
+            f" comparable answers (short texts, numbers, letters) to {unlabelled.LABELS} rows. Add"
+            f" an expert, or score at least {unlabelled.LABELS} rows: {HOW_TO_SCORE}"
+        )
     if unknown:
         raise BadTable(
             f"no score is known for {', '.join(unknown)} in split '{outcomes.split}':"

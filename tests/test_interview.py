@@ -103,7 +103,13 @@ def test_answers_can_be_recorded_without_grades(place):
         configure(place, **upstreams)
         _, refusal = interview(place, code=2, grader="auto")
         assert "--grader unscored records answers only" in refusal
-        summary, _ = interview(place, grader="unscored")
+        summary, notes = interview(place, grader="unscored", hold_out=0.2)
+        assert "queries are held out.\n" in notes, "what scores would prove is left out"
+        assert "needs 3 experts" not in notes
+        upstreams.pop("three")
+        configure(place, **upstreams)
+        _, notes = interview(place, grader="unscored", out="two.parquet")
+    assert "without scores, `fit` needs 3 experts" in notes
     assert summary["complete"]
     table = outcomes.read(place / "t.parquet", unscored=True)
     assert table.experts == ("one", "two", "three")

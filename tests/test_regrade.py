@@ -54,6 +54,12 @@ def test_answers_are_graded_again_and_the_changes_are_counted(table):
     assert frame["text::chatty"][0] == "The answer is Berlin."
 
 
+def test_doubtful_grades_are_shown_with_the_remedy(table):
+    shown = " ".join(run(table).stdout.split())
+    assert "Grades to check by eye: wrong Germany scored 0, but has 'Berlin': not Berlin" in shown
+    assert '("reference": ["carbon dioxide", "CO2"]) and run the same `interview` again' in shown
+
+
 def test_scores_that_become_known_or_unknown_have_changed_too(table):
     unknown = pl.lit(None, pl.Float64).alias("score::chatty")
     pl.read_parquet(table).with_columns(unknown).write_parquet(table)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from routewright.types import Expert
 
 DEFAULT_GRADER = "auto"
+COMPARED = 3  # experts whose answers `fit` needs where none is scored
 
 
 def interview(
@@ -136,8 +137,15 @@ def interview(
         errors.print(f"{sentence}.", markup=False)
     counts = settings["graders"].check(items)
     errors.print(f"Grading: {takes(counts)}.", markup=False)
+    unscored = settings["graders"].default == "unscored"
+    if unscored and len(experts) < COMPARED:
+        errors.print(
+            f"Warning: without scores, `fit` needs {COMPARED} experts with comparable answers, and"
+            f" the config has {', '.join(experts)}: add an expert, or name a grader.",
+            markup=False,
+        )
     if hold_out:
-        errors.print(f"{proof_of(items)}.", markup=False)
+        errors.print(f"{proof_of(items, scored=not unscored)}.", markup=False)
     for line in examine(config).from_price_list:
         console.print(line, markup=False)
     if dry_run:
@@ -163,7 +171,7 @@ def interview(
         raise typer.Exit(EXIT_INTERRUPTED)
     if not answered:
         raise BadInput(f"no expert answered any query, so '{out}' was not written: see above")
-    if settings["graders"].default == "unscored":
+    if unscored:
         return
     if not any(facts["graded"] for facts in summary["experts"].values()):
         raise BadInput(
@@ -373,9 +381,7 @@ def _show_notes(summary: Mapping[str, Any], journal: Path, console: Console, ret
         if facts["cut_off"]:
             console.print(f"{name}: {facts['cut_off']} cut off at the limit: raise --max-tokens")
     audits = {name: facts["audit"] for name, facts in summary["experts"].items()}
-    if any(entry["missed"] or entry["long"] or entry["warning"] for entry in audits.values()):
-        console.print("Grades to check by eye:")
-        show_audits(audits, console)
+    show_audits(audits, console)
     for name, facts in summary["experts"].items():
         has_failed = facts["failed"] or name in summary["unavailable"]
         if has_failed and not facts["answers"]:

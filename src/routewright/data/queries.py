@@ -186,8 +186,8 @@ def _least(lots: Sequence[float], share: float) -> float:
     return math.nextafter(lots[max(1, due // 2) - 1], 1.0) if due else 0.0
 
 
-def proof_of(items: Sequence[Item]) -> str:
-    """How many items of each domain are in split `dev`, and what so many rows prove."""
+def proof_of(items: Sequence[Item], *, scored: bool = True) -> str:
+    """How many items of each domain are in split `dev`, and what so many `scored` rows prove."""
     dev = [item for item in items if item.split == "dev"]
     all_of = Counter(item.query.domain or "no domain" for item in items)
     held = Counter(item.query.domain or "no domain" for item in dev)
@@ -195,10 +195,13 @@ def proof_of(items: Sequence[Item]) -> str:
     more = len(all_of) - len(parts)
     domains = ", ".join(parts) + (f", and of {more} more domains" if more else "")
     by_domain = f" ({domains})" if len(all_of) > 1 else ""
+    count = f"{len(dev)} of {len(items)} queries are held out{by_domain}"
+    if not scored:
+        return count
     larger = [n for n in ROW_COUNTS if n > len(dev)][:2]
     others = "; ".join(text.provable(n) for n in larger)
     proof = f"{text.provable(len(dev))}{'; ' if others else ''}{others}"
-    return f"{len(dev)} of {len(items)} queries are held out{by_domain}: {proof}"
+    return f"{count}: {proof}"
 
 
 def lot(query: Query) -> float:

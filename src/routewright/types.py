@@ -190,7 +190,8 @@ class Query:
     @cached_property
     def lot(self) -> float:
         """A number in [0, 1) from a hash of the text, so that a mix is random but repeatable."""
-        digest = hashlib.blake2b(self.full_text.encode(), digest_size=8).digest()
+        key = b"routewright lot"  # apart from every other hash that splits queries
+        digest = hashlib.blake2b(self.full_text.encode(), digest_size=8, person=key).digest()
         return (int.from_bytes(digest, "big") >> 11) / 2**53
 
     def _last_user_text(self) -> str:

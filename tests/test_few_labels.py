@@ -158,6 +158,8 @@ def test_two_experts_without_scores_are_refused_with_the_way_out(tmp_path):
     assert "the answers of cyd, sage cannot take the place of scores" in str(result.exception)
     assert "agreement needs 3 experts" in str(result.exception)
     assert "routewright regrade TABLE" in str(result.exception)
+    blank = pl.lit(None, pl.Float64)
+    table = write(tmp_path, bare.with_columns(**{"score::cyd": blank, "score::sage": blank}))
     with pytest.raises(BadTable, match=r"cyd, sage: grade its answers with .* or a judge"):
         outcomes.read(table)  # as `evaluate` does
 

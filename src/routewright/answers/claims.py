@@ -62,6 +62,8 @@ def claims(answer: str, question: str = "") -> list[Claim]:
     fences = [fence.strip() for fence in _FENCE.findall(text)]
     text = _FENCE.sub("\n", text)
     question = asked_in(question)
+    if heading := _ANSWER_HEADING.match(text):  # a heading that is all answer
+        return [Claim(plain(heading[1]), plain(heading[1]))]
     sentences = _labelled(_telling(sentences_of(text)), question) or _headings(text)
     if fences and ((len(fences) == 1 and "\n" not in fences[0]) or not sentences):
         return [Claim(fence, fence) for fence in fences]
@@ -131,6 +133,9 @@ _LABEL = re.compile(
 )
 
 
+_ANSWER_HEADING = re.compile(r"\s*#{1,6} +[*_]{0,2}([^\w\n]?\d[\d.,%]{0,14})[*_]{0,2}[ \t]*\n\s*\S")
+
+
 def _headings(text: str) -> list[str]:
     return [line.strip("# \t") for line in text.splitlines() if line.lstrip().startswith("#")]
 
@@ -162,9 +167,9 @@ def result_of(claim: str, question: str) -> str:
     asked = stems(question)
     for link in _LINK.finditer(claim) if len(claim.split()) <= LONG else ():
         subject, rest = claim[: link.start()].strip(), claim[link.end() :].strip()
-        if subject and rest and stems(subject) <= asked | _PRONOUNS:
+        if rest and (_PRONOUN.fullmatch(subject) or (stems(subject) and stems(subject) <= asked)):
             return rest
-        if subject and rest and stems(rest) <= asked:
+        if subject and stems(rest) and stems(rest) <= asked:
             return subject
     return claim
 
@@ -172,7 +177,7 @@ def result_of(claim: str, question: str) -> str:
 _LINK = re.compile(
     r"(?:'s|\u2019s|(?<=\w) (?:would be|must be|is|was|are|were|has|have|had))(?= )", re.IGNORECASE
 )
-_PRONOUNS = {"this", "that", "they", "these", "there", "answe"}
+_PRONOUN = re.compile(r"it|this|that|he|she|they|these|(?:the|my) answer", re.IGNORECASE)
 
 
 def asked_in(question: str) -> str:

@@ -22,7 +22,13 @@ def grade(question, reference, answer, grader="auto", **facts) -> float:
     return score
 
 
+IPHONE = "In which year was the first iPhone released?"
+HIGHEST = "Which is the tallest mountain in Africa?"
 RIGHT = [
+    ("When did Columbus land?", "1492", "# 1492\n\nHe landed in the Bahamas on 12 October."),
+    ("Who discovered radium?", "Marie Curie", "It was Marie Skłodowska Curie."),
+    (IPHONE, "2007", "It was released in 2007, a year after the announcement in 2006."),
+    (HIGHEST, "Mount Kilimanjaro", "It is Mount Kilimanjaro, just ahead of Mount Kenya."),
     ("What is the currency of Poland?", "złoty", "The Polish zloty (PLN)."),
     ("What is the currency of Poland?", "zloty", "Poland uses the **złoty**."),
     ("Who discovered electromagnetism?", "Hans Christian Ørsted", "Hans Christian Orsted."),
@@ -148,6 +154,10 @@ RIGHT = [
     ("Where was she born?", "Paris, France", "Paris"),
 ]
 WRONG = [
+    ("Who discovered radium?", "Marie Curie", "Pierre Curie"),
+    ("Who was the second president?", "John Adams", "It was John Quincy Adams."),
+    (IPHONE, "2007", "It was released in 2008, a year after its announcement in 2007."),
+    (HIGHEST, "Mount Kilimanjaro", "It is Mount Kenya, just ahead of Mount Kilimanjaro."),
     *(
         (CAPITAL, "Berlin", answer)
         for answer in (

@@ -35,7 +35,8 @@ _MENTIONED = re.compile(  # what stands directly before a phrase that is only me
     r"\b(?:differs?|different|differed) from|\b(?:km|kilometers|kilometres|miles|hours) from|"
     r"\b(?:years?|days?|months?|ans|jahre) (?:after|before|apres|nach|vor)|\bbesides|\brelated|"
     r"\btogether with|\bcorresponds to|\bminus|\bthat of|\bovertaken|\bbeat|\bdefeated|"
-    r"\bdefeating|\bto give|(?:^| )no|\bcompared with|\bgegen|\breleased with|\bafter|\bbefore)$"
+    r"\bdefeating|\bto give|(?:^| )no|\bcompared with|\bgegen|\breleased with|\bafter|\bbefore|"
+    r"\b(?:ahead|in front) of|\bbehind)(?: (?:mt|lake|river))?$"
 )
 _APPOSITION = re.compile(
     r"(?:who (?:is|was) )?\w+(?: \w+)? (?:of|de|von)$"

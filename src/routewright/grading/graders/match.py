@@ -148,9 +148,25 @@ def forms(reference: str, sentence: str, question: str) -> list[str]:
     without_initials = [re.sub(r" [A-Z]\.?(?= )", "", form) for form in found]
     found += [form for form in without_initials if form not in found]
     name = _NAME.fullmatch(found[-1].strip())
-    if name and normal(found[-1]) not in normal(sentence) and not _other_name(sentence, name[0]):
+    if name and (middle := _with_middle_name(sentence, name[0])):
+        found.append(middle)
+    elif name and normal(found[-1]) not in normal(sentence) and not _other_name(sentence, name[0]):
         found += [name[1]]
     return found
+
+
+def _with_middle_name(sentence: str, name: str) -> str:
+    """A name in a sentence that has its first name and surname and one name between: "Marie
+    Skłodowska Curie" for "Marie Curie"; not "John Quincy Adams", who is another one."""
+    first, _, surname = name.rpartition(" ")
+    if " " in first or first in _OTHERS_BY_MIDDLE_NAME.get(surname, ()):
+        return ""
+    given = rf"\b{re.escape(first)} [A-Z][\w’'-]{{2,30}} {re.escape(surname)}\b"
+    match = re.search(given, sentence)
+    return match[0] if match else ""
+
+
+_OTHERS_BY_MIDDLE_NAME = {"Adams": ("John",), "Bush": ("George",)}  # sons of the same name
 
 
 def list_of(reference: str) -> list[str]:

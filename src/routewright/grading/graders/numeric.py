@@ -181,7 +181,10 @@ def _stated(part: str, given: Set[Fraction]) -> list[Number]:
 def _asserted(part: str) -> Iterator[Number]:
     pieces = clauses(part)
     for i, piece in enumerate(pieces):
+        aside = _SINCE.match(piece) if i else None
         for value, start, end in numbers(piece):
+            if aside is not None and start >= aside.end():
+                continue
             following = _UNIT.match(piece, end)
             sign = re.search(r"[€£$]|\b(?:EUR|USD|GBP)\b", piece[max(0, start - 4) : start + 2])
             word = following[1] if following else sign[0] if sign else ""
@@ -191,6 +194,12 @@ def _asserted(part: str) -> Iterator[Number]:
             rest = [normal(clause) for clause in pieces[i + 1 :]]
             if is_asserted(around, normal(piece[:start]), after, rest):
                 yield Number(value * SCALES.get(unit, 1), unit)
+
+
+_SINCE = re.compile(  # "…, a year after its announcement in 2007" says when something else was
+    r"\s*(?:just |only |about )?[\w-]{1,12} (?:years?|decades?|months?|weeks?|days?) "
+    r"(?:after|before)\b"
+)
 
 
 def _dotted(text: str) -> str:

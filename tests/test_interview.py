@@ -134,6 +134,13 @@ def test_every_expert_answers_every_query_and_the_table_can_be_learnt_from(place
     assert summary["complete"]
 
 
+def test_a_finished_interview_names_the_next_command(place):
+    with serving(good := Upstream(says=right), bad := Upstream(says="no idea")):
+        configure(place, good=good, bad=bad)
+        done = subprocess.run(command(place), cwd=place, capture_output=True, text=True)
+    assert "Next: routewright fit t.parquet --out router" in done.stdout + done.stderr
+
+
 def test_rows_are_held_out_by_their_words_so_that_a_router_can_be_judged(place):
     expert = Upstream(says=right)
     with serving(expert):

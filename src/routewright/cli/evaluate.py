@@ -310,6 +310,7 @@ def show_forecasts(measured: Evaluation, console: Console) -> None:
         )
         table.add_row(name, *("unknown" if math.isnan(x) else f"{x:.3f}" for x in figures))
     console.print(table)
+    console.print(f"{text.AUC_AND_ECE}.", highlight=False)
 
 
 def _known(quality: float | None) -> str:

@@ -253,6 +253,7 @@ def _report(router: Router, out: Path) -> None:
         table.add_row(name, *cells)
     console = Console()
     console.print(table)
+    console.print(f"{text.AUC_AND_ECE}.", highlight=False)
     if unproven := card.get("unproven"):
         console.print(f"Unproven: {unproven}.", highlight=False)
     if worse := [name for name, facts in card["experts"].items() if facts["auc"] < 0.45]:

@@ -171,9 +171,12 @@ def interview(
         raise typer.Exit(EXIT_INTERRUPTED)
     if not answered:
         raise BadInput(f"no expert answered any query, so '{out}' was not written: see above")
+    graded = any(facts["graded"] for facts in summary["experts"].values())
+    if not json and summary["complete"] and len(experts) > 1 and (graded or unscored):
+        errors.print(f"Next: routewright fit {out} --out router", markup=False, highlight=False)
     if unscored:
         return
-    if not any(facts["graded"] for facts in summary["experts"].values()):
+    if not graded:
         raise BadInput(
             "no answer could be graded (the reasons are above), so nothing can be fitted: the"
             f" answers are in '{out}'; grade them with `routewright regrade {out} --grader NAME`"

@@ -9,6 +9,10 @@ from textwrap import shorten
 UNKNOWN = "?"
 FEW = 100  # rows; fewer prove differences of ten points or more only
 TOO_FEW = 30  # rows; fewer prove nothing
+AUC_AND_ECE = (
+    "AUC: how well the forecasts tell right answers from wrong ones (0.5: not at all, 1: always);"
+    " ECE, the calibration error: how far off they are on average"
+)
 DIFFERENT = 0.2  # share of rows on which two choices score differently, for `provable`
 LINES = 16  # of a table, its heading included
 

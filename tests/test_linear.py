@@ -59,6 +59,9 @@ BUILT = {
     "routewright.grading.graders.match._other_name": [
         r"([A-Z][\w'\u2019-]{0,30}) ([A-Z][\w.]{0,30} )?Adams"
     ],
+    "routewright.grading.graders.match._with_middle_name": [
+        r"\bMarie [A-Z][\w\u2019'-]{2,30} Curie\b"
+    ],
     "routewright.grading.graders.match._joined": [
         r',? (?:or|oder|ou) ["\u201c]?(?:NYC|New York)\b["\u201d]?'
     ],

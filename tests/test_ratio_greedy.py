@@ -97,7 +97,7 @@ def test_what_its_points_promise_is_what_their_strategies_do(fitted: Path):
 def test_a_budget_and_a_querys_own_limits_are_kept():
     router = checks.ROUTER
     strategy = build({"strategy": "ratio_greedy", "budget": 0.05}, router)
-    query = Query.of("question")
+    query = Query.of("a question")
     record = checks.record(query)
     assert replay(strategy, query, record).answer.expert == "small"
     forbidden = replace(query, allowed=frozenset({"middle", "large"}))

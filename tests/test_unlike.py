@@ -87,7 +87,7 @@ def spent(strategy, queries):
 def test_chat_costs_no_more_than_the_budget_of_a_router_of_multiple_choice(router, fraction):
     point = router.at(max_cost_fraction=fraction)
     assert point.strategy == "auto"
-    queries = [Query.of(f"{text} {'ab'[k]}") for text in CHATS for k in range(2)]
+    queries = [Query.of(f"{text} {letter}") for text in CHATS for letter in "abcdefghijkl"]
     cost, decisions = spent(router.strategy_at(point), queries)
     assert {decision.unlike for decision in decisions} == {"query"}
     assert all(len(decision.spent) == 1 for decision in decisions)
@@ -99,7 +99,7 @@ def test_chat_costs_no_more_than_the_budget_of_a_router_of_multiple_choice(route
 def test_unreadable_answers_of_the_first_committee_end_the_climb(router, fraction):
     point = router.at(max_cost_fraction=fraction)
     familiar = replace(router, novelty=replace(router.novelty, limit=np.inf, usual=0.0))
-    queries = [Query.of(f"{text} {'ab'[k]}") for text in CHATS for k in range(2)]
+    queries = [Query.of(f"{text} {letter}") for text in CHATS for letter in "abcdefghijkl"]
     cost, decisions = spent(familiar.strategy_at(point), queries)
     assert {decision.unlike for decision in decisions} <= {"answers", ""}
     assert any(decision.unlike for decision in decisions)

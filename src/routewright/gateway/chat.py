@@ -80,15 +80,16 @@ async def chat(request: Request) -> Response:
     services: Services = request.state.services
     chat_request = await services.read(request)
     policy = services.policies.find(chat_request.model)
-    policy.strategy_for(chat_request.query)  # may refuse it
+    strategy = policy.strategy_for(chat_request.query)  # may refuse the query, before it is paced
     pace = None
     if policy.pacer is not None:
         policy, pace = await services.run(policy.paced, chat_request.query)
+        strategy = policy.strategy_for(chat_request.query)
     run = Run(
         services,
         chat_request,
         policy,
-        policy.strategy_for(chat_request.query),
+        strategy,
         pace,
         began=began,
         request_id=request.state.request_id,

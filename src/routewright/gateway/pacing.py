@@ -129,7 +129,7 @@ class Pacer:
             reference = self.highest_cost
         with self._lock:
             goal = self._goal(reference)
-            point = self._point(query, goal, reference)
+            point = self._point(query, reference)
             if price is not None:
                 point = self.router.nearest(price)
             pace = Pace(self, point, goal, reference)
@@ -180,7 +180,7 @@ class Pacer:
         error = PROPORTIONAL * (credit - self.room / 2) + self.state.bias
         return float(np.exp(np.clip(error, -FARTHEST, FARTHEST)))
 
-    def _point(self, query: Query, goal: float, reference: float) -> OperatingPoint:
+    def _point(self, query: Query, reference: float) -> OperatingPoint:
         credit, unit = self._credit(), max(self.state.unit, 1e-300)
         usual = self.highest_cost / max(self.goal, 1e-300)
         likely = reference * max(1.0, self._ratio()) / unit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -155,17 +155,22 @@ def fit_each(
         progress("leaving topics out", 0.98)
         topic = left_out.topics(costed, table.x, table.blocks, seed)
         router = replace(router, steady=left_out.steady(costed, topic))
+        gain_elsewhere = cache(  # strategies that use the same evidence share the estimate
+            lambda weighs_answers: left_out.estimate(
+                *(costed, table.x, table.blocks, topic, router.signal),
+                weighs_answers=weighs_answers,
+                seed=seed,
+            )
+        )
+        novelty = cache(lambda careful: _novelty(table, careful=careful))
         routers = {}
         for strategy, (candidates, evidence) in candidates_of.items():
             points = frontier.trace(candidates, costed, seed=seed)
-            found, facts = None, dict[str, Any]()
+            elsewhere, facts = None, dict[str, Any]()
             if assumption is None:
-                found = left_out.estimate(
-                    *(costed, table.x, table.blocks, topic, router.signal),
-                    weighs_answers=evidence is not None,
-                    seed=seed,
-                )
-                facts |= left_out.facts(found, float(np.mean([point.gain for point in points])))
+                elsewhere = gain_elsewhere(evidence is not None)
+                where_fitted = float(np.mean([point.gain for point in points]))
+                facts |= left_out.facts(elsewhere, where_fitted)
                 cheapest = frontier.tie(frontier.served_at_zero(candidates, points, costed), costed)
                 facts |= {} if cheapest is None else {"tie": cheapest}
             else:
@@ -176,7 +181,7 @@ def fit_each(
                 router,
                 evidence=evidence,
                 frontier=points,
-                novelty=_novelty(table, careful=found is not None and not found.pays),
+                novelty=novelty(elsewhere is not None and not elsewhere.pays),
                 card={**router.card, **card},
             )
         return routers

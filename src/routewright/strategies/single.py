@@ -27,7 +27,7 @@ class Single:
     it, or the best expert if none is.
 
     With a `budget` (US$ per query), the fixed mix of that cost decides about queries that are
-    unlike the training rows, unless they have `min_quality` or prices of their own.
+    unlike the training rows, unless they have `min_quality` or a `latency_price` of their own.
     """
 
     router: Predicts

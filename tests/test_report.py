@@ -19,6 +19,7 @@ from routewright.evaluation.evaluate import evaluate
 from routewright.evaluation.figures import Evaluation
 from routewright.evaluation.report import pictures, words
 from routewright.fitting.fit import fit
+from routewright.metrics.sampling import wilson
 from routewright.router.router import Router
 
 SMALL, LARGE, ODD = "org/small-7b", "large & dear <x>", "$odd_name$"
@@ -326,7 +327,8 @@ def test_the_name_of_every_expert_stands_within_the_picture_of_its_forecasts(exp
 
 def test_intervals_of_reliability_hold_their_shares_within_0_and_1():
     share = np.array([0.0, 0.3, 1.0])
-    down, up = pictures._wilson(share, np.array([20, 20, 20]))
+    low, high = wilson(share, np.array([20.0, 20.0, 20.0]))
+    down, up = share - low, high - share
     assert (share - down >= -1e-12).all()
     assert (share + up <= 1 + 1e-12).all()
     assert up[0] > 0.1  # twenty failures do not prove that success is impossible

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from routewright.answers.fences import fenced
 from routewright.prediction.encoders.lexical import Lexical
 from routewright.prediction.stored import Arrays
 from routewright.types import Array, Indices, Query
@@ -238,12 +239,7 @@ def program(text: str) -> str:
     >>> program("Try:\\n```python\\nx = 1\\n```"), program("x = 1")
     ('x = 1\\n', 'x = 1')
     """
-    opening = text.find("```")
-    line_end = text.find("\n", opening)
-    if opening < 0 or line_end < 0:
-        return text
-    closing = text.find("```", line_end)
-    return text[line_end + 1 : closing if closing >= 0 else len(text)]
+    return next(iter(fenced(text)), text)
 
 
 def parses(code: str) -> bool:

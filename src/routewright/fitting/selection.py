@@ -24,7 +24,7 @@ import numpy as np
 
 from routewright import metrics, policies
 from routewright.errors import BadInput
-from routewright.metrics.sampling import POINTWISE
+from routewright.metrics.sampling import wilson
 from routewright.prediction.predictors import folds
 from routewright.types import Array, Indices, Prediction
 
@@ -281,7 +281,8 @@ def gaps(outcomes: Outcomes, seed: int = 0) -> tuple[Gap, ...]:
         quality = metrics.mean(outcomes.score[there])
         if there.sum() < FEWEST_OF_TOPIC or not np.isfinite(quality).any():
             continue
-        interval = _wilson(float(unsolved[there].mean()), len(set(groups[there].tolist())))
+        share, count = unsolved[there].mean(), len(set(groups[there].tolist()))
+        low, high = (float(end[0]) for end in wilson(np.array([share]), np.array([count])))
         elsewhere = float(unsolved[~there].mean()) if (~there).any() else 0.0
         m = int(np.nanargmax(quality))
         found.append(
@@ -291,9 +292,9 @@ def gaps(outcomes: Outcomes, seed: int = 0) -> tuple[Gap, ...]:
                 best=outcomes.experts[m],
                 best_single=float(quality[m]),
                 oracle=float(best[there].mean()),
-                unsolved=float(unsolved[there].mean()),
-                unsolved_ci=interval,
-                missing=interval[0] > elsewhere,
+                unsolved=float(share),
+                unsolved_ci=(low, high),
+                missing=low > elsewhere,
             )
         )
     return tuple(sorted(found, key=lambda gap: -gap.unsolved_ci[0]))
@@ -328,14 +329,6 @@ def _named(clusters: Sequence[str], texts: Sequence[str]) -> list[str]:
         typical = sorted(inside, key=lambda word: (-excess(word), word))[:3]
         names[cluster] = f"{cluster} ({', '.join(typical)})"
     return [names[cluster] for cluster in clusters]
-
-
-def _wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927)."""
-    z = POINTWISE
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-    return float(max(0.0, middle - half)), float(min(1.0, middle + half))
 
 
 def _check(experts: Sequence[str], cost: Array, size: int | None) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from routewright.config import PolicyConfig
 from routewright.evaluation import figures as measures
@@ -18,6 +17,7 @@ from routewright.evaluation.policies import Judged
 from routewright.evaluation.report.headline import served_policy
 from routewright.evaluation.report.study import Study
 from routewright.evaluation.report.words import percent, rate
+from routewright.metrics.sampling import wilson
 from routewright.types import Array
 
 NO_GAIN = {"gain_over_zero_router": None, "gain_ci": None}  # of a choice that is not learned
@@ -135,15 +135,6 @@ def _bins(prediction: Array, score: Array) -> tuple[Array, Array, Array]:
     parts = [part for part in np.array_split(np.argsort(p, kind="stable"), bins) if len(part)]
     predictions = np.array([p[part].mean() for part in parts])
     scores = np.array([s[part].mean() for part in parts])
-    return predictions, scores, _wilson(scores, np.array([len(part) for part in parts]))
-
-
-def _wilson(share: Array, n: NDArray[np.int_], z: float = 1.96) -> Array:
-    """Distances from each share to the ends of its 95 % interval, below and above, (2, bins).
-
-    Wilson (1927): unlike the normal interval it has a width even if all scores agree.
-    """
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    width = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    extent: Array = np.clip(np.array([share - (middle - width), middle + width - share]), 0.0, None)
-    return extent
+    low, high = wilson(scores, np.array([len(part) for part in parts], np.float64))
+    extent: Array = np.clip(np.array([scores - low, high - scores]), 0.0, None)
+    return predictions, scores, extent

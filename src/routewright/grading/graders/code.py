@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 from pydantic import PositiveInt
 
+from routewright.answers.fences import fenced
 from routewright.data.queries import Item
 from routewright.errors import BadInput
 from routewright.grading.graders import Example, Grade, ungraded
@@ -29,7 +30,6 @@ SECONDS, MEGABYTES = 10, 512  # of processor time; of memory
 DISK, MOST_FILES = 64 << 20, 1000  # bytes and files that the code may leave at any time
 PAUSE = 0.25  # seconds between two looks at the folder
 RUNNER = Path(__file__).with_name("_run_code.py")
-FENCE = "```"
 
 
 @dataclass(frozen=True)
@@ -79,21 +79,6 @@ class Code:
             return ungraded(outcome["note"])
         wrong = outcome.get("error") or next(filter(None, outcome["tests"]), None)
         return Grade(1.0) if wrong is None else Grade(0.0, str(wrong)[:200])
-
-
-def fenced(text: str) -> list[str]:
-    """The contents of code fences; the last one may be open.
-
-    >>> fenced("Try ```python\\nx = 1\\n``` or ```\\ny = 2")
-    ['x = 1\\n', 'y = 2']
-    """
-    contents = []
-    opening = text.find(FENCE)
-    while opening >= 0 and (line_end := text.find("\n", opening)) >= 0:
-        closing = text.find(FENCE, line_end)
-        contents.append(text[line_end + 1 : closing if closing >= 0 else len(text)])
-        opening = text.find(FENCE, closing + len(FENCE)) if closing >= 0 else -1
-    return contents
 
 
 def run(

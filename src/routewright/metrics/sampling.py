@@ -70,6 +70,16 @@ def influence(table: Array) -> Array:
     return np.asarray(np.where(finite, table - mean(table), 0.0) / share)
 
 
+def by_group(influences: Array, groups: Sequence[str | None] = ()) -> Array:
+    """The sums of the rows of each group, (g, k), of influences (n, k); without groups, each row is
+    one."""
+    names = [str(group) for group in groups] if len(groups) else list(range(len(influences)))
+    places, member = np.unique(names, return_inverse=True)
+    sums = np.zeros((len(places), influences.shape[1]))
+    np.add.at(sums, member, influences)
+    return sums
+
+
 def shrunk(scores: Array, costs: Array) -> Array:
     """Mean scores (e,) of experts, drawn towards their regression on the logarithm of `costs` (e,)
     as far as chance explains their distance from it (empirical Bayes; Efron and Morris 1975).
@@ -117,11 +127,9 @@ def margins(
     standard errors is a quantile of the largest studentised mean when the groups' signs are drawn
     at random (multiplier bootstrap; Chernozhukov, Chetverikov and Kato 2013).
     """
-    names = [str(group) for group in groups] if len(groups) else list(range(len(influences)))
-    places, member = np.unique(names, return_inverse=True)
-    sums = np.zeros((len(places) + 2, influences.shape[1]))
-    np.add.at(sums, member, influences)
-    size = len(influences) / len(places)
+    sums = by_group(influences, groups)
+    size = len(influences) / len(sums)
+    sums = np.pad(sums, ((0, 2), (0, 0)))
     sums[-2:] = [[size], [-size]]
     errors = np.sqrt((sums**2).sum(axis=0))
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(replicates, len(sums)))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from routewright import metrics, policies
-from routewright.metrics.sampling import POINTWISE
+from routewright.metrics.sampling import POINTWISE, by_group
 from routewright.strategies import build
 from routewright.strategies._recorded import Recorded, StandIn, run
 from routewright.types import Array, Prediction
@@ -247,12 +247,8 @@ def lead_over(score: Array, other: Array, groups: Sequence[str | None]) -> tuple
     a group count as one."""
     difference = score - other
     lead = float(metrics.mean(difference))
-    rows = metrics.influence(difference)
-    names = [str(group) for group in groups] if len(groups) else list(range(len(rows)))
-    _, member = np.unique(names, return_inverse=True)
-    sums = np.zeros(int(member.max()) + 1)
-    np.add.at(sums, member, rows)
-    return lead, float(np.sqrt((sums**2).sum()) / len(rows))
+    sums = by_group(metrics.influence(difference)[:, None], groups)
+    return lead, float(np.sqrt((sums**2).sum()) / len(difference))
 
 
 def served_at_zero(

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -38,6 +39,8 @@ from routewright.types import DataClass, Expert, Launch
 
 OPENAI_URL = "https://api.openai.com/v1"
 MOST_LISTED = 100  # mistakes in a message
+NO_STORE = "none"
+STORE = "sqlite:///routewright.db"
 SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 
 PRICE_LISTS = (prices.BY_MODEL, prices.NO_LIST)
@@ -66,9 +69,21 @@ def _part(value: object) -> object:
     return value
 
 
+def _store(value: SecretStr) -> SecretStr:
+    from routewright.records.store import parse  # takes long to import
+
+    if (url := value.get_secret_value()) != NO_STORE:
+        try:
+            parse(url, Path())
+        except BadInput as error:
+            raise PydanticCustomError("store", "{why}", {"why": str(error)}) from error
+    return value
+
+
 NO_BOOL = BeforeValidator(_no_bool)
 Text = Annotated[str, Field(min_length=1)]
 Secret = Annotated[SecretStr, Field(min_length=1)]
+StoreUrl = Annotated[SecretStr, Field(min_length=1), AfterValidator(_store)]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False), NO_BOOL]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False), NO_BOOL]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), NO_BOOL]
@@ -285,6 +300,34 @@ class PolicyConfig(Section):
         return {"strategy": self.strategy, **self.options, **given}
 
 
+class RecordsConfig(Section):
+    """Which texts the store keeps of decisions."""
+
+    prompts: Literal["none", "redacted", "full"] = Field(
+        default="none",
+        description="Whether prompts and answers are kept: `redacted` replaces addresses, numbers"
+        " and keys in them.",
+    )
+    retention_days: Positive = Field(
+        default=30.0,
+        description="Days after which decisions and their texts are deleted.",
+    )
+    restricted: Literal["none", "redacted", "full"] = Field(
+        default="none", description="The same as `prompts` for the data class `restricted`."
+    )
+    internal: Literal["none", "redacted", "full"] | None = Field(
+        default=None, description="For the data class `internal`; default: that of `prompts`."
+    )
+
+    def of(self, data_class: DataClass) -> str:
+        """What is kept of texts of a data class."""
+        if data_class == "restricted":
+            return self.restricted
+        if data_class == "internal" and self.internal is not None:
+            return self.internal
+        return self.prompts
+
+
 class ServerConfig(Section):
     """The address and limits of the gateway."""
 
@@ -298,7 +341,8 @@ class ServerConfig(Section):
     )
     admin_key: Secret | None = Field(
         default=None,
-        description="The bearer key of `POST /admin/reload`; without one, it answers 403.",
+        description="The bearer key of /admin; without one, only keys made with `routewright keys"
+        " create --admin` open it.",
     )
     allowed_hosts: list[Text] = Field(
         default=[],
@@ -336,6 +380,21 @@ class ServerConfig(Section):
         default=15.0,
         description="Seconds without an event after which a stream gets a comment; 0: never.",
     )
+    store: StoreUrl | None = Field(
+        default=None,
+        description="The database of decisions, keys and budgets: `postgresql+psycopg://…` for"
+        " several gateways; default: `sqlite:///routewright.db`, beside this file; `none` keeps"
+        " nothing.",
+        repr=False,
+    )
+    grace_seconds: Seconds = Field(
+        default=60.0,
+        description="Seconds in which requests of keys with limits go on by what is known while"
+        " the store cannot be used; then they are refused.",
+    )
+    records: RecordsConfig = Field(
+        default=RecordsConfig(), description="Which texts the store keeps, and for how long."
+    )
     feedback: Path | None = Field(
         default=None,
         description="The file for scored decisions and their query texts, readable by `fit`.",
@@ -366,7 +425,7 @@ class Config(Section):
         description="A price file in LiteLLM's format, relative to this file's folder; default:"
         " the dated extract that is shipped.",
     )
-    _folder: Path = PrivateAttr(default=Path())
+    _folder: Path | None = PrivateAttr(default=None)
     _from_price_list: tuple[str, ...] = PrivateAttr(default=())
 
     @model_validator(mode="after")
@@ -377,7 +436,14 @@ class Config(Section):
     @property
     def folder(self) -> Path:
         """The folder of the file; relative paths in the file start here."""
-        return self._folder
+        return self._folder or Path()
+
+    @property
+    def store_url(self) -> str | None:
+        """The URL of the store; None if nothing is kept, as for a config that is no file."""
+        default = None if self._folder is None else STORE
+        url = self.server.store.get_secret_value() if self.server.store else default
+        return None if url == NO_STORE else url
 
     @property
     def from_price_list(self) -> tuple[str, ...]:
@@ -514,6 +580,8 @@ def _keys_at(loc: Loc) -> dict[str, str]:
         "server": ServerConfig,
     }
     section = sections[loc[0]] if len(loc) > 1 else Config
+    if loc[:2] == ("server", "records") and len(loc) > 2:
+        section = RecordsConfig
     if loc[2:3] == ("launch",) and len(loc) > 3:
         section = LaunchConfig
     return {name: field.description or "" for name, field in section.model_fields.items()}

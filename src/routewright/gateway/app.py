@@ -30,11 +30,11 @@ from routewright.gateway.explain import explain
 from routewright.gateway.feedback import feedback as score
 from routewright.gateway.lifecycle import Lifecycle
 from routewright.gateway.middleware import (
-    BearerKeys,
     BodyTimeout,
     CancelOnDisconnect,
     HeaderLimit,
     InUse,
+    Keys,
     Queue,
     RequestId,
     WebPages,
@@ -84,7 +84,7 @@ def build(
             Middleware(InUse, lifecycle=lifecycle),
             Middleware(HeaderLimit),
             Middleware(WebPages, loopback=loopback),
-            Middleware(BearerKeys),
+            Middleware(Keys),
             Middleware(CancelOnDisconnect),
             Middleware(BodyTimeout),
             Middleware(Queue),

@@ -84,6 +84,7 @@ class ChatRequest:
     model: str | None = None
     stream: bool = False
     include_usage: bool = False
+    has_data_class: bool = False  # whether the client stated it
 
 
 async def read(request: Request, max_bytes: int, parse: Callable[[Any], T]) -> T:
@@ -233,6 +234,7 @@ def parse(body: Any, default_data_class: DataClass) -> ChatRequest:
         model=body.get("model"),
         stream=bool(body.get("stream")),
         include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
+        has_data_class=limits.data_class is not None,
     )
 
 

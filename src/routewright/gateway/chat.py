@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import time
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,28 +22,40 @@ from routewright import drive
 from routewright.config import Config
 from routewright.errors import RoutewrightError
 from routewright.experts.client import Client
+from routewright.gateway.accounting import Account
 from routewright.gateway.body import ChatRequest, parse, read
 from routewright.gateway.breaker import Breaker
 from routewright.gateway.errors import body_of, error_object, headers_of, status_of
 from routewright.gateway.explain import table
 from routewright.gateway.feedback import Feedback
 from routewright.gateway.pacing import Pace
+from routewright.gateway.permissions import check_policy, permitted
 from routewright.gateway.policies import DIRECT, Policies, Policy
 from routewright.gateway.prometheus import Counters
+from routewright.gateway.records import Records
 from routewright.gateway.replies import COMMENT, DONE, ReplyFormat, cost_headers, event
 from routewright.gateway.slots import Slots
 from routewright.gateway.stopwatch import Stopwatch
+from routewright.records.keys import Key
+from routewright.records.texts import clean, kept
+from routewright.router.explanation import chances, is_quick
 from routewright.strategies import is_light
 from routewright.types import (
-    Answer,
     Decision,
     Delta,
     Expert,
+    Prediction,
     Strategy,
     estimated_cost,
     path_of,
     total_cost,
 )
+
+RECORDED = (  # what a record shares with the log line
+    *("request_id", "status", "policy", "expert", "path", "unlike", "input_tokens"),
+    *("output_tokens", "data_class", "stream", "seconds"),
+)
+SESSION = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +73,7 @@ class Services:
     feedback: Feedback | None = None  # None: the gateway accepts no scores
     counters: Counters = field(default_factory=Counters)
     slots: Slots = field(default_factory=Slots)  # for requests that ask experts
+    records: Records = field(default_factory=Records)  # of keys, budgets and decisions
 
     async def read(self, request: Request) -> ChatRequest:
         """Reads and validates a chat completion request; raises BadRequest."""
@@ -78,9 +91,13 @@ async def chat(request: Request) -> Response:
     """Answers a chat completion request by the policy that its `model` names."""
     began = time.perf_counter()
     services: Services = request.state.services
-    chat_request = await services.read(request)
+    key: Key | None = getattr(request.state, "key", None)
+    chat_request = permitted(await services.read(request), key)
     policy = services.policies.find(chat_request.model)
+    check_policy(policy, key)
     strategy = policy.strategy_for(chat_request.query)  # may refuse the query, before it is paced
+    account = Account(services.records, key, chat_request.query)
+    await account.begin()
     pace = None
     if policy.pacer is not None:
         policy, pace = await services.run(policy.paced, chat_request.query)
@@ -91,11 +108,19 @@ async def chat(request: Request) -> Response:
         policy,
         strategy,
         pace,
+        account,
         began=began,
         request_id=request.state.request_id,
+        session=session_of(request),
         debug=request.headers.get("x-routewright-debug", "").lower() == "true",
     )
     return await (run.streamed() if chat_request.stream else run.whole())
+
+
+def session_of(request: Request) -> str | None:
+    """The session that a client names in a header; None if it names none."""
+    name = request.headers.get("x-routewright-session", "")
+    return name if SESSION.fullmatch(name) else None
 
 
 class Events(StreamingResponse):
@@ -168,16 +193,21 @@ class Run:
     policy: Policy
     strategy: Strategy
     pace: Pace | None  # None: the policy is not paced
+    account: Account
     began: float
     request_id: str
+    session: str | None
     debug: bool
-    spent: list[Answer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.stopwatch = Stopwatch(self.services.breaker)
+        self.asker = self.account.asker(self.stopwatch, self.services.client, self.policy.name)
+        self.spent = self.account.spent
         self.is_logged = False
+        self.chances: tuple[float, dict[str, float]] | None = None  # None: unknown
+        self.drawing = asyncio.ensure_future(self._draw()) if self.account.is_recorded else None
         logprobs = bool(self.request.query.options.get("logprobs"))
-        self.reply_format = ReplyFormat(uuid.uuid4().hex, self.policy.name, logprobs)
+        self.reply_format = ReplyFormat(self.account.decision, self.policy.name, logprobs)
 
     async def whole(self) -> Response:
         """Waits for the decision and sends it as one JSON object."""
@@ -189,7 +219,8 @@ class Run:
         assert isinstance(decision, Decision)
         headers = {**self.reply_format.headers(decision.answer.expert), **self._overhead_header()}
         headers |= {**cost_headers(decision.spent), **self._unlike_header(decision)}
-        self._done(decision)
+        headers |= self.account.headers
+        await self._done(decision)
         completion = self.reply_format.completion(decision, self._explanation(decision))
         # Written in ASCII: an expert may write half a surrogate pair, which UTF-8 cannot encode.
         return Response(json.dumps(completion), media_type="application/json", headers=headers)
@@ -223,6 +254,7 @@ class Run:
     def _stream_headers(self, first: Delta | Decision | None) -> dict[str, str]:
         """The headers of a stream, as far as they are known before its first piece or with it."""
         headers = {**self.reply_format.headers(), "cache-control": "no-cache"}
+        headers |= self.account.headers
         if first is None:
             return headers
         assert isinstance(first, Delta)
@@ -236,7 +268,7 @@ class Run:
             self.strategy,
             self.request.query,
             self.services.experts.values(),
-            self.stopwatch,
+            self.asker,
             stream=self.request.stream,
             spent=self.spent,
             run=drive.at_once if is_light(self.strategy) else self.services.run,
@@ -271,7 +303,7 @@ class Run:
         except (asyncio.CancelledError, GeneratorExit):
             self._log("cancelled")
             raise
-        self._done(piece)
+        await self._done(piece)
         if last is not None:
             explanation = self._explanation(piece)
             yield event(
@@ -282,18 +314,23 @@ class Run:
         yield DONE
 
     def _failed(self, error: BaseException) -> Response:
+        error = self.account.explained(error)
         if not isinstance(error, RoutewrightError):
             self._log("cancelled" if isinstance(error, asyncio.CancelledError) else "internal")
             raise error
         self._log(type(error).__name__, error=error)
         headers = {"x-routewright-decision-id": self.reply_format.decision_id, **headers_of(error)}
-        headers |= cost_headers(self.spent)
+        headers |= {**self.account.headers, **cost_headers(self.spent)}
         direct = self.policy.name == DIRECT
         status = status_of(error, direct=direct)
         return JSONResponse(body_of(error, direct=direct), status, headers)
 
-    def _done(self, decision: Decision) -> None:
+    async def _done(self, decision: Decision) -> None:
+        """Writes the log line and the records of a decision; the client gets it after that."""
+        if self.drawing is not None:
+            await self.drawing
         self._log("ok", decision)
+        await self.account.written()
         if self.services.feedback is not None:
             self.services.feedback.remember(
                 self.reply_format.decision_id, self.policy.name, self.request.query, decision
@@ -349,7 +386,8 @@ class Run:
     def _log(
         self, status: str, decision: Decision | None = None, error: RoutewrightError | None = None
     ) -> None:
-        """Counts the request and writes its log line, without text of the query or the answer."""
+        """Counts the request, and writes its record and its log line, without text of the query
+        or the answer."""
         self.is_logged = True
         self._end_pace()
         answer = decision.answer if decision else None
@@ -377,3 +415,53 @@ class Run:
             "overhead_ms": round(overhead * 1000, 1),
         }
         log.info(json.dumps(line))
+        self._record(line, decision)
+
+    def _record(self, line: Mapping[str, Any], decision: Decision | None) -> None:
+        """Hands the record of the request to the store."""
+        query, config = self.request.query, self.services.config.server.records
+        prediction = decision.prediction if decision else None
+        trust = None if prediction is None or prediction.trust is None else prediction.trust
+        row = {
+            **{name: line[name] for name in RECORDED},
+            "session": self.session,
+            "router": self.policy.version,
+            "because": clean(decision.because) if decision else None,
+            "usd": total_cost(self.spent),
+            "estimated_usd": line["estimated"],
+            "overhead_seconds": self._overhead(),
+            "domain": query.domain and clean(query.domain),
+            "tags": [clean(tag) for tag in query.tags],
+            "trust": None if trust is None else float(trust),
+            "lambda": self.policy.point.price if self.policy.point else query.price,
+        }
+        answer = decision.answer.content if decision else None
+        how = config.of(query.data_class)
+
+        def more() -> dict[str, Any]:
+            experts = self._beliefs(decision, prediction)
+            return {"experts": experts, **kept(query.messages, answer, how)}
+
+        self.account.end(row, more)
+
+    def _beliefs(
+        self, decision: Decision | None, prediction: Prediction | None
+    ) -> list[dict[str, Any]]:
+        """What was predicted of every expert, with its propensity, or why it was rejected."""
+        query, experts = self.request.query, self.services.experts.values()
+        rows = table(query, experts, prediction, decision.rejected if decision else None)
+        shares: dict[str, float] | None = None
+        if self.chances is not None and decision is not None and not decision.unlike:
+            drawn, others = self.chances
+            shares = dict(others)
+            for name in {answer.expert for answer in self.spent[:1]}:
+                shares[name] = shares.get(name, 0.0) + drawn
+        for row in rows:
+            row["propensity"] = None if shares is None else shares.get(row["name"], 0.0)
+        return rows
+
+    async def _draw(self) -> None:
+        """Finds out what else a mix might have drawn, while experts are asked."""
+        with suppress(Exception):  # records tell then that it is unknown
+            run = drive.at_once if is_quick(self.strategy) else self.services.run
+            self.chances = await run(chances, self.strategy, self.request.query)

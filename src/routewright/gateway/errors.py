@@ -48,6 +48,8 @@ class BadRequest(BadInput):
         self.param = param
         self.status = status
         self.code = code
+        self.kind = "invalid_request_error" if status < 500 else "server_error"
+        self.headers: dict[str, str] = {}
 
 
 def error_object(
@@ -90,8 +92,7 @@ def body_of(error: RoutewrightError, *, direct: bool = False) -> dict[str, Any]:
         log.error("a request failed: %s", message)
         return error_object("the gateway failed; its log says why", "server_error", "internal")
     if isinstance(error, BadRequest):
-        kind = "invalid_request_error" if status < 500 else "server_error"
-        return error_object(message, kind, error.code, error.param)
+        return error_object(message, error.kind, error.code, error.param)
     if isinstance(error, NotAdmissible):
         rejected = dict(error.rejected)
         return error_object(
@@ -123,7 +124,8 @@ def _type_and_code(status: int) -> tuple[str, str]:
 
 def headers_of(error: RoutewrightError) -> dict[str, str]:
     seconds = getattr(error, "retry_after", None)
-    return {} if seconds is None else {"retry-after": str(math.ceil(seconds))}
+    headers = {} if seconds is None else {"retry-after": str(math.ceil(seconds))}
+    return headers | getattr(error, "headers", {})
 
 
 async def routewright_error(request: Request, error: Exception) -> Response:

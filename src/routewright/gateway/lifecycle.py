@@ -18,12 +18,13 @@ from routewright.gateway.chat import Services
 from routewright.gateway.feedback import Feedback
 from routewright.gateway.policies import Policies
 from routewright.gateway.prometheus import Counters
+from routewright.gateway.records import Records
 from routewright.gateway.slots import Slots
 
 WARM_SECONDS = 2.0  # that the experts get to accept a connection before the gateway is ready
 RELOAD_SECONDS = 5.0  # that a reload in progress gets when the gateway ends
 THREADS = 32  # for the steps of strategies; while one predicts, the others wait for the next batch
-FIXED = ("host", "port")  # keys of `server` that only a restart changes
+FIXED = ("host", "port", "store", "grace_seconds")  # keys of `server` that only a restart changes
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Lifecycle:
         self._load = load
         self._policies = Policies(config)
         self._feedback = _feedback(config)
+        self.records = Records(config)
         self._first = config.server
         self._threads = ThreadPoolExecutor(THREADS, "routewright")
         self._living: list[Generation] = []  # the last one is current
@@ -62,6 +64,7 @@ class Lifecycle:
 
     async def start(self) -> None:
         """Starts the services and connects to the experts, as far as they answer."""
+        self.records.start()
         self._open(self.config, self._policies, self._feedback)
         await self.services.client.warm(WARM_SECONDS)
 
@@ -123,6 +126,7 @@ class Lifecycle:
             await asyncio.gather(*self._closing, return_exceptions=True)
             while self._living:
                 await self._close(self._living.pop(0))
+            await self.records.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _read(self) -> tuple[Config, Policies, Feedback | None]:
@@ -164,6 +168,7 @@ class Lifecycle:
             feedback,
             self.counters,
             slots,
+            self.records,
         )
         self.counters.pacers = policies.pacers.by_policy
         self._living.append(Generation(services))

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from pydantic import SecretStr
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
@@ -24,6 +25,7 @@ from routewright.config.rules import is_loopback
 from routewright.gateway.errors import BadRequest, error_object
 from routewright.gateway.lifecycle import Lifecycle
 from routewright.gateway.replies import event
+from routewright.records.keys import Key
 
 STOPPED = error_object("the gateway is being stopped", "server_error", "stopped")
 STALL_SECONDS = 60.0
@@ -226,11 +228,12 @@ def _is_foreign(
     )
 
 
-class BearerKeys:
-    """Refuses requests to /v1 and /metrics that have none of `server.api_keys`, and requests to
-    /admin without `server.admin_key`.
+class Keys:
+    """Refuses requests without a key to /v1, /metrics and /admin.
 
-    Without `api_keys` in the config every request to /v1 and /metrics passes.
+    Clients send one of `server.api_keys`, or a key of the store, in `Authorization: Bearer KEY` or
+    in `x-api-key`. If there are neither, every request to /v1 and /metrics passes. /admin needs
+    `server.admin_key`, or a key of the store for administrators.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -238,33 +241,54 @@ class BearerKeys:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            server = scope["state"]["services"].config.server
-            if scope["path"].startswith(("/v1", "/metrics")):
-                keys, setting = server.api_keys, "one of server.api_keys"
-            elif scope["path"].startswith("/admin"):
-                keys, setting = [server.admin_key], "server.admin_key"
-                if server.admin_key is None:
-                    message = "this gateway has no admin key: set `server.admin_key` in the config"
-                    raise Refusal(403, message, "no_admin_key")
-            else:
-                keys, setting = [], ""
-            secrets = [key.get_secret_value().encode() for key in keys]
-            if secrets and not _has_key(Headers(scope=scope), secrets):
-                raise Refusal(
-                    401,
-                    f"no valid key: send `Authorization: Bearer KEY` with {setting}",
-                    "invalid_api_key",
-                    "authentication_error",
-                    {"www-authenticate": "Bearer"},
-                )
+            services, path = scope["state"]["services"], scope["path"]
+            token = _token(Headers(scope=scope))
+            key = services.records.find(token)
+            scope["state"]["key"] = key
+            if path.startswith(("/v1", "/metrics")):
+                if services.config.server.api_keys or services.records.needs_key:
+                    _check(key, _is_one_of(token, services.config.server.api_keys), CLIENTS)
+            elif path.startswith("/admin"):
+                own = services.config.server.admin_key
+                admin = key if key is not None and key.admin else None
+                if own is None and admin is None and not services.records.has_admin:
+                    raise Refusal(403, NO_ADMIN, "no_admin_key")
+                _check(admin, own is not None and _is_one_of(token, [own]), ADMINS)
         await self.app(scope, receive, send)
 
 
-def _has_key(headers: Headers, keys: Sequence[bytes]) -> bool:
+CLIENTS = "one of server.api_keys, or one that `routewright keys create` made"
+ADMINS = "server.admin_key, or one that `routewright keys create --admin` made"
+NO_ADMIN = (
+    "this gateway has no admin key: set `server.admin_key` in the config, or run `routewright keys"
+    " create NAME --admin`"
+)
+
+
+def _check(key: Key | None, is_configured: bool, which: str) -> None:
+    """Raises Refusal (401) unless the client sent a key that is valid now."""
+    if is_configured or (key is not None and key.is_valid(time.time())):
+        return
+    message = f"no valid key: send `Authorization: Bearer KEY` with {which}"
+    if key is not None:
+        end = "was revoked" if key.revoked_at is not None else "has expired"
+        message = f"the key '{key.name}' {end}: use another one"
+    headers = {"www-authenticate": "Bearer"}
+    raise Refusal(401, message, "invalid_api_key", "authentication_error", headers)
+
+
+def _token(headers: Headers) -> str:
+    """The key that a client sends, as OpenAI's or as Anthropic's clients do."""
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
-    token = credentials.strip().encode() if scheme.lower() == "bearer" else b""
+    if scheme.lower() == "bearer":
+        return credentials.strip()
+    return headers.get("x-api-key", "").strip()
+
+
+def _is_one_of(token: str, keys: Sequence[SecretStr]) -> bool:
     # Every key is compared, each in constant time, so that the time reveals nothing.
-    matches = [hmac.compare_digest(token, key) for key in keys]
+    secrets = [key.get_secret_value().encode() for key in keys]
+    matches = [hmac.compare_digest(token.encode(), secret) for secret in secrets]
     return any(matches)
 
 

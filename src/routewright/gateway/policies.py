@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from dataclasses import dataclass, replace
@@ -43,6 +44,7 @@ class Policy:
     point: OperatingPoint | None = None
     latency_price: float = 0.0  # μ; λ is that of the point
     pacer: Pacer | None = None  # None: the point decides about every query
+    version: str | None = None  # of the router
 
     def paced(self, query: Query) -> tuple[Policy, Pace | None]:
         """The policy at the point that keeps its budget now, and the pace of the request."""
@@ -82,6 +84,11 @@ class Policy:
         return WithinLimits(preferred, best_admissible)
 
 
+def version_of(folder: Path) -> str:
+    """A hash of a router's file, by which records tell one fit from the next."""
+    return hashlib.blake2b((folder / "router.json").read_bytes(), digest_size=6).hexdigest()
+
+
 @dataclass(frozen=True)
 class WithinLimits:
     """Follows `preferred`, or `alternative` if the query's limits forbid an expert of it."""
@@ -111,6 +118,7 @@ class Policies:
         if not config.policies:
             raise BadConfig("there is no policy to serve: add one under `policies:`")
         self._routers: dict[Path, Router] = {}
+        self._versions: dict[Path, str] = {}
         self.experts = tuple(entry.name for entry in config.experts)
         self._latency = {e.name: e.latency for e in config.experts if e.latency is not None}
         self.by_name = {
@@ -182,7 +190,16 @@ class Policies:
             raise BadConfig(f"policy '{name}': {error}") from error
         latency_price = policy.latency_price or 0.0
         pacer = Pacer(router, **goal) if router and policy.pace else None
-        return Policy(name, strategy, tuple(policy.fallback), router, point, latency_price, pacer)
+        return Policy(
+            name,
+            strategy,
+            tuple(policy.fallback),
+            router,
+            point,
+            latency_price,
+            pacer,
+            self._versions[folder / policy.router] if policy.router else None,
+        )
 
     def _router(self, folder: Path) -> Router:
         """The router of a folder, which all policies that name the folder share."""
@@ -192,4 +209,5 @@ class Policies:
             if assumption := router.card.get("unproven"):
                 log.warning("router '%s' is unproven: %s", folder, assumption)
             self._routers[folder] = router
+            self._versions[folder] = version_of(folder)
         return self._routers[folder]

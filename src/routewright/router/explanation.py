@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from routewright.errors import BadInput
 from routewright.policies import values
 from routewright.router.frontier import OperatingPoint
 from routewright.router.router import Router
+from routewright.strategies.fixed import Fixed
+from routewright.strategies.mix import Mix
 from routewright.strategies.single import Single
 from routewright.types import Ask, Prediction, Query, Strategy
 
@@ -25,6 +27,60 @@ def first_asks(strategy: Strategy, query: Query) -> tuple[Ask, ...]:
     finally:
         plan.close()
     return (asks,) if isinstance(asks, Ask) else asks
+
+
+def chances(strategy: Strategy, query: Query) -> tuple[float, dict[str, float]]:
+    """The probability (0..1) of what a strategy has drawn for a query, and the probabilities of the
+    experts that its other parts would ask first.
+
+    Only mixes draw. With the experts that are really asked first, this makes the propensities of a
+    decision.
+
+    >>> from routewright.strategies.fixed import Fixed
+    >>> from routewright.strategies.mix import Mix
+    >>> mix = Mix(Fixed("small"), Fixed("large"), share=0.25)
+    >>> chances(mix, Query.of("What is 2 + 2?"))
+    (0.75, {'large': 0.25})
+    """
+    strategy = _bare(strategy)
+    if not isinstance(strategy, Mix):
+        return 1.0, {}
+    drawn, of_drawn = strategy.part(query.lot)
+    others: dict[str, float] = {}
+    for part, share in _parts(strategy, 1.0):
+        if part is drawn or share == 0:
+            continue
+        asks = (part.expert,) if isinstance(part, Fixed) else first_experts(part, query)
+        for name in asks:
+            others[name] = others.get(name, 0.0) + share
+    return of_drawn, others
+
+
+def first_experts(strategy: Strategy, query: Query) -> tuple[str, ...]:
+    """The experts that a strategy asks first."""
+    return tuple(ask.expert for ask in first_asks(strategy, query))
+
+
+def is_quick(strategy: Strategy) -> bool:
+    """Whether `chances` needs no prediction."""
+    bare = _bare(strategy)
+    return not isinstance(bare, Mix) or all(isinstance(p, Fixed) for p, _ in _parts(bare, 1.0))
+
+
+def _bare(strategy: Strategy) -> Strategy:
+    """A strategy without the fallbacks and limits around it."""
+    for name in ("wanted", "preferred"):
+        strategy = getattr(strategy, name, strategy)
+    return strategy
+
+
+def _parts(strategy: Strategy, share: float) -> Iterator[tuple[Strategy, float]]:
+    """The strategies of nested mixes, and the share of all queries that each gets."""
+    if isinstance(strategy, Mix):
+        yield from _parts(strategy.first, share * (1 - strategy.share))
+        yield from _parts(strategy.second, share * strategy.share)
+    else:
+        yield strategy, share
 
 
 def forecast(belief: Prediction, expert: str) -> dict[str, float | None]:

@@ -1,0 +1,56 @@
+"""What a client's key allows: which policies, experts and data classes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from routewright.experts.limits import strictest
+from routewright.gateway.body import ChatRequest
+from routewright.gateway.errors import BadRequest
+from routewright.gateway.policies import DIRECT, Policy
+from routewright.records.keys import Key
+from routewright.strategies.fixed import Fixed
+from routewright.types import DATA_CLASSES
+
+
+def permitted(request: ChatRequest, key: Key | None) -> ChatRequest:
+    """The request within what its key allows; raises BadRequest (403).
+
+    A text whose data class the client does not state gets the strictest one that the key allows, if
+    the key does not allow the default.
+    """
+    if key is None:
+        return request
+    query = request.query
+    if key.data_classes is not None and query.data_class not in key.data_classes:
+        classes = [name for name in DATA_CLASSES if name in key.data_classes]
+        if request.has_data_class:
+            raise BadRequest(
+                f"the key '{key.name}' does not allow the data class '{query.data_class}', only"
+                f" {', '.join(classes)}",
+                "data_class",
+                status=403,
+                code="data_class_not_allowed",
+            )
+        query = replace(query, data_class=strictest(classes))
+    if key.experts is not None:
+        query = replace(query, allowed=frozenset(key.experts))
+    return replace(request, query=query)
+
+
+def check_policy(policy: Policy, key: Key | None) -> None:
+    """Raises BadRequest (403) if a key does not allow a policy, or an expert named as the model."""
+    if key is None:
+        return
+    if policy.name == DIRECT:
+        assert isinstance(policy.strategy, Fixed)
+        names, name, kind = key.experts, policy.strategy.expert, "expert"
+    else:
+        names, name, kind = key.policies, policy.name, "policy"
+    if names is not None and name not in names:
+        raise BadRequest(
+            f"the key '{key.name}' does not allow the {kind} '{name}', only {', '.join(names)}",
+            "model",
+            status=403,
+            code=f"{kind}_not_allowed",
+        )

@@ -4,18 +4,21 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-DEV_EXTRAS := dev,train,fast,graders,lm,maths,ray,static,sentence
+DEV_EXTRAS := dev,train,fast,graders,lm,maths,postgres,ray,static,sentence
 # Compiling all that is installed takes longer than compiling what is imported, once, when it is.
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test fuzz check lock sbom format docs api tutorial bench sandbox clean
+.PHONY: demo test postgresql fuzz check lock sbom format docs api tutorial bench sandbox clean
 
 demo: $(VENV)/.installed
 	$(BIN)/routewright demo $(if $(ONCE),--once)
 
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-dev postgresql
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+
+postgresql:  ## install Debian's server for the tests; where that is not possible, say why and go on
+	@sh dev/install_postgresql.sh
 
 fuzz: $(VENV)/.installed-dev  ## random inputs for FUZZ_MINUTES (60); prints the seed of each round
 	$(BIN)/python dev/fuzz.py

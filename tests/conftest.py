@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+import postgres as postgresql
 from routewright.cli.main import run
 from routewright.data import outcomes
 from routewright.fitting.fit import fit
@@ -72,3 +74,28 @@ def routewright(monkeypatch, capsys):
         return exit.value.code or 0, printed.out, printed.err
 
     return call
+
+
+def pytest_report_header() -> str:
+    reason = postgresql.missing()
+    return f"postgresql: {reason or postgresql.programs()}" + ("; tests skip" if reason else "")
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A running PostgreSQL server that tests may stop and kill, or a skip that says why."""
+    if reason := postgresql.missing():
+        pytest.skip(reason)
+    with postgresql.server() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres) -> Iterator[str]:
+    """The URL of a database of its own on that server, which runs."""
+    if postgres.process is None:
+        postgres.start()
+    url = postgres.new_database()
+    yield url
+    if postgres.process is not None:
+        postgres.drop_database(url)

@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from routewright import __version__
 from routewright.config import Config
 from routewright.errors import RoutewrightError
+from routewright.gateway import admin
 from routewright.gateway.chat import Services, chat
 from routewright.gateway.errors import (
     client_disconnected,
@@ -77,6 +78,13 @@ def build(
             Route("/ready", ready),
             Route("/metrics", metrics),
             Route("/admin/reload", reload, methods=["POST"]),
+            Route("/admin/policies", admin.list_policies),
+            Route("/admin/keys", admin.list_keys),
+            Route("/admin/keys", admin.create_key, methods=["POST"]),
+            Route("/admin/keys/{name}", admin.revoke_key, methods=["DELETE"]),
+            Route("/admin/keys/{name}/rotate", admin.rotate_key, methods=["POST"]),
+            Route("/admin/budgets", admin.list_budgets),
+            Route("/admin/budgets/{kind}/{name}", admin.set_budget, methods=["PUT"]),
             Route("/openapi.json", openapi),
         ],
         middleware=[

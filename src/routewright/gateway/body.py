@@ -36,6 +36,7 @@ MAX_TOKENS = 10_000_000  # that a request may ask for
 MAX_DIGITS = 40  # of a whole number
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 
 
 def number(value: object) -> object:
@@ -379,6 +380,21 @@ def _own_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The field `metadata` without the limits; nothing if it holds nothing else."""
     rest = {key: value for key, value in metadata.items() if key not in LIMITS}
     return {"metadata": rest} if rest else {}
+
+
+def validated(model: type[M]) -> Callable[[Any], M]:
+    """A parser for `read` that makes a model of a body; it raises BadRequest."""
+
+    def parse(body: Any) -> M:
+        try:
+            return model.model_validate(body)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(map(str, first["loc"]))[:100] or "body"
+            message = f"{field} ({excerpt(first['input'])}): {first['msg']}"
+            raise BadRequest(message, field) from error
+
+    return parse
 
 
 def _validated(values: Mapping[str, Any], source: str) -> Limits:

@@ -32,7 +32,7 @@ from routewright.gateway.pacing import Pace
 from routewright.gateway.permissions import check_policy, permitted
 from routewright.gateway.policies import DIRECT, Policies, Policy
 from routewright.gateway.prometheus import Counters
-from routewright.gateway.records import Records
+from routewright.gateway.records import LimitReached, Records
 from routewright.gateway.replies import COMMENT, DONE, ReplyFormat, cost_headers, event
 from routewright.gateway.slots import Slots
 from routewright.gateway.stopwatch import Stopwatch
@@ -97,7 +97,11 @@ async def chat(request: Request) -> Response:
     check_policy(policy, key)
     strategy = policy.strategy_for(chat_request.query)  # may refuse the query, before it is paced
     account = Account(services.records, key, chat_request.query)
-    await account.begin()
+    try:
+        await account.begin()
+    except LimitReached as limit:
+        services.counters.refusals.labels(limit.code).inc()
+        raise
     pace = None
     if policy.pacer is not None:
         policy, pace = await services.run(policy.paced, chat_request.query)
@@ -394,11 +398,13 @@ class Run:
         seconds, overhead = time.perf_counter() - self.began, self._overhead()
         counters = self.services.counters
         unlike = self._unlike(decision)
-        counters.count(self.policy.name, status, answer, self.spent, seconds, overhead, unlike)
+        key = self.account.key.name if self.account.key else None
+        counters.count(self.policy.name, status, answer, self.spent, seconds, overhead, unlike, key)
         line = {
             "event": "decision",
             "id": self.reply_format.decision_id,
             "request_id": self.request_id,
+            "key": self.account.key.name if self.account.key else None,
             "status": status,
             "upstream_status": getattr(error, "status", None),  # its reason may repeat the query
             "policy": self.policy.name,

@@ -13,14 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from routewright.data import rows
 from routewright.data.journal import Journal
 from routewright.errors import BadInput
-from routewright.gateway.body import Share, excerpt, read
+from routewright.gateway.body import Share, read, validated
 from routewright.gateway.errors import BadRequest
 from routewright.types import Decision, Query
 
@@ -130,22 +130,31 @@ def _length(line: Mapping[str, Any]) -> int:
 
 
 async def feedback(request: Request) -> Response:
-    """Scores a decision; 404 if the config has no `server.feedback`."""
+    """Scores a decision; 404 if the gateway has neither a store nor `server.feedback`."""
     services = request.state.services
-    if services.feedback is None:
-        message = "this gateway keeps no feedback: set `server.feedback` in the config"
+    if services.feedback is None and services.records.store is None:
+        message = "this gateway keeps no decisions: set `server.store` in the config"
         raise BadRequest(message, status=404, code="no_feedback")
-    rating = await read(request, services.config.server.max_body_bytes, _rating)
-    line = await asyncio.to_thread(services.feedback.score, rating.decision_id, rating.score)
+    rating = await read(request, services.config.server.max_body_bytes, validated(Score))
+    key = getattr(request.state, "key", None)
+    expert = await asyncio.to_thread(_score, services, rating, key.name if key else None)
     reply = {"object": "feedback", "decision_id": rating.decision_id, "score": rating.score}
-    return JSONResponse({**reply, "expert": line["expert"]})
+    return JSONResponse({**reply, "expert": expert})
 
 
-def _rating(body: Any) -> Score:
-    try:
-        return Score.model_validate(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))[:100] or "body"
-        message = f"{field} ({excerpt(first['input'])}): {first['msg']}"
-        raise BadRequest(message, field) from error
+def _score(services: Any, rating: Score, key: str | None) -> str | None:
+    """Writes a score into the file and the store, as far as they are configured."""
+    expert: str | None = None
+    if services.feedback is not None:
+        try:
+            expert = services.feedback.score(rating.decision_id, rating.score)["expert"]
+        except BadRequest as error:
+            if error.code != "decision_not_found" or services.records.store is None:
+                raise
+    if services.records.store is not None:
+        try:
+            expert = services.records.score(rating.decision_id, rating.score, key)
+        except BadRequest:
+            if expert is None:
+                raise
+    return expert

@@ -52,6 +52,7 @@ class Lifecycle:
         self._policies = Policies(config)
         self._feedback = _feedback(config)
         self.records = Records(config)
+        self.counters.records = self.records
         self._first = config.server
         self._threads = ThreadPoolExecutor(THREADS, "routewright")
         self._living: list[Generation] = []  # the last one is current

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from routewright.gateway import logs
 from routewright.gateway.pacing import Pacer
+from routewright.gateway.records import Records
 from routewright.types import Answer
 
 OVERHEAD_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
@@ -58,6 +59,44 @@ class Paces(Collector):
         yield from gauges.values() if self.counters.pacers else ()
 
 
+class Kept(Collector):
+    """What is spent of every budget, and the state of the store."""
+
+    def __init__(self, counters: Counters) -> None:
+        self.counters = counters
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        records = self.counters.records
+        if records is None or records.store is None:
+            return
+        spent, limits = (
+            GaugeMetricFamily(f"routewright_budget_{name}", text, labels=("budget", "period"))
+            for name, text in (
+                ("spent_usd", "US$ spent of a budget in this period, by all gateways."),
+                ("limit_usd", "US$ that a budget allows in this period."),
+            )
+        )
+        for name, period, limit, usd in records.budgets():
+            spent.add_metric((name, period), usd)
+            limits.add_metric((name, period), limit)
+        state = records.state
+        yield from (spent, limits)
+        yield GaugeMetricFamily(
+            "routewright_store_up", "Whether the store can be used.", value=float(state.is_up)
+        )
+        yield GaugeMetricFamily(
+            "routewright_replicas", "Gateways on the same store.", value=records.replicas
+        )
+        yield GaugeMetricFamily(
+            "routewright_records_waiting", "Records that wait for the store.", value=state.waiting
+        )
+        yield CounterMetricFamily(
+            "routewright_records_dropped",
+            "Decisions that were not recorded, because the store could not be used.",
+            value=state.dropped,
+        )
+
+
 class Counters:
     """The counters of one gateway; `text` writes them for `GET /metrics`."""
 
@@ -81,6 +120,7 @@ class Counters:
             ("expert", "kind", "outcome"),
         )
         self.cost = counter("routewright_cost_usd", "US$ for all asks.", ("policy", "expert"))
+        self.key_cost = counter("routewright_key_cost_usd", "US$ for all asks, by key.", ("key",))
         self.estimated = counter(
             "routewright_estimated_cost_usd",
             "The part of the US$ that is estimated, because no upstream reported it.",
@@ -111,6 +151,8 @@ class Counters:
         self.registry.register(Dropped())
         self.pacers: Mapping[str, Pacer] = {}  # by policy
         self.registry.register(Paces(self))
+        self.records: Records | None = None
+        self.registry.register(Kept(self))
         # For each expert the number of decided queries that it was asked to answer.
         self._queries: collections.Counter[str] = collections.Counter()
         self._deferring: set[str] = set()  # experts that have deferred at least once
@@ -124,11 +166,12 @@ class Counters:
         seconds: float,
         overhead: float,
         unlike: str = "",
+        key: str | None = None,
     ) -> None:
         """Counts one request: the `answer` that the client got, and all answers paid for (`spent`).
 
         `seconds` is the time of the whole request, `overhead` the part not spent on experts;
-        `unlike` is as in Decision.
+        `unlike` is as in Decision; `key` is the name of the client's key.
         """
         self.decisions.labels(policy, status).inc()
         if answer is not None:
@@ -142,6 +185,8 @@ class Counters:
                 self.estimated.labels(policy, item.expert).inc(max(item.cost, 0.0))
             self.tokens.labels(item.expert, "input").inc(item.input_tokens)
             self.tokens.labels(item.expert, "output").inc(item.output_tokens)
+        if key is not None:
+            self.key_cost.labels(key).inc(sum(max(item.cost, 0.0) for item in spent))
         if unlike:
             self.unlike.labels(policy, unlike).inc()
         self.seconds.labels(policy).observe(seconds)

@@ -19,10 +19,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import psutil
+from sqlalchemy.exc import SQLAlchemyError
 
 from routewright.config import Config
 from routewright.gateway.errors import BadRequest
-from routewright.records import accounts, keys
+from routewright.records import accounts, keys, scores
 from routewright.records.accounts import Admission, Begin, Grant, Refusal, Reserve, Step, Verdict
 from routewright.records.keys import Key
 from routewright.records.store import Store
@@ -161,6 +162,35 @@ class Records:
     def find(self, token: str) -> Key | None:
         """The key of a token, valid or not."""
         return keys.find(token, self.keys, time.time())
+
+    def read_keys(self) -> None:
+        """Reads the keys again, because one of them was changed here. May block."""
+        assert self.store is not None
+        with self.store.read() as connection:
+            self.keys, self._version = keys.load(connection), keys.version(connection)
+
+    def score(self, decision: str, score: float, key: str | None) -> str | None:
+        """Stores the score of a decision of the retention period; returns whose answer it is about.
+
+        Raises BadRequest if the decision cannot be scored. May block.
+        """
+        assert self.store is not None
+        name = f"decision '{decision[:100]}'"
+        try:
+            with self.store.begin() as connection:
+                return scores.write(connection, decision, score, key, not self.needs_key)
+        except scores.Unknown:
+            message = f"{name} is unknown: send the id of the header x-routewright-decision-id"
+            raise BadRequest(
+                message, "decision_id", status=404, code="decision_not_found"
+            ) from None
+        except scores.Scored:
+            message = f"{name} has been scored already"
+            raise BadRequest(message, "decision_id", status=409, code="already_scored") from None
+        except SQLAlchemyError as error:
+            log.error("a score could not be written (%s)", type(error).__name__)
+            message = "the score could not be written, the gateway's log says why: send it again"
+            raise BadRequest(message, status=503, code="not_written") from error
 
     # --- one request --------------------------------------------------------------------------
 

@@ -504,6 +504,19 @@ def spent_by_budget(connection: Connection, now: float) -> dict[tuple[str, str],
     return {(row.account, row.period): row.usd + row.unsure_usd for row in rows}
 
 
+def balances(connection: Connection, now: float) -> dict[str, dict[str, float]]:
+    """For each account: US$ spent ever, in this `day` and `month`, US$ `unsure`, and requests."""
+    table = schema.balances
+    day, month = periods_of(now)
+    names = {EVER: "ever", day: "day", month: "month"}
+    spent: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    for row in connection.execute(select(table).where(table.c.period.in_(names))):
+        spent[row.account][names[row.period]] = row.usd
+        if row.period == EVER:
+            spent[row.account] |= {"unsure": row.unsure_usd, "requests": row.requests}
+    return dict(spent)
+
+
 def reserved_by_account(connection: Connection) -> dict[str, float]:
     """US$ that asks in progress may cost, by account."""
     table = schema.reservations

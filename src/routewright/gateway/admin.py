@@ -1,0 +1,231 @@
+"""`/admin`: keys, budgets and policies over HTTP, for who holds an admin key."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Connection
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from routewright.errors import BadInput
+from routewright.gateway.body import read, validated
+from routewright.gateway.errors import BadRequest
+from routewright.records import accounts, keys
+from routewright.records.keys import Budget, Key
+from routewright.records.store import Store
+
+T = TypeVar("T")
+Usd = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+Limit = Annotated[int, Field(gt=0, lt=2**31)]
+Name = Annotated[str, Field(pattern=f"^{keys.NAME.pattern}$")]
+MAX_BODY = 64 * 1024
+
+
+class BudgetBody(BaseModel):
+    """What an account may spend, in US$; a budget that is left out has no limit."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    day: Usd | None = None
+    month: Usd | None = None
+
+    def budget(self) -> Budget:
+        return Budget(self.day, self.month)
+
+
+class KeyBody(BaseModel):
+    """A key to be made. What is left out is not limited."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+    budget: BudgetBody = BudgetBody()
+    owner: Name | None = None
+    team: Name | None = None
+    tags: list[Name] = []
+    experts: list[str] | None = None
+    policies: list[str] | None = None
+    data_classes: list[Literal["public", "internal", "restricted"]] | None = None
+    rpm: Limit | None = None
+    tpm: Limit | None = None
+    concurrency: Limit | None = None
+    expires_in_days: Annotated[float, Field(gt=0, le=36500)] | None = None
+    admin: bool = False
+
+
+class RotationBody(BaseModel):
+    """For how long the old secret stays valid."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    keep_old_seconds: Annotated[float, Field(ge=0, le=30 * 86400)] = 0.0
+
+
+async def list_keys(request: Request) -> Response:
+    """Lists the keys, without their secrets, with what they have spent."""
+    rows = await _reading(request, lambda connection: keys_as_rows(connection, time.time()))
+    return JSONResponse({"object": "list", "data": rows})
+
+
+async def create_key(request: Request) -> Response:
+    """Makes a key. Its reply is the only place where the key is shown."""
+    body = await read(request, MAX_BODY, validated(KeyBody))
+    services = request.state.services
+    keys.check_members("expert", body.experts, list(services.experts))
+    keys.check_members("policy", body.policies, list(services.policies.by_name))
+    days = body.expires_in_days
+    limits = {
+        **body.model_dump(include={"owner", "team", "rpm", "tpm", "concurrency", "admin"}),
+        **{name: _tuple(getattr(body, name)) for name in ("experts", "policies", "data_classes")},
+        "tags": tuple(body.tags),
+        "expires_at": None if days is None else time.time() + days * 86400,
+    }
+    budget = body.budget.budget()
+    token = await _writing(
+        request, lambda connection: keys.create(connection, body.name, budget, **limits)
+    )
+    return JSONResponse({"object": "key", "name": body.name, "key": token}, 201)
+
+
+async def rotate_key(request: Request) -> Response:
+    """Gives a key a new secret, which its reply shows once."""
+    body = await read(request, MAX_BODY, validated(RotationBody))
+    name = request.path_params["name"]
+    seconds = body.keep_old_seconds
+    token = await _writing(request, lambda connection: keys.rotate(connection, name, seconds))
+    return JSONResponse({"object": "key", "name": name, "key": token})
+
+
+async def revoke_key(request: Request) -> Response:
+    """Makes a key invalid for ever, on every gateway of the store within two seconds."""
+    name = request.path_params["name"]
+    await _writing(request, lambda connection: keys.revoke(connection, name))
+    return JSONResponse({"object": "key", "name": name, "revoked": True})
+
+
+async def list_budgets(request: Request) -> Response:
+    """Lists all budgets with what was spent of them."""
+    records = request.state.services.records
+    rows = [
+        {"budget": name, "period": period, "limit_usd": limit, "spent_usd": spent}
+        for name, period, limit, spent in records.budgets()
+    ]
+    return JSONResponse({"object": "list", "data": rows})
+
+
+async def set_budget(request: Request) -> Response:
+    """Replaces the budget of a key, a team or an owner, as in /admin/budgets/team/search."""
+    body = await read(request, MAX_BODY, validated(BudgetBody))
+    kind, name = request.path_params["kind"], request.path_params["name"]
+    if kind not in keys.KINDS:
+        message = f"a budget belongs to one of {', '.join(keys.KINDS)}, not to a '{kind[:40]}'"
+        raise BadRequest(message, status=404, code="not_found")
+
+    def write(connection: Connection) -> None:
+        account = name if kind != "key" else keys.named(connection, name).id
+        if kind != "key":
+            keys.checked_name(name, kind)
+        keys.set_budget(connection, f"{kind}:{account}", body.budget())
+
+    await _writing(request, write)
+    return JSONResponse({"object": "budget", kind: name, **body.model_dump()})
+
+
+async def list_policies(request: Request) -> Response:
+    """Lists the policies with the operating point that each has now."""
+    services = request.state.services
+    rows = []
+    for name, policy in services.policies.by_name.items():
+        point = policy.point
+        rows.append(
+            {
+                "name": name,
+                "strategy": type(policy.strategy).__name__.lower(),
+                "router": policy.version,
+                "fallback": list(policy.fallback),
+                "operating_point": None
+                if point is None
+                else {"lambda": point.price, "usd": point.cost, "quality": point.quality},
+                "pace": None if policy.pacer is None else {"lambda": policy.pacer.price},
+            }
+        )
+    return JSONResponse({"object": "list", "data": rows})
+
+
+def keys_as_rows(connection: Connection, now: float) -> list[dict[str, Any]]:
+    """Every key as plain data, without its secret, with what it has spent in US$."""
+    balances = accounts.balances(connection, now)
+    return [_row(key, balances.get(key.account, {})) for key in keys.load(connection).values()]
+
+
+def _row(key: Key, spent: dict[str, float]) -> dict[str, Any]:
+    budget = key.budgets.get(key.account, Budget())
+    limits = ("owner", "team", "experts", "policies", "data_classes", "rpm", "tpm", "concurrency")
+    return {
+        "name": key.name,
+        "id": key.id,
+        "budget": {"day": budget.day, "month": budget.month},
+        "spent_usd": spent.get("ever", 0.0),
+        "spent_today_usd": spent.get("day", 0.0),
+        "spent_this_month_usd": spent.get("month", 0.0),
+        "unsure_usd": spent.get("unsure", 0.0),
+        "requests": int(spent.get("requests", 0)),
+        **{name: _list(getattr(key, name)) for name in limits},
+        "tags": list(key.tags),
+        "admin": key.admin,
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+        "revoked": key.revoked_at is not None,
+    }
+
+
+def _tuple(names: list[str] | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(names)
+
+
+def _list(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _store(request: Request) -> Store:
+    store: Store | None = request.state.services.records.store
+    if store is None:
+        message = "this gateway keeps nothing: set `server.store` in the config"
+        raise BadRequest(message, status=404, code="no_store")
+    return store
+
+
+async def _reading(request: Request, function: Callable[[Connection], T]) -> T:
+    store = _store(request)
+
+    def run() -> T:
+        with store.explained(), store.read() as connection:
+            return function(connection)
+
+    return await _in_thread(run)
+
+
+async def _writing(request: Request, function: Callable[[Connection], T]) -> T:
+    store = _store(request)
+
+    def run() -> T:
+        with store.explained(), store.begin() as connection:
+            return function(connection)
+
+    result = await _in_thread(run)
+    await asyncio.to_thread(request.state.services.records.read_keys)
+    return result
+
+
+async def _in_thread(run: Callable[[], T]) -> T:
+    try:
+        return await asyncio.to_thread(run)
+    except BadRequest:
+        raise
+    except BadInput as error:
+        raise BadRequest(str(error)) from error

@@ -5,14 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import reduce
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import create_engine, text
 
 from routewright.data.outcomes import Outcomes
+from routewright.errors import RoutewrightError
 from routewright.fitting.fit import fit
-from routewright.gateway.pacing import Pacer, State
+from routewright.gateway.pacing import Change, Pacer, Pacers, State, merge
+from routewright.gateway.policies import Policy
 from routewright.router.router import Router
 from routewright.types import Query
 from upstream import Upstream, asked, config_of, front, running
@@ -49,8 +57,6 @@ class Known:
         return getattr(self.router, name)
 
     def predict(self, queries):
-        from dataclasses import replace
-
         return replace(self.belief, cost=self.factor * self.router.average_cost[None])
 
 
@@ -193,3 +199,212 @@ def test_pacing_without_a_budget_is_a_mistake(routewright, tmp_path, router):
     code, printed, error = routewright("check", tmp_path / "routewright.yaml")
     assert code != 0
     assert "needs a budget to keep" in " ".join((printed + error).split())
+
+
+class Entries(dict):
+    """A store in memory: what every process of a gateway shares."""
+
+    def update_state(self, name, change):
+        self[name] = json.loads(json.dumps(change(self.get(name))))
+        return self[name]
+
+
+AMOUNTS = st.integers(0, 4096).map(lambda n: n / 2**20)  # US$ whose sums floats hold exactly
+CHANGES = st.builds(
+    Change,
+    queries=st.integers(0, 100),
+    spent=AMOUNTS,
+    goals=AMOUNTS,
+    credit=AMOUNTS | AMOUNTS.map(lambda x: -x),
+    highest=AMOUNTS,
+    unit_kept=st.sampled_from([1.0, 0.5]),
+    unit=AMOUNTS,
+    bias=st.sampled_from([-0.25, 0.0, 0.5]),
+    kept=st.sampled_from([1.0, 0.5]),
+    asked=AMOUNTS,
+    predicted=AMOUNTS,
+)
+
+
+@given(st.lists(CHANGES, max_size=4))
+def test_a_change_of_many_requests_equals_their_changes_one_by_one(changes):
+    state = State(credit=0.001, unit=0.0005, asked=0.002, predicted=0.001)
+    assert merge(state, reduce(Change.then, changes, Change())) == reduce(merge, changes, state)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.none() | st.tuples(AMOUNTS, st.booleans())), max_size=60
+    )
+)
+def test_replicas_lose_and_repeat_nothing(router, steps):
+    """Three processes count requests and exchange what they counted, in any order; some exchanges
+    fail."""
+    entries, known = Entries(), Known(router)
+    pacers = [Pacer(known, max_cost=2**-11) for _ in range(3)]
+    costs = []
+    for who, request in steps:
+        if request is None:
+            pacers[who].exchange("pacing", entries.update_state)
+            continue
+        costs.append(request[0])
+        pacers[who].begin(Query.of("What?")).end(costs[-1], costs[-1])
+        if request[1]:
+            with pytest.raises(ConnectionError):
+                pacers[who].exchange("pacing", out_of_reach)
+    for pacer in (*pacers, *pacers):
+        pacer.exchange("pacing", entries.update_state)
+    for pacer in pacers:
+        assert pacer.state.spent == sum(costs)
+        assert pacer.state.goals == len(costs) * 2**-11
+        assert pacer.state.queries == len(costs)
+        assert pacer.account.shared == State(**entries["pacing"])
+
+
+def out_of_reach(name, change):
+    change(None)  # made, and not kept
+    raise ConnectionError
+
+
+@pytest.mark.parametrize(("every", "most"), [(1, 1.05), (30, 1.05), (300, 1.08)])
+def test_replicas_keep_a_budget_together(router, every, most):
+    """Three processes that know of each other only what they exchange once in `every` requests,
+    on traffic that costs twice what was predicted."""
+    entries, known, goal = Entries(), Known(router), 0.25 * PRICES[1]
+    pacers = [Pacer(known, max_cost=goal) for _ in range(3)]
+    rng, costs = np.random.default_rng(0), []
+    for i in range(3000):
+        pace = pacers[rng.integers(3)].begin(query := Query.of(f"What is {i}?"))
+        large = query.lot < pace.point.shares.get("large", 0.0)
+        costs.append(2 * PRICES[int(large)] * rng.uniform(0.8, 1.2))
+        pace.end(costs[-1], costs[-1] if large else None)
+        if i % every == 0:
+            for k in rng.permutation(3):
+                pacers[k].exchange("pacing", entries.update_state)
+    ratio = windows(costs, np.full(len(costs), goal))[1000:]
+    assert ratio.max() <= most
+    assert sum(costs[1000:]) >= 0.92 * 2000 * goal, "the budget is used, too"
+
+
+def test_replicas_share_a_state_in_postgresql(router, postgres_url):
+    """Threads with connections of their own, as processes have them."""
+    engine, known = create_engine(postgres_url), Known(router)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE states (name text PRIMARY KEY, state jsonb)"))
+        connection.execute(text("INSERT INTO states VALUES ('pacing', NULL)"))
+
+    def update(name, change):
+        with engine.begin() as connection:
+            query = "SELECT state FROM states WHERE name = :name FOR UPDATE"
+            state = change(connection.execute(text(query), {"name": name}).scalar_one())
+            values = {"name": name, "state": json.dumps(state)}
+            query = "UPDATE states SET state = :state WHERE name = :name"
+            connection.execute(text(query), values)
+            return state
+
+    def replica(seed):
+        pacer = Pacer(known, max_cost=2**-11)
+        for i in range(60):
+            pacer.begin(Query.of(f"What is {seed}-{i}?")).end(2**-12)
+            pacer.exchange("pacing", update)
+
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(replica, range(3)))
+    pacer = Pacer(known, max_cost=2**-11)
+    pacer.exchange("pacing", update)
+    engine.dispose()
+    assert (pacer.state.queries, pacer.state.spent) == (180, 180 * 2**-12)
+
+
+def test_a_store_takes_over_from_the_file_once(router, tmp_path):
+    file, entries = tmp_path / "pacing.json", Entries()
+    known = Known(router)
+
+    def pacers(**goal):
+        return Pacers(file, {"default": Pacer(known, **goal)})
+
+    before = pacers(max_cost=5e-4)
+    before.by_policy["default"].begin(Query.of("What?")).end(1e-3)
+    before.save()
+    content = file.read_text()
+    for count in (2, 3):  # replicas that find the same file
+        replica = pacers(max_cost=5e-4)
+        replica.update = entries.update_state
+        replica.by_policy["default"].begin(Query.of("What?")).end(1e-3)
+        assert not replica.due()
+        replica.save()
+        assert replica.by_policy["default"].state.queries == count
+    assert file.read_text() == content
+
+    other = pacers(max_cost=6e-4)
+    other.update = entries.update_state
+    other.exchange()
+    assert other.by_policy["default"].state.queries == 0, "another goal begins anew"
+    assert len(entries) == 2, "and leaves the state of replicas that still have the old one"
+
+
+def test_a_store_that_fails_is_told_and_pacing_goes_on(router, tmp_path, caplog):
+    def fail(name, change):
+        raise RoutewrightError("the database is away")
+
+    pacers = Pacers(tmp_path / "pacing.json", {"default": Pacer(Known(router), max_cost=5e-4)})
+    pacers.update = fail
+    pacers.by_policy["default"].begin(Query.of("What?")).end(1e-3)
+    with caplog.at_level(logging.WARNING):
+        pacers.save()
+    assert "was not kept: the database is away" in caplog.text
+    pacers.update = Entries(**{"pacing default max_cost=0.0005": {"credit": "x"}}).update_state
+    with caplog.at_level(logging.WARNING):
+        pacers.exchange()
+    assert "in the store is damaged" in caplog.text
+    assert pacers.by_policy["default"].state.queries == 1
+
+
+def test_a_reload_goes_on_with_requests_in_progress(router, tmp_path):
+    known = Known(router)
+    old = Pacers(tmp_path / "pacing.json", {"default": Pacer(known, max_cost=5e-4)})
+    pace = old.by_policy["default"].begin(Query.of("What?"))
+    new = Pacers(tmp_path / "pacing.json", {"default": Pacer(known, max_cost=5e-4)})
+    new.inherit(old)
+    pace.end(1e-3)
+    assert new.by_policy["default"].state.spent == 1e-3
+
+
+class Counting(Router):
+    """A router that counts the queries that it predicts."""
+
+    predicted = 0
+
+    def predict(self, queries):
+        type(self).predicted += len(queries)
+        return super().predict(queries)
+
+
+def test_a_paced_request_is_predicted_once(tmp_path, router_folder):
+    router, Counting.predicted = Counting.load(router_folder), 0
+    policy = Policy("default", router.strategy(), router=router, point=router.frontier[0])
+    query = Query.of("What is 2 + 2?")
+    for point in router.frontier:  # whatever strategy it names
+        pacer = Pacer(router, max_cost=max(point.cost, 1e-9))
+        Counting.predicted = 0
+        paced, _ = replace(policy, pacer=pacer).paced(query)
+        next(paced.strategy_for(query).plan(query))
+        assert Counting.predicted == 1
+
+
+def test_a_point_is_drawn_apart_from_the_mix_inside_it(router):
+    """Both draw by the lot: of the queries that get the better of two points, as many get its
+    better expert as of all queries."""
+    pacer = Pacer(Known(router), max_cost=0.5 * PRICES[1])
+    # A multiplier that leads half-way between two mixes.
+    low, high = pacer.points[len(pacer.points) // 2 :][:2]
+    bias = math.log((low.cost + high.cost) / 2 / pacer.goal)
+    pacer.state = State(credit=pacer.room / 2 * pacer.goal, unit=pacer.goal, bias=bias)
+    lots = {id(low): [], id(high): []}
+    for i in range(2000):
+        pace = pacer.begin(query := Query.of(f"What is {i}?"))
+        pacer._pending.clear()
+        lots[id(pace.point)].append(query.lot)
+    for drawn in lots.values():
+        assert len(drawn) == pytest.approx(1000, abs=100)
+        assert np.mean(drawn) == pytest.approx(0.5, abs=0.05)

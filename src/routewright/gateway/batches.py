@@ -64,3 +64,24 @@ class BatchingRouter(Router):
         ends = np.cumsum(sizes).tolist()
         for request, size, end in zip(batch, sizes, ends, strict=True):
             request.prediction = prediction.take(slice(end - size, end))
+
+
+@dataclass(frozen=True)
+class PredictedRouter(Router):
+    """A router that has predicted one query already, so that its strategies need not wait for it
+    again."""
+
+    source: Router | None = None
+    query: Query | None = None
+    prediction: Prediction | None = None
+
+    @classmethod
+    def of(cls, source: Router, query: Query, prediction: Prediction) -> Self:
+        same = {f.name: getattr(source, f.name) for f in fields(Router)}
+        return cls(**same, source=source, query=query, prediction=prediction)
+
+    def predict(self, queries: Sequence[Query]) -> Prediction:
+        if self.prediction is not None and len(queries) == 1 and queries[0] is self.query:
+            return self.prediction
+        assert self.source is not None
+        return self.source.predict(queries)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from routewright.config import Config, PolicyConfig
 from routewright.errors import BadConfig, BadInput, NotAdmissible
-from routewright.gateway.batches import BatchingRouter
+from routewright.gateway.batches import BatchingRouter, PredictedRouter
 from routewright.gateway.body import MAX_NAME
 from routewright.gateway.errors import BadRequest
 from routewright.gateway.pacing import Pace, Pacer, Pacers
@@ -51,8 +51,9 @@ class Policy:
         if self.pacer is None or self.router is None:
             return self, None
         pace = self.pacer.begin(query, price=query.price)
-        strategy = self.router.strategy_at(pace.point)
-        return replace(self, strategy=strategy, point=pace.point), pace
+        router = PredictedRouter.of(self.router, query, pace.prediction)
+        strategy = router.strategy_at(pace.point)
+        return replace(self, strategy=strategy, router=router, point=pace.point), pace
 
     def strategy_for(self, query: Query) -> Strategy:
         """The strategy for this query's own λ and limits.

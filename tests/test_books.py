@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import resource
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from sqlalchemy import func, select
 from routewright.records import accounts, keys, schema
 from routewright.records.keys import Budget
 from routewright.records.store import Store
-from upstream import Upstream, asked, running, status
+from upstream import Upstream, asked, hang, running, status
 
 SERVE = "import sys; from routewright.cli.main import run; sys.argv[0] = 'routewright'; run()"
 pytestmark = pytest.mark.anyio
@@ -66,12 +67,14 @@ class Gateway:
     def __init__(self, path, log="errors"):
         self.path, self.errors = path, path.with_name(log)
 
-    def start(self):
+    def start(self, limit=resource.RLIM_INFINITY):
+        """Starts it; no file of it may become larger than `limit` bytes."""
         self.process = subprocess.Popen(
             [sys.executable, "-c", SERVE, "serve", str(self.path), "--port", "0"],
             stdout=subprocess.PIPE,
             stderr=self.errors.open("ab"),
             text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
         )
         line = self.process.stdout.readline()
         assert " at " in line, self.errors.read_text()
@@ -206,7 +209,7 @@ def accounts_of(store):
 
 
 async def test_a_kill_loses_no_charge_and_leaves_no_half_of_a_decision(tmp_path, url):
-    """Whatever a client has got is in the books, over twenty kills at random moments."""
+    """Whatever a client has got is in the books, over kills at twenty moments."""
     store = store_of(url)
     key = make(store, "web", month=1.0)
     upstream = Upstream(delay=0.002)
@@ -245,3 +248,287 @@ async def test_a_kill_loses_no_charge_and_leaves_no_half_of_a_decision(tmp_path,
     assert rows(store, schema.reservations) == []
     missing = counted(upstream) - total(store)
     assert -1e-9 <= missing <= spent["unsure"] + 1e-9, "what is not sure counts against the budget"
+
+
+# --- several gateways on one PostgreSQL ----------------------------------------------------
+
+
+def replicas(folder, url, count, *experts, **server):
+    """So many gateways on one store, each with a folder of its own."""
+    gateways = []
+    for n in range(count):
+        place = folder / f"replica{n}"
+        place.mkdir()
+        gateways.append(Gateway(config(place, url, *experts, **server)))
+    return gateways
+
+
+async def started(gateways):
+    await asyncio.gather(*(asyncio.to_thread(gateway.start) for gateway in gateways))
+
+
+async def stopped(gateways):
+    await asyncio.gather(*(asyncio.to_thread(gateway.stop) for gateway in gateways))
+
+
+async def test_three_gateways_share_a_budget_through_a_kill_and_a_restart(
+    tmp_path, postgres, postgres_url
+):
+    """2,000 requests at a budget's edge; one gateway is killed and the database is restarted."""
+    store = store_of(postgres_url)
+    limit = 1_200 * 7e-6
+    key = make(store, "web", day=limit)
+    upstream = Upstream(says="hello there", delay=0.001)
+    async with running(upstream), session() as http:
+        gateways = replicas(tmp_path, postgres_url, 3, upstream.expert("small"))
+        await started(gateways)
+        results, asked_for = [], iter(range(2_000))
+        half = asyncio.Event()
+
+        async def client(n):
+            for i in asked_for:
+                if i == 700:
+                    half.set()
+                gateway = gateways[n % len(gateways)]
+                code, headers, text = await ask(
+                    http, gateway.url, key, stream=bool(n % 2), max_tokens=2
+                )
+                results.append((code, headers.get("x-routewright-decision-id"), text))
+
+        clients = [asyncio.create_task(client(n)) for n in range(64)]
+        await half.wait()
+        await asyncio.to_thread(gateways[2].kill)
+        del gateways[2]
+        await asyncio.to_thread(postgres.restart)
+        await asyncio.gather(*clients)
+        await stopped(gateways)
+    codes = {code for code, _, _ in results}
+    assert codes <= {200, 429, 0}, [text for code, _, text in results if code >= 500][:3]
+    whole = {i for code, i, text in results if code == 200 and '"error"' not in text}
+    decisions = {row["id"] for row in rows(store)}
+    assert {i for i in whole if i} - decisions == set()
+    paid = total(store)
+    assert paid <= counted(upstream) + 1e-9
+    spent = accounts_of(store)
+    assert math.isclose(spent["ever"], paid, abs_tol=1e-9)
+    assert counted(upstream) - paid <= spent["unsure"] + 1e-9
+    assert paid <= limit + 3 * 7e-6 + 1e-12, "at most one request per gateway too many"
+    assert paid > limit / 2
+
+
+async def test_without_its_store_a_gateway_goes_on_for_a_while_and_then_fails_closed(
+    tmp_path, postgres, postgres_url
+):
+    store = store_of(postgres_url)
+    limited, free = make(store, "limited", day=1.0, rpm=100_000), make(store, "free")
+    upstream = Upstream()
+    async with running(upstream), session() as http:
+        (gateway,) = replicas(tmp_path, postgres_url, 1, upstream.expert("small"), grace_seconds=3)
+        await started([gateway])
+        assert (await ask(http, gateway.url, limited))[0] == 200
+        store.close()
+        await asyncio.to_thread(postgres.stop)
+        for key in (limited, free):
+            code, _, text = await ask(http, gateway.url, key)
+            assert code == 200, text
+        while (await ask(http, gateway.url, limited))[0] == 200:
+            await asyncio.sleep(0.1)
+        code, headers, text = await ask(http, gateway.url, limited)
+        assert (code, json.loads(text)["error"]["code"]) == (503, "store_unavailable")
+        assert "retry-after" in headers
+        assert (await ask(http, gateway.url, free))[0] == 200, "nothing limits this key"
+        assert (await ask(http, gateway.url, "rw-000000000000-" + "x" * 43))[0] == 401
+        await asyncio.to_thread(postgres.start)
+        while (await ask(http, gateway.url, limited))[0] == 503:
+            await asyncio.sleep(0.1)
+        await stopped([gateway])
+    assert math.isclose(total(store), counted(upstream), abs_tol=1e-9)
+    assert len(rows(store)) == upstream.finished
+    assert "can be used again" in gateway.errors.read_text()
+
+
+async def test_a_revoked_key_stops_on_every_gateway_within_two_seconds(tmp_path, postgres_url):
+    store = store_of(postgres_url)
+    key, other = make(store, "web"), make(store, "other")
+    upstream = Upstream()
+    async with running(upstream), session() as http:
+        gateways = replicas(tmp_path, postgres_url, 3, upstream.expert("small"))
+        await started(gateways)
+        for gateway in gateways:
+            assert (await ask(http, gateway.url, key))[0] == 200
+        with store.begin() as connection:
+            keys.revoke(connection, "web")
+        revoked = time.monotonic()
+        for gateway in gateways:
+            while (await ask(http, gateway.url, key))[0] == 200:
+                assert time.monotonic() - revoked < 60
+            assert (await ask(http, gateway.url, other))[0] == 200
+        code, _, text = await ask(http, gateways[0].url, key)
+        assert (code, "was revoked" in text) == (401, True)
+        await stopped(gateways)
+
+
+async def test_a_failing_expert_is_skipped_by_every_gateway(tmp_path, postgres_url):
+    broken = Upstream(faults=[status(500)] * 1_000)
+    async with running(broken), session() as http:
+        gateways = replicas(tmp_path, postgres_url, 2, broken.expert("small", retries=0))
+        await started(gateways)
+        while "is skipped" not in (await ask(http, gateways[0].url))[2]:
+            pass
+        for _ in range(6_000):
+            async with http.get(gateways[1].url.removesuffix("/v1") + "/health") as reply:
+                if (await reply.json()).get("left_alone") == ["small"]:
+                    break
+            await asyncio.sleep(0.1)
+        requests = broken.requests
+        assert "is skipped" in (await ask(http, gateways[1].url))[2]
+        assert broken.requests == requests
+        await stopped(gateways)
+
+
+# --- limits of keys ------------------------------------------------------------------------
+
+
+async def test_limits_of_keys_hold_and_are_told(tmp_path, url):
+    store = store_of(url)
+    slow = make(store, "slow", rpm=3)
+    small = make(store, "small-words", tpm=10)
+    single = make(store, "single", concurrency=1)
+    upstream = Upstream()
+    async with running(upstream), session() as http:
+        gateway = Gateway(config(tmp_path, url, upstream.expert("small")))
+        await started([gateway])
+        codes = []
+        for _ in range(8):
+            code, headers, text = await ask(http, gateway.url, slow)
+            codes.append(code)
+            assert headers["x-ratelimit-limit-requests"] == "3"
+        assert codes.count(200) in (3, 4), "a window slides over two minutes"
+        assert json.loads(text)["error"]["code"] == "rpm_reached"
+        assert 0 < int(headers["retry-after"]) <= 120
+        assert headers["x-ratelimit-remaining-requests"] == "0"
+        codes = [(await ask(http, gateway.url, small))[0] for _ in range(4)]
+        assert codes[0] == 200
+        assert codes[-1] == 429
+        upstream.faults = [hang]
+        waiting = asyncio.create_task(ask(http, gateway.url, single))
+        while not upstream.bodies or upstream.faults:
+            await asyncio.sleep(0.01)
+        code, _, text = await ask(http, gateway.url, single)
+        assert (code, json.loads(text)["error"]["code"]) == (429, "concurrency_reached")
+        waiting.cancel()
+        while (await ask(http, gateway.url, single))[0] == 429:
+            await asyncio.sleep(0.05)
+        await stopped([gateway])
+
+
+async def test_a_key_opens_only_what_it_names(tmp_path, url):
+    store = store_of(url)
+    narrow = make(
+        store, "narrow", experts=("small",), policies=("cheap",), data_classes=("internal",)
+    )
+    upstream = Upstream()
+    policies = {
+        "cheap": {"strategy": "fixed", "options": {"expert": "small"}},
+        "best": {"strategy": "fixed", "options": {"expert": "large"}},
+        "wide": {"strategy": "fixed", "options": {"expert": "large"}, "fallback": ["small"]},
+    }
+    async with running(upstream), session() as http:
+        classes = {"data_classes": ["public", "internal", "restricted"]}
+        experts = [upstream.expert(name, **classes) for name in ("small", "large")]
+        gateway = Gateway(config(tmp_path, url, *experts, policies=policies))
+        await started([gateway])
+        codes = {
+            model: (await ask(http, gateway.url, narrow, model=model))[0]
+            for model in ("cheap", "best", "small", "large")
+        }
+        assert codes == {"cheap": 200, "best": 403, "small": 200, "large": 403}
+        for data_class, code in {"internal": 200, "public": 403, "restricted": 403}.items():
+            limits = {"routewright": {"data_class": data_class}}
+            assert (await ask(http, gateway.url, narrow, **limits))[0] == code
+        await stopped([gateway])
+    classes = {row["data_class"] for row in rows(store)}
+    assert classes == {"internal"}, "what is not stated gets the strictest class of the key"
+
+
+async def test_a_decision_is_scored_at_any_gateway_by_who_asked(tmp_path, postgres_url):
+    store = store_of(postgres_url)
+    mine, yours = make(store, "mine"), make(store, "yours")
+    upstream = Upstream()
+    async with running(upstream), session() as http:
+        gateways = replicas(tmp_path, postgres_url, 2, upstream.expert("small"))
+        await started(gateways)
+        _, headers, _ = await ask(http, gateways[0].url, mine)
+        body = {"decision_id": headers["x-routewright-decision-id"], "score": 0.5}
+
+        async def score(key, **changes):
+            address = f"{gateways[1].url}/feedback"
+            bearer = {"authorization": f"Bearer {key}"}
+            async with http.post(address, json={**body, **changes}, headers=bearer) as reply:
+                return reply.status
+
+        assert await score(yours) == 404
+        assert await score(mine, decision_id="unknown") == 404
+        assert await score(mine) == 200
+        assert await score(mine) == 409
+        await stopped(gateways)
+    assert [row["score"] for row in rows(store, schema.scores)] == [0.5]
+
+
+async def test_keys_are_made_and_revoked_over_http(tmp_path, url):
+    upstream = Upstream()
+    async with running(upstream), session() as http:
+        gateway = Gateway(config(tmp_path, url, upstream.expert("small"), admin_key="root"))
+        await started([gateway])
+        root, bearer = gateway.url.removesuffix("/v1"), {"authorization": "Bearer root"}
+
+        async def admin(method, path, headers=bearer, **body):
+            options = {"json": body} if method in ("POST", "PUT") else {}
+            async with http.request(
+                method, f"{root}/admin/{path}", headers=headers, **options
+            ) as r:
+                return r.status, await r.json()
+
+        assert (await ask(http, gateway.url))[0] == 200, "as long as there is no key"
+        code, made = await admin("POST", "keys", name="web", budget={"day": 1.0}, team="search")
+        assert code == 201
+        assert (await ask(http, gateway.url))[0] == 401
+        assert (await ask(http, gateway.url, made["key"]))[0] == 200
+        assert (await admin("POST", "keys", name="web"))[0] == 400
+        assert (await admin("POST", "keys", name="bad name"))[0] == 400
+        assert (await admin("POST", "keys", name="x", experts=["nobody"]))[0] == 400
+        code, listed = await admin("GET", "keys")
+        (row,) = listed["data"]
+        assert made["key"] not in json.dumps(listed)
+        assert (row["name"], row["requests"], row["budget"]["day"]) == ("web", 1, 1.0)
+        assert math.isclose(row["spent_usd"], counted(upstream) / 2)
+        assert (await admin("PUT", "budgets/team/search", month=0.0))[0] == 200
+        code, _, text = await ask(http, gateway.url, made["key"])
+        assert (code, "team 'search'" in text) == (429, True)
+        assert (await admin("PUT", "budgets/team/search"))[0] == 200
+        code, again = await admin("POST", "keys/web/rotate")
+        assert (await ask(http, gateway.url, made["key"]))[0] == 401
+        assert (await ask(http, gateway.url, again["key"]))[0] == 200
+        assert (await admin("GET", "keys", {"authorization": f"Bearer {again['key']}"}))[0] == 401
+        assert (await admin("DELETE", "keys/web"))[0] == 200
+        assert (await ask(http, gateway.url, again["key"]))[0] == 401
+        await stopped([gateway])
+
+
+async def test_a_full_disk_stops_the_records_and_no_answer(tmp_path):
+    """The file of the store may not grow beyond 300 KB."""
+    store = store_of(f"sqlite:///{tmp_path}/books.db")
+    key = make(store, "web", day=1.0)
+    upstream = Upstream()
+    async with running(upstream), session() as http:
+        path = config(tmp_path, f"sqlite:///{tmp_path}/books.db", upstream.expert("small"))
+        gateway = Gateway(path)
+        await asyncio.to_thread(gateway.start, limit=300_000)
+        for _ in range(600):
+            code, _, text = await ask(http, gateway.url, key)
+            assert code == 200, text
+        async with http.get(gateway.url.removesuffix("/v1") + "/health") as reply:
+            assert reply.status == 200
+        gateway.kill()
+    assert len(rows(store)) < 600
+    assert "the store 'books.db' fails" in gateway.errors.read_text()

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from routewright.drive import Asker
 from routewright.errors import UpstreamError, UpstreamRefused
@@ -16,6 +17,8 @@ from routewright.types import Answer, Ask, Delta, Query
 
 FAILURES = 5  # in a row; the retries of one ask count as one
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds; doubled if the next try fails too
+
+Change = Callable[[dict[str, Any] | None], dict[str, Any]]
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,40 @@ class Breaker:
         self.asker = asker
         self.is_down = is_down
         self._health: defaultdict[str, Health] = defaultdict(Health)
+        self._news: dict[str, float] = {}  # ends of pauses, since 1970, that others do not know
+
+    def exchange(self, update: Callable[[str, Change], dict[str, Any]]) -> None:
+        """Tells the other gateways of the store which experts are skipped, and skips theirs.
+
+        For a thread that calls it every second; `update` is that of `records.store`.
+        """
+        now, news = time.time(), dict(self._news)
+
+        def merged(stored: dict[str, Any] | None) -> dict[str, Any]:
+            pauses = {**(stored or {}), **news}
+            return {name: until for name, until in pauses.items() if until > now}
+
+        pauses = update("breakers", merged)
+        for name, until in news.items():
+            if self._news.get(name) == until:
+                del self._news[name]
+        for name, until in pauses.items():
+            if name not in news and isinstance(until, int | float):
+                self._skip_too(name, until - now)
+
+    def _skip_too(self, expert: str, seconds: float) -> None:
+        """Skips an expert that another gateway skips, for as long."""
+        health, now = self._health[expert], time.monotonic()
+        seconds = min(seconds, LONGEST_PAUSE)
+        if seconds > 0.5 and health.until < now:
+            health.failures, health.since, health.until = FAILURES, now, now + seconds
+            health.pause = health.pause or FIRST_PAUSE
+
+    def _answered(self, expert: str) -> None:
+        """Clears the failures of an expert, for the other gateways too."""
+        health = self._health.pop(expert, None)
+        if health is not None and health.pause:
+            self._news[expert] = 0.0
 
     def inherit(self, predecessor: Breaker, experts: Iterable[str]) -> None:
         """Takes over what a predecessor knows about experts that have not changed."""
@@ -57,7 +94,7 @@ class Breaker:
     async def ask(self, ask: Ask, query: Query) -> Answer:
         with self._watch(ask.expert):
             answer = await self.asker.ask(ask, query)
-        self._health.pop(ask.expert, None)
+        self._answered(ask.expert)
         return answer
 
     async def stream(self, ask: Ask, query: Query) -> AsyncGenerator[Delta | Answer, None]:
@@ -66,10 +103,10 @@ class Breaker:
                 try:
                     async for piece in pieces:
                         if isinstance(piece, Answer):
-                            self._health.pop(ask.expert, None)
+                            self._answered(ask.expert)
                         yield piece
                 except GeneratorExit:  # the answer was deferred, or the client disconnected
-                    self._health.pop(ask.expert, None)
+                    self._answered(ask.expert)
                     raise
 
     def bill(self, ask: Ask, query: Query, seconds: float) -> Answer:
@@ -89,7 +126,7 @@ class Breaker:
         try:
             yield
         except UpstreamRefused:
-            self._health.pop(expert, None)
+            self._answered(expert)
             raise
         except UpstreamError as error:
             if lack(error):  # of this machine: it says nothing about the expert
@@ -106,5 +143,6 @@ class Breaker:
         retry_after = min(error.retry_after or 0.0, LONGEST_PAUSE)
         health.since = time.monotonic()
         health.until = health.since + max(health.pause, retry_after)
+        self._news[expert] = time.time() + health.until - health.since
         message = "expert '%s' failed %d times in a row and is skipped for %.0f s"
         log.warning(message, expert, health.failures, health.until - health.since)

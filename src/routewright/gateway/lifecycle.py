@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 from routewright.config import Config
 from routewright.errors import BadConfig, BadInput
@@ -172,6 +173,12 @@ class Lifecycle:
             self.records,
         )
         self.counters.pacers = policies.pacers.by_policy
+        if (store := self.records.store) is not None:
+            policies.pacers.update = store.update_state
+            self.records.exchanges = (
+                policies.pacers.exchange,
+                partial(breaker.exchange, store.update_state),
+            )
         self._living.append(Generation(services))
 
     def _close_unused(self) -> None:

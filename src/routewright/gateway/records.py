@@ -15,8 +15,7 @@ import secrets
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import psutil
 from sqlalchemy.exc import SQLAlchemyError
@@ -75,7 +74,8 @@ class Records:
         self.replicas = 1  # gateways on this store that live
         self.grace = config.server.grace_seconds if config else 0.0
         self.writer: Writer | None = None
-        self.shared: list[Any] = []  # what is exchanged with other gateways every second
+        # What is exchanged with the other gateways every second.
+        self.exchanges: tuple[Callable[[], None], ...] = ()
         self._version: float | None = None
         self._known: dict[tuple[str, str], float] = {}  # account, period ▶ US$ spent
         self._reserved: dict[str, float] = {}
@@ -144,8 +144,8 @@ class Records:
             if time.monotonic() - self._cleaned_at >= CLEANING_SECONDS:
                 accounts.clean(connection, now)
                 self._cleaned_at = time.monotonic()
-        for exchange in self.shared:
-            exchange(store)
+        for exchange in self.exchanges:
+            exchange()
         self._share.clear()
 
     # --- keys ---------------------------------------------------------------------------------

@@ -20,7 +20,11 @@ from routewright.records.accounts import insert_into
 NONE = "none"
 HEAD = "0001"  # the newest revision in migrations/versions
 BUSY_SECONDS = 30.0  # that a writer of SQLite waits for another one
-CONNECT_SECONDS = 5
+LIMITS = {  # of a connection to PostgreSQL, so that one that is gone is noticed soon
+    "connect_timeout": 5,  # seconds
+    "tcp_user_timeout": 10_000,  # milliseconds
+    "options": "-c statement_timeout=20s -c lock_timeout=10s",
+}
 CREATION_LOCK = sqlalchemy.text("SELECT pg_advisory_xact_lock(4100)")
 EXAMPLES = "sqlite:///routewright.db, postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, or none"
 
@@ -141,7 +145,7 @@ class Store:
         `change` gets None if there is no such state yet. No other gateway changes it meanwhile.
         """
         table = schema.states
-        with self.begin() as connection:
+        with self.explained(), self.begin() as connection:
             if not self.is_sqlite:
                 lock = sqlalchemy.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 1))")
                 connection.execute(lock, {"name": name})
@@ -200,7 +204,7 @@ def _engine(url: URL) -> Engine:
             pool_pre_ping=True,
             pool_size=8,
             max_overflow=8,
-            connect_args={"connect_timeout": CONNECT_SECONDS},
+            connect_args=LIMITS,
             hide_parameters=True,
         )
     engine = sqlalchemy.create_engine(

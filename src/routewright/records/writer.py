@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
-from routewright.errors import RoutewrightError
+from routewright.errors import BadInput, RoutewrightError
 from routewright.records import accounts
 from routewright.records.accounts import Charge, End, Release, Step, Verdict
 from routewright.records.store import Store, is_full, reason
@@ -188,7 +188,7 @@ class Writer:
             log.warning("the store %s can be used again", self.store.label)
         state.down_since, state.full = None, False
 
-    def _failed(self, batch: list[Entry], error: SQLAlchemyError) -> None:
+    def _failed(self, batch: list[Entry], error: Exception) -> None:
         """Keeps what must be written, and tells the others that the store is down."""
         state, now = self.state, time.monotonic()
         state.full = is_full(error)
@@ -217,7 +217,7 @@ class Writer:
     def _ticked(self) -> None:
         try:
             self._tick(self.store)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, BadInput) as error:
             self._failed([], error)
         except Exception:
             log.exception("the store could not be read")

@@ -63,7 +63,9 @@ def test_the_gateway_does_what_its_document_says(router_folder, tmp_path):
     config = tmp_path / "schemathesis.toml"
     config.write_text(ACCEPTED)
     feedback = str(tmp_path / "feedback.jsonl")
-    with served(sandbox(router_folder, feedback=feedback, api_keys=[KEY], admin_key=KEY)) as url:
+    store = f"sqlite:///{tmp_path}/store.db"
+    server = {"feedback": feedback, "store": store, "api_keys": [KEY], "admin_key": KEY}
+    with served(sandbox(router_folder, **server)) as url:
         command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(config)]
         command += ["run", f"{url}/openapi.json"]
         command += ["--header", f"Authorization: Bearer {KEY}", "--seed", "0"]

@@ -76,8 +76,11 @@ async def create_key(request: Request) -> Response:
     """Makes a key. Its reply is the only place where the key is shown."""
     body = await read(request, MAX_BODY, validated(KeyBody))
     services = request.state.services
-    keys.check_members("expert", body.experts, list(services.experts))
-    keys.check_members("policy", body.policies, list(services.policies.by_name))
+    try:
+        keys.check_members("expert", body.experts, list(services.experts))
+        keys.check_members("policy", body.policies, list(services.policies.by_name))
+    except BadInput as error:
+        raise BadRequest(str(error), status=422, code="no_such_member") from error
     days = body.expires_in_days
     limits = {
         **body.model_dump(include={"owner", "team", "rpm", "tpm", "concurrency", "admin"}),
@@ -89,7 +92,7 @@ async def create_key(request: Request) -> Response:
     token = await _writing(
         request, lambda connection: keys.create(connection, body.name, budget, **limits)
     )
-    return JSONResponse({"object": "key", "name": body.name, "key": token}, 201)
+    return JSONResponse({"object": "key", "name": body.name, "key": token})
 
 
 async def rotate_key(request: Request) -> Response:
@@ -122,14 +125,12 @@ async def set_budget(request: Request) -> Response:
     """Replaces the budget of a key, a team or an owner, as in /admin/budgets/team/search."""
     body = await read(request, MAX_BODY, validated(BudgetBody))
     kind, name = request.path_params["kind"], request.path_params["name"]
-    if kind not in keys.KINDS:
-        message = f"a budget belongs to one of {', '.join(keys.KINDS)}, not to a '{kind[:40]}'"
+    if kind not in keys.KINDS or not keys.NAME.fullmatch(name):
+        message = f"'{kind[:40]}/{name[:80]}' has no budget: use key, team or owner, and its name"
         raise BadRequest(message, status=404, code="not_found")
 
     def write(connection: Connection) -> None:
         account = name if kind != "key" else keys.named(connection, name).id
-        if kind != "key":
-            keys.checked_name(name, kind)
         keys.set_budget(connection, f"{kind}:{account}", body.budget())
 
     await _writing(request, write)
@@ -227,5 +228,9 @@ async def _in_thread(run: Callable[[], T]) -> T:
         return await asyncio.to_thread(run)
     except BadRequest:
         raise
+    except keys.NoSuchKey as error:
+        raise BadRequest(str(error), status=404, code="key_not_found") from error
+    except keys.NameTaken as error:
+        raise BadRequest(str(error), status=409, code="name_taken") from error
     except BadInput as error:
         raise BadRequest(str(error)) from error

@@ -398,8 +398,7 @@ class Run:
         seconds, overhead = time.perf_counter() - self.began, self._overhead()
         counters = self.services.counters
         unlike = self._unlike(decision)
-        key = self.account.key.name if self.account.key else None
-        counters.count(self.policy.name, status, answer, self.spent, seconds, overhead, unlike, key)
+        counters.count(self.policy.name, status, answer, self.spent, seconds, overhead, unlike)
         line = {
             "event": "decision",
             "id": self.reply_format.decision_id,

@@ -21,25 +21,26 @@ from starlette.routing import BaseRoute
 from starlette.schemas import BaseSchemaGenerator
 
 from routewright import __version__
+from routewright.gateway.admin import BudgetBody, KeyBody, RotationBody
 from routewright.gateway.body import MAX_MESSAGES, MAX_METADATA, MAX_TOKENS, Limits, Name
 from routewright.gateway.feedback import Score
 
 JSON, EVENTS, TEXT = "application/json", "text/event-stream", "text/plain"
 PARAMETER = re.compile(r"{(\w+)}")
-GUARDED = ("/v1", "/metrics", "/admin")  # these need a key if `server.api_keys` is set
+GUARDED = ("/v1", "/metrics", "/admin")  # these need a key, if there is any
 STATUSES = {
     200: "The answer.",
     400: "The request cannot be used; `param` names the field.",
-    401: "`server.api_keys` is set, and the request has none of them.",
-    403: "A web page of another site sent it, or there is no `server.admin_key`.",
+    401: "The request has no key that is valid, and the gateway needs one.",
+    403: "A web page of another site sent it, the key does not allow it, or there is no admin key.",
     404: "There is no such model, policy or decision.",
     408: "The body did not arrive in time.",
-    409: "The decision has been scored already.",
+    409: "The decision has been scored already, or the name of the key is taken.",
     413: "The request is larger than `server.max_body_bytes`.",
     415: "A web page must send `application/json`.",
     421: "The `Host` is not a name of the gateway.",
     422: "The limits exclude every expert; `error.rejected` gives the reason for each.",
-    429: "The rate limit of the upstream, or the queue is full; with a `Retry-After`.",
+    429: "A limit of the key or of the upstream, or the queue is full; with a `Retry-After`.",
     431: "The address and the headers are larger than 64 KiB.",
     502: "The upstream failed, or refused the key of the gateway.",
     503: "The gateway or the upstream cannot answer now.",
@@ -265,6 +266,71 @@ class Reloaded(Open):
     needs_restart: list[str] = Field(description="Changed keys that need a restart.")
 
 
+class KeyMade(Open):
+    """A key, which is shown here and nowhere else."""
+
+    object: Literal["key"]
+    name: str
+    key: str
+
+
+class KeyRevoked(Open):
+    object: Literal["key"]
+    name: str
+    revoked: Literal[True]
+
+
+class KeyRow(Open):
+    """A key without its secret, and what it has spent in US$."""
+
+    name: str
+    id: str
+    budget: BudgetBody
+    spent_usd: float
+    requests: int
+    revoked: bool
+
+
+class KeyRows(Open):
+    object: Literal["list"]
+    data: list[KeyRow]
+
+
+class BudgetSet(Open):
+    object: Literal["budget"]
+    day: float | None
+    month: float | None
+
+
+class BudgetRow(Open):
+    """What an account has spent of its budget, in US$."""
+
+    budget: str
+    period: Literal["day", "month"]
+    limit_usd: float
+    spent_usd: float
+
+
+class BudgetRows(Open):
+    object: Literal["list"]
+    data: list[BudgetRow]
+
+
+class PolicyRow(Open):
+    """A policy and the operating point that it has now."""
+
+    name: str
+    strategy: str
+    router: str | None
+    fallback: list[str]
+    operating_point: dict[str, Any] | None
+
+
+class PolicyRows(Open):
+    object: Literal["list"]
+    data: list[PolicyRow]
+
+
 # --- operations ----------------------------------------------------------------------------
 
 
@@ -299,6 +365,13 @@ OPERATIONS = {
     ),
     ("post", "/v1/feedback"): Operation(Receipt, Score, (*READING, 401, 404, 409, 503)),
     ("post", "/admin/reload"): Operation(Reloaded, errors=(400, 401)),
+    ("get", "/admin/policies"): Operation(PolicyRows, errors=(401,)),
+    ("get", "/admin/keys"): Operation(KeyRows, errors=(401, 404)),
+    ("post", "/admin/keys"): Operation(KeyMade, KeyBody, (*READING, 401, 404, 409, 422)),
+    ("delete", "/admin/keys/{name}"): Operation(KeyRevoked, errors=(400, 401, 404)),
+    ("post", "/admin/keys/{name}/rotate"): Operation(KeyMade, RotationBody, (*READING, 401, 404)),
+    ("get", "/admin/budgets"): Operation(BudgetRows, errors=(401,)),
+    ("put", "/admin/budgets/{kind}/{name}"): Operation(BudgetSet, BudgetBody, (*READING, 401, 404)),
     ("get", "/v1/models"): Operation(Models, errors=(401,)),
     ("get", "/v1/models/{name}"): Operation(Model, errors=(401, 404)),
     ("get", "/health"): Operation(Health),

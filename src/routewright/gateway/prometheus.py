@@ -79,8 +79,15 @@ class Kept(Collector):
         for name, period, limit, usd in records.budgets():
             spent.add_metric((name, period), usd)
             limits.add_metric((name, period), limit)
+        accounts = CounterMetricFamily(
+            "routewright_account_usd",
+            "US$ ever spent by an account, on all gateways.",
+            labels=("account",),
+        )
+        for name, usd in records.accounts():
+            accounts.add_metric((name,), usd)
         state = records.state
-        yield from (spent, limits)
+        yield from (spent, limits, accounts)
         yield GaugeMetricFamily(
             "routewright_store_up", "Whether the store can be used.", value=float(state.is_up)
         )
@@ -120,7 +127,6 @@ class Counters:
             ("expert", "kind", "outcome"),
         )
         self.cost = counter("routewright_cost_usd", "US$ for all asks.", ("policy", "expert"))
-        self.key_cost = counter("routewright_key_cost_usd", "US$ for all asks, by key.", ("key",))
         self.estimated = counter(
             "routewright_estimated_cost_usd",
             "The part of the US$ that is estimated, because no upstream reported it.",
@@ -166,12 +172,11 @@ class Counters:
         seconds: float,
         overhead: float,
         unlike: str = "",
-        key: str | None = None,
     ) -> None:
         """Counts one request: the `answer` that the client got, and all answers paid for (`spent`).
 
         `seconds` is the time of the whole request, `overhead` the part not spent on experts;
-        `unlike` is as in Decision; `key` is the name of the client's key.
+        `unlike` is as in Decision.
         """
         self.decisions.labels(policy, status).inc()
         if answer is not None:
@@ -185,8 +190,6 @@ class Counters:
                 self.estimated.labels(policy, item.expert).inc(max(item.cost, 0.0))
             self.tokens.labels(item.expert, "input").inc(item.input_tokens)
             self.tokens.labels(item.expert, "output").inc(item.output_tokens)
-        if key is not None:
-            self.key_cost.labels(key).inc(sum(max(item.cost, 0.0) for item in spent))
         if unlike:
             self.unlike.labels(policy, unlike).inc()
         self.seconds.labels(policy).observe(seconds)

@@ -138,7 +138,7 @@ class Records:
             if version != self._version:
                 self.keys, self._version = keys.load(connection), version
             if time.monotonic() - self._read_at >= KNOWN_SECONDS:
-                self._known = accounts.spent_by_budget(connection, now)
+                self._known = accounts.spent_by_account(connection, now)
                 self._reserved = accounts.reserved_by_account(connection)
                 self._read_at = time.monotonic()
             if time.monotonic() - self._cleaned_at >= CLEANING_SECONDS:
@@ -276,6 +276,14 @@ class Records:
         """Counts money that is granted, and then spent, while the store is down."""
         for account in key.budgets:
             self._share[account] += now - before
+
+    def accounts(self) -> Iterator[tuple[str, float]]:
+        """Every account and the US$ that it has ever spent, as they were last read."""
+        names = {key.account: f"key '{key.name}'" for key in list(self.keys.values())}
+        for (account, period), usd in list(self._known.items()):
+            if period == accounts.EVER:
+                kind, _, name = account.partition(":")
+                yield names.get(account, f"{kind} '{name}'"), usd
 
     def budgets(self) -> Iterator[tuple[str, str, float, float]]:
         """Name, period, limit and US$ spent of every budget, as they were last read."""

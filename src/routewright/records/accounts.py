@@ -496,12 +496,17 @@ def names(connection: Connection) -> list[str]:
     return list(connection.scalars(select(schema.replicas.c.id)))
 
 
-def spent_by_budget(connection: Connection, now: float) -> dict[tuple[str, str], float]:
-    """US$ that every account with a budget has spent in this day and this month."""
-    table, periods = schema.balances, periods_of(now)
-    query = select(table).join(schema.budgets, schema.budgets.c.account == table.c.account)
-    rows = connection.execute(query.where(table.c.period.in_(periods)))
-    return {(row.account, row.period): row.usd + row.unsure_usd for row in rows}
+def spent_by_account(connection: Connection, now: float) -> dict[tuple[str, str], float]:
+    """US$ that every account has spent in this day, in this month and ever (EVER).
+
+    What is not sure counts in the periods of budgets, and not in what was ever spent.
+    """
+    table, periods = schema.balances, (*periods_of(now), EVER)
+    rows = connection.execute(select(table).where(table.c.period.in_(periods)))
+    return {
+        (row.account, row.period): row.usd + (row.unsure_usd if row.period != EVER else 0.0)
+        for row in rows
+    }
 
 
 def balances(connection: Connection, now: float) -> dict[str, dict[str, float]]:

@@ -28,6 +28,14 @@ PERIODS = ("day", "month")
 KINDS = ("key", "team", "owner")  # of accounts
 
 
+class NoSuchKey(BadInput):
+    """There is no key of that name."""
+
+
+class NameTaken(BadInput):
+    """There is a key of that name already."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """What an account may spend, in US$; None: no limit."""
@@ -109,7 +117,7 @@ def create(connection: Connection, name: str, budget: Budget | None = None, **li
     key = Key(key_id, checked_name(name, "key"), hash_of(secret), time.time(), **limits)
     _check(key)
     if connection.scalar(select(schema.keys.c.id).where(schema.keys.c.name == name)):
-        raise BadInput(
+        raise NameTaken(
             f"there is already a key '{name}': choose another name, or give it a new secret with"
             f" `routewright keys rotate {name}`"
         )
@@ -148,7 +156,7 @@ def named(connection: Connection, name: str) -> Key:
         if key.name == name:
             return key
     names = ", ".join(sorted(key.name for key in keys.values())[:20]) or "none yet"
-    raise BadInput(f"there is no key '{name[:100]}'; the keys are: {names}")
+    raise NoSuchKey(f"there is no key '{name[:100]}'; the keys are: {names}")
 
 
 def load(connection: Connection) -> dict[str, Key]:

@@ -37,6 +37,7 @@ EXTRAS = {  # package ▶ the extra that installs it
     "lm_eval": "harness",
     "math_verify": "maths",
     "model2vec": "static",
+    "opentelemetry": "otel",
     "psycopg": "postgres",
     "ray": "ray",
     "sentence_transformers": "torch",

@@ -376,6 +376,11 @@ class ServerConfig(Section):
     max_body_bytes: PositiveCount = Field(
         default=10 * 2**20, description="The largest accepted request, in bytes."
     )
+    traces: bool = Field(
+        default=False,
+        description="Whether spans go to the OpenTelemetry collector that the OTEL_* variables of"
+        " the environment name; needs `routewright[otel]`.",
+    )
     keep_alive_seconds: Seconds = Field(
         default=15.0,
         description="Seconds without an event after which a stream gets a comment; 0: never.",

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from contextvars import Context
 
 from routewright.errors import BadInput, UpstreamError
 from routewright.experts.launch import Server, State
@@ -75,11 +76,14 @@ class Supervisor:
             self._last_used = time.monotonic()
 
     def begin(self) -> None:
-        """Starts the server in the background unless it runs, and watches it from then on."""
+        """Starts the server in the background unless it runs, and watches it from then on.
+
+        It outlives the request that starts it, so its log lines are not those of the request.
+        """
         if self._startup is None or self._startup.done():
-            self._startup = asyncio.create_task(self._start())
+            self._startup = asyncio.create_task(self._start(), context=Context())
         if self._watcher is None:
-            self._watcher = asyncio.create_task(self._watch())
+            self._watcher = asyncio.create_task(self._watch(), context=Context())
 
     async def close(self) -> None:
         for task in (self._watcher, self._startup):

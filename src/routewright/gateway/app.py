@@ -41,6 +41,7 @@ from routewright.gateway.middleware import (
     WebPages,
 )
 from routewright.gateway.openapi import openapi
+from routewright.gateway.tracing import Traces
 
 
 def build(
@@ -89,6 +90,7 @@ def build(
         ],
         middleware=[
             Middleware(RequestId),
+            Middleware(Traces, tracing=lifecycle.tracing),
             Middleware(InUse, lifecycle=lifecycle),
             Middleware(HeaderLimit),
             Middleware(WebPages, loopback=loopback),

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from routewright import drive
 from routewright.config import Config
 from routewright.errors import RoutewrightError
 from routewright.experts.client import Client
+from routewright.experts.traces import trace_id
 from routewright.gateway.accounting import Account
 from routewright.gateway.body import ChatRequest, parse, read
 from routewright.gateway.breaker import Breaker
@@ -36,6 +38,7 @@ from routewright.gateway.records import LimitReached, Records
 from routewright.gateway.replies import COMMENT, DONE, ReplyFormat, cost_headers, event
 from routewright.gateway.slots import Slots
 from routewright.gateway.stopwatch import Stopwatch
+from routewright.gateway.tracing import RequestSpan
 from routewright.records.keys import Key
 from routewright.records.texts import clean, kept
 from routewright.router.explanation import chances, is_quick
@@ -84,7 +87,8 @@ class Services:
     async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Runs a function in a thread, so that other requests go on meanwhile."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.threads, function, *arguments)
+        context = copy_context()  # so that its log lines name the request
+        return await loop.run_in_executor(self.threads, context.run, function, *arguments)
 
 
 async def chat(request: Request) -> Response:
@@ -116,6 +120,7 @@ async def chat(request: Request) -> Response:
         began=began,
         request_id=request.state.request_id,
         session=session_of(request),
+        span=getattr(request.state, "span", None),
         debug=request.headers.get("x-routewright-debug", "").lower() == "true",
     )
     return await (run.streamed() if chat_request.stream else run.whole())
@@ -202,9 +207,13 @@ class Run:
     request_id: str
     session: str | None
     debug: bool
+    span: RequestSpan | None = None  # None: the request is not traced
 
     def __post_init__(self) -> None:
-        self.stopwatch = Stopwatch(self.services.breaker)
+        breaker: drive.Asker = self.services.breaker
+        if self.span is not None:
+            breaker = self.span.around(breaker, self.services.experts)
+        self.stopwatch = Stopwatch(breaker)
         self.asker = self.account.asker(self.stopwatch, self.services.client, self.policy.name)
         self.spent = self.account.spent
         self.is_logged = False
@@ -403,6 +412,7 @@ class Run:
             "event": "decision",
             "id": self.reply_format.decision_id,
             "request_id": self.request_id,
+            "trace_id": trace_id(),
             "key": self.account.key.name if self.account.key else None,
             "status": status,
             "upstream_status": getattr(error, "status", None),  # its reason may repeat the query
@@ -420,6 +430,8 @@ class Run:
             "overhead_ms": round(overhead * 1000, 1),
         }
         log.info(json.dumps(line))
+        if self.span is not None:
+            self.span.describe(line)
         self._record(line, decision)
 
     def _record(self, line: Mapping[str, Any], decision: Decision | None) -> None:

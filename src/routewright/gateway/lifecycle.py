@@ -21,11 +21,14 @@ from routewright.gateway.policies import Policies
 from routewright.gateway.prometheus import Counters
 from routewright.gateway.records import Records
 from routewright.gateway.slots import Slots
+from routewright.gateway.tracing import Tracing
 
 WARM_SECONDS = 2.0  # that the experts get to accept a connection before the gateway is ready
 RELOAD_SECONDS = 5.0  # that a reload in progress gets when the gateway ends
+TRACES_SECONDS = 5.0  # that the last spans get to reach their collector
 THREADS = 32  # for the steps of strategies; while one predicts, the others wait for the next batch
-FIXED = ("host", "port", "store", "grace_seconds")  # keys of `server` that only a restart changes
+# keys of `server` that only a restart changes
+FIXED = ("host", "port", "store", "grace_seconds", "traces")
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,7 @@ class Lifecycle:
         self.stopping = False  # whether `/ready` tells load balancers to send no more requests
         self.counters = Counters()
         self.config = config
+        self.tracing = Tracing() if config.server.traces else None
         self._load = load
         self._policies = Policies(config)
         self._feedback = _feedback(config)
@@ -129,6 +133,9 @@ class Lifecycle:
             while self._living:
                 await self._close(self._living.pop(0))
             await self.records.close()
+            if self.tracing is not None:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(asyncio.to_thread(self.tracing.close), TRACES_SECONDS)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _read(self) -> tuple[Config, Policies, Feedback | None]:

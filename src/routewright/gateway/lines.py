@@ -1,4 +1,8 @@
-"""Writes the gateway's log: on a terminal a readable line per decision, elsewhere JSON."""
+"""Writes the gateway's log: on a terminal a readable line per decision, elsewhere JSON.
+
+A line that a request causes names the request and the trace that it belongs to. The log shows where
+an exception in a request was raised, but not its message, which may repeat the query.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,67 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Mapping
+from contextvars import ContextVar
+from types import TracebackType
 from typing import Any, TextIO
 
+from routewright.experts.traces import trace_id
+
 RED, YELLOW, GREEN, CYAN, DIM, PLAIN = (f"\x1b[{code}m" for code in (31, 33, 32, 36, 2, 0))
+
+# The id of the request in progress. Every request has a context of its own, which ends with it.
+REQUEST: ContextVar[str | None] = ContextVar("request", default=None)
+
+
+class Formatter(logging.Formatter):
+    """Writes the message of a record, and tracebacks without messages in a request."""
+
+    def formatException(
+        self,
+        ei: tuple[type[BaseException], BaseException, TracebackType | None]
+        | tuple[None, None, None],
+    ) -> str:
+        if REQUEST.get() is None or ei[1] is None:
+            return super().formatException(ei)
+        return without_messages(ei[1])
+
+
+def without_messages(error: BaseException) -> str:
+    """The traceback of an exception and of those that caused it, without their messages.
+
+    >>> try:
+    ...     int("a private text")
+    ... except ValueError as error:
+    ...     print(without_messages(error).splitlines()[-1])
+    ValueError: its message is left out, because it may repeat the query
+    """
+    parts: list[str] = []
+    present: BaseException | None = error
+    while present is not None and len(parts) < 10:
+        frames = "".join(traceback.format_tb(present.__traceback__))
+        name = type(present).__name__
+        reason = "its message is left out, because it may repeat the query"
+        parts.insert(0, f"Traceback (most recent call last):\n{frames}{name}: {reason}")
+        hidden = present.__suppress_context__
+        present = present.__cause__ or (None if hidden else present.__context__)
+    return "\n\nwhich led to:\n\n".join(parts)
+
+
+def as_json(record: logging.LogRecord, text: str) -> str:
+    """A line for a program. Those that are JSON already name their request themselves."""
+    if text.startswith("{"):
+        return text
+    line = {
+        "event": "log",
+        "level": record.levelname.lower(),
+        "logger": record.name,
+        "request_id": REQUEST.get(),
+        "trace_id": trace_id(),
+        "message": text,
+    }
+    return json.dumps({key: value for key, value in line.items() if value is not None})
 
 
 class Stderr(logging.StreamHandler[TextIO]):
@@ -18,6 +79,7 @@ class Stderr(logging.StreamHandler[TextIO]):
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
+        self.setFormatter(Formatter())
 
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
@@ -25,7 +87,9 @@ class Stderr(logging.StreamHandler[TextIO]):
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        return readable(record, text, has_colours()) if sys.stderr.isatty() else text
+        if sys.stderr.isatty():
+            return readable(record, text, has_colours())
+        return as_json(record, text)
 
 
 def log_to_stderr(quiet: bool = False) -> None:

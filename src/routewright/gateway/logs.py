@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import TextIO
 
+from routewright.gateway.lines import Stderr
+
 LINES = 10_000  # that wait for their reader
 PIECE = 4096  # bytes per write; a pipe takes so many whole
 FLUSH_SECONDS = 2.0  # that the last lines get at the end
@@ -127,9 +129,9 @@ def unblocked() -> Iterator[None]:
         if streams[1]:
             stack.enter_context(redirect_stderr(streams[1]))
         logging.getLogger("routewright").setLevel(logging.INFO)
-        root, handler = logging.getLogger(), logging.StreamHandler()
+        root, handler = logging.getLogger(), Stderr()
         if not root.handlers:
-            root.addHandler(handler)  # its format is the message alone
+            root.addHandler(handler)
         try:
             yield
         finally:

@@ -22,8 +22,10 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from routewright.config.rules import is_loopback
+from routewright.experts.traces import trace_id
 from routewright.gateway.errors import BadRequest, error_object
 from routewright.gateway.lifecycle import Lifecycle
+from routewright.gateway.lines import REQUEST
 from routewright.gateway.replies import event
 from routewright.records.keys import Key
 
@@ -66,6 +68,7 @@ class RequestId:
         header = Headers(scope=scope).get("x-request-id", "")
         request_id = header if REQUEST_ID.fullmatch(header) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        REQUEST.set(request_id)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -400,8 +403,9 @@ class CancelOnDisconnect:
         if not work.cancelled():
             work.result()
         if stopped:
+            request_id = scope["state"]["request_id"]
             log.warning(
-                json.dumps({"event": "stopped", "request_id": scope["state"]["request_id"]})
+                json.dumps({"event": "stopped", "request_id": request_id, "trace_id": trace_id()})
             )
         if work.cancelled() and stopped and content_type is None:
             await JSONResponse(STOPPED, 503, {"retry-after": "1"})(scope, receive, send)

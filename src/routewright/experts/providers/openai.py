@@ -28,6 +28,7 @@ from routewright.experts.providers._events import TooLong, events, parse
 from routewright.experts.providers._transcript import Transcript, answer, reported_cost
 from routewright.experts.redaction import without_keys
 from routewright.experts.resources import connections
+from routewright.experts.traces import trace_headers
 from routewright.types import Answer, Delta, Expert
 
 DEFAULT_URL = "https://api.openai.com/v1"
@@ -251,6 +252,7 @@ def _payload(body: Mapping[str, Any]) -> aiohttp.BytesPayload:
 def _headers(expert: Expert) -> tuple[dict[str, str], list[str]]:
     """The headers to send, and the names of those that the config removes."""
     headers = {name: value for name, value in expert.headers.items() if value is not None}
+    headers |= trace_headers(expert.headers)
     if expert.api_key and "authorization" not in map(str.lower, expert.headers):
         headers["Authorization"] = f"Bearer {expert.api_key}"
     return headers, [name for name, value in expert.headers.items() if value is None]

@@ -372,7 +372,7 @@ SECRET = "zebra"  # in everything that a client or an upstream writes
 LEAKY = """
 import sys
 from routewright.cli.main import run
-from routewright.gateway.policies import Policy
+from routewright.gateway.policies import Policy, with_fallback
 
 class Leaky:
     def plan(self, query):
@@ -381,7 +381,7 @@ class Leaky:
 
 original = Policy.strategy_for
 Policy.strategy_for = lambda policy, query: (
-    Leaky() if policy.name == "leaky" else original(policy, query)
+    with_fallback(Leaky(), policy.fallback) if "leak" in policy.name else original(policy, query)
 )
 sys.argv = ["routewright", "serve", sys.argv[1]]
 run()
@@ -399,7 +399,7 @@ def test_nothing_that_a_client_or_an_upstream_wrote_is_in_logs_metrics_or_spans(
             small.expert("small", api_key=f"{SECRET}-upstream", retries=0),
             large.expert("large"),
         ]
-        policies = {**POLICIES, "leaky": POLICIES["fixed"]}
+        policies = {**POLICIES, "leaky": POLICIES["fixed"], "leaks": POLICIES["both"]}
         server = {**TRACED, "api_keys": [key], "port": 0}
         document = {"version": 1, "experts": experts, "policies": policies, "server": server}
         (tmp_path / "routewright.yaml").write_text(json.dumps(document))
@@ -414,9 +414,10 @@ def test_nothing_that_a_client_or_an_upstream_wrote_is_in_logs_metrics_or_spans(
         finally:
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=600)
-    assert codes == [200, 200, 404, 500, 200, 200, 400, 400, 422, 401, 400, 404, 404, 200]
+    assert codes == [200, 200, 404, 500, 200, 200, 200, 400, 400, 422, 401, 400, 404, 404, 200]
     lines = [json.loads(line) for line in errors.decode().splitlines()]
     logs = json.dumps(lines)
+    assert "its fallback is asked" in logs  # by a step of a strategy, in a thread
     assert "ValueError: its message is left out" in logs
     assert "connection failed" in logs or "Server disconnected" in logs
     assert len(collector.kinds("SERVER")) == len(codes)
@@ -447,6 +448,7 @@ def _requests_with_secrets(base: str, key: str) -> tuple[list[int], str]:
         {**body, "stream": True},
         {**body, "model": SECRET},
         {**body, "model": "leaky"},
+        {**body, "model": "leaks"},
         {**body, "model": "both"},
         {**body, "model": "both"},
         {**body, "n": SECRET},

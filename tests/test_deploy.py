@@ -31,6 +31,7 @@ ONLY_WITH = {  # metrics of gateways that have budgets, a store, or a paced poli
     "routewright_pace_queries",
     "routewright_records_dropped",
     "routewright_records_waiting",
+    "routewright_replicas",
     "routewright_store_up",
 }
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from routewright.data.outcomes import Outcomes
     from routewright.evaluation.figures import Evaluation
     from routewright.evaluation.policies import Judged
+    from routewright.router.router import Router
 
 
 # Options of `evaluate` and of `compare`.
@@ -47,6 +48,7 @@ class Options(NamedTuple):
     seed: int
     json: Path | None
     html: Path | None
+    robustness: bool = False
 
 
 def evaluate(
@@ -67,6 +69,13 @@ def evaluate(
     json: Json = None,
     html: Html = None,
     seed: Seed = 0,
+    robustness: Annotated[
+        bool,
+        typer.Option(
+            "--robustness",
+            help="Also measure how many decisions change if prompts are worded differently.",
+        ),
+    ] = False,
 ) -> None:
     """Measure a router, or the policies of a config, on recorded outcomes."""
     from routewright.data import outcomes
@@ -75,8 +84,8 @@ def evaluate(
     from routewright.evaluation.report.audit import audit
     from routewright.router.router import Router
 
+    options = Options(split, drop_duplicates, without_domain, seed, json, html, robustness)
     if router.is_file() or router.suffix in (".yaml", ".yml"):
-        options = Options(split, drop_duplicates, without_domain, seed, json, html)
         _judge(router, tables, policy, options)
         return
     if policy is not None:
@@ -86,12 +95,13 @@ def evaluate(
     with Console(stderr=True).status("evaluating"):
         measured = evaluation.evaluate(loaded, rows, without_domain=without_domain, seed=seed)
         figures = measured.to_json()
+    if robustness:
+        figures["robustness"] = _robustness(loaded, rows, options)
     seen = loaded.seen if loaded.seen.size else None
     written = as_json(figures, json)
     if html is not None:
         from routewright.evaluation.report import render
 
-        options = Options(split, drop_duplicates, without_domain, seed, json, html)
         command = command_line("evaluate", [short_path(router)], tables, options)
         files.write(html, render(measured, figures, command, seen=seen))
         typer.echo(f"wrote '{html}'", err=True)
@@ -100,6 +110,7 @@ def evaluate(
         return
     show_served(measured, figures, Console())
     show(figures, Console())
+    show_robustness(figures, Console())
     if (fair := audit(measured, seen)).level == "bad":
         Console(soft_wrap=True).print(f"[bold]Do not trust these figures:[/] {fair.text}")
     show_forecasts(measured, Console())
@@ -108,6 +119,15 @@ def evaluate(
         from routewright.fitting import automix
 
         Console(soft_wrap=True).print(on_rows(loaded, automix.lifts(measured, seed=seed)))
+
+
+def _robustness(router: Router, rows: Outcomes, options: Options) -> dict[str, Any]:
+    from routewright.evaluation import robustness
+
+    with Console(stderr=True).status("wording the prompts differently"):
+        return robustness.robustness(
+            router, rows, without_domain=options.without_domain, seed=options.seed
+        )
 
 
 def short_path(path: Path) -> str:
@@ -132,6 +152,7 @@ def command_line(
     words += ["--split", options.split, "--seed", str(options.seed)]
     words += ["--drop-duplicates"] if options.drop_duplicates else []
     words += ["--without-domain"] if options.without_domain else []
+    words += ["--robustness"] if options.robustness else []
     words += ["--html", short_path(options.html)] if options.html is not None else []
     return shlex.join(["routewright", *words])
 
@@ -139,8 +160,14 @@ def command_line(
 def _judge(path: Path, tables: list[Path], policy: str | None, options: Options) -> None:
     from routewright import config as configs
     from routewright.data import outcomes
+    from routewright.errors import BadInput
     from routewright.evaluation.policies import first_of, judge, measure
 
+    if options.robustness:
+        raise BadInput(
+            f"--robustness measures a router, and '{path}' is a config: name the folder of the"
+            " policy's router"
+        )
     config = configs.load(path)
     rows = outcomes.read(tables, split=options.split, drop_duplicates=options.drop_duplicates)
     with Console(stderr=True).status("evaluating"):
@@ -226,6 +253,18 @@ def show_served(measured: Evaluation, figures: dict[str, Any], console: Console)
     said = in_words(served(one), policy, dearest_of(figures))
     line = f"A policy with `max_cost_fraction: {HALF:g}` serves {said}."
     console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_robustness(figures: dict[str, Any], console: Console) -> None:
+    """Prints what other wordings change where a policy with the goal HALF is served, or next to
+    it."""
+    from routewright.evaluation.figures import HALF
+    from routewright.evaluation.robustness import in_words
+
+    points = figures.get("robustness", {}).get("points", [])
+    if points:
+        nearest = min(points, key=lambda point: abs((point["cost_fraction"] or 0.0) - HALF))
+        console.print(in_words(nearest), markup=False, highlight=False, soft_wrap=True)
 
 
 def dearest_of(figures: dict[str, Any]) -> str:

@@ -54,9 +54,9 @@ def evaluate(
     """
     router = strategy if isinstance(strategy, Router) else router_of(strategy)
     if isinstance(router, Router):
-        outcomes = _for_router(router, outcomes, every_expert=strategy is not router)
+        outcomes = for_router(router, outcomes, every_expert=strategy is not router)
     whole = outcomes.costed()
-    rows = Recorded(_untagged(whole) if without_domain else whole, router)
+    rows = Recorded(untagged(whole) if without_domain else whole, router)
     if isinstance(strategy, Router):
         outcomes = whole.pool(strategy.experts)
         _check_known({name for point in strategy.frontier for name in point.shares}, outcomes)
@@ -90,7 +90,7 @@ def _at_half(router: Router, rows: Recorded) -> tuple[OperatingPoint, Run] | Non
     return point, run(router.strategy_at(point), rows)
 
 
-def _for_router(router: Router, outcomes: Outcomes, *, every_expert: bool) -> Outcomes:
+def for_router(router: Router, outcomes: Outcomes, *, every_expert: bool = False) -> Outcomes:
     """The outcomes at the router's prices, of its experts or with those of the table beside."""
     names = [*router.experts, *router.verifiers]
     if missing := [name for name in names if name not in outcomes.experts]:
@@ -105,7 +105,8 @@ def _for_router(router: Router, outcomes: Outcomes, *, every_expert: bool) -> Ou
     return outcomes
 
 
-def _untagged(outcomes: Outcomes) -> Outcomes:
+def untagged(outcomes: Outcomes) -> Outcomes:
+    """The outcomes of queries without domain and tags."""
     queries = tuple(replace(query, domain=None, tags=()) for query in outcomes.queries)
     return replace(outcomes, queries=queries)
 

@@ -27,6 +27,7 @@ from routewright.evaluation.report.tables import (
     expert_rows,
     fraction_rows,
     mistakes,
+    robustness_rows,
 )
 
 DOMAINS_SHOWN = 20
@@ -71,6 +72,8 @@ def render(
         domains=domain_rows(study),
         reliability=pictures.reliability(study),
         mistakes=mistakes(study),
+        robustness=robustness_rows(figures.get("robustness")),
+        of_rows=figures.get("robustness"),
         card=evaluation.router.card,
         command=command,
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -145,6 +145,50 @@ def domain_rows(study: Study) -> list[DomainRow]:
             )
         )
     return sorted(rows, key=lambda row: (-row.n, row.name))
+
+
+class RobustnessRow(NamedTuple):
+    """One wording at one cost fraction; shares of the measured rows."""
+
+    point: str
+    wording: str
+    changed: float
+    changed_ci: Sequence[float] | None
+    more_expensive: float | None
+    cost: float | None  # US$ per query
+    rise: float | None  # of the cost, as a share of that in the prompts' own words
+    unfamiliar: float
+
+
+def robustness_rows(facts: Mapping[str, Any] | None) -> list[RobustnessRow]:
+    """The rewrites together, the one that changes most, and every suffix, of each point."""
+    rows = []
+    for point in facts["points"] if facts else ():
+        fraction = point["cost_fraction"]
+        name = "λ = 0" if fraction is None else f"{100 * fraction:.0f} %"
+        rewrites = point["rewrites"]
+        wordings = {
+            "rewrites, mean": rewrites,
+            f"rewrite: {rewrites['worst']}": rewrites["each"][rewrites["worst"]],
+            **{f"suffix: {key}": one for key, one in point["suffixes"]["each"].items()},
+        }
+        for wording, one in wordings.items():
+            rise = None
+            if point["cost"] and one["cost"] is not None:
+                rise = one["cost"] / point["cost"] - 1
+            rows.append(
+                RobustnessRow(
+                    point=name,
+                    wording=wording,
+                    changed=one["changed"],
+                    changed_ci=one.get("changed_ci"),
+                    more_expensive=one["more_expensive"],
+                    cost=one["cost"],
+                    rise=rise,
+                    unfamiliar=one["unfamiliar"],
+                )
+            )
+    return rows
 
 
 class Mistake(NamedTuple):

@@ -256,8 +256,34 @@ def test_the_line_to_paste_serves_the_point_that_was_found(router, router_folder
     experts = ", ".join(f"{{name: {n}, base_url: http://localhost:1/v1}}" for n in router.experts)
     path = tmp_path / "routewright.yaml"
     path.write_text(f"version: 1\nexperts: [{experts}]\npolicies:\n{said.splitlines()[-1]}\n")
-    served = Policies(configs.load(path)).by_name["default"].point
-    assert served == find_point(router, *target)
+    policy = Policies(configs.load(path)).by_name["default"]
+    assert policy.point == find_point(router, *target)
+    assert policy.fallback == ("sage",), "the best single expert answers if another one fails"
+
+
+def test_every_way_to_name_a_share_of_the_cost_serves_the_same_mix(router, tmp_path):
+    facts = {"adder": (0.1, 0.6), "sage": (1.0, 0.9)}  # share of the cost, quality
+    ends = [
+        replace(
+            router.frontier[0],
+            **frontier.fixed_mix({name: 1.0})._asdict(),
+            cost=0.01 * share,
+            cost_fraction=share,
+            quality=quality,
+        )
+        for name, (share, quality) in facts.items()
+    ]
+    replace(router, frontier=tuple(ends)).save(tmp_path / "router")
+    experts = ", ".join(f"{{name: {n}, base_url: http://localhost:1/v1}}" for n in router.experts)
+    policy = "{strategy: auto, router: router, max_cost_fraction: 0.5}"
+    path = tmp_path / "routewright.yaml"
+    path.write_text(f"version: 1\nexperts: [{experts}]\npolicies: {{default: {policy}}}\n")
+    policies = Policies(configs.load(path))
+    served = policies.by_name["default"].point
+    assert served.spec["strategy"] == "mix"
+    assert policies.find("router-default-0.5").point == served
+    words = ["route", str(tmp_path / "router"), "x", "--max-cost-fraction", "50%", "--json"]
+    assert json.loads(CliRunner().invoke(app, words).stdout)["plan"] == served.plan
 
 
 def test_a_cost_fraction_that_may_have_meant_a_percentage_is_refused(router_folder, tmp_path):

@@ -63,7 +63,7 @@ def route(
         raise BadInput(f"--lambda must be a finite number, not {price}")
     if max_cost_fraction is not None:
         fraction = targets.cost_fraction(max_cost_fraction)
-        point = loaded.at(max_cost_fraction=fraction)
+        point = loaded.within(max_cost_fraction=fraction)
     else:
         point = loaded.nearest(price or 0.0)
     if queries is not None:

@@ -150,8 +150,8 @@ class Policies:
     def _at_threshold(self, model: str, name: str, threshold: str) -> Policy:
         """The policy behind one of RouteLLM's names, `router-NAME-THRESHOLD`.
 
-        Threshold t stands for the best operating point that costs at most the share 1 − t of the
-        most expensive expert, or for the cheapest point if all cost more. As in RouteLLM, 0 always
+        Threshold t stands for what a policy with a `max_cost_fraction` of 1 − t serves, or for the
+        cheapest point if all cost more. As in RouteLLM, 0 always
         asks the strong model and 1 never does.
         """
         policy = self.by_name.get(self.default if name in ROUTELLM_NAMES else name)
@@ -162,7 +162,7 @@ class Policies:
             raise BadRequest(f"threshold {threshold} of '{model}' is not between 0 and 1", "model")
         router = policy.router
         lowest = min(point.cost_fraction for point in router.frontier)
-        point = router.at(max_cost_fraction=max(share, lowest))
+        point = router.within(max_cost_fraction=max(share, lowest))
         return Policy(
             policy.name, router.strategy_at(point), policy.fallback, router=router, point=point
         )

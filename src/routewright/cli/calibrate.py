@@ -96,8 +96,8 @@ def policy_line(
     """The policy of a config that serves the operating point, as a line of YAML; None if no goal of
     a policy chooses it.
 
-    A target that the config cannot state, a share of an expert, becomes a goal that chooses the
-    same point.
+    The best single expert is its fallback. A target that the config cannot state, a share of an
+    expert, becomes a goal that chooses the same point.
     """
     facts = {"max_cost": point.cost, "min_quality": point.quality}
     goals = [*_goal(router, target, text).items()]
@@ -107,9 +107,18 @@ def policy_line(
             0 < value <= (math.inf if key == "max_cost" else 1)
             and _chosen(router, key, value) == point
         ):
-            path = json_module.dumps(str(folder), ensure_ascii=False)
-            return f"default: {{strategy: auto, router: {path}, {key}: {value!r}}}"
+            path, fallback = (
+                json_module.dumps(name, ensure_ascii=False) for name in (str(folder), best(router))
+            )
+            goal = f"{key}: {value!r}"
+            return f"default: {{strategy: auto, router: {path}, {goal}, fallback: [{fallback}]}}"
     return None
+
+
+def best(router: Router) -> str:
+    """The best single expert, which a policy may fall back on."""
+    means = dict(zip(router.experts, router.mean.tolist(), strict=True))
+    return max(means, key=lambda name: -math.inf if math.isnan(means[name]) else means[name])
 
 
 def _chosen(router: Router, key: str, value: float) -> OperatingPoint | None:

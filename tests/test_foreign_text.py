@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from routewright import prompts
-from routewright.answers import equivalence, multiple_choice, votes
+from routewright.answers import calls, equivalence, multiple_choice, reading, votes
 from routewright.answers.evidence import Evidence
 from routewright.answers.observations import About, agreement
 from routewright.data.queries import Item
@@ -236,3 +237,11 @@ def test_bytes_are_json_or_refused(raw):
     with suppress(BadRequest):
         value = body.loads(raw)
         assert body.loads(json.dumps(value).encode()) == value
+
+
+@pytest.mark.parametrize("read", [reading.parses, calls.is_call])
+def test_the_style_of_foreign_code_is_no_warning_of_ours(read):
+    code = r"find(pattern='\d+')"  # Python warns of the unknown escape
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read(code)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Hashable
 from typing import Any
 
+from routewright.answers.python import syntax_tree
 from routewright.errors import BadInput
 from routewright.files import parse_json
 
@@ -117,7 +118,7 @@ def _call_in_json(call: Any) -> Form | None:
 
 def _from_python(text: str) -> list[Form] | None:
     try:
-        module = ast.parse(text)
+        module = syntax_tree(text)
         statements = [line.value for line in module.body if isinstance(line, ast.Expr)]
         if len(statements) != len(module.body):
             return None

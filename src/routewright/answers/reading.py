@@ -9,7 +9,6 @@ MOST_READ characters of it are read.
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import zlib
@@ -21,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 
 from routewright.answers.fences import fenced
+from routewright.answers.python import syntax_tree
 from routewright.prediction.encoders.lexical import Lexical
 from routewright.prediction.stored import Arrays
 from routewright.types import Array, Indices, Query
@@ -245,7 +245,7 @@ def program(text: str) -> str:
 def parses(code: str) -> bool:
     """Whether (the start of) a text is Python."""
     try:
-        ast.parse(code[:MOST_READ])
+        syntax_tree(code[:MOST_READ])
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True

@@ -19,8 +19,8 @@ from routewright.evaluation.evaluate import evaluate
 from routewright.evaluation.report import Study, expert_rows
 from routewright.experts.limits import recorded
 from routewright.fitting import ladder
-from routewright.fitting.drawn import draw
 from routewright.fitting.fit import fit
+from routewright.fitting.sample import draw
 from routewright.prediction.forest import Forest
 from routewright.router.router import Router
 from routewright.strategies._recorded import Recorded, replayed, run

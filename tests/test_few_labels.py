@@ -14,8 +14,8 @@ from routewright.data import outcomes
 from routewright.errors import BadTable
 from routewright.evaluation.evaluate import evaluate
 from routewright.fitting import agreement
-from routewright.fitting.drawn import ROWS, draw
 from routewright.fitting.fit import fit
+from routewright.fitting.sample import ROWS, draw
 from routewright.fitting.unlabelled import expected
 from routewright.router.router import Router
 from routewright.types import Query
@@ -97,11 +97,11 @@ def test_unreadable_answers_are_drawn_as_often_as_they_are_recorded(tmp_path):
     answers = [None if s else a for s, a in zip(silent, frame["answer::ada"], strict=True)]
     rows = outcomes.read(write(tmp_path, frame.with_columns(pl.Series("answer::ada", answers))))
     labels = equivalence.labels("letter", rows.answers)
-    drawn = draw(rows, labels)
-    assert len(drawn.row) == ROWS
-    assert (drawn.labels[:, 0] < 0).mean() == pytest.approx(np.mean(silent), abs=0.05)
-    assert (drawn.labels[:, 1:] >= 0).all()
-    assert drawn.score[drawn.labels < 0].max() == 0
+    sample = draw(rows, labels)
+    assert len(sample.row) == ROWS
+    assert (sample.labels[:, 0] < 0).mean() == pytest.approx(np.mean(silent), abs=0.05)
+    assert (sample.labels[:, 1:] >= 0).all()
+    assert sample.score[sample.labels < 0].max() == 0
 
 
 def unlabelled(frame: pl.DataFrame, rows: int = 0) -> pl.DataFrame:

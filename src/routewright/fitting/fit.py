@@ -14,7 +14,7 @@ from routewright import metrics, parallel, registry
 from routewright.answers.evidence import Evidence
 from routewright.data.outcomes import HOW_TO_SCORE, Outcomes, check_names, fingerprints
 from routewright.errors import BadInput, BadTable
-from routewright.fitting import cascades, drawn, ladder, left_out, unlabelled
+from routewright.fitting import cascades, ladder, left_out, sample, unlabelled
 from routewright.prediction import calibration
 from routewright.prediction.costs import CostModel
 from routewright.prediction.encoders import build as build_encoder
@@ -356,7 +356,7 @@ def _pays(
         for candidates in (committees.candidates, singles)
     )
     expected = [c.expected for c in committees.candidates if c.expected is not None]
-    share = drawn.ROWS / (drawn.ROWS + len(outcomes)) if expected else 0.0
+    share = sample.ROWS / (sample.ROWS + len(outcomes)) if expected else 0.0
     return (1 - share) * (climbing - single) + share * float(np.mean(expected or 0.0)) > 0
 
 

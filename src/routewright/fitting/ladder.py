@@ -6,7 +6,7 @@ regression of the recorded gain of climbing on the state below (as in Longstaff 
 so that a decision takes the results of later decisions into account.
 
 All forests are grown on the recorded rows and on further rows that are drawn from a model
-of how experts agree (see `drawn`). Few recorded rows decide the parameters of that model; many
+of how experts agree (see `sample`). Few recorded rows decide the parameters of that model; many
 outweigh it.
 """
 
@@ -37,7 +37,7 @@ from routewright.answers.evidence import (
     others,
 )
 from routewright.data.outcomes import Outcomes
-from routewright.fitting.drawn import ROWS, Drawn, draw
+from routewright.fitting.sample import ROWS, Sample, draw
 from routewright.prediction.forest import Forest
 from routewright.prediction.predictors import Folds
 from routewright.router.frontier import (
@@ -132,9 +132,11 @@ def build(
     chance = prediction.quality if log_odds is None else reading.chance(log_odds)
     style = kind == "letter" and option_style and not agreement_only
     labels = everybody(Evidence(kind, PRICES), outcomes).labels
-    drawn = draw(outcomes, labels, rows=ROWS if log_odds is None else 0, exact=not style, seed=seed)
-    wide = drawn.outcomes(outcomes)
-    order = order_members(outcomes, replace(prediction, quality=chance), labels, drawn)
+    sample = draw(
+        outcomes, labels, rows=ROWS if log_odds is None else 0, exact=not style, seed=seed
+    )
+    wide = sample.outcomes(outcomes)
+    order = order_members(outcomes, replace(prediction, quality=chance), labels, sample)
     measures = () if agreement_only else _further_measures(outcomes, order)
     if len(order) < (1 if measures or texts is not None else 2):
         return None
@@ -159,10 +161,10 @@ def build(
     replies = everybody(replace(base, reading=None), outcomes, option_chances)
     fitter = _Fitter(
         wide,
-        drawn.prediction(prediction),
-        drawn.fold(fold),
+        sample.prediction(prediction),
+        sample.fold(fold),
         base,
-        drawn.replies(replies, kind),
+        sample.replies(replies, kind),
         outcomes,
         log_odds,
         seed,
@@ -249,7 +251,7 @@ def kind_of_texts(outcomes: Outcomes) -> equivalence.Kind | None:
 
 
 def order_members(
-    outcomes: Outcomes, prediction: Prediction, labels: Indices, drawn: Drawn
+    outcomes: Outcomes, prediction: Prediction, labels: Indices, sample: Sample
 ) -> list[int]:
     """Members (columns) in the order in which they are asked; `labels` (n, e) of their answers.
 
@@ -274,11 +276,11 @@ def order_members(
     order: list[int] = []
     quality_of_vote = 0.0
     most = min(MEMBERS, len(cost) - 1)  # the top rung can ask somebody further
-    share = len(drawn.row) / (len(drawn.row) + len(labels))
+    share = len(sample.row) / (len(sample.row) + len(labels))
     while available and len(order) < most:
         votes = {
             m: (1 - share) * _vote(labels, weight, score, [*order, m])
-            + share * drawn.best_of([*order, m])
+            + share * sample.best_of([*order, m])
             for m in available
         }
         if len(order) >= 2:

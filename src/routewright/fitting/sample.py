@@ -28,7 +28,7 @@ LEAST_INFORMATION = 5.0  # nats that the answers must tell of their scores
 OF_ANSWERS = ("logprob", "verify", "verify_cost")  # measures that depend on the answer
 
 
-class Drawn(NamedTuple):
+class Sample(NamedTuple):
     """k drawn rows, and what they take from recorded ones."""
 
     labels: Indices  # (k, e) equal for equivalent answers, −1 for unreadable ones
@@ -110,7 +110,7 @@ class Drawn(NamedTuple):
 
 def draw(
     outcomes: Outcomes, labels: Indices, *, rows: int = ROWS, exact: bool = True, seed: int = 0
-) -> Drawn:
+) -> Sample:
     """So many rows; none if the recorded scores contradict the model, where agreement says nothing
     of who is right. `labels` (n, e) are those of the recorded answers.
 
@@ -144,4 +144,4 @@ def draw(
         asked = silence[1] < 0.5
         chances = model.of(asked).chances(drawn_labels[:, asked])
         scores[:, asked] = np.where(silent[:, asked], scores[:, asked], chances)
-    return Drawn(drawn_labels, scores, row, cell, model, rng)
+    return Sample(drawn_labels, scores, row, cell, model, rng)

@@ -131,12 +131,19 @@ def build(
         log_odds, texts = reading.fit(outcomes.queries, answers, outcomes.score, fold, seed=seed)
     chance = prediction.quality if log_odds is None else reading.chance(log_odds)
     style = kind == "letter" and option_style and not agreement_only
-    labels = everybody(Evidence(kind, PRICES), outcomes).labels
-    sample = draw(
-        outcomes, labels, rows=ROWS if log_odds is None else 0, exact=not style, seed=seed
+    base = Evidence(
+        kind,
+        PRICES / (metrics.mean(outcomes.charges).max() or 1.0),  # any price where nothing costs
+        logprobs=True,
+        checking=_checking(outcomes),
+        verdicts=outcomes.verdicts or 1,
+        claims=kind == "text" and not agreement_only,
     )
+    replies = everybody(base, outcomes)
+    rows = ROWS if log_odds is None else 0
+    sample = draw(outcomes, replies.labels, rows=rows, exact=not style, seed=seed)
     wide = sample.outcomes(outcomes)
-    order = order_members(outcomes, replace(prediction, quality=chance), labels, sample)
+    order = order_members(outcomes, replace(prediction, quality=chance), replies.labels, sample)
     measures = () if agreement_only else _further_measures(outcomes, order)
     if len(order) < (1 if measures or texts is not None else 2):
         return None
@@ -148,17 +155,11 @@ def build(
             outcomes.queries, outcomes.answers, outcomes.score, fold, seed=seed
         )
         option_chances, choices = fitted_options or (None, None)
-    base = Evidence(
-        kind,
-        PRICES / (metrics.mean(outcomes.charges).max() or 1.0),  # any price where nothing costs
-        choices=choices,
-        logprobs="logprob" in measures,
-        checking=_checking(outcomes),
-        verdicts=outcomes.verdicts or 1,
-        reading=texts,
-        claims=kind == "text" and not agreement_only,
+    uses_logprobs = "logprob" in measures
+    base = replace(base, choices=choices, logprobs=uses_logprobs, reading=texts)
+    replies = replies._replace(
+        choices=option_chances, logprob=replies.logprob if uses_logprobs else None
     )
-    replies = everybody(replace(base, reading=None), outcomes, option_chances)
     fitter = _Fitter(
         wide,
         sample.prediction(prediction),
@@ -232,11 +233,9 @@ def kind_of(outcomes: Outcomes) -> equivalence.Kind | None:
     return kind if kind in equivalence.KEYED else None
 
 
-def everybody(
-    evidence: Evidence, outcomes: Outcomes, option_chances: Array | None = None
-) -> Replies:
+def everybody(evidence: Evidence, outcomes: Outcomes) -> Replies:
     """The recorded answers of every expert."""
-    return recorded(evidence, Rung(tuple(range(len(outcomes.experts)))), outcomes, option_chances)
+    return recorded(evidence, Rung(tuple(range(len(outcomes.experts)))), outcomes)
 
 
 def kind_of_texts(outcomes: Outcomes) -> equivalence.Kind | None:

@@ -35,12 +35,12 @@ class Sample(NamedTuple):
     score: Array  # (k, e) the chance that the answer is right, given those of all experts
     row: Indices  # (k,) the recorded row with the same query
     cell: Indices  # (k, e) a recorded row in which the expert was right, or wrong, likewise
-    model: agreement.Agreement
+    model: agreement.Agreement | None  # None: no row was drawn
     rng: np.random.Generator
 
     def best_of(self, members: list[int]) -> float:
         """The mean chance of the likeliest answer of these members."""
-        if not len(self.row):
+        if self.model is None:
             return 0.0
         among = np.isin(np.arange(len(self.model.ability)), members)
         chances = self.model.of(among).chances(self.labels[:, among])
@@ -118,12 +118,14 @@ def draw(
     score is drawn as well: what else is known belongs to an answer of that score.
     """
     rng = np.random.default_rng(seed)
+    if not rows:
+        return nothing(labels.shape[1], rng)
     available = answered(outcomes)
     score = np.where(available, outcomes.score, np.nan)
     model = agreement.fit(labels, score, seed=seed)
     model = model.with_quality(metrics.shrunk(score, metrics.mean(outcomes.charges)))
-    if rows and model.information(labels, score) <= LEAST_INFORMATION:
-        rows = 0
+    if model.information(labels, score) <= LEAST_INFORMATION:
+        return nothing(labels.shape[1], rng)
     right, drawn_labels = model.draw(rows, rng)
     was_right = available & (np.nan_to_num(score) >= 0.5)
     was_wrong = available & ~was_right
@@ -145,3 +147,9 @@ def draw(
         chances = model.of(asked).chances(drawn_labels[:, asked])
         scores[:, asked] = np.where(silent[:, asked], scores[:, asked], chances)
     return Sample(drawn_labels, scores, row, cell, model, rng)
+
+
+def nothing(experts: int, rng: np.random.Generator) -> Sample:
+    """No rows."""
+    empty = np.empty((0, experts), np.intp)
+    return Sample(empty, np.empty(empty.shape), empty[:, 0], empty, None, rng)

@@ -11,9 +11,11 @@ import time
 from contextlib import asynccontextmanager
 
 import aiohttp
+import polars
 import pytest
 from sqlalchemy import func, select
 
+from routewright.gateway.admin import keys_as_rows
 from routewright.records import accounts, keys, schema
 from routewright.records.keys import Budget
 from routewright.records.store import Store
@@ -107,12 +109,15 @@ async def ask(http, url, key=None, text="one two three", stream=False, **body):
         return 0, {}, ""
 
 
-def counted(upstream):
-    """US$ of what an upstream has answered to the end."""
-    return sum(
-        (usage["prompt_tokens"] * PRICE[0] + usage["completion_tokens"] * PRICE[1]) / 1e6
-        for usage in upstream.billed
-    )
+def bill(usage):
+    """US$ of one answer of an upstream."""
+    tokens = usage["prompt_tokens"], usage["completion_tokens"]
+    return sum(count * price / 1e6 for count, price in zip(tokens, PRICE, strict=True))
+
+
+def counted(*upstreams):
+    """US$ of what upstreams have answered to the end."""
+    return math.fsum(bill(usage) for upstream in upstreams for usage in upstream.billed)
 
 
 def total(store, table=schema.asks):
@@ -532,3 +537,137 @@ async def test_a_full_disk_stops_the_records_and_no_answer(tmp_path):
         gateway.kill()
     assert len(rows(store)) < 600
     assert "the store 'books.db' fails" in gateway.errors.read_text()
+
+
+# --- everything together -------------------------------------------------------------------
+
+TEAMS = {"search": 0.004, "support": 0.05, "research": None}  # US$ per day
+
+
+async def test_the_books_of_three_teams_agree_with_what_upstreams_counted(
+    tmp_path, url, routewright
+):
+    """2,000 requests, whole, streamed, cascaded and failing, from 64 clients; the gateway is killed
+    and started again half-way. Every prompt is told apart, so that every charge can be checked."""
+    store = store_of(url)
+    tokens = {
+        team: make(store, f"{team}-key", day=budget, team=team) for team, budget in TEAMS.items()
+    }
+    small = Upstream(says=lambda body: "yes it is correct" if "max_tokens" in body else "one two")
+    large, broken = (
+        Upstream(says="a longer answer than that"),
+        Upstream(faults=[status(500)] * 9999),
+    )
+    policies = {
+        "plain": {"strategy": "fixed", "options": {"expert": "small"}},
+        "cascade": {"strategy": "cascade", "options": {"ladder": ["small", "large"], "trust": 0.9}},
+        "failing": {"strategy": "fixed", "options": {"expert": "broken"}, "fallback": ["large"]},
+    }
+    kinds = [(policy, stream) for policy in policies for stream in (False, True)]
+    delivered = {}  # decision ▶ number of the request, as far as clients have got whole answers
+    async with running(small, large, broken), session() as http:
+        experts = [
+            small.expert("small"),
+            large.expert("large"),
+            broken.expert("broken", retries=0),
+        ]
+        path = config(tmp_path, url, *experts, policies=policies, records={"prompts": "full"})
+        gateway = Gateway(path)
+        await started([gateway])
+        numbers, half = iter(range(2_000)), asyncio.Event()
+        alive = asyncio.Event()
+        alive.set()
+
+        async def client():
+            for i in numbers:
+                await alive.wait()
+                if i == 1_000:
+                    half.set()
+                policy, stream = kinds[i % len(kinds)]
+                team = list(TEAMS)[i % 7 % 3]
+                text = f"is it request {i} now"
+                code, headers, reply = await ask(
+                    http, gateway.url, tokens[team], text, stream, model=policy
+                )
+                if code == 200 and (not stream or "[DONE]" in reply):
+                    delivered[headers["x-routewright-decision-id"]] = i
+                elif code not in (0, 200):
+                    assert code == 429, reply
+
+        clients = [asyncio.create_task(client()) for _ in range(64)]
+        await half.wait()
+        alive.clear()
+        await asyncio.to_thread(gateway.kill)
+        await asyncio.to_thread(gateway.start)
+        alive.set()
+        await asyncio.gather(*clients)
+        metrics = {}
+        while abs(metrics.get("total", -1.0) - total(store)) > 1e-9:
+            metrics = await read_metrics(http, gateway, tokens["research"])
+        await stopped([gateway])
+    upstreams = small, large, broken
+    bills = {}  # number of the request ▶ US$ of what upstreams answered to it
+    for upstream in upstreams:
+        for usage in upstream.billed:
+            number = int(usage["prompt"].split("request ")[1].split()[0])
+            bills[number] = bills.get(number, 0.0) + bill(usage)
+    decisions = {row["id"]: row for row in rows(store)}
+    assert len(delivered) > 700
+    for decision, number in delivered.items():
+        row = decisions[decision]
+        assert math.isclose(row["usd"], bills[number], abs_tol=1e-12), row["path"]
+        assert row["messages"][0]["content"] == f"is it request {number} now"
+    interrupted = [row for row in decisions.values() if row["status"] == "interrupted"]
+    spent = {row["name"]: row for row in listed(store)}
+    unsure = sum(row["unsure_usd"] for row in spent.values())
+    missing = counted(*upstreams) - total(store)
+    assert -1e-9 <= missing <= unsure + 0.05 * counted(*upstreams), interrupted
+    for team, budget in TEAMS.items():
+        paid = spent[f"{team}-key"]["spent_usd"]
+        assert budget is None or paid <= budget + 1e-12
+        of_team = sum(row["usd"] for row in rows(store, schema.asks) if row["team"] == team)
+        assert math.isclose(paid, of_team, abs_tol=1e-9)
+        assert math.isclose(metrics[f"key '{team}-key'"], paid, abs_tol=1e-9)
+    code, printed, _ = await asyncio.to_thread(
+        routewright, "spend", "--config", path, "--by", "key", "--json"
+    )
+    assert code == 0
+    told = json.loads(printed)
+    assert math.isclose(told["total_usd"], total(store), abs_tol=1e-9)
+    code, printed, _ = await asyncio.to_thread(routewright, "decisions", "--config", path, "--json")
+    assert math.isclose(sum(row["usd"] for row in json.loads(printed)), total(store), abs_tol=1e-9)
+    out = tmp_path / "table.parquet"
+    code, _, errors = await asyncio.to_thread(routewright, "export", path, "--out", out)
+    assert code == 0, errors
+    assert math.isclose(exported(out), total(store) - cost_of(interrupted), abs_tol=1e-9)
+
+
+def listed(store):
+    with store.read() as connection:
+        return keys_as_rows(connection, time.time())
+
+
+def cost_of(decisions):
+    return math.fsum(row["usd"] for row in decisions)
+
+
+def exported(path):
+    """US$ of all answers in an outcome table."""
+    frame = polars.read_parquet(path)
+    costs = [name for name in frame.columns if name.startswith("cost::")]
+    return math.fsum(value or 0.0 for name in costs for value in frame[name])
+
+
+async def read_metrics(http, gateway, key):
+    """US$ by account, and in all."""
+    headers = {"authorization": f"Bearer {key}"}
+    address = gateway.url.removesuffix("/v1") + "/metrics"
+    async with http.get(address, headers=headers) as reply:
+        lines = (await reply.text()).splitlines()
+    spent = {}
+    for line in lines:
+        if line.startswith('routewright_account_usd_total{account="'):
+            name, value = line.split('account="')[1].split('"} ')
+            spent[name] = float(value)
+    spent["total"] = sum(usd for name, usd in spent.items() if name.startswith("key"))
+    return spent

@@ -47,7 +47,7 @@ class Upstream:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[Any] = field(default_factory=list)
     finished: int = 0  # answers that were sent to their end
-    billed: list[dict[str, int]] = field(default_factory=list)  # their tokens
+    billed: list[dict[str, Any]] = field(default_factory=list)  # their tokens and prompts
     cancelled: int = 0  # requests whose client went away
     models: Any = None  # what it answers to GET /v1/models: a list, or a whole response
     lists: int = 0  # how often it was asked for that
@@ -88,7 +88,8 @@ class Upstream:
         """A proper answer, sent to its end."""
         reply = await (self._stream(request, body) if body.get("stream") else self._whole(body))
         self.finished += 1
-        self.billed.append(self.count(body, self.text(body)))
+        prompt = body["messages"][-1].get("content")
+        self.billed.append({"prompt": prompt, **self.count(body, self.text(body))})
         return reply
 
     def text(self, body: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from routewright.drive import Asker
+from routewright.drive import Asker, at_once
 from routewright.errors import NotAdmissible
 from routewright.experts import spending
 from routewright.experts.client import Client
@@ -22,7 +22,8 @@ from routewright.records.keys import Key
 from routewright.types import Answer, Ask, Delta, Query
 
 ROOM = 32_768  # tokens for which an answer without a limit reserves money
-USEFUL = 256  # tokens: a request waits for money that others hold rather than get fewer
+LONG = 20_000  # tokens of a query whose cost is reckoned in a thread
+USEFUL = 1024  # tokens: a request waits for money that others hold rather than get fewer
 
 
 class Spent(list[Answer]):
@@ -156,13 +157,14 @@ class Reserving:
         return self.asker.bill(sent, query, seconds)
 
     async def _reserved(self, ask: Ask, query: Query) -> Ask:
-        bound, least, useful = self._bounds(ask, query)
+        run = asyncio.to_thread if query.input_tokens > LONG else at_once
+        bound, least, useful, is_open = await run(self._bounds, ask, query)
         if bound == 0.0:
             return ask
         self._count += 1
         name = f"{self.spent.decision}:{self._count}"
         try:
-            step = Reserve(name, self.key, bound, least, min(useful, bound))
+            step = Reserve(name, self.key, bound, least, min(useful, bound), is_open)
             grant = await self.spent.records.reserve(step)
         except LimitReached as refusal:
             self.refusal = refusal
@@ -173,15 +175,17 @@ class Reserving:
         self._sent[id(ask)] = ask, sent
         return sent
 
-    def _bounds(self, ask: Ask, query: Query) -> tuple[float, float, float]:
-        """The US$ that an ask may cost, that any answer costs, and that a short one costs."""
+    def _bounds(self, ask: Ask, query: Query) -> tuple[float, float, float, bool]:
+        """The US$ that an ask may cost, that any answer costs, and that a short one costs; and
+        whether nothing limits its tokens."""
         expert = self.client.experts[ask.expert]
         size = spending.input_bound(self.client.body(ask, query))
         bound = self.client.bound(ask, query)
-        if math.isinf(bound):
+        is_open = math.isinf(bound)
+        if is_open:
             bound = expert.highest_price(size, ROOM)
         if ask.max_cost is not None:
             bound = min(bound, ask.max_cost)
         samples = max(ask.samples, 1)
         least = expert.highest_price(size, 0) + expert.price(0, samples)
-        return bound, min(least, bound), expert.highest_price(size, USEFUL * samples)
+        return bound, min(least, bound), expert.highest_price(size, USEFUL * samples), is_open

@@ -21,6 +21,7 @@ from routewright.records import schema
 from routewright.records.keys import Key
 
 EVER = ""  # the period of all time
+PARTS = 8  # of what is left: an answer that nothing else limits may cost no more than one of them
 DUST = 1e-12  # US$ by which sums of floats may differ
 SILENT = 30.0  # seconds after which a gateway that was not seen is dead
 
@@ -43,6 +44,7 @@ class Reserve:
     bound: float  # US$, finite
     least: float  # US$ that any answer costs
     useful: float  # US$ below which it is better to wait for asks in progress
+    is_open: bool = False  # whether only money limits the answer: then it gets a part of the rest
 
 
 @dataclass(frozen=True)
@@ -308,7 +310,8 @@ class Ledger:
             free = limit - spent - self.reserved[account]
             if free + DUST < (step.useful if self.reserved[account] > DUST else step.least):
                 busy = _busy(step.key, account, name, limit)
-            granted = min(granted, free)
+            part = max(free / PARTS, step.useful) if step.is_open else free
+            granted = min(granted, free, part)
         if busy is not None:
             return busy
         accounts = tuple(step.key.budgets)

@@ -52,8 +52,12 @@ class Policy:
             return self, None
         pace = self.pacer.begin(query, price=query.price)
         router = PredictedRouter.of(self.router, query, pace.prediction)
-        strategy = router.strategy_at(pace.point)
-        return replace(self, strategy=strategy, router=router, point=pace.point), pace
+        return replace(self, router=router).at(pace.point), pace
+
+    def at(self, point: OperatingPoint) -> Policy:
+        """The policy at another operating point of its router."""
+        assert self.router is not None
+        return replace(self, strategy=self.router.strategy_at(point), point=point)
 
     def strategy_for(self, query: Query) -> Strategy:
         """The strategy for this query's own λ and limits.

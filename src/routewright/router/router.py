@@ -240,12 +240,14 @@ class Router:
             limit = low.cost * max_cost_fraction / low.cost_fraction if low.cost else 0.0
         assert limit is not None
         mixes = [
-            mixed(a, b, (limit - a.cost) / (b.cost - a.cost))
+            (a, b, (limit - a.cost) / (b.cost - a.cost))
             for a in self.frontier
             for b in self.frontier
             if a.cost < limit < b.cost and b.quality > max(a.quality, low.quality)
         ]
-        best = max(mixes, key=lambda point: point.quality, default=low)
+        if not mixes:
+            return low
+        best = mixed(*max(mixes, key=lambda m: (1 - m[2]) * m[0].quality + m[2] * m[1].quality))
         return best if best.quality > low.quality + LEAST_RISE else low
 
     def tied(self) -> OperatingPoint:

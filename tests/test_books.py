@@ -19,7 +19,9 @@ from routewright.gateway.admin import keys_as_rows
 from routewright.records import accounts, keys, schema
 from routewright.records.keys import Budget
 from routewright.records.store import Store
+from test_openapi import sandbox
 from upstream import Upstream, asked, hang, running, status
+from upstream import gateway as gateway_of
 
 SERVE = "import sys; from routewright.cli.main import run; sys.argv[0] = 'routewright'; run()"
 pytestmark = pytest.mark.anyio
@@ -671,3 +673,26 @@ async def read_metrics(http, gateway, key):
             spent[name] = float(value)
     spent["total"] = sum(usd for name, usd in spent.items() if name.startswith("key"))
     return spent
+
+
+async def test_the_budget_of_a_month_is_steered_so_that_it_lasts(tmp_path, router_folder):
+    """A key has spent most of its month's budget: its queries go to a cheaper point."""
+    url = f"sqlite:///{tmp_path}/books.db"
+    store = store_of(url)
+    steered, other = make(store, "steered", month=1.0), make(store, "other")
+    now = time.time()
+    row = {"replica": "r", "key": "steered", "expert": "sage", "kind": "answer", "status": "ok"}
+    with store.begin() as connection:
+        for hour in range(1, 72):
+            at = now - 3600 * hour
+            ask_row = {**row, "decision": f"d{hour}", "position": 0, "at": at, "usd": 0.01}
+            connection.execute(schema.asks.insert().values(ask_row))
+        (key,) = [key for key in keys.load(connection).values() if key.name == "steered"]
+        balance = {"account": key.account, "period": accounts.periods_of(now)[1], "usd": 0.9999}
+        connection.execute(schema.balances.insert().values(balance))
+    server = {"store": url}
+    async with session() as http, gateway_of(sandbox(router_folder, **server)) as address:
+        for token in (steered, other):
+            assert (await ask(http, f"{address}/v1", token))[0] == 200
+    lambdas = {row["key"]: row["lambda"] for row in rows(store)}
+    assert lambdas["steered"] > lambdas["other"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, suppress
 from contextvars import copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,7 @@ from routewright.experts.traces import trace_id
 from routewright.gateway.accounting import Account
 from routewright.gateway.body import ChatRequest, parse, read
 from routewright.gateway.breaker import Breaker
+from routewright.gateway.budgets import point_within
 from routewright.gateway.errors import body_of, error_object, headers_of, status_of
 from routewright.gateway.explain import table
 from routewright.gateway.feedback import Feedback
@@ -42,6 +44,7 @@ from routewright.gateway.tracing import RequestSpan
 from routewright.records.keys import Key
 from routewright.records.texts import clean, kept
 from routewright.router.explanation import chances, is_quick
+from routewright.router.frontier import OperatingPoint
 from routewright.strategies import is_light
 from routewright.types import (
     Decision,
@@ -58,6 +61,7 @@ RECORDED = (  # what a record shares with the log line
     *("request_id", "status", "policy", "expert", "path", "unlike", "input_tokens"),
     *("output_tokens", "data_class", "stream", "seconds"),
 )
+MOST_POINTS = 1000  # that are kept for steered budgets
 SESSION = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
 
 log = logging.getLogger(__name__)
@@ -77,12 +81,28 @@ class Services:
     counters: Counters = field(default_factory=Counters)
     slots: Slots = field(default_factory=Slots)  # for requests that ask experts
     records: Records = field(default_factory=Records)  # of keys, budgets and decisions
+    # Policy, allowance and own cost in US$ per query ▶ the cheaper point that is served.
+    points: dict[tuple[str, float, float], OperatingPoint | None] = field(default_factory=dict)
 
     async def read(self, request: Request) -> ChatRequest:
         """Reads and validates a chat completion request; raises BadRequest."""
         server = self.config.server
         validate = partial(parse, default_data_class=server.default_data_class)
         return await read(request, server.max_body_bytes, validate)
+
+    async def steered(self, policy: Policy, allowed: float) -> Policy:
+        """The policy at a point that costs at most `allowed` US$ per query on average."""
+        if math.isinf(allowed) or policy.router is None or policy.point is None:
+            return policy
+        place = policy.name, allowed, policy.point.cost
+        if place not in self.points:
+            if len(self.points) >= MOST_POINTS:
+                self.points.clear()
+            self.points[place] = await self.run(point_within, policy, allowed)
+        point = self.points[place]
+        if point is None:
+            return policy
+        return replace(policy, strategy=policy.router.strategy_at(point), point=point)
 
     async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Runs a function in a thread, so that other requests go on meanwhile."""
@@ -99,16 +119,19 @@ async def chat(request: Request) -> Response:
     chat_request = permitted(await services.read(request), key)
     policy = services.policies.find(chat_request.model)
     check_policy(policy, key)
-    strategy = policy.strategy_for(chat_request.query)  # may refuse the query, before it is paced
+    strategy = policy.strategy_for(chat_request.query)  # may refuse the query, before it counts
     account = Account(services.records, key, chat_request.query)
     try:
         await account.begin()
     except LimitReached as limit:
         services.counters.refusals.labels(limit.code).inc()
         raise
-    pace = None
+    named, pace = policy, None
     if policy.pacer is not None:
         policy, pace = await services.run(policy.paced, chat_request.query)
+    if chat_request.query.price is None:
+        policy = await services.steered(policy, services.records.allowance(key))
+    if policy is not named:
         strategy = policy.strategy_for(chat_request.query)
     run = Run(
         services,

@@ -21,6 +21,7 @@ import psutil
 from sqlalchemy.exc import SQLAlchemyError
 
 from routewright.config import Config
+from routewright.gateway.budgets import DAY, HISTORY_DAYS, Hour, outlook
 from routewright.gateway.errors import BadRequest
 from routewright.records import accounts, keys, scores
 from routewright.records.accounts import Admission, Begin, Grant, Refusal, Reserve, Step, Verdict
@@ -31,6 +32,7 @@ from routewright.records.writer import State, StoreDown, Writer
 VERDICT_SECONDS = 5.0  # that a request waits for a verdict before the store counts as down
 BUSY_SECONDS = 10.0  # that a request waits for money that requests in progress hold
 BUSY_PAUSE = 0.05
+STEER_SECONDS = 60.0  # between two outlooks on budgets
 KNOWN_SECONDS = 2.0  # between two readings of all balances
 CLEANING_SECONDS = 3600.0
 OPEN_KEY = "server.api_keys"  # what records call a key of the config
@@ -76,6 +78,8 @@ class Records:
         self.writer: Writer | None = None
         # What is exchanged with the other gateways every second.
         self.exchanges: tuple[Callable[[], None], ...] = ()
+        self.allowed: dict[str, float] = {}  # US$ per query, by account: see `allowance`
+        self._steering: asyncio.Task[None] | None = None
         self._version: float | None = None
         self._known: dict[tuple[str, str], float] = {}  # account, period ▶ US$ spent
         self._reserved: dict[str, float] = {}
@@ -96,8 +100,51 @@ class Records:
             loop = asyncio.get_running_loop()
             self.writer = Writer(self.store, self.replica, loop, self._look)
             self.writer.start()
+            self._steering = asyncio.create_task(self._steer(self.store))
+
+    async def _steer(self, store: Store) -> None:
+        """Reckons every minute what a query may cost so that the budgets of months last."""
+        while True:
+            try:
+                self.allowed = await asyncio.to_thread(self._outlooks, store)
+            except SQLAlchemyError:  # the writer says so
+                self.allowed = {}
+            await asyncio.sleep(STEER_SECONDS)
+
+    def _outlooks(self, store: Store) -> dict[str, float]:
+        monthly = {
+            account: budget.month
+            for key in list(self.keys.values())
+            for account, budget in key.budgets.items()
+            if budget.month is not None
+        }
+        if not monthly:
+            return {}
+        now = time.time()
+        with store.read() as connection:
+            history = accounts.hours(connection, now - HISTORY_DAYS * DAY)
+            spent = accounts.spent_by_account(connection, now)
+        names = {key.account: f"key:{key.name}" for key in list(self.keys.values())}
+        ends, (_, month) = accounts.end_of("month", now), accounts.periods_of(now)
+        return {
+            account: outlook(
+                limit,
+                ends,
+                now,
+                spent.get((account, month), 0.0),
+                [Hour(*hour) for hour in history.get(names.get(account, account), [])],
+            ).allowed
+            for account, limit in monthly.items()
+        }
+
+    def allowance(self, key: Key | None) -> float:
+        """US$ that a query of a key may cost on average, so that budgets of months last."""
+        accounts_of = key.budgets if key else ()
+        return min((self.allowed.get(name, math.inf) for name in accounts_of), default=math.inf)
 
     async def close(self) -> None:
+        if self._steering is not None:
+            self._steering.cancel()
         if self.writer is not None:
             await asyncio.to_thread(self.writer.close)
         if self.store is not None:

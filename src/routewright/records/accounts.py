@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Table, delete, func, select, text, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from routewright.records import schema
-from routewright.records.keys import Key
+from routewright.records.keys import KINDS, Key
 
 EVER = ""  # the period of all time
 PARTS = 8  # of what is left: an answer that nothing else limits may cost no more than one of them
@@ -510,6 +510,23 @@ def spent_by_account(connection: Connection, now: float) -> dict[tuple[str, str]
         (row.account, row.period): row.usd + (row.unsure_usd if row.period != EVER else 0.0)
         for row in rows
     }
+
+
+def hours(connection: Connection, since: float) -> dict[str, list[tuple[float, int, float]]]:
+    """For each account: the begin of every hour with requests, their number, and their US$.
+
+    Read from the charges, as far as they are kept.
+    """
+    table = schema.asks
+    hour = func.floor(table.c.at / 3600).label("hour")
+    history: defaultdict[str, list[tuple[float, int, float]]] = defaultdict(list)
+    for kind in KINDS:
+        column = table.c[kind]
+        query = select(column, hour, func.count(table.c.decision.distinct()), func.sum(table.c.usd))
+        query = query.where(table.c.at >= since, column.is_not(None)).group_by(column, hour)
+        for name, begin, requests, usd in connection.execute(query):
+            history[f"{kind}:{name}"].append((begin * 3600.0, requests, usd))
+    return dict(history)
 
 
 def balances(connection: Connection, now: float) -> dict[str, dict[str, float]]:

@@ -450,6 +450,13 @@ async def test_a_key_opens_only_what_it_names(tmp_path, url):
             for model in ("cheap", "best", "small", "large")
         }
         assert codes == {"cheap": 200, "best": 403, "small": 200, "large": 403}
+        bearer = {"authorization": f"Bearer {narrow}"}
+        async with http.get(f"{gateway.url}/models", headers=bearer) as reply:
+            names = [model["id"] for model in (await reply.json())["data"]]
+        assert names == ["auto", "routewright/cheap", "small"]
+        body = {"model": "best", "messages": asked()}
+        async with http.post(f"{gateway.url}/route", json=body, headers=bearer) as reply:
+            assert reply.status == 403
         for data_class, code in {"internal": 200, "public": 403, "restricted": 403}.items():
             limits = {"routewright": {"data_class": data_class}}
             assert (await ask(http, gateway.url, narrow, **limits))[0] == code

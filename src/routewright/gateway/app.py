@@ -41,6 +41,7 @@ from routewright.gateway.middleware import (
     WebPages,
 )
 from routewright.gateway.openapi import openapi
+from routewright.gateway.permissions import check_policy, permitted, visible
 from routewright.gateway.tracing import Traces
 
 
@@ -116,12 +117,15 @@ def build(
 async def models(request: Request) -> Response:
     """Lists the policies, which most clients should request, and then the experts.
 
+    With a key of the store these are the ones that it allows.
+
     An expert that has deferred also has `asked`, the queries that it was asked since the gateway
     started, and `ownership`, the share of them that it answered itself.
     """
     services: Services = request.state.services
     ownership = services.counters.ownership()
-    data = [{**_model(name), **ownership.get(name, {})} for name in services.policies.names()]
+    names = visible(services.policies, request.state.key)
+    data = [{**_model(name), **ownership.get(name, {})} for name in names]
     return JSONResponse({"object": "list", "data": data})
 
 
@@ -129,15 +133,16 @@ async def model(request: Request) -> Response:
     """Describes one model name; 404 if it does not exist."""
     services: Services = request.state.services
     name = request.path_params["name"]
-    services.policies.find(name)
+    check_policy(services.policies.find(name), request.state.key)
     return JSONResponse(_model(name))
 
 
 async def route(request: Request) -> Response:
     """Explains a decision without asking any expert."""
     services: Services = request.state.services
-    chat_request = await services.read(request)
+    chat_request = permitted(await services.read(request), request.state.key)
     policy = services.policies.find(chat_request.model)
+    check_policy(policy, request.state.key)
     return JSONResponse(await services.run(explain, policy, chat_request.query, services.experts))
 
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, suppress
 from contextvars import copy_context
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -102,7 +102,7 @@ class Services:
         point = self.points[place]
         if point is None:
             return policy
-        return replace(policy, strategy=policy.router.strategy_at(point), point=point)
+        return policy.at(point)
 
     async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Runs a function in a thread, so that other requests go on meanwhile."""
@@ -115,7 +115,7 @@ async def chat(request: Request) -> Response:
     """Answers a chat completion request by the policy that its `model` names."""
     began = time.perf_counter()
     services: Services = request.state.services
-    key: Key | None = getattr(request.state, "key", None)
+    key: Key | None = request.state.key
     chat_request = permitted(await services.read(request), key)
     policy = services.policies.find(chat_request.model)
     check_policy(policy, key)
@@ -127,12 +127,16 @@ async def chat(request: Request) -> Response:
         services.counters.refusals.labels(limit.code).inc()
         raise
     named, pace = policy, None
-    if policy.pacer is not None:
-        policy, pace = await services.run(policy.paced, chat_request.query)
-    if chat_request.query.price is None:
-        policy = await services.steered(policy, services.records.allowance(key))
-    if policy is not named:
-        strategy = policy.strategy_for(chat_request.query)
+    try:
+        if policy.pacer is not None:
+            policy, pace = await services.run(policy.paced, chat_request.query)
+        if chat_request.query.price is None:
+            policy = await services.steered(policy, services.records.allowance(key))
+        if policy is not named:
+            strategy = policy.strategy_for(chat_request.query)
+    except BaseException as error:
+        account.end({"policy": policy.name, "status": type(error).__name__, "usd": 0.0}, dict)
+        raise
     run = Run(
         services,
         chat_request,
@@ -255,7 +259,7 @@ class Run:
         assert isinstance(decision, Decision)
         headers = {**self.reply_format.headers(decision.answer.expert), **self._overhead_header()}
         headers |= {**cost_headers(decision.spent), **self._unlike_header(decision)}
-        headers |= self.account.headers
+        headers |= self._client_headers()
         await self._done(decision)
         completion = self.reply_format.completion(decision, self._explanation(decision))
         # Written in ASCII: an expert may write half a surrogate pair, which UTF-8 cannot encode.
@@ -290,7 +294,7 @@ class Run:
     def _stream_headers(self, first: Delta | Decision | None) -> dict[str, str]:
         """The headers of a stream, as far as they are known before its first piece or with it."""
         headers = {**self.reply_format.headers(), "cache-control": "no-cache"}
-        headers |= self.account.headers
+        headers |= self._client_headers()
         if first is None:
             return headers
         assert isinstance(first, Delta)
@@ -356,7 +360,7 @@ class Run:
             raise error
         self._log(type(error).__name__, error=error)
         headers = {"x-routewright-decision-id": self.reply_format.decision_id, **headers_of(error)}
-        headers |= {**self.account.headers, **cost_headers(self.spent)}
+        headers |= {**self._client_headers(), **cost_headers(self.spent)}
         direct = self.policy.name == DIRECT
         status = status_of(error, direct=direct)
         return JSONResponse(body_of(error, direct=direct), status, headers)
@@ -379,6 +383,11 @@ class Run:
     def _unlike_header(self, decision: Decision | None = None) -> dict[str, str]:
         unlike = self._unlike(decision)
         return {"x-routewright-unlike": unlike} if unlike else {}
+
+    def _client_headers(self) -> dict[str, str]:
+        """What is left of the limits of the client's key, and its session."""
+        session = {"x-routewright-session": self.session} if self.session else {}
+        return {**self.account.headers, **session}
 
     def _overhead_header(self) -> dict[str, str]:
         return {"x-routewright-overhead-ms": f"{self._overhead() * 1000:.1f}"}

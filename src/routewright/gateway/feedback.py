@@ -136,7 +136,7 @@ async def feedback(request: Request) -> Response:
         message = "this gateway keeps no decisions: set `server.store` in the config"
         raise BadRequest(message, status=404, code="no_feedback")
     rating = await read(request, services.config.server.max_body_bytes, validated(Score))
-    key = getattr(request.state, "key", None)
+    key = request.state.key
     expert = await asyncio.to_thread(_score, services, rating, key.name if key else None)
     reply = {"object": "feedback", "decision_id": rating.decision_id, "score": rating.score}
     return JSONResponse({**reply, "expert": expert})

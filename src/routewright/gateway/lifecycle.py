@@ -72,6 +72,8 @@ class Lifecycle:
         """Starts the services and connects to the experts, as far as they answer."""
         self.records.start()
         self._open(self.config, self._policies, self._feedback)
+        if self.records.store is not None:  # what other gateways have spent counts from the start
+            await asyncio.to_thread(self._policies.pacers.save)
         await self.services.client.warm(WARM_SECONDS)
 
     @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import replace
 from routewright.experts.limits import strictest
 from routewright.gateway.body import ChatRequest
 from routewright.gateway.errors import BadRequest
-from routewright.gateway.policies import DIRECT, Policy
+from routewright.gateway.policies import DIRECT, Policies, Policy
 from routewright.records.keys import Key
 from routewright.strategies.fixed import Fixed
 from routewright.types import DATA_CLASSES
@@ -36,6 +36,19 @@ def permitted(request: ChatRequest, key: Key | None) -> ChatRequest:
     if key.experts is not None:
         query = replace(query, allowed=frozenset(key.experts))
     return replace(request, query=query)
+
+
+def visible(policies: Policies, key: Key | None) -> list[str]:
+    """The model names that a key may request."""
+    return [name for name in policies.names() if _is_allowed(policies.find(name), key)]
+
+
+def _is_allowed(policy: Policy, key: Key | None) -> bool:
+    try:
+        check_policy(policy, key)
+    except BadRequest:
+        return False
+    return True
 
 
 def check_policy(policy: Policy, key: Key | None) -> None:

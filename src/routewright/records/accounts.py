@@ -22,6 +22,7 @@ from routewright.records.keys import KINDS, Key
 
 EVER = ""  # the period of all time
 PARTS = 8  # of what is left: an answer that nothing else limits may cost no more than one of them
+COLUMNS = tuple(schema.decisions.columns)
 DUST = 1e-12  # US$ by which sums of floats may differ
 SILENT = 30.0  # seconds after which a gateway that was not seen is dead
 
@@ -341,7 +342,8 @@ class Ledger:
 
     def _end(self, step: End) -> None:
         key, row = step.key, step.row
-        self.decisions.append({**row, **step.more()})
+        row = {**row, **step.more()}
+        self.decisions.append({column.name: row.get(column.name) for column in COLUMNS})
         if key is None:
             return
         for account in key.accounts:

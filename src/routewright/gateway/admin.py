@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
+from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -109,6 +110,13 @@ async def revoke_key(request: Request) -> Response:
     name = request.path_params["name"]
     await _writing(request, lambda connection: keys.revoke(connection, name))
     return JSONResponse({"object": "key", "name": name, "revoked": True})
+
+
+class Keys(HTTPEndpoint):
+    """The keys: one address with two methods."""
+
+    get = staticmethod(list_keys)
+    post = staticmethod(create_key)
 
 
 async def list_budgets(request: Request) -> Response:
@@ -230,6 +238,8 @@ async def _in_thread(run: Callable[[], T]) -> T:
         raise
     except keys.NoSuchKey as error:
         raise BadRequest(str(error), status=404, code="key_not_found") from error
+    except keys.Revoked as error:
+        raise BadRequest(str(error), status=409, code="key_revoked") from error
     except keys.NameTaken as error:
         raise BadRequest(str(error), status=409, code="name_taken") from error
     except BadInput as error:

@@ -35,7 +35,7 @@ STATUSES = {
     403: "A web page of another site sent it, the key does not allow it, or there is no admin key.",
     404: "There is no such model, policy or decision.",
     408: "The body did not arrive in time.",
-    409: "The decision has been scored already, or the name of the key is taken.",
+    409: "The decision has a score already, the name is taken, or the key was revoked.",
     413: "The request is larger than `server.max_body_bytes`.",
     415: "A web page must send `application/json`.",
     421: "The `Host` is not a name of the gateway.",
@@ -369,7 +369,9 @@ OPERATIONS = {
     ("get", "/admin/keys"): Operation(KeyRows, errors=(401, 404)),
     ("post", "/admin/keys"): Operation(KeyMade, KeyBody, (*READING, 401, 404, 409, 422)),
     ("delete", "/admin/keys/{name}"): Operation(KeyRevoked, errors=(400, 401, 404)),
-    ("post", "/admin/keys/{name}/rotate"): Operation(KeyMade, RotationBody, (*READING, 401, 404)),
+    ("post", "/admin/keys/{name}/rotate"): Operation(
+        KeyMade, RotationBody, (*READING, 401, 404, 409)
+    ),
     ("get", "/admin/budgets"): Operation(BudgetRows, errors=(401,)),
     ("put", "/admin/budgets/{kind}/{name}"): Operation(BudgetSet, BudgetBody, (*READING, 401, 404)),
     ("get", "/v1/models"): Operation(Models, errors=(401,)),

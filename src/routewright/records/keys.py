@@ -36,6 +36,10 @@ class NameTaken(BadInput):
     """There is a key of that name already."""
 
 
+class Revoked(BadInput):
+    """The key was revoked."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """What an account may spend, in US$; None: no limit."""
@@ -132,7 +136,7 @@ def rotate(connection: Connection, name: str, keep_old: float = 0.0) -> str:
     """Gives a key a new secret and returns it; the old one is valid for `keep_old` seconds more."""
     key = named(connection, name)
     if key.revoked_at is not None:
-        raise BadInput(f"the key '{name}' was revoked: create another one")
+        raise Revoked(f"the key '{name}' was revoked: create another one")
     secret, now = secrets.token_urlsafe(32), time.time()
     old = {"old_hash": key.hash, "old_until": now + keep_old} if keep_old else {}
     values = {"hash": hash_of(secret), "old_hash": None, "old_until": None, **old}

@@ -30,7 +30,7 @@ MAX_BODY = 64 * 1024
 class BudgetBody(BaseModel):
     """What an account may spend, in US$; a budget that is left out has no limit."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     day: Usd | None = None
     month: Usd | None = None
@@ -42,7 +42,7 @@ class BudgetBody(BaseModel):
 class KeyBody(BaseModel):
     """A key to be made. What is left out is not limited."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     name: Name
     budget: BudgetBody = BudgetBody()
@@ -62,7 +62,7 @@ class KeyBody(BaseModel):
 class RotationBody(BaseModel):
     """For how long the old secret stays valid."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     keep_old_seconds: Annotated[float, Field(ge=0, le=30 * 86400)] = 0.0
 

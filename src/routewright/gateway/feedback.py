@@ -133,7 +133,9 @@ async def feedback(request: Request) -> Response:
     """Scores a decision; 404 if the gateway has neither a store nor `server.feedback`."""
     services = request.state.services
     if services.feedback is None and services.records.store is None:
-        message = "this gateway keeps nothing: set `server.store` or `server.feedback` in the config"
+        message = (
+            "this gateway keeps nothing: set `server.store` or `server.feedback` in the config"
+        )
         raise BadRequest(message, status=404, code="no_feedback")
     rating = await read(request, services.config.server.max_body_bytes, validated(Score))
     key = request.state.key

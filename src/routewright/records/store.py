@@ -11,13 +11,12 @@ from typing import Any
 
 import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, event, select
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from routewright.errors import BadInput, MissingExtra
 from routewright.records import schema
 from routewright.records.accounts import insert_into
 
-NONE = "none"
 HEAD = "0001"  # the newest revision in migrations/versions
 BUSY_SECONDS = 30.0  # that a writer of SQLite waits for another one
 LIMITS = {  # of a connection to PostgreSQL, so that one that is gone is noticed soon
@@ -230,14 +229,3 @@ def is_full(error: BaseException) -> bool:
     """Whether a database failed because its disk is full, or a file may not grow."""
     text = str(getattr(error, "orig", error)).lower()
     return any(part in text for part in ("is full", "no space left", "disk i/o error", "quota"))
-
-
-def check_url(text: str) -> str:
-    """The text, if it can be `server.store`. Raises ValueError, as Pydantic expects."""
-    if text == NONE:
-        return text
-    try:
-        parse(text, Path())
-    except (BadInput, NoSuchModuleError) as error:
-        raise ValueError(str(error)) from error
-    return text

@@ -151,6 +151,9 @@ def test_every_metric_of_the_dashboard_exists():
     stems = {parts.sub("", name) for name in names | ONLY_WITH}
     assert {parts.sub("", name) for name in shown} <= stems
     assert len(shown) > 15
+    page = (DEPLOY.parent / "docs" / "operations.md").read_text(encoding="utf-8")
+    listed = {parts.sub("", name) for name in re.findall(r"`(routewright_\w+)`", page)}
+    assert listed == {stem for stem in stems if not stem.endswith("_created")}
 
 
 def test_every_panel_of_the_dashboard_has_a_place_and_the_shipped_data_source():
@@ -279,6 +282,24 @@ def test_options_of_the_chart_reach_its_manifests(tmp_path):
     assert container["volumeMounts"][-1]["mountPath"] == f"{STATE}/router"
     (endpoint,) = manifests["ServiceMonitor"]["spec"]["endpoints"]
     assert endpoint["authorization"]["credentials"] == {"name": "keys", "key": "ROUTEWRIGHT_KEY"}
+
+
+def test_the_values_of_the_page_are_as_good(tmp_path, routewright, monkeypatch):
+    page = (DEPLOY.parent / "docs" / "operations.md").read_text(encoding="utf-8")
+    file = tmp_path / "values.yaml"
+    file.write_text(re.search(r"```yaml\n(image:.*?)```", page, re.S)[1])
+    values = {**read(CHART / "values.yaml"), **read(file)}
+    jsonschema.validate(values, json.loads((CHART / "values.schema.json").read_text()))
+    config = tmp_path / "routewright.yaml"
+    config.write_text(read(file)["config"])
+    for name in ("OPENAI_API_KEY", "ROUTEWRIGHT_KEY"):
+        monkeypatch.setenv(name, "a-key")
+    monkeypatch.setenv("ROUTEWRIGHT_STORE", "postgresql+psycopg://a:b@db/c")
+    assert routewright("check", config)[0] == 0
+    manifests = rendered("--values", str(file))
+    assert manifests["Deployment"]["spec"]["replicas"] == 3
+    pod = manifests["Deployment"]["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] == 75
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,9 @@ class Process:
         return self.errors.read_text()
 
     def lines(self):
-        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+        """The lines about requests."""
+        lines = [json.loads(line) for line in self.log().splitlines()]
+        return [line for line in lines if line["event"] != "log"]
 
     def send(self, number):
         self.process.send_signal(number)

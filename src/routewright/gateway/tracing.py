@@ -15,7 +15,6 @@ from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from routewright import __version__
@@ -108,10 +107,9 @@ class Traces:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        headers = Headers(scope=scope)
-        parents = headers.getlist("traceparent")
+        parents = _values(scope, b"traceparent")
         # Every request has a context of its own, which ends with it.
-        TRACE.set(trace_of(parents, headers.getlist("tracestate")) if parents else None)
+        TRACE.set(trace_of(parents, _values(scope, b"tracestate")) if parents else None)
         if self.tracing is None or scope["path"] in UNTRACED:
             return await self.app(scope, receive, send)
         method = scope["method"] if scope["method"] in METHODS else "_OTHER"
@@ -130,6 +128,10 @@ class Traces:
             raise
         finally:
             span.end(getattr(scope.get("route"), "path", None))
+
+
+def _values(scope: Scope, header: bytes) -> list[str]:
+    return [value.decode("latin-1") for name, value in scope["headers"] if name == header]
 
 
 class RequestSpan:

@@ -23,6 +23,7 @@ CHART = DEPLOY / "helm" / "routewright"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "routewright.json"
 STATE = "/var/lib/routewright"
 ONLY_WITH = {  # metrics of gateways that have budgets, a store, or a paced policy
+    "routewright_account_usd",
     "routewright_budget_limit_usd",
     "routewright_budget_spent_usd",
     "routewright_pace_lambda",

@@ -7,22 +7,22 @@ import time
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from sqlalchemy import Connection
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from routewright.errors import BadInput
-from routewright.gateway.body import read, validated
+from routewright.gateway.body import NUMBER, read, validated
 from routewright.gateway.errors import BadRequest
 from routewright.records import accounts, keys
 from routewright.records.keys import Budget, Key
 from routewright.records.store import Store
 
 T = TypeVar("T")
-Usd = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
-Limit = Annotated[int, Field(gt=0, lt=2**31)]
+Usd = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False), NUMBER]
+Limit = Annotated[int, Field(gt=0, lt=2**31), NUMBER]
 Name = Annotated[str, Field(pattern=f"^{keys.NAME.pattern}$")]
 MAX_BODY = 64 * 1024
 
@@ -30,7 +30,7 @@ MAX_BODY = 64 * 1024
 class BudgetBody(BaseModel):
     """What an account may spend, in US$; a budget that is left out has no limit."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid")
 
     day: Usd | None = None
     month: Usd | None = None
@@ -42,7 +42,7 @@ class BudgetBody(BaseModel):
 class KeyBody(BaseModel):
     """A key to be made. What is left out is not limited."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid")
 
     name: Name
     budget: BudgetBody = BudgetBody()
@@ -55,16 +55,16 @@ class KeyBody(BaseModel):
     rpm: Limit | None = None
     tpm: Limit | None = None
     concurrency: Limit | None = None
-    expires_in_days: Annotated[float, Field(gt=0, le=36500)] | None = None
-    admin: bool = False
+    expires_in_days: Annotated[float, Field(gt=0, le=36500), NUMBER] | None = None
+    admin: StrictBool = False
 
 
 class RotationBody(BaseModel):
     """For how long the old secret stays valid."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid")
 
-    keep_old_seconds: Annotated[float, Field(ge=0, le=30 * 86400)] = 0.0
+    keep_old_seconds: Annotated[float, Field(ge=0, le=30 * 86400), NUMBER] = 0.0
 
 
 async def list_keys(request: Request) -> Response:

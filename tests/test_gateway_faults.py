@@ -204,7 +204,8 @@ def clock(monkeypatch):
     """The breaker's, which the test turns: a rest takes no time, and none is over too early."""
     hands = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(
-        "routewright.gateway.breaker.time", SimpleNamespace(monotonic=lambda: hands.now)
+        "routewright.gateway.breaker.time",
+        SimpleNamespace(monotonic=lambda: hands.now, time=lambda: hands.now),
     )
     return hands
 

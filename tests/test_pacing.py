@@ -117,7 +117,7 @@ def test_requests_at_the_same_time_do_not_spend_the_same_money_twice(router):
     assert not pacer._pending
 
 
-def serve(router_folder, folder, count, cost_of_large=1e-3, **policy):
+def serve(router_folder, folder, count, cost_of_large=1e-3, store="none", **policy):
     """The experts that answer some questions, and the metrics after them."""
     small, large = Upstream(), Upstream()
 
@@ -128,7 +128,8 @@ def serve(router_folder, folder, count, cost_of_large=1e-3, **policy):
                 large.expert("large", input_per_mtok=0.0, output_per_mtok=cost_of_large * 1e6 / 2),
             ]
             chosen = {"strategy": "auto", "router": str(router_folder), "pace": True, **policy}
-            config = config_of(*entries, policies={"default": chosen})
+            server = {"store": store}
+            config = config_of(*entries, policies={"default": chosen}, server=server)
             config._folder = folder
             async with front(config) as client:
                 names = [
@@ -146,9 +147,10 @@ def value(metrics, name):
     return float(line.rpartition(" ")[2])
 
 
-def test_the_gateway_paces_and_goes_on_after_a_restart(router, tmp_path, caplog):
+@pytest.mark.parametrize("store", ["none", "sqlite:///books.db"])
+def test_the_gateway_paces_and_goes_on_after_a_restart(router, tmp_path, store):
     router.save(tmp_path / "router")
-    budget = {"max_cost": 5e-4}
+    budget = {"max_cost": 5e-4, "store": store}
     names, metrics = serve(tmp_path / "router", tmp_path, 40, cost_of_large=4e-3, **budget)
     assert 0 < names.count("large") < 10, "it costs four times what was promised"
     assert value(metrics, "routewright_pace_queries") == 40
@@ -157,12 +159,15 @@ def test_the_gateway_paces_and_goes_on_after_a_restart(router, tmp_path, caplog)
     assert mean == pytest.approx((4e-3 * names.count("large") + 1e-4 * names.count("small")) / 40)
     high = value(metrics, "routewright_pace_lambda")
     file = tmp_path / "routewright-pacing.json"
-    assert json.loads(file.read_text())["default"]["state"]["queries"] == 40
+    if store == "none":
+        assert json.loads(file.read_text())["default"]["state"]["queries"] == 40
+    else:
+        assert not file.exists(), "the store keeps the state"
 
     _, again = serve(tmp_path / "router", tmp_path, 1, cost_of_large=4e-3, **budget)
     assert value(again, "routewright_pace_queries") == 41
     assert value(again, "routewright_pace_lambda") == pytest.approx(high, rel=0.5)
-    _, other = serve(tmp_path / "router", tmp_path, 1, max_cost=6e-4)
+    _, other = serve(tmp_path / "router", tmp_path, 1, **{**budget, "max_cost": 6e-4})
     assert value(other, "routewright_pace_queries") == 1, "another goal begins anew"
 
 

@@ -55,6 +55,7 @@ PAGES = {  # of commands whose page has another name
     "route": "routers",
     "select": "selection",
     "dedicate": "dedicated",
+    **dict.fromkeys(("spend", "decisions", "export", "keys", "db"), "records"),
 }
 
 

@@ -23,15 +23,19 @@ from routewright.cli.chat import chat
 from routewright.cli.check import check
 from routewright.cli.compare import compare
 from routewright.cli.convert import convert
+from routewright.cli.db import app as db
+from routewright.cli.decisions import decisions
 from routewright.cli.dedicate import app as dedicate
 from routewright.cli.demo import demo
 from routewright.cli.diversify import diversify
 from routewright.cli.doctor import doctor
 from routewright.cli.evaluate import evaluate
 from routewright.cli.experts import experts
+from routewright.cli.export import export
 from routewright.cli.fit import fit
 from routewright.cli.init import init
 from routewright.cli.interview import interview
+from routewright.cli.keys import app as keys
 from routewright.cli.prices import prices
 from routewright.cli.regrade import regrade
 from routewright.cli.reward import reward
@@ -39,6 +43,7 @@ from routewright.cli.route import route
 from routewright.cli.select import select
 from routewright.cli.selfplay import selfplay
 from routewright.cli.serve import serve
+from routewright.cli.spend import spend
 from routewright.cli.tag import tag
 from routewright.errors import BadConfig, DataWarning, MissingExtra, RoutewrightError, extra_of
 
@@ -139,6 +144,17 @@ EXAMPLES = {
     " --out next",
     "dedicate calibrate": "routewright dedicate calibrate model outcomes.parquet --share 0.3",
     "dedicate serve": "routewright dedicate serve model routewright.yaml --then large",
+    "spend": "routewright spend --by expert --since 30d",
+    "decisions": "routewright decisions --key web --since 1h",
+    "export": "routewright export routewright.yaml --out outcomes.parquet --since 30d",
+    "keys create": "routewright keys create web --budget 5/day --rpm 60 --team search",
+    "keys list": "routewright keys list",
+    "keys revoke": "routewright keys revoke web",
+    "keys rotate": "routewright keys rotate web --keep-old 1h",
+    "keys budget": "routewright keys budget --team search 100/month",
+    "db upgrade": "routewright db upgrade",
+    "db check": "routewright db check",
+    "db prune": "routewright db prune --older-than 90d --dry-run",
 }
 
 
@@ -169,13 +185,18 @@ for command in (
     select,
     add_expert,
     selfplay,
+    spend,
+    decisions,
+    export,
 ):
     app.command(cls=Verb, epilog=_example(command.__name__.replace("_", "-")))(command)
-for subcommand in dedicate.registered_commands:
-    assert subcommand.callback is not None
-    subcommand.cls = Verb
-    subcommand.epilog = _example(f"dedicate {subcommand.name or subcommand.callback.__name__}")
-app.add_typer(dedicate)
+for group in (dedicate, keys, db):
+    for subcommand in group.registered_commands:
+        assert subcommand.callback is not None
+        subcommand.cls = Verb
+        name = subcommand.name or subcommand.callback.__name__
+        subcommand.epilog = _example(f"{group.info.name} {name}")
+    app.add_typer(group)
 
 
 def run() -> None:

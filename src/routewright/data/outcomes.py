@@ -42,9 +42,9 @@ else:
 
 MEASURES = (
     *("score", "soft", "cost", "verify", "verify_cost", "verdicts", "reward", "reward_cost"),
-    *("latency", "out_tokens", "logprob"),
+    *("latency", "out_tokens", "logprob", "propensity"),
 )
-UNIT_RANGE = ("score", "soft", "verify")
+UNIT_RANGE = ("score", "soft", "verify", "propensity")
 NOT_NEGATIVE = ("cost", "verify_cost", "verdicts", "reward_cost", "latency", "out_tokens")
 NOT_POSITIVE = ("logprob",)
 ALL = "all"

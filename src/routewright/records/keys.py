@@ -118,8 +118,8 @@ def create(connection: Connection, name: str, budget: Budget | None = None, **li
     Raises BadInput if the name is taken or a limit cannot be used.
     """
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
-    key = Key(key_id, checked_name(name, "key"), hash_of(secret), time.time(), **limits)
-    _check(key)
+    key = Key(key_id, name, hash_of(secret), time.time(), **limits)
+    check(key)
     if connection.scalar(select(schema.keys.c.id).where(schema.keys.c.name == name)):
         raise NameTaken(
             f"there is already a key '{name}': choose another name, or give it a new secret with"
@@ -219,7 +219,9 @@ def checked_name(name: str, kind: str) -> str:
     return name
 
 
-def _check(key: Key) -> None:
+def check(key: Key) -> None:
+    """Raises BadInput if a name or a limit of a key cannot be used."""
+    checked_name(key.name, "key")
     for kind in ("owner", "team"):
         if (name := getattr(key, kind)) is not None:
             checked_name(name, kind)

@@ -6,8 +6,8 @@ the two.
 
 from __future__ import annotations
 
+import sqlalchemy
 from sqlalchemy import (
-    JSON,
     BigInteger,
     Boolean,
     Column,
@@ -18,6 +18,8 @@ from sqlalchemy import (
     Table,
     Text,
 )
+
+JSON = sqlalchemy.JSON(none_as_null=True)
 
 metadata = MetaData(
     naming_convention={"ix": "ix_%(table_name)s_%(column_0_name)s", "pk": "pk_%(table_name)s"}

@@ -60,6 +60,10 @@ class Store:
         with self.engine.begin() as connection:
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN")
+            else:
+                connection.exec_driver_sql(
+                    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
+                )
             yield connection
 
     def close(self) -> None:
@@ -74,15 +78,18 @@ class Store:
             if revision is None:
                 self._create()
             elif revision != HEAD:
-                way_out = (
-                    "run `routewright db upgrade`"
-                    if revision < HEAD
-                    else "install the version of routewright that made it"
-                )
-                raise BadInput(
-                    f"the tables of the store {self.label} are of revision {revision}, and this"
-                    f" version of routewright needs {HEAD}: {way_out}"
-                )
+                raise self._of_another(revision)
+
+    def _of_another(self, revision: str) -> BadInput:
+        way_out = (
+            "run `routewright db upgrade`"
+            if revision < HEAD
+            else "install the version of routewright that made it"
+        )
+        return BadInput(
+            f"the tables of the store {self.label} are of revision {revision}, and this version of"
+            f" routewright needs {HEAD}: {way_out}"
+        )
 
     def revision(self) -> str | None:
         """The revision of the tables; None if there are none."""
@@ -110,12 +117,19 @@ class Store:
             connection.execute(version.insert().values(version_num=HEAD))
 
     def upgrade(self) -> None:
-        """Brings the tables to the newest revision; another process that does so is waited for."""
+        """Brings the tables to the newest revision; another process that does so is waited for.
+
+        Raises BadInput if they are of a revision that this version does not have.
+        """
         from alembic import command
         from alembic.config import Config as Alembic
 
         settings = Alembic()
         settings.set_main_option("script_location", "routewright.records:migrations")
+        with self.explained():
+            revision = self.revision()
+        if revision is not None and revision > HEAD:
+            raise self._of_another(revision)
         with self.explained(), self.begin() as connection:
             if not self.is_sqlite:
                 connection.execute(CREATION_LOCK)
@@ -213,7 +227,7 @@ def _engine(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def _(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # transactions begin as `begin` and `read` say
-        for setting in ("journal_mode=WAL", "synchronous=NORMAL"):
+        for setting in ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=NORMAL"):
             connection.execute(f"PRAGMA {setting}").close()
 
     return engine

@@ -191,10 +191,21 @@ def _prune(store: Store, before: float) -> Counter[str]:
 def _give_back(store: Store) -> None:
     """Gives the empty pages of SQLite's file back, in portions; a file that was made elsewhere is
     written anew (VACUUM)."""
-    with store.engine.connect() as connection:
-        run = connection.exec_driver_sql
-        if run("PRAGMA auto_vacuum").scalar() != INCREMENTAL:
-            run("VACUUM")
-        while run("PRAGMA freelist_count").scalar():
-            run(f"PRAGMA incremental_vacuum({PAGES})").all()
-        run("PRAGMA wal_checkpoint(TRUNCATE)").all()
+    connection = store.engine.raw_connection()
+    try:
+        file: Any = connection.driver_connection  # SQLAlchemy cannot step such a PRAGMA to its end
+
+        def number(pragma: str) -> int:
+            return int(file.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+        if number("auto_vacuum") != INCREMENTAL:
+            file.execute("VACUUM")
+        free = number("freelist_count")
+        while free:
+            file.executescript(f"PRAGMA incremental_vacuum({PAGES})")
+            before, free = free, number("freelist_count")
+            if free >= before:  # a gateway deletes, too
+                break
+        file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    finally:
+        connection.close()

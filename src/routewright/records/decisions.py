@@ -151,19 +151,21 @@ class Forecast:
 
 
 def forecast(connection: Connection, now: float) -> Forecast:
-    """This month's US$ so far, plus the mean of the last 7 days times the days left."""
+    """This month's US$ so far, plus the mean of the last 7 days times the days left.
+
+    The mean of a younger store is that of its own days, at least one.
+    """
     table = schema.asks
     today = datetime.datetime.fromtimestamp(now, datetime.UTC)
     start = today.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     end = (start + datetime.timedelta(days=32)).replace(day=1)
     spent = func.coalesce(func.sum(table.c.usd), 0.0)
     usd = connection.scalar(select(spent).where(table.c.at >= start.timestamp())) or 0.0
-    trend = now - TREND_DAYS * DAY
-    query = select(spent, func.min(table.c.at)).where(table.c.at >= trend)
-    recent_usd, first = connection.execute(query).one()
-    days = 1.0 if first is None else max((now - first) / DAY, 1.0)
+    first = connection.scalar(select(func.min(table.c.at)))
+    days = 1.0 if first is None else min(max((now - first) / DAY, 1.0), TREND_DAYS)
+    trend = connection.scalar(select(spent).where(table.c.at >= now - TREND_DAYS * DAY)) or 0.0
     rest = (end.timestamp() - now) / DAY
-    return Forecast(periods_of(now)[1], usd, usd + recent_usd / days * rest)
+    return Forecast(periods_of(now)[1], usd, usd + trend / days * rest)
 
 
 # --- keys --------------------------------------------------------------------------------------

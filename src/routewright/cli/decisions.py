@@ -88,13 +88,16 @@ def _print_tables(rows: Iterator[dict[str, Any]], start: float) -> None:
 
 
 def _table(rows: tuple[dict[str, Any], ...]) -> Table:
-    table = Table("at (UTC)", "key", "policy", "expert", "status", "path")
+    table = Table()
+    table.add_column("at (UTC)", no_wrap=True)
+    for heading in ("key", "policy", "expert", "status", "path"):
+        table.add_column(heading, overflow="fold")
     for heading in ("US$", "s", "score"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         texts = (row["key"], row["policy"], row["expert"], row["status"], row["path"])
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.2f}"
         score = "" if row["score"] is None else f"{row['score']:g}"
         cells = (Text(text or "") for text in texts)
-        table.add_row(minute_of(row["at"]), *cells, dollars(row["usd"]), seconds, score)
+        table.add_row(minute_of(row["at"])[5:], *cells, dollars(row["usd"]), seconds, score)
     return table

@@ -20,7 +20,7 @@ from sqlalchemy import delete, func, insert, select, update
 
 from routewright.config import load
 from routewright.data import outcomes
-from routewright.records import accounts, decisions, schema
+from routewright.records import accounts, schema
 from routewright.records.keys import Key
 from routewright.records.store import HEAD, Store
 from upstream import Upstream, asked, gateway, in_thread, status, wait_until
@@ -392,19 +392,15 @@ def accounts_key(connection, key):
     return named(connection, key.name)
 
 
-def test_the_month_is_forecast_from_the_last_seven_days(tmp_path):
+def test_the_month_is_forecast_at_its_present_pace(config, command, monkeypatch):
     now = 20 * DAY + 1_769_904_000  # 2026-02-21, with eight days to go
-    store = Store(f"sqlite:///{tmp_path}/a.db")
-    store.prepare()
-    with store.begin() as connection:
-        for n in range(20):
-            connection.execute(
-                insert(schema.asks).values(ask_row(str(n), now - n * DAY - 60, 1.0 + (n > 6)))
-            )
-        forecast = decisions.forecast(connection, now)
-    assert (forecast.month, forecast.usd) == ("2026-02", 33.0)
-    assert forecast.forecast_usd == pytest.approx(33.0 + 8 * 1.0)
-    store.close()
+    monkeypatch.setattr("time.time", lambda: now)
+    record(config(), [ask_row(str(n), now - n * 3600 - 60, 0.01) for n in range(28 * 24)])
+    summary = command("spend", "--json")["forecast"]
+    assert summary["month"] == "2026-02"
+    assert summary["usd"] == pytest.approx(20 * 24 * 0.01)
+    assert summary["forecast_usd"] == pytest.approx(28 * 24 * 0.01, rel=0.02)
+    assert "2026-02: US$ 4.80 so far, about US$ 6.7" in command("spend")
 
 
 # --- export ------------------------------------------------------------------------------------

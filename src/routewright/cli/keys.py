@@ -139,7 +139,7 @@ def _show(name: str, token: str, json: bool) -> None:
 def list_(config: ConfigFile = CONFIG, json: Json = False) -> None:
     """List the keys, without their secrets, with what they may spend and have spent in US$."""
     from routewright.config import load
-    from routewright.records.decisions import keys_as_rows
+    from routewright.gateway.admin import keys_as_rows
 
     settings, now = load(config), time.time()
     with existing(settings) as store:

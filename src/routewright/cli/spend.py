@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import json as json_module
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +29,10 @@ from routewright.cli.records import (
 )
 
 if TYPE_CHECKING:
-    from routewright.records.decisions import Forecast
+    from sqlalchemy import Connection
+
+
+HISTORY = 28 * 86400.0  # seconds whose requests a forecast is made from
 
 
 class By(StrEnum):
@@ -42,6 +46,15 @@ class By(StrEnum):
     owner = "owner"
 
 
+@dataclass(frozen=True)
+class Forecast:
+    """What this month (UTC) costs in US$: so far, and by its end at the present pace."""
+
+    month: str
+    usd: float
+    forecast_usd: float
+
+
 def spend(
     by: Annotated[By, typer.Option(help="What to group the sums by.")] = By.key,
     since: Since = "7d",
@@ -50,8 +63,8 @@ def spend(
 ) -> None:
     """Show what requests have cost in US$, and what this month will cost.
 
-    The sums are of all asks: failed tries, verifications and cut streams included. The forecast is
-    this month's US$ so far plus the mean of the last 7 days times the days left. With --json it
+    The sums are of all asks: failed tries, verifications and cut streams included. The forecast
+    knows the usual requests of each hour and weekday, and what they cost lately. With --json it
     prints `{"total_usd": …, "rows": [{"key": …, "usd": …, "requests": …}, …], …}`.
     """
     from routewright.config import load
@@ -67,7 +80,7 @@ def spend(
         if store is not None:
             with store.read() as connection:
                 rows = decisions.spend(connection, by.value, start)
-                forecast = decisions.forecast(connection, now)
+                forecast = _forecast(connection, now)
                 pruned = decisions.pruned_before(connection)
     if json:
         total = math.fsum(row["usd"] for row in rows)
@@ -77,6 +90,18 @@ def spend(
         return
     assert forecast is not None
     _print(by.value, rows, start, pruned, forecast)
+
+
+def _forecast(connection: Connection, now: float) -> Forecast:
+    from routewright.gateway.budgets import Hour, outlook
+    from routewright.records import accounts, decisions
+
+    month = accounts.periods_of(now)[1]
+    start = datetime.datetime.fromisoformat(f"{month}-01T00:00:00Z").timestamp()
+    spent = decisions.total(connection, start)
+    history = [Hour(*hour) for hour in decisions.hours(connection, now - HISTORY)]
+    end = accounts.end_of("month", now)
+    return Forecast(month, spent, outlook(math.inf, end, now, spent, history).forecast)
 
 
 def _print(

@@ -1,4 +1,4 @@
-"""Reads what the store has recorded, and deletes what is too old.
+"""Reads the records of the store, and deletes those that are too old.
 
 The table `asks` is the truth about money: every sum is one of its rows. Balances repeat it by
 account, and `differences` compares the two.
@@ -6,7 +6,6 @@ account, and `differences` compares the two.
 
 from __future__ import annotations
 
-import datetime
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -28,11 +27,10 @@ from sqlalchemy import (
 
 from routewright.records import schema
 from routewright.records.accounts import EVER, insert_into, periods_of
-from routewright.records.keys import KINDS, Budget, Key, load
+from routewright.records.keys import KINDS
 
 GROUPS = ("key", "team", "owner", "expert", "policy", "day")
-DAY = 86400.0  # seconds
-TREND_DAYS = 7  # whose mean a forecast extends
+HOUR = 3600  # seconds
 PAGE = 1000  # rows that are read at once
 PRUNED = "pruned"  # the state that says up to which time records were deleted
 TEXTS = ("messages", "answer")
@@ -113,9 +111,15 @@ def _requests(connection: Connection, by: str, since: float) -> Select[Any]:
 
 def _day(connection: Connection, at: ColumnElement[float]) -> ColumnElement[str]:
     """The day (UTC) of a time, as `periods_of` writes it."""
+    second = _second(connection, at)
     if connection.dialect.name == "sqlite":
-        return func.date(cast(at, BigInteger), "unixepoch")
-    return func.to_char(func.timezone("UTC", func.to_timestamp(func.floor(at))), "YYYY-MM-DD")
+        return func.date(second, "unixepoch")
+    return func.to_char(func.timezone("UTC", func.to_timestamp(second)), "YYYY-MM-DD")
+
+
+def _second(connection: Connection, at: ColumnElement[float]) -> ColumnElement[int]:
+    """A time without the part of a second; SQLite cuts it off, and PostgreSQL would round."""
+    return cast(at if connection.dialect.name == "sqlite" else func.floor(at), BigInteger)
 
 
 def _unsure(connection: Connection, kind: str, since: float) -> dict[str, float]:
@@ -141,70 +145,20 @@ def _names(connection: Connection) -> dict[str, str]:
     return {f"key:{row.id}": row.name for row in rows}
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """What this month (UTC) costs in US$: so far, and by its end if the last days go on."""
-
-    month: str
-    usd: float
-    forecast_usd: float
-
-
-def forecast(connection: Connection, now: float) -> Forecast:
-    """This month's US$ so far, plus the mean of the last 7 days times the days left.
-
-    The mean of a younger store is that of its own days, at least one.
-    """
+def total(connection: Connection, since: float) -> float:
+    """US$ that asks have cost after a time."""
     table = schema.asks
-    today = datetime.datetime.fromtimestamp(now, datetime.UTC)
-    start = today.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    end = (start + datetime.timedelta(days=32)).replace(day=1)
-    spent = func.coalesce(func.sum(table.c.usd), 0.0)
-    usd = connection.scalar(select(spent).where(table.c.at >= start.timestamp())) or 0.0
-    first = connection.scalar(select(func.min(table.c.at)))
-    days = 1.0 if first is None else min(max((now - first) / DAY, 1.0), TREND_DAYS)
-    trend = connection.scalar(select(spent).where(table.c.at >= now - TREND_DAYS * DAY)) or 0.0
-    rest = (end.timestamp() - now) / DAY
-    return Forecast(periods_of(now)[1], usd, usd + trend / days * rest)
+    return connection.scalar(select(func.sum(table.c.usd)).where(table.c.at >= since)) or 0.0
 
 
-# --- keys --------------------------------------------------------------------------------------
-
-
-def keys_as_rows(connection: Connection, now: float) -> list[dict[str, Any]]:
-    """Every key as plain data, without its secret, with what it has spent in US$."""
-    table = schema.balances
-    spent = {
-        (row.account, row.period): row
-        for row in connection.execute(select(table).where(table.c.period.in_(_periods(now))))
-    }
-    return [_key_row(key, spent, now) for key in load(connection).values()]
-
-
-def _periods(now: float) -> tuple[str, str, str]:
-    return (EVER, *periods_of(now))
-
-
-def _key_row(key: Key, spent: dict[tuple[str, str], Any], now: float) -> dict[str, Any]:
-    budget = key.budgets.get(key.account, Budget())
-    ever, day, month = (spent.get((key.account, period)) for period in _periods(now))
-    limits = ("owner", "team", "experts", "policies", "data_classes", "rpm", "tpm", "concurrency")
-    return {
-        "name": key.name,
-        "id": key.id,
-        "budget": {"day": budget.day, "month": budget.month},
-        "spent_usd": ever.usd if ever else 0.0,
-        "spent_today_usd": day.usd if day else 0.0,
-        "spent_this_month_usd": month.usd if month else 0.0,
-        "unsure_usd": ever.unsure_usd if ever else 0.0,
-        "requests": ever.requests if ever else 0,
-        **{name: getattr(key, name) for name in limits},
-        "tags": key.tags,
-        "admin": key.admin,
-        "created_at": key.created_at,
-        "expires_at": key.expires_at,
-        "revoked": key.revoked_at is not None,
-    }
+def hours(connection: Connection, since: float) -> list[tuple[float, int, float]]:
+    """The begin of each hour after a time, the requests that asked an expert in it, and their
+    US$."""
+    table = schema.asks
+    hour = _second(connection, table.c.at) // HOUR
+    query = select(hour, func.count(table.c.decision.distinct()), func.sum(table.c.usd))
+    rows = connection.execute(query.where(table.c.at >= since).group_by(hour).order_by(hour))
+    return [(float(n * HOUR), requests, usd) for n, requests, usd in rows]
 
 
 # --- retention ---------------------------------------------------------------------------------

@@ -474,6 +474,7 @@ def test_the_reference_describes_every_key() -> None:
         config.LaunchConfig,
         config.PolicyConfig,
         config.ServerConfig,
+        config.RecordsConfig,
     )
     for section in sections:
         for key, field in section.model_fields.items():
@@ -494,7 +495,7 @@ def _default(field: Any) -> str:
         return "–"
     if isinstance(field.default, frozenset):
         return f"`[{', '.join(field.default)}]`"
-    if isinstance(field.default, config.ServerConfig):
+    if isinstance(field.default, config.ServerConfig | config.RecordsConfig):
         return "`{}`"
     if isinstance(field.default, bool):
         return f"`{str(field.default).lower()}`"  # as YAML writes it

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
@@ -16,11 +18,12 @@ from starlette.responses import JSONResponse, Response
 from routewright.errors import BadInput
 from routewright.gateway.body import NUMBER, read, validated
 from routewright.gateway.errors import BadRequest
-from routewright.records import accounts, keys
+from routewright.records import accounts, decisions, keys
 from routewright.records.keys import Budget, Key
 from routewright.records.store import Store
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 Usd = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False), NUMBER]
 Limit = Annotated[int, Field(gt=0, lt=2**31), NUMBER]
 Name = Annotated[str, Field(pattern=f"^{keys.NAME.pattern}$")]
@@ -65,6 +68,25 @@ class RotationBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     keep_old_seconds: Annotated[float, Field(ge=0, le=30 * 86400), NUMBER] = 0.0
+
+
+class Period(BaseModel):
+    """Which decisions are listed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    since_seconds: Annotated[float, Field(gt=0, le=1e10, allow_inf_nan=False)] = 3600.0
+    key: Name | None = None
+    limit: Annotated[int, Field(gt=0, le=10_000)] = 100
+
+
+class Sums(BaseModel):
+    """What is summed, and by what."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    since_seconds: Annotated[float, Field(gt=0, le=1e10, allow_inf_nan=False)] = 7 * 86400.0
+    by: Literal["key", "team", "owner", "expert", "policy", "day"] = "key"
 
 
 async def list_keys(request: Request) -> Response:
@@ -166,6 +188,26 @@ async def list_policies(request: Request) -> Response:
     return JSONResponse({"object": "list", "data": rows})
 
 
+async def list_decisions(request: Request) -> Response:
+    """Lists decisions without their texts, newest first, those of a key if it is named."""
+    period = _query(request, Period)
+    since, key, most = time.time() - period.since_seconds, period.key, period.limit
+
+    def rows(connection: Connection) -> list[dict[str, Any]]:
+        return list(islice(decisions.recent(connection, since, key), most))
+
+    return JSONResponse({"object": "list", "data": await _reading(request, rows)})
+
+
+async def show_spend(request: Request) -> Response:
+    """Shows what was spent in a period, in US$, by key, team, owner, expert, policy or day."""
+    sums = _query(request, Sums)
+    since = time.time() - sums.since_seconds
+    rows = await _reading(request, lambda found: decisions.spend(found, sums.by, since))
+    total = math.fsum(row["usd"] for row in rows)
+    return JSONResponse({"object": "spend", "total_usd": total, "rows": rows})
+
+
 def keys_as_rows(connection: Connection, now: float) -> list[dict[str, Any]]:
     """Every key as plain data, without its secret, with what it has spent in US$."""
     balances = accounts.balances(connection, now)
@@ -199,6 +241,11 @@ def _tuple(names: list[str] | None) -> tuple[str, ...] | None:
 
 def _list(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
+
+
+def _query(request: Request, model: type[M]) -> M:
+    """The parameters after the `?` of an address; raises BadRequest."""
+    return validated(model)(dict(request.query_params))
 
 
 def _store(request: Request) -> Store:

@@ -84,6 +84,8 @@ def build(
             Route("/admin/keys", admin.Keys),
             Route("/admin/keys/{name}", admin.revoke_key, methods=["DELETE"]),
             Route("/admin/keys/{name}/rotate", admin.rotate_key, methods=["POST"]),
+            Route("/admin/decisions", admin.list_decisions),
+            Route("/admin/spend", admin.show_spend),
             Route("/admin/budgets", admin.list_budgets),
             Route("/admin/budgets/{kind}/{name}", admin.set_budget, methods=["PUT"]),
             Route("/openapi.json", openapi),

@@ -28,7 +28,7 @@ RELOAD_SECONDS = 5.0  # that a reload in progress gets when the gateway ends
 TRACES_SECONDS = 5.0  # that the last spans get to reach their collector
 THREADS = 32  # for the steps of strategies; while one predicts, the others wait for the next batch
 # keys of `server` that only a restart changes
-FIXED = ("host", "port", "store", "grace_seconds", "traces")
+FIXED = ("host", "port", "store", "traces")
 
 log = logging.getLogger(__name__)
 
@@ -182,6 +182,7 @@ class Lifecycle:
             self.records,
         )
         self.counters.pacers = policies.pacers.by_policy
+        self.records.settings = config.server
         if (store := self.records.store) is not None:
             policies.pacers.update = store.update_state
             self.records.exchanges = (

@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute
 from starlette.schemas import BaseSchemaGenerator
 
 from routewright import __version__
-from routewright.gateway.admin import BudgetBody, KeyBody, RotationBody
+from routewright.gateway.admin import BudgetBody, KeyBody, Period, RotationBody, Sums
 from routewright.gateway.body import MAX_MESSAGES, MAX_METADATA, MAX_TOKENS, Limits, Name
 from routewright.gateway.feedback import Score
 
@@ -316,6 +316,32 @@ class BudgetRows(Open):
     data: list[BudgetRow]
 
 
+class DecisionRow(Open):
+    """A decision without its texts."""
+
+    id: str
+    at: float
+    key: str | None
+    policy: str | None
+    expert: str | None
+    status: str
+    path: str | None
+    usd: float
+
+
+class DecisionRows(Open):
+    object: Literal["list"]
+    data: list[DecisionRow]
+
+
+class SpendRows(Open):
+    """What was spent, in US$."""
+
+    object: Literal["spend"]
+    total_usd: float
+    rows: list[dict[str, Any]]
+
+
 class PolicyRow(Open):
     """A policy and the operating point that it has now."""
 
@@ -340,7 +366,7 @@ class Operation:
 
     `response` is the model of a 200, or None where it is a text. `errors` are the other statuses;
     their body is an `ErrorBody`, or the `failure` of this operation. `event` is the model of the
-    events of a stream.
+    events of a stream. `query` has the parameters after the `?`.
     """
 
     response: type[BaseModel] | None
@@ -349,6 +375,7 @@ class Operation:
     failure: type[BaseModel] = ErrorBody
     event: type[BaseModel] | None = None
     headers: Sequence[str] = ()
+    query: type[BaseModel] | None = None
 
 
 DECISION = ("decision-id", "policy", "expert", "overhead-ms")
@@ -372,6 +399,8 @@ OPERATIONS = {
     ("post", "/admin/keys/{name}/rotate"): Operation(
         KeyMade, RotationBody, (*READING, 401, 404, 409)
     ),
+    ("get", "/admin/decisions"): Operation(DecisionRows, errors=(400, 401, 404), query=Period),
+    ("get", "/admin/spend"): Operation(SpendRows, errors=(400, 401, 404), query=Sums),
     ("get", "/admin/budgets"): Operation(BudgetRows, errors=(401,)),
     ("put", "/admin/budgets/{kind}/{name}"): Operation(BudgetSet, BudgetBody, (*READING, 401, 404)),
     ("get", "/v1/models"): Operation(Models, errors=(401,)),
@@ -417,6 +446,11 @@ def _entry(path: str, operation: Operation) -> dict[str, Any]:
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
             for name in names
         ]
+    if operation.query is not None:
+        fields = operation.query.model_json_schema()["properties"]
+        entry.setdefault("parameters", []).extend(
+            {"name": name, "in": "query", "schema": schema} for name, schema in fields.items()
+        )
     if operation.request is not None:
         content = {JSON: {"schema": _reference(operation.request)}}
         entry["requestBody"] = {"required": True, "content": content}

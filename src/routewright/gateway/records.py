@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterator
 import psutil
 from sqlalchemy.exc import SQLAlchemyError
 
-from routewright.config import Config
+from routewright.config import Config, ServerConfig
 from routewright.gateway.budgets import DAY, HISTORY_DAYS, Hour, outlook
 from routewright.gateway.errors import BadRequest
-from routewright.records import accounts, keys, scores
+from routewright.records import accounts, decisions, keys, scores
 from routewright.records.accounts import Admission, Begin, Grant, Refusal, Reserve, Step, Verdict
 from routewright.records.keys import Key
 from routewright.records.store import Store
@@ -32,6 +32,7 @@ from routewright.records.writer import State, StoreDown, Writer
 VERDICT_SECONDS = 5.0  # that a request waits for a verdict before the store counts as down
 BUSY_SECONDS = 10.0  # that a request waits for money that requests in progress hold
 BUSY_PAUSE = 0.05
+PRUNED_AT_ONCE = 500  # decisions
 STEER_SECONDS = 60.0  # between two outlooks on budgets
 KNOWN_SECONDS = 2.0  # between two readings of all balances
 CLEANING_SECONDS = 3600.0
@@ -74,12 +75,13 @@ class Records:
         self.replica = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self.keys: dict[str, Key] = {}  # by id
         self.replicas = 1  # gateways on this store that live
-        self.grace = config.server.grace_seconds if config else 0.0
+        self.settings = config.server if config else ServerConfig()  # a reload replaces them
         self.writer: Writer | None = None
         # What is exchanged with the other gateways every second.
         self.exchanges: tuple[Callable[[], None], ...] = ()
         self.allowed: dict[str, float] = {}  # US$ per query, by account: see `allowance`
         self._steering: asyncio.Task[None] | None = None
+        self._pruned_at = -math.inf
         self._version: float | None = None
         self._known: dict[tuple[str, str], float] = {}  # account, period ▶ US$ spent
         self._reserved: dict[str, float] = {}
@@ -103,13 +105,25 @@ class Records:
             self._steering = asyncio.create_task(self._steer(self.store))
 
     async def _steer(self, store: Store) -> None:
-        """Reckons every minute what a query may cost so that the budgets of months last."""
+        """Reckons every minute what a query may cost so that the budgets of months last, and
+        deletes every hour what was kept for long enough."""
         while True:
             try:
                 self.allowed = await asyncio.to_thread(self._outlooks, store)
+                if time.monotonic() - self._pruned_at >= CLEANING_SECONDS:
+                    await asyncio.to_thread(self._prune, store)
+                    self._pruned_at = time.monotonic()
             except SQLAlchemyError:  # the writer says so
                 self.allowed = {}
             await asyncio.sleep(STEER_SECONDS)
+
+    def _prune(self, store: Store) -> None:
+        """Deletes the records whose retention is over, in small portions."""
+        before = time.time() - self.settings.records.retention_days * DAY
+        while True:
+            with store.begin() as connection:
+                if not any(decisions.prune(connection, before, PRUNED_AT_ONCE).values()):
+                    return
 
     def _outlooks(self, store: Store) -> dict[str, float]:
         monthly = {
@@ -301,7 +315,11 @@ class Records:
                 pass
         state = self.writer.state
         since = state.down_since
-        if not state.full and since is not None and time.monotonic() - since > self.grace:
+        if (
+            not state.full
+            and since is not None
+            and time.monotonic() - since > self.settings.grace_seconds
+        ):
             message = "the gateway's store cannot be used, so it cannot check this key's limits"
             raise LimitReached(Refusal("store_unavailable", message, 5.0), status=503)
         return None

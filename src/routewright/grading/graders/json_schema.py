@@ -57,6 +57,13 @@ class JsonSchema:
         return ungraded(why) if score is None else Grade(score, why)
 
 
+def prepare() -> None:
+    """Loads the library before the time of the first check counts."""
+    from jsonschema import validators
+
+    validators.Draft202012Validator.check_schema({})
+
+
 def check(schema: Mapping[str, Any], answer: str) -> tuple[float | None, str]:
     """The score of an answer, None for no grade, and the reason.
 

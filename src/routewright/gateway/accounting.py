@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from routewright.drive import Asker, at_once
-from routewright.errors import NotAdmissible
+from routewright.errors import NotAdmissible, StreamBroken, UpstreamError
 from routewright.experts import spending
 from routewright.experts.client import Client
 from routewright.gateway.records import VERDICT_SECONDS, LimitReached, Records, quota_headers
@@ -106,9 +106,11 @@ class Account:
         return self._reserving
 
     def explained(self, error: BaseException) -> BaseException:
-        """The limit that was reached, if that is why no expert could be asked."""
+        """The limit that was reached, if that is why no (other) expert could be asked."""
         refusal = self._reserving.refusal if self._reserving else None
-        return refusal if refusal is not None and isinstance(error, NotAdmissible) else error
+        if refusal is None or isinstance(error, StreamBroken):
+            return error
+        return refusal if isinstance(error, NotAdmissible | UpstreamError) else error
 
     def end(self, row: dict[str, Any], more: Callable[[], dict[str, Any]]) -> None:
         """Writes the record of the request, and gives back what it had reserved."""

@@ -663,7 +663,8 @@ def cost_of(decisions):
 def exported(path):
     """US$ of all answers in an outcome table."""
     frame = polars.read_parquet(path)
-    costs = [name for name in frame.columns if name.startswith("cost::")]
+    kinds = ("cost::", "verify_cost::")
+    costs = [name for name in frame.columns if name.startswith(kinds)]
     return math.fsum(value or 0.0 for name in costs for value in frame[name])
 
 

@@ -2,8 +2,9 @@
 
     python -m bench gateway
 
-Upstream and gateway run as processes of their own on the loopback; the upstream answers at
-once, so every difference is ours. All figures are from one run on one machine: compare the
+Upstream and gateways run as processes of their own on the loopback; the upstream answers at
+once, so every difference is ours. One gateway has no store, one records every decision, and one
+also keeps a key within its budget. All figures are from one run on one machine: compare the
 ratios, not the absolute numbers.
 """
 
@@ -15,6 +16,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -46,35 +48,48 @@ async def upstream(scope: Any, receive: Any, send: Any) -> None:
 
 
 def serve(role: str, behind: str) -> None:
-    """One of the two servers; prints its URL first."""
+    """One of the servers; prints its URL first, and the key of a gateway that needs one."""
     import uvicorn
 
     from routewright.config import Config
     from routewright.gateway.app import build
-    from routewright.gateway.server import listen, url_of
+    from routewright.gateway.server import SWITCH_SECONDS, listen, url_of
+    from routewright.records import keys
 
     app: Any = upstream
-    if role == "gateway":
-        expert = {"name": "echo", "base_url": behind, "output_per_mtok": 1.0}
-        policy = {"strategy": "fixed", "options": {"expert": "echo"}}
-        app = build(
-            Config.model_validate(
-                {"version": 1, "experts": [expert], "policies": {"default": policy}}
+    key = ""
+    sys.setswitchinterval(SWITCH_SECONDS)
+    with tempfile.TemporaryDirectory() as folder, listen("127.0.0.1", 0) as listener:
+        if role != "upstream":
+            url = "none" if role == "gateway" else f"sqlite:///{folder}/bench.db"
+            expert = {"name": "echo", "base_url": behind, "output_per_mtok": 1.0}
+            policy = {"strategy": "fixed", "options": {"expert": "echo"}}
+            app = build(
+                Config.model_validate(
+                    {
+                        "version": 1,
+                        "experts": [expert],
+                        "policies": {"default": policy},
+                        "server": {"store": url},
+                    }
+                )
             )
-        )
-    with listen("127.0.0.1", 0) as listener:
-        print(f"{url_of(listener)}/v1", flush=True)
+            if role == "keyed":
+                with app.state.lifecycle.records.store.begin() as connection:
+                    key = keys.create(connection, "bench", keys.Budget(day=1000.0), rpm=10**8)
+        print(f"{url_of(listener)}/v1 {key}", flush=True)
         settings = uvicorn.Config(app, log_level="warning", access_log=False)
         uvicorn.Server(settings).run(sockets=[listener])
 
 
 @contextlib.contextmanager
-def started(role: str, behind: str = "") -> Iterator[str]:
+def started(role: str, behind: str = "") -> Iterator[tuple[str, str]]:
     command = [sys.executable, __file__, role, behind]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
-        yield process.stdout.readline().strip()
+        url, _, key = process.stdout.readline().strip().partition(" ")
+        yield url, key
     finally:
         process.terminate()
         process.wait()
@@ -84,10 +99,11 @@ def started(role: str, behind: str = "") -> Iterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def with_aiohttp(url: str) -> Any:
+async def with_aiohttp(url: str, key: str = "") -> Any:
     import aiohttp
 
-    async with aiohttp.ClientSession() as session:
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    async with aiohttp.ClientSession(headers=headers) as session:
 
         async def post() -> Any:
             async with session.post(f"{url}/chat/completions", json=REQUEST) as reply:
@@ -138,34 +154,43 @@ async def latency(post: Post) -> float:
     return statistics.median(taken)
 
 
-async def measure(bare: str, front: str) -> dict[str, float]:
+async def measure(bare: str, fronts: dict[str, tuple[str, str]]) -> dict[str, float]:
     found: dict[str, list[float]] = {}
-    async with (
-        with_aiohttp(bare) as direct,
-        with_aiohttp(front) as through,
-        with_httpx(bare) as httpx,
-    ):
+    async with contextlib.AsyncExitStack() as stack:
+        posts = {"bare": await stack.enter_async_context(with_aiohttp(bare))}
+        for role, (url, key) in fronts.items():
+            posts[role] = await stack.enter_async_context(with_aiohttp(url, key))
+        posts["httpx"] = await stack.enter_async_context(with_httpx(bare))
         for _ in range(3):  # in turn, so that a busy neighbour disturbs all alike
-            for name, post in (("bare", direct), ("gateway", through), ("httpx", httpx)):
+            for name, post in posts.items():
                 found.setdefault(f"{name}_rps", []).append(await rate(post))
                 found.setdefault(f"{name}_ms", []).append(await latency(post))
     return {name: statistics.median(values) for name, values in found.items()}
 
 
 def main() -> None:
-    with started("upstream") as bare, started("gateway", bare) as front:
-        m = asyncio.run(measure(bare, front))
+    with contextlib.ExitStack() as stack:
+        bare, _ = stack.enter_context(started("upstream"))
+        roles = ("gateway", "recorded", "keyed")
+        fronts = {role: stack.enter_context(started(role, bare)) for role in roles}
+        time.sleep(1.5)  # until the gateway has read its key
+        m = asyncio.run(measure(bare, fronts))
     print(f"{'':24}{'requests/s':>12}{'median ms':>12}")
     for name, words in (
         ("bare", "upstream, by aiohttp"),
         ("httpx", "upstream, by httpx"),
         ("gateway", "through the gateway"),
+        ("recorded", "… that keeps records"),
+        ("keyed", "… and a budget"),
     ):
         print(f"{words:24}{m[f'{name}_rps']:12.0f}{m[f'{name}_ms']:12.2f}")
     print(f"added by the gateway: {m['gateway_ms'] - m['bare_ms']:.2f} ms")
     print(f"gateway / bare upstream: {m['gateway_rps'] / m['bare_rps']:.2f} of the requests/s")
+    for role, words in (("recorded", "records"), ("keyed", "records and a budget")):
+        share, more = m[f"{role}_rps"] / m["gateway_rps"], m[f"{role}_ms"] - m["gateway_ms"]
+        print(f"{words}: {share:.2f} of the gateway's requests/s, {more:.2f} ms more")
     print(f"aiohttp / httpx: {m['bare_rps'] / m['httpx_rps']:.2f} times the requests/s")
 
 
-if __name__ == "__main__":  # as one of the two servers
+if __name__ == "__main__":  # as one of the servers
     serve(*sys.argv[1:])

@@ -18,7 +18,7 @@ from routewright.errors import (
     UpstreamTimeout,
 )
 from routewright.experts.client import Client
-from routewright.experts.spending import capped
+from routewright.experts.spending import capped, input_bound
 from routewright.sandbox.model import TinyLM
 from routewright.types import Answer, Ask, Expert, Query
 from upstream import (
@@ -394,3 +394,12 @@ def test_a_one_word_verdict_is_weighed_by_its_probability():
 def test_a_question_that_names_a_placeholder_is_not_filled_in():
     prompt = prompts.verify(Query.of("what is {answer}?"), Answer("e", "a word"))
     assert "Question: what is {answer}?" in prompt
+
+
+@pytest.mark.parametrize("size", range(1, 400, 7))
+def test_money_for_exactly_one_token_covers_it(size):
+    """Whatever floats make of input + one token − input."""
+    expert = Expert("small", input_per_mtok=0.15, output_per_mtok=0.6)
+    body = {"messages": [{"role": "user", "content": "x" * size}]}
+    least = expert.highest_price(input_bound(body), 0) + expert.price(0, 1)
+    assert capped(body, expert, least)["max_tokens"] == 1

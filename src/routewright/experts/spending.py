@@ -48,7 +48,8 @@ def capped(body: Mapping[str, Any], expert: Expert, dollars: float) -> dict[str,
     """
     input_cost = expert.highest_price(input_bound(body), 0)
     left, per_token = dollars - input_cost, expert.price(0, body.get("n") or 1)
-    if left < per_token or left < 0:
+    rounding = 1e-9 * dollars  # of floats, so that money for exactly one token covers it
+    if left + rounding < per_token or left + rounding < 0:
         raise NotAdmissible(
             expert.name,
             f"max_cost ${dollars:.2g} is too low: the input alone may cost ${input_cost:.2g}",

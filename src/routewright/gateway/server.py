@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from routewright.gateway.logs import unblocked
 from routewright.gateway.middleware import HEADER_BYTES
 
 CUT_SECONDS = 5.0  # that cut requests get to write their log lines and tell their clients
+SWITCH_SECONDS = 0.001  # that a thread may hold up the event loop; Python's default is 0.005
 THREADS = 32  # some of which may wait for a name server
 READ = 256 * 1024  # bytes that an event loop reads at once
 
@@ -48,6 +50,7 @@ def run(
     Raises BadInput if the config cannot be served or the port is taken.
     """
     raise_limit()
+    sys.setswitchinterval(SWITCH_SECONDS)
     with unblocked(), _no_hangup(), listen(host, port) as listener:
         app = build(config, load, loopback=is_loopback(listener.getsockname()[0]))
         with suppress(KeyboardInterrupt):

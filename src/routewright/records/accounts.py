@@ -14,15 +14,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Table, delete, func, select, text, tuple_
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, delete, func, select
 
-from routewright.records import schema
+from routewright.records import schema, statements
 from routewright.records.keys import KINDS, Key
+from routewright.records.statements import insert_into
 
 EVER = ""  # the period of all time
 PARTS = 8  # of what is left: an answer that nothing else limits may cost no more than one of them
 COLUMNS = tuple(schema.decisions.columns)
+ASK_COLUMNS = tuple(schema.asks.columns)
 DUST = 1e-12  # US$ by which sums of floats may differ
 SILENT = 30.0  # seconds after which a gateway that was not seen is dead
 
@@ -181,35 +182,28 @@ class Ledger:
             return
         names = {name for key in keys for name in (*key.budgets, key.account)}
         for name in sorted(names):
-            lock = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
-            self.connection.execute(lock, {"name": name})
+            self.connection.execute(statements.LOCK, {"name": name})
 
     def _spent(self, accounts: set[str]) -> defaultdict[tuple[str, str], float]:
-        table = schema.balances
         spent: defaultdict[tuple[str, str], float] = defaultdict(float)
         if accounts:
-            periods = periods_of(self.now)
-            query = select(table).where(table.c.account.in_(accounts), table.c.period.in_(periods))
-            for row in self.connection.execute(query):
-                spent[row.account, row.period] = row.usd + row.unsure_usd
+            names = {"accounts": list(accounts), "periods": periods_of(self.now)}
+            rows = self.connection.execute(statements.SPENT, names)
+            spent.update(((account, period), usd) for account, period, usd in rows)
         return spent
 
     def _reserved(self, accounts: set[str]) -> defaultdict[str, float]:
-        table = schema.reservations
         reserved: defaultdict[str, float] = defaultdict(float)
         if accounts:
-            query = select(table.c.account, func.sum(table.c.usd))
-            query = query.where(table.c.account.in_(accounts)).group_by(table.c.account)
-            reserved.update((name, usd) for name, usd in self.connection.execute(query))
+            names = {"accounts": list(accounts)}
+            reserved.update(iter(self.connection.execute(statements.RESERVED, names)))  # type: ignore[arg-type]
         return reserved
 
     def _use(self, accounts: set[str]) -> defaultdict[str, Use]:
-        table = schema.minutes
         use: defaultdict[str, Use] = defaultdict(Use)
         if accounts:
-            minutes = (self.minute, self.minute - 1)
-            query = select(table).where(table.c.account.in_(accounts), table.c.minute.in_(minutes))
-            for row in self.connection.execute(query):
+            names = {"accounts": list(accounts), "minutes": (self.minute, self.minute - 1)}
+            for row in self.connection.execute(statements.USED, names):
                 values = [float(row.requests), float(row.tokens)]
                 if row.minute == self.minute:
                     use[row.account].now = values
@@ -218,21 +212,19 @@ class Ledger:
         return use
 
     def _running(self, accounts: set[str]) -> defaultdict[str, int]:
-        table = schema.running
         running: defaultdict[str, int] = defaultdict(int)
         if accounts:
-            query = select(table.c.account, func.count()).where(table.c.account.in_(accounts))
-            rows = self.connection.execute(query.group_by(table.c.account))
-            running.update((name, count) for name, count in rows)
+            names = {"accounts": list(accounts)}
+            running.update(iter(self.connection.execute(statements.RUNNING, names)))  # type: ignore[arg-type]
         return running
 
     def _stored(self, steps: Sequence[Step]) -> set[tuple[str, int]]:
-        table = schema.asks
         charges = [step.row for step in steps if isinstance(step, Charge)]
-        pairs = [(row["decision"], row["position"]) for row in charges]
-        place = tuple_(table.c.decision, table.c.position)
-        query = select(table.c.decision, table.c.position).where(place.in_(pairs))
-        return {(row.decision, row.position) for row in self.connection.execute(query)}
+        places = [(row["decision"], row["position"]) for row in charges]
+        if not places:
+            return set()
+        rows = self.connection.execute(statements.STORED, {"ids": places})
+        return {(row.decision, row.position) for row in rows}
 
     # --- steps --------------------------------------------------------------------------------
 
@@ -327,7 +319,7 @@ class Ledger:
             self._release(step.reservation)
         if (row["decision"], row["position"]) in self.stored:
             return
-        self.asks.append(row)
+        self.asks.append({column.name: row.get(column.name) for column in ASK_COLUMNS})
         for account in key.accounts if key else ():
             for period in (*periods_of(row["at"]), EVER):
                 self.balances[account, period][0] += row["usd"]
@@ -362,60 +354,32 @@ class Ledger:
 
     def write(self) -> None:
         """Writes the changes."""
-        execute = self.connection.execute
-        insert = insert_into(self.connection)
-        if self.asks:
-            execute(insert(schema.asks).on_conflict_do_nothing(), self.asks)
-        if self.decisions:
-            statement = insert(schema.decisions)
-            values = {c.name: c for c in statement.excluded if c.name != "id"}
-            execute(
-                statement.on_conflict_do_update(index_elements=["id"], set_=values), self.decisions
-            )
-        if self.balances:
-            rows = [
-                {"account": account, "period": period, "usd": usd, "requests": int(count)}
-                for (account, period), (usd, count) in sorted(self.balances.items())
-            ]
-            self._add(schema.balances, rows, ("usd", "requests"))
-        uses = sorted((name, use.added) for name, use in self.use.items() if any(use.added))
-        if uses:
-            rows = [
-                {"account": name, "minute": self.minute, "requests": count, "tokens": tokens}
-                for name, (count, tokens) in uses
-            ]
-            self._add(schema.minutes, rows, ("requests", "tokens"))
-        for table, ids in ((schema.reservations, self.closed), (schema.running, self.ended)):
+        connection = self.connection
+        statements.add(connection, schema.asks, self.asks)
+        statements.replace(connection, schema.decisions, self.decisions)
+        balances = [
+            {"account": account, "period": period, "usd": usd, "requests": int(count)}
+            for (account, period), (usd, count) in sorted(self.balances.items())
+        ]
+        statements.increase(connection, schema.balances, balances, ("usd", "requests"))
+        minutes = [
+            {"account": name, "minute": self.minute, "requests": count, "tokens": tokens}
+            for name, (count, tokens) in sorted((n, use.added) for n, use in self.use.items())
+            if count or tokens
+        ]
+        statements.increase(connection, schema.minutes, minutes, ("requests", "tokens"))
+        for statement, ids in ((statements.RELEASE, self.closed), (statements.LEAVE, self.ended)):
             for some in _portions(sorted(ids)):
-                execute(delete(table).where(table.c.id.in_(some)))
+                connection.execute(statement, {"ids": some})
+        replica = {"replica": self.replica}
         reservations = [
-            {"id": name, "account": account, "replica": self.replica, "usd": usd}
+            {"id": name, "account": account, **replica, "usd": usd}
             for name, (accounts, usd) in self.open.items()
             for account in accounts
         ]
-        if reservations:
-            execute(insert(schema.reservations).on_conflict_do_nothing(), reservations)
-        if self.begun:
-            rows = [
-                {"id": name, "account": account, "replica": self.replica}
-                for name, account in self.begun.items()
-            ]
-            execute(insert(schema.running).on_conflict_do_nothing(), rows)
-
-    def _add(self, table: Table, rows: list[dict[str, Any]], columns: Sequence[str]) -> None:
-        """Adds the values of some columns to those that are stored."""
-        statement = insert_into(self.connection)(table)
-        sums = {name: table.c[name] + statement.excluded[name] for name in columns}
-        keys = [column.name for column in table.primary_key]
-        self.connection.execute(
-            statement.on_conflict_do_update(index_elements=keys, set_=sums), rows
-        )
-
-
-def insert_into(connection: Connection) -> Any:
-    """The `insert` of the database, which knows what to do with rows that exist."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return dialect.insert
+        statements.add(connection, schema.reservations, reservations)
+        running = [{"id": d, "account": a, **replica} for d, a in self.begun.items()]
+        statements.add(connection, schema.running, running)
 
 
 def recover(connection: Connection, dead: Sequence[str], now: float) -> int:

@@ -26,8 +26,9 @@ from sqlalchemy import (
 )
 
 from routewright.records import schema
-from routewright.records.accounts import EVER, insert_into, periods_of
+from routewright.records.accounts import EVER, periods_of
 from routewright.records.keys import KINDS
+from routewright.records.statements import insert_into
 
 GROUPS = ("key", "team", "owner", "expert", "policy", "day")
 HOUR = 3600  # seconds

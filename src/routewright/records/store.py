@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from routewright.errors import BadInput, MissingExtra
 from routewright.records import schema
-from routewright.records.accounts import insert_into
+from routewright.records.statements import insert_into
 
 HEAD = "0001"  # the newest revision in migrations/versions
 BUSY_SECONDS = 30.0  # that a writer of SQLite waits for another one

@@ -23,6 +23,7 @@ from routewright.types import Answer, Ask, Delta, Query
 
 ROOM = 32_768  # tokens for which an answer without a limit reserves money
 LONG = 20_000  # tokens of a query whose cost is reckoned in a thread
+OPEN_SECONDS = 0.25  # that an answer without a key waits for its record
 USEFUL = 1024  # tokens: a request waits for money that others hold rather than get fewer
 
 
@@ -120,9 +121,13 @@ class Account:
         self._written = self.records.safely(End(row, self.key, used - self.tokens, more))
 
     async def written(self) -> None:
-        """Waits until the record of the request is safe; not while the store is down."""
+        """Waits until the record of the request is safe; not while the store is down.
+
+        Without a key, whose budget it must reach, it waits no longer than OPEN_SECONDS.
+        """
         if self._written is not None:
-            await asyncio.wait({self._written}, timeout=VERDICT_SECONDS)
+            seconds = OPEN_SECONDS if self.key is None else VERDICT_SECONDS
+            await asyncio.wait({self._written}, timeout=seconds)
 
     @property
     def is_recorded(self) -> bool:
@@ -133,7 +138,8 @@ class Reserving:
     """An Asker that reserves the upper bound of every ask before it is sent.
 
     The ask may cost no more than was granted: its answer is cut to that. If nothing is left, it
-    raises NotAdmissible, so that a strategy may go on with a cheaper expert; `refusal` tells why.
+    raises NotAdmissible, so that a strategy may go on with a cheaper expert; `refusal` tells why,
+    until another ask is granted.
     """
 
     def __init__(self, asker: Asker, client: Client, spent: Spent, key: Key) -> None:
@@ -159,6 +165,7 @@ class Reserving:
         return self.asker.bill(sent, query, seconds)
 
     async def _reserved(self, ask: Ask, query: Query) -> Ask:
+        self.refusal = None
         run = asyncio.to_thread if query.input_tokens > LONG else at_once
         bound, least, useful, is_open = await run(self._bounds, ask, query)
         if bound == 0.0:

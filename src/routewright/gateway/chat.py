@@ -367,9 +367,11 @@ class Run:
 
     async def _done(self, decision: Decision) -> None:
         """Writes the log line and the records of a decision; the client gets it after that."""
-        if self.drawing is not None:
-            await self.drawing
-        self._log("ok", decision)
+        try:
+            if self.drawing is not None:
+                await self.drawing
+        finally:  # also if the client leaves meanwhile
+            self._log("ok", decision)
         await self.account.written()
         if self.services.feedback is not None:
             self.services.feedback.remember(

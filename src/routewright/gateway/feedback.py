@@ -139,6 +139,7 @@ async def feedback(request: Request) -> Response:
         raise BadRequest(message, status=404, code="no_feedback")
     rating = await read(request, services.config.server.max_body_bytes, validated(Score))
     key = request.state.key
+    await services.records.settled()  # the decision may be on its way to the store
     expert = await asyncio.to_thread(_score, services, rating, key.name if key else None)
     reply = {"object": "feedback", "decision_id": rating.decision_id, "score": rating.score}
     return JSONResponse({**reply, "expert": expert})

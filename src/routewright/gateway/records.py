@@ -24,7 +24,16 @@ from routewright.config import Config, ServerConfig
 from routewright.gateway.budgets import DAY, HISTORY_DAYS, Hour, outlook
 from routewright.gateway.errors import BadRequest
 from routewright.records import accounts, decisions, keys, scores
-from routewright.records.accounts import Admission, Begin, Grant, Refusal, Reserve, Step, Verdict
+from routewright.records.accounts import (
+    Admission,
+    Begin,
+    Grant,
+    Refusal,
+    Release,
+    Reserve,
+    Step,
+    Verdict,
+)
 from routewright.records.keys import Key
 from routewright.records.store import Store
 from routewright.records.writer import State, StoreDown, Writer
@@ -36,7 +45,6 @@ PRUNED_AT_ONCE = 500  # decisions
 STEER_SECONDS = 60.0  # between two outlooks on budgets
 KNOWN_SECONDS = 2.0  # between two readings of all balances
 CLEANING_SECONDS = 3600.0
-OPEN_KEY = "server.api_keys"  # what records call a key of the config
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +169,7 @@ class Records:
             self._steering.cancel()
         if self.writer is not None:
             await asyncio.to_thread(self.writer.close)
-        if self.store is not None:
+        if self.store is not None and self.state.is_up:  # else it may not reply
             await asyncio.to_thread(self._leave, self.store)
 
     def _leave(self, store: Store) -> None:
@@ -237,6 +245,9 @@ class Records:
         """
         assert self.store is not None
         name = f"decision '{decision[:100]}'"
+        if not self.state.is_up:
+            message = "the gateway's store cannot be used at the moment: send the score again later"
+            raise BadRequest(message, status=503, code="store_unavailable")
         try:
             with self.store.begin() as connection:
                 return scores.write(connection, decision, score, key, not self.needs_key)
@@ -285,8 +296,11 @@ class Records:
         """Writes a step soon, whatever becomes of the request."""
         if self.writer is not None:
             self.writer.submit(step)
-            if isinstance(step, accounts.Charge) and step.reservation in self._grants:
-                self._count(*self._grants.pop(step.reservation), step.row["usd"])
+            match step:
+                case accounts.Charge(row, _, str(name)) if name in self._grants:
+                    self._count(*self._grants.pop(name), row["usd"])
+                case Release(name) if name in self._grants:
+                    self._count(*self._grants.pop(name), 0.0)
 
     def safely(self, step: Step) -> asyncio.Future[Verdict] | None:
         """Writes a step soon; the future is done when it is safe. None while the store is down."""
@@ -300,7 +314,13 @@ class Records:
         self.writer.submit(step, future)
         return future
 
-    async def _verdict(self, step: Step) -> Admission | Grant | Refusal | None:
+    async def settled(self) -> None:
+        """Waits until everything that was submitted is written; not while the store is down."""
+        future = self.safely(Release(""))
+        if future is not None:
+            await asyncio.wait({future}, timeout=VERDICT_SECONDS)
+
+    async def _verdict(self, step: Begin | Reserve) -> Admission | Grant | Refusal | None:
         """The store's verdict; None while the store is down, within the time of grace."""
         if self.writer is None:
             return None
@@ -311,8 +331,14 @@ class Records:
                 async with asyncio.timeout(VERDICT_SECONDS):
                     verdict: Admission | Grant | Refusal | None = await future
                     return verdict
-            except (StoreDown, TimeoutError):
+            except StoreDown:
                 pass
+            except (TimeoutError, asyncio.CancelledError) as end:
+                # Nobody waits for the verdict any longer: what it may have granted is given back.
+                name = step.id if isinstance(step, Reserve) else step.decision
+                self.writer.submit(Release(name))
+                if isinstance(end, asyncio.CancelledError):
+                    raise
         state = self.writer.state
         since = state.down_since
         if (

@@ -70,9 +70,9 @@ class End:
 
 @dataclass(frozen=True)
 class Release:
-    """An ask that was not sent."""
+    """An ask that was not sent, or a request that nobody answers."""
 
-    reservation: str
+    id: str  # of the reservation or of the decision
 
 
 Step = Begin | Reserve | Release | Charge | End
@@ -235,7 +235,8 @@ class Ledger:
             case Reserve():
                 return self._reserve(step)
             case Release():
-                self._release(step.reservation)
+                self._release(step.id)
+                self._leave(step.id)
             case Charge():
                 self._charge(step)
             case End():
@@ -332,6 +333,14 @@ class Ledger:
         if not accounts:
             self.closed.add(reservation)
 
+    def _leave(self, decision: str, account: str | None = None) -> None:
+        """Ends a request that counts as in progress of an account, if it does."""
+        begun = self.begun.pop(decision, None)
+        if begun is None:
+            self.ended.add(decision)
+        if account := begun or account:
+            self.running[account] -= 1
+
     def _end(self, step: End) -> None:
         key, row = step.key, step.row
         row = {**row, **step.more()}
@@ -346,9 +355,7 @@ class Ledger:
             use.now[1] += step.tokens
             use.added[1] += step.tokens
         if key.concurrency is not None:
-            self.running[key.account] -= 1
-            if self.begun.pop(row["id"], None) is None:
-                self.ended.add(row["id"])
+            self._leave(row["id"], key.account)
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -392,17 +399,21 @@ def recover(connection: Connection, dead: Sequence[str], now: float) -> int:
     if not dead:
         return 0
     table = schema.reservations
-    sums = select(table.c.account, func.sum(table.c.usd)).where(table.c.replica.in_(dead))
+    # Deleted and read at once: another gateway may notice the same death at the same time.
+    gone = delete(table).where(table.c.replica.in_(dead)).returning(table.c.account, table.c.usd)
+    sums: defaultdict[str, float] = defaultdict(float)
+    for account, usd in connection.execute(gone):
+        sums[account] += usd
     insert = insert_into(connection)
-    for account, usd in list(connection.execute(sums.group_by(table.c.account))):
+    for account, usd in sorted(sums.items()):
         for period in (*periods_of(now), EVER):
             values = {"account": account, "period": period, "usd": 0.0, "unsure_usd": usd}
             statement = insert(schema.balances).values({**values, "requests": 0})
             more = {"unsure_usd": schema.balances.c.unsure_usd + usd}
             keys = ["account", "period"]
             connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=more))
-    for orphan in (schema.reservations, schema.running):
-        connection.execute(delete(orphan).where(orphan.c.replica.in_(dead)))
+    running = schema.running
+    connection.execute(delete(running).where(running.c.replica.in_(dead)))
     asks = schema.asks
     ids = select(schema.decisions.c.id).where(schema.decisions.c.replica.in_(dead))
     lost = (

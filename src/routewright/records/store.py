@@ -28,6 +28,10 @@ CREATION_LOCK = sqlalchemy.text("SELECT pg_advisory_xact_lock(4100)")
 EXAMPLES = "sqlite:///routewright.db, postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, or none"
 
 
+class Gone(SQLAlchemyError):
+    """The file of the store was deleted or replaced: what is written would be lost."""
+
+
 class Store:
     """One database with the tables of `schema`. Raises BadInput if it cannot be used.
 
@@ -40,7 +44,7 @@ class Store:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.label = _label(self.url)  # for messages: without its password
         if self.is_sqlite:
-            self._make_file()
+            self._file = self._make_file()
         try:
             self.engine = _engine(self.url)
         except ImportError as error:
@@ -49,6 +53,7 @@ class Store:
     @contextmanager
     def begin(self) -> Iterator[Connection]:
         """A transaction that writes; it is committed at the end of the block."""
+        self._check_file()
         with self.engine.begin() as connection:
             if self.is_sqlite:  # at once, so that what is read here is still so when it is written
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -57,6 +62,7 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that reads one state of the database."""
+        self._check_file()
         with self.engine.begin() as connection:
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN")
@@ -141,12 +147,8 @@ class Store:
         """Turns errors of the database into BadInput, without what was to be written."""
         try:
             yield
-        except DBAPIError as error:
-            raise BadInput(f"the store {self.label} cannot be used: {reason(error)}") from error
         except SQLAlchemyError as error:
-            raise BadInput(
-                f"the store {self.label} cannot be used ({type(error).__name__})"
-            ) from error
+            raise BadInput(f"the store {self.label} cannot be used: {reason(error)}") from error
 
     # --- small states -------------------------------------------------------------------------
 
@@ -171,20 +173,33 @@ class Store:
             )
             return after
 
-    def _make_file(self) -> None:
-        """Makes the file, which only its owner may read, and its folder."""
+    def _check_file(self) -> None:
+        """Raises Gone if SQLite's file is not the one that was opened; open connections would go on
+        with that one."""
+        if self.is_sqlite:
+            try:
+                file = os.stat(self.url.database or "")
+            except OSError as error:
+                raise Gone("its file was deleted: put it back, and restart the gateway") from error
+            if (file.st_dev, file.st_ino) != self._file:
+                raise Gone("its file was replaced: restart the gateway")
+
+    def _make_file(self) -> tuple[int, int]:
+        """Makes the file, which only its owner may read, and its folder; returns what it is."""
         path = Path(self.url.database or "")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists() and not path.is_file():
                 raise BadInput(f"server.store: '{path}' is not a file: name another one")
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            file = path.stat()
         except OSError as error:
             why = (error.strerror or str(error)).lower()
             raise BadInput(
                 f"server.store: '{path}' cannot be written ({why}): name another file, or"
                 " `store: none` to keep nothing"
             ) from error
+        return file.st_dev, file.st_ino
 
 
 def parse(text: str, folder: Path) -> URL:
@@ -233,8 +248,12 @@ def _engine(url: URL) -> Engine:
     return engine
 
 
-def reason(error: DBAPIError) -> str:
+def reason(error: Exception) -> str:
     """Why a database failed, in one line, without statements and values."""
+    if isinstance(error, Gone):
+        return str(error)
+    if not isinstance(error, DBAPIError):
+        return type(error).__name__
     lines = str(error.orig).strip().splitlines() or [type(error).__name__]
     return lines[0][:300]
 

@@ -42,20 +42,27 @@ def kept(messages: Sequence[Message], answer: str | None, how: str) -> dict[str,
     if how == "none":
         return {"messages": None, "answer": None}
     change = redacted if how == "redacted" else str
-    plain = [_text_of(message, change) for message in messages]
-    size = sum(len(message["content"] or "") for message in plain) + len(answer or "")
-    if size > LONGEST:
+    texts = [_text_of(message) for message in messages]
+    # Before they are changed: that takes long for long texts, and nothing else runs meanwhile.
+    if sum(len(text or "") for text in (*texts, answer)) > LONGEST:
         return {"messages": None, "answer": None}
-    return {"messages": plain, "answer": None if answer is None else clean(change(answer))}
+    plain = [
+        {"role": clean(str(message.get("role", ""))), "content": _changed(text, change)}
+        for message, text in zip(messages, texts, strict=True)
+    ]
+    return {"messages": plain, "answer": _changed(answer, change)}
 
 
-def _text_of(message: Message, change: Callable[[str], str]) -> dict[str, Any]:
+def _text_of(message: Message) -> str | None:
     content = message.get("content")
     if isinstance(content, list):
         texts = (part.get("text") for part in content if isinstance(part, Mapping))
         content = "\n".join(text for text in texts if isinstance(text, str))
-    text = clean(change(content)) if isinstance(content, str) else None
-    return {"role": clean(str(message.get("role", ""))), "content": text}
+    return content if isinstance(content, str) else None
+
+
+def _changed(text: str | None, change: Callable[[str], str]) -> str | None:
+    return None if text is None else clean(change(text))
 
 
 def clean(text: str) -> str:

@@ -12,11 +12,11 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from routewright.errors import BadInput, RoutewrightError
 from routewright.records import accounts
@@ -25,6 +25,7 @@ from routewright.records.store import Store, is_full, reason
 
 BATCH = 256  # steps in one transaction
 TICK = 1.0  # seconds between two looks at what other gateways have changed
+SLOW_SECONDS = 5.0  # of one transaction, after which the store counts as down
 RETRY_SECONDS = 0.25  # between two tries of a store that fails
 MOST_WAITING = 100_000  # steps that wait for the store; then decisions are dropped
 UNWRITABLE = (DataError, IntegrityError)  # a value that the database does not accept
@@ -50,11 +51,21 @@ class Entry:
 class State:
     """What the writer knows about its store."""
 
-    down_since: float | None = None  # by the monotonic clock
+    # Both by the monotonic clock: the first failure in a row, and the transaction in progress.
+    failed_since: float | None = None
+    busy_since: float | None = None
     full: bool = False
     dropped: int = 0  # decisions that were not recorded
     waiting: int = 0  # steps that were not written yet
     said: float = field(default=-SAY_SECONDS, repr=False)
+
+    @property
+    def down_since(self) -> float | None:
+        """Since when the store fails, or does not reply; None while it can be used."""
+        busy = self.busy_since
+        if self.failed_since is None and busy is not None:
+            return busy if time.monotonic() - busy > SLOW_SECONDS else None
+        return self.failed_since
 
     @property
     def is_up(self) -> bool:
@@ -88,6 +99,9 @@ class Writer:
 
     def submit(self, step: Step, future: asyncio.Future[Verdict] | None = None) -> None:
         """Writes a step soon; sets the future to its verdict, or to StoreDown."""
+        if future is None and isinstance(step, End) and self._queue.qsize() >= MOST_WAITING:
+            self.state.dropped += 1
+            return
         self._queue.put(Entry(step, future))
 
     def close(self, seconds: float = 10.0) -> None:
@@ -95,8 +109,8 @@ class Writer:
         self._closing.set()
         self._queue.put(None)
         self._thread.join(seconds)
-        if self.state.waiting:
-            log.error("%d records were not written to the store", self.state.waiting)
+        if waiting := self.state.waiting + self._queue.qsize():
+            log.error("%d records were not written to the store", waiting)
 
     # --- the thread ---------------------------------------------------------------------------
 
@@ -111,13 +125,13 @@ class Writer:
                 self._write(batch)
             elif self._closing.is_set() and not self._kept and self._queue.empty():
                 return
-            elif self._closing.is_set() and self._kept and not self.state.is_up:
+            elif self._closing.is_set() and self._kept and self.state.failed_since is not None:
                 time.sleep(RETRY_SECONDS)
 
     def _next(self, seconds: float) -> list[Entry]:
         """The next steps; waits at most so many seconds for the first one."""
         batch: list[Entry] = []
-        if self._kept and self.state.down_since is not None:
+        if self._kept and self.state.failed_since is not None:
             seconds = min(seconds, RETRY_SECONDS)
         try:
             entry = self._queue.get(timeout=seconds)
@@ -136,7 +150,7 @@ class Writer:
         steps = [entry.step for entry in batch]
         self.state.waiting = len(batch) + len(self._kept)
         try:
-            with self.store.begin() as connection:
+            with self._busy(), self.store.begin() as connection:
                 again = any(entry.again for entry in batch)
                 verdicts = accounts.apply(connection, steps, self.replica, time.time(), again)
         except UNWRITABLE as error:
@@ -165,11 +179,9 @@ class Writer:
         def deliver() -> None:
             for entry, verdict in verdicts:
                 future = entry.future
-                if future is None:
+                if future is None or future.cancelled():
                     continue
-                if future.cancelled():  # nobody waits any longer: what was granted is given back
-                    self._abandon(entry.step)
-                elif isinstance(verdict, StoreDown):
+                if isinstance(verdict, StoreDown):
                     future.set_exception(verdict)
                 else:
                     future.set_result(verdict)
@@ -178,21 +190,17 @@ class Writer:
             with suppress(RuntimeError):  # the loop has ended
                 self.loop.call_soon_threadsafe(deliver)
 
-    def _abandon(self, step: Step) -> None:
-        if isinstance(step, accounts.Reserve):
-            self.submit(Release(step.id))
-
     def _succeeded(self) -> None:
         state = self.state
-        if not state.is_up:
+        if state.failed_since is not None:
             log.warning("the store %s can be used again", self.store.label)
-        state.down_since, state.full = None, False
+        state.failed_since, state.full = None, False
 
     def _failed(self, batch: list[Entry], error: Exception) -> None:
         """Keeps what must be written, and tells the others that the store is down."""
         state, now = self.state, time.monotonic()
         state.full = is_full(error)
-        state.down_since = now if state.down_since is None else state.down_since
+        state.failed_since = now if state.failed_since is None else state.failed_since
         down = StoreDown("the gateway's store cannot be used at the moment")
         self._deliver([(entry, down) for entry in batch if entry.future])
         kept = [
@@ -208,15 +216,25 @@ class Writer:
         state.waiting = len(self._kept)
         if now - state.said >= SAY_SECONDS:
             state.said = now
-            why = reason(error) if isinstance(error, DBAPIError) else type(error).__name__
+            why = reason(error)
             log.error(
                 "the store %s fails (%s): %d records wait, %d decisions were not recorded",
                 *(self.store.label, why, state.waiting, state.dropped),
             )
 
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        """While this lasts for long, the store counts as down: it does not reply."""
+        self.state.busy_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self.state.busy_since = None
+
     def _ticked(self) -> None:
         try:
-            self._tick(self.store)
+            with self._busy():
+                self._tick(self.store)
         except (SQLAlchemyError, BadInput) as error:
             self._failed([], error)
         except Exception:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -40,8 +39,9 @@ from routewright.gateway.middleware import (
     RequestId,
     WebPages,
 )
+from routewright.gateway.models import model, models
 from routewright.gateway.openapi import openapi
-from routewright.gateway.permissions import check_policy, permitted, visible
+from routewright.gateway.permissions import check_policy, permitted
 from routewright.gateway.tracing import Traces
 
 
@@ -115,29 +115,6 @@ def build(
     return app
 
 
-async def models(request: Request) -> Response:
-    """Lists the policies, which most clients should request, and then the experts.
-
-    With a key of the store these are the ones that it allows.
-
-    An expert that has deferred also has `asked`, the queries that it was asked since the gateway
-    started, and `ownership`, the share of them that it answered itself.
-    """
-    services: Services = request.state.services
-    ownership = services.counters.ownership()
-    names = visible(services.policies, request.state.key)
-    data = [{**_model(name), **ownership.get(name, {})} for name in names]
-    return JSONResponse({"object": "list", "data": data})
-
-
-async def model(request: Request) -> Response:
-    """Describes one model name; 404 if it does not exist."""
-    services: Services = request.state.services
-    name = request.path_params["name"]
-    check_policy(services.policies.find(name), request.state.key)
-    return JSONResponse(_model(name))
-
-
 async def route(request: Request) -> Response:
     """Explains a decision without asking any expert."""
     services: Services = request.state.services
@@ -188,7 +165,3 @@ async def reload(request: Request) -> Response:
     """Reads the config and its routers again; 400 with the reason if that is not possible."""
     changed = await request.app.state.lifecycle.reload()
     return JSONResponse({"status": "reloaded", "needs_restart": changed})
-
-
-def _model(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "routewright"}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -233,6 +233,9 @@ class Receipt(Open):
     expert: str
 
 
+WINDOW = "Tokens that every expert behind the name can read; null: unknown."
+
+
 class Model(Open):
     """A name that a request may have as `model`."""
 
@@ -240,11 +243,39 @@ class Model(Open):
     object: Literal["model"]
     created: int
     owned_by: str
+    context_window: int | None = Field(description=WINDOW)
+    context_length: int | None = Field(description="The same; some clients read this name.")
+
+
+class AnthropicModel(Open):
+    """The same in Anthropic's shape, for clients that send `anthropic-version`."""
+
+    type: Literal["model"]
+    id: str
+    display_name: str
+    created_at: str
+    lifecycle: Literal["active"]
+    max_input_tokens: int | None = Field(description=WINDOW)
 
 
 class Models(Open):
     object: Literal["list"]
     data: list[Model]
+
+
+class AnthropicModels(Open):
+    data: list[AnthropicModel]
+    has_more: Literal[False]
+    first_id: str | None
+    last_id: str | None
+
+
+class ModelInEitherShape(RootModel[Model | AnthropicModel]):
+    """A name that a request may have as `model`; Anthropic's shape with `anthropic-version`."""
+
+
+class ModelsInEitherShape(RootModel[Models | AnthropicModels]):
+    """The names that a request may have as `model`; Anthropic's shape with `anthropic-version`."""
 
 
 class Health(Open):
@@ -403,8 +434,8 @@ OPERATIONS = {
     ("get", "/admin/spend"): Operation(SpendRows, errors=(400, 401, 404), query=Sums),
     ("get", "/admin/budgets"): Operation(BudgetRows, errors=(401,)),
     ("put", "/admin/budgets/{kind}/{name}"): Operation(BudgetSet, BudgetBody, (*READING, 401, 404)),
-    ("get", "/v1/models"): Operation(Models, errors=(401,)),
-    ("get", "/v1/models/{name}"): Operation(Model, errors=(401, 404)),
+    ("get", "/v1/models"): Operation(ModelsInEitherShape, errors=(401,)),
+    ("get", "/v1/models/{name}"): Operation(ModelInEitherShape, errors=(401, 404)),
     ("get", "/health"): Operation(Health),
     ("get", "/ready"): Operation(Readiness, errors=(503,), failure=Readiness),
     ("get", "/metrics"): Operation(None, errors=(401,)),

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from routewright.config import Config, PolicyConfig
+from routewright.config.policies import EXPERT_OPTIONS
 from routewright.errors import BadConfig, BadInput, NotAdmissible
 from routewright.gateway.batches import BatchingRouter, PredictedRouter
 from routewright.gateway.body import MAX_NAME
@@ -45,6 +49,7 @@ class Policy:
     latency_price: float = 0.0  # μ; λ is that of the point
     pacer: Pacer | None = None  # None: the point decides about every query
     version: str | None = None  # of the router
+    experts: tuple[str, ...] = ()  # that it may ask for an answer; empty: unknown
 
     def paced(self, query: Query) -> tuple[Policy, Pace | None]:
         """The policy at the point that keeps its budget now, and the pace of the request."""
@@ -113,6 +118,44 @@ class WithinLimits:
         return run(self.preferred, rows)
 
 
+def _experts(
+    policy: PolicyConfig, router: Router | None, point: OperatingPoint | None
+) -> tuple[str, ...]:
+    """The experts that a policy may ask for an answer; empty if its strategy does not tell.
+
+    A strategy asks the experts that its own options name, or else those of its router and those of
+    the strategies among its options. A policy with an operating point may ask every expert of its
+    router.
+    """
+    names = tuple(_named(policy.options))
+    if router is not None and (
+        point is not None or policy.options.keys().isdisjoint(EXPERT_OPTIONS)
+    ):
+        names += router.experts
+    return _distinct(names, policy.fallback) if names else ()
+
+
+def _named(options: Mapping[str, Any]) -> Iterator[str]:
+    """The experts that a strategy's options name, and those of the strategies among them."""
+    for key, value in options.items():
+        if key in EXPERT_OPTIONS:
+            yield from _texts(value)
+        elif isinstance(value, Mapping) and "strategy" in value:
+            yield from _named(value)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Sequence):
+        for part in value:
+            yield from _texts(part)
+
+
+def _distinct(*names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(chain(*names)))
+
+
 class Policies:
     """The model names that clients may request, and the policy behind each.
 
@@ -146,7 +189,7 @@ class Policies:
         if name.removeprefix(PREFIX) in self.by_name:
             return self.by_name[name.removeprefix(PREFIX)]
         if name in self.experts:
-            return Policy(DIRECT, Fixed(name))
+            return Policy(DIRECT, Fixed(name), experts=(name,))
         if len(name) <= MAX_NAME and (match := ROUTELLM.fullmatch(name)):
             return self._at_threshold(name, match["name"], match["threshold"])
         raise self._unknown(name)
@@ -167,9 +210,9 @@ class Policies:
         router = policy.router
         lowest = min(point.cost_fraction for point in router.frontier)
         point = router.within(max_cost_fraction=max(share, lowest))
-        return Policy(
-            policy.name, router.strategy_at(point), policy.fallback, router=router, point=point
-        )
+        strategy = router.strategy_at(point)
+        experts = _distinct(router.experts, policy.fallback)
+        return Policy(policy.name, strategy, policy.fallback, router, point, experts=experts)
 
     def _unknown(self, model: str) -> BadRequest:
         message = f"model '{model[:100]}' does not exist: request one of {', '.join(self.names())}"
@@ -204,6 +247,7 @@ class Policies:
             latency_price,
             pacer,
             self._versions[folder / policy.router] if policy.router else None,
+            _experts(policy, router, point),
         )
 
     def _router(self, folder: Path) -> Router:

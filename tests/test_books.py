@@ -516,6 +516,12 @@ async def test_keys_are_made_and_revoked_over_http(tmp_path, url):
         assert made["key"] not in json.dumps(listed)
         assert (row["name"], row["requests"], row["budget"]["day"]) == ("web", 1, 1.0)
         assert math.isclose(row["spent_usd"], counted(upstream) / 2)
+        code, spent = await admin("GET", "spend?by=team")
+        assert math.isclose(spent["total_usd"], counted(upstream))
+        assert {row["team"] for row in spent["rows"]} == {None, "search"}
+        code, told = await admin("GET", "decisions?key=web&limit=5")
+        assert [(row["key"], row["status"]) for row in told["data"]] == [("web", "ok")]
+        assert (await admin("GET", "decisions?limit=0"))[0] == 400
         assert (await admin("PUT", "budgets/team/search", month=0.0))[0] == 200
         code, _, text = await ask(http, gateway.url, made["key"])
         assert (code, "team 'search'" in text) == (429, True)

@@ -128,6 +128,22 @@ class Server:
         self.process.wait(SECONDS)
         self.process = None
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """It accepts connections meanwhile, and replies to nothing."""
+        assert self.process is not None, "it does not run"
+        server = psutil.Process(self.process.pid)
+        processes = [server, *server.children()]
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+
     def restart(self) -> None:
         self.stop()
         self.start()

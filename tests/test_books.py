@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import aiohttp
 import polars
@@ -354,6 +354,79 @@ async def test_without_its_store_a_gateway_goes_on_for_a_while_and_then_fails_cl
     assert "can be used again" in gateway.errors.read_text()
 
 
+async def test_a_database_that_does_not_reply_counts_as_down(tmp_path, postgres, postgres_url):
+    """Its process is stopped: its connections stay open and no statement fails."""
+    store = store_of(postgres_url)
+    limited = make(store, "limited", day=1.0, rpm=100_000)
+    upstream = Upstream()
+    server = {"grace_seconds": 1, "api_keys": ["open"]}
+    async with running(upstream), session() as http, asyncio.timeout(600):
+        (gateway,) = replicas(tmp_path, postgres_url, 1, upstream.expert("small"), **server)
+        await started([gateway])
+        assert (await ask(http, gateway.url, limited))[0] == 200
+        with postgres.paused():
+            while (code := (await ask(http, gateway.url, limited))[0]) == 200:
+                await asyncio.sleep(0.1)
+            assert code == 503
+            for _ in range(100):
+                assert (await ask(http, gateway.url, "open"))[0] == 200, "nothing limits it"
+        while (await ask(http, gateway.url, limited))[0] == 503:
+            await asyncio.sleep(0.1)
+        await stopped([gateway])
+    assert math.isclose(total(store), counted(upstream), abs_tol=1e-9)
+    assert len(rows(store)) == upstream.finished
+
+
+async def test_a_store_whose_file_is_gone_counts_as_down(tmp_path):
+    """Otherwise keys would be limited, and money counted, in a file that nobody finds again."""
+    path = tmp_path / "books.db"
+    store = store_of(f"sqlite:///{path}")
+    limited = make(store, "limited", day=1.0)
+    upstream = Upstream()
+    async with running(upstream), session() as http, asyncio.timeout(600):
+        server = {"grace_seconds": 1, "api_keys": ["open"]}
+        gateway = Gateway(config(tmp_path, f"sqlite:///{path}", upstream.expert("small"), **server))
+        await started([gateway])
+        assert (await ask(http, gateway.url, limited))[0] == 200
+        path.rename(tmp_path / "elsewhere.db")
+        while (code := (await ask(http, gateway.url, limited))[0]) == 200:
+            await asyncio.sleep(0.1)
+        assert code == 503
+        assert (await ask(http, gateway.url, "open"))[0] == 200
+        assert "its file was deleted" in gateway.errors.read_text()
+        (tmp_path / "elsewhere.db").rename(path)
+        while (await ask(http, gateway.url, limited))[0] == 503:
+            await asyncio.sleep(0.1)
+        await stopped([gateway])
+    assert math.isclose(total(store), counted(upstream), abs_tol=1e-9)
+    assert [row["status"] for row in rows(store)].count("ok") == upstream.finished
+
+
+async def test_two_gateways_that_notice_a_death_count_its_asks_once(postgres_url):
+    store = store_of(postgres_url)
+    make(store, "web", day=1.0)
+    with store.begin() as connection:
+        (key,) = keys.load(connection).values()
+        held = {"id": "a", "account": key.account, "replica": "dead", "usd": 0.25}
+        connection.execute(schema.reservations.insert().values(held))
+
+    def recover():
+        with store.begin() as connection:
+            accounts.recover(connection, ["dead"], time.time())
+
+    blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    async with asyncio.timeout(600):
+        with store.begin() as connection:
+            accounts.recover(connection, ["dead"], time.time())
+            other = asyncio.create_task(asyncio.to_thread(recover))
+            with store.engine.connect() as watcher:
+                while not watcher.exec_driver_sql(blocked).scalar():
+                    watcher.rollback()
+                    await asyncio.sleep(0.01)
+        await other
+    assert accounts_of(store)["unsure"] == 0.25
+
+
 async def test_a_revoked_key_stops_on_every_gateway_within_two_seconds(tmp_path, postgres_url):
     store = store_of(postgres_url)
     key, other = make(store, "web"), make(store, "other")
@@ -427,6 +500,47 @@ async def test_limits_of_keys_hold_and_are_told(tmp_path, url):
         while (await ask(http, gateway.url, single))[0] == 429:
             await asyncio.sleep(0.05)
         await stopped([gateway])
+
+
+async def test_clients_that_leave_leave_no_request_behind(tmp_path, url):
+    """They leave at every moment; afterwards none counts as in progress, and nothing is reserved."""
+    store = store_of(url)
+    key = make(store, "web", concurrency=4, day=1.0)
+    upstream = Upstream(delay=0.01)
+    async with running(upstream), session() as http, asyncio.timeout(600):
+        gateway = Gateway(config(tmp_path, url, upstream.expert("small")))
+        await started([gateway])
+
+        async def leave(n):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.003 * n):
+                    await ask(http, gateway.url, key, stream=bool(n % 2))
+
+        for _ in range(12):
+            await asyncio.gather(*(leave(n) for n in range(16)))
+        while rows(store, schema.running) or rows(store, schema.reservations):
+            await asyncio.sleep(0.05)
+        assert (await ask(http, gateway.url, key))[0] == 200
+        await stopped([gateway])
+
+
+async def test_a_fallback_that_the_budget_does_not_cover_is_refused_by_name(tmp_path):
+    store = store_of(f"sqlite:///{tmp_path}/books.db")
+    key = make(store, "web", day=0.001)
+    broken, dear = Upstream(faults=[status(500)]), Upstream()
+    policies = {
+        "p": {"strategy": "fixed", "options": {"expert": "broken"}, "fallback": ["dear"]},
+    }
+    async with running(broken, dear), session() as http:
+        experts = broken.expert("broken", retries=0), dear.expert("dear", output_per_mtok=1e6)
+        path = config(tmp_path, f"sqlite:///{tmp_path}/books.db", *experts, policies=policies)
+        gateway = Gateway(path)
+        await started([gateway])
+        code, headers, text = await ask(http, gateway.url, key)
+        await stopped([gateway])
+    assert (code, json.loads(text)["error"]["code"]) == (429, "budget_used_up"), text
+    assert "budget of the key 'web'" in text
+    assert dear.requests == 0
 
 
 async def test_a_key_opens_only_what_it_names(tmp_path, url):

@@ -503,7 +503,7 @@ async def test_limits_of_keys_hold_and_are_told(tmp_path, url):
 
 
 async def test_clients_that_leave_leave_no_request_behind(tmp_path, url):
-    """They leave at every moment; afterwards none counts as in progress, and nothing is reserved."""
+    """They leave at every moment; afterwards none is in progress, and nothing is reserved."""
     store = store_of(url)
     key = make(store, "web", concurrency=4, day=1.0)
     upstream = Upstream(delay=0.01)
@@ -536,7 +536,7 @@ async def test_a_fallback_that_the_budget_does_not_cover_is_refused_by_name(tmp_
         path = config(tmp_path, f"sqlite:///{tmp_path}/books.db", *experts, policies=policies)
         gateway = Gateway(path)
         await started([gateway])
-        code, headers, text = await ask(http, gateway.url, key)
+        code, _, text = await ask(http, gateway.url, key)
         await stopped([gateway])
     assert (code, json.loads(text)["error"]["code"]) == (429, "budget_used_up"), text
     assert "budget of the key 'web'" in text

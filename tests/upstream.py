@@ -88,9 +88,11 @@ class Upstream:
         """A proper answer, sent to its end."""
         reply = await (self._stream(request, body) if body.get("stream") else self._whole(body))
         self.finished += 1
-        prompt = body["messages"][-1].get("content")
-        self.billed.append({"prompt": prompt, **self.count(body, self.text(body))})
         return reply
+
+    def bill(self, body: dict[str, Any], text: str) -> None:
+        prompt = body["messages"][-1].get("content")
+        self.billed.append({"prompt": prompt, **self.count(body, text)})
 
     def text(self, body: dict[str, Any]) -> str:
         text = self.says(body) if callable(self.says) else self.says
@@ -115,6 +117,7 @@ class Upstream:
         reply: dict[str, Any] = {"id": "up", "object": "chat.completion", "choices": choices}
         if self.usage:
             reply["usage"] = self.count(body, " ".join(texts))
+        self.bill(body, " ".join(texts))
         return web.json_response(reply)
 
     async def _stream(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
@@ -129,6 +132,7 @@ class Upstream:
         if self.usage:
             await event(reply, {"choices": [], "usage": self.count(body, text)})
         await reply.write(b"data: [DONE]\n\n")
+        self.bill(body, text)
         return reply
 
 

@@ -277,18 +277,23 @@ class Run:
 
         async def close() -> None:
             first.cancel()
-            await asyncio.gather(first, return_exceptions=True)
-            await events.aclose()
-            if not self.is_logged:  # the client left before the first event
-                self._log("cancelled")
+            try:
+                await asyncio.gather(first, return_exceptions=True)
+                await events.aclose()
+            finally:
+                if not self.is_logged:  # the client left before the first event
+                    self._log("cancelled")
 
         try:
             await asyncio.wait({first}, timeout=keep_alive or None)
             headers = self._stream_headers(first.result() if first.done() else None)
         except BaseException as error:
             first.cancel()
-            await asyncio.gather(first, return_exceptions=True)
-            return self._failed(error)
+            try:
+                await asyncio.gather(first, return_exceptions=True)
+            finally:  # also if the client leaves meanwhile
+                reply = self._failed(error)
+            return reply
         return Events(self._sse(first, events), headers, keep_alive, close)
 
     def _stream_headers(self, first: Delta | Decision | None) -> dict[str, str]:

@@ -108,6 +108,8 @@ class Account:
 
     def explained(self, error: BaseException) -> BaseException:
         """The limit that was reached, if that is why no (other) expert could be asked."""
+        if isinstance(error.__cause__, LimitReached):
+            return error.__cause__
         refusal = self._reserving.refusal if self._reserving else None
         if refusal is None or isinstance(error, StreamBroken):
             return error

@@ -522,6 +522,7 @@ async def test_clients_that_leave_leave_no_request_behind(tmp_path, url):
             await asyncio.sleep(0.05)
         assert (await ask(http, gateway.url, key))[0] == 200
         await stopped([gateway])
+    assert math.isclose(total(store, schema.decisions), total(store), abs_tol=1e-9)
 
 
 async def test_a_fallback_that_the_budget_does_not_cover_is_refused_by_name(tmp_path):

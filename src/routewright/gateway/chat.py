@@ -281,7 +281,7 @@ class Run:
                 await asyncio.gather(first, return_exceptions=True)
                 await events.aclose()
             finally:
-                if not self.is_logged:  # the client left before the first event
+                if not self.is_logged:  # the client left; only now is every ask billed
                     self._log("cancelled")
 
         try:
@@ -345,9 +345,6 @@ class Run:
             log.exception("a stream failed")
             yield event(error_object("the gateway failed", "server_error", "internal"))
             return
-        except (asyncio.CancelledError, GeneratorExit):
-            self._log("cancelled")
-            raise
         await self._done(piece)
         if last is not None:
             explanation = self._explanation(piece)

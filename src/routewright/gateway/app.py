@@ -30,6 +30,7 @@ from routewright.gateway.explain import explain
 from routewright.gateway.feedback import feedback as score
 from routewright.gateway.lifecycle import Lifecycle
 from routewright.gateway.middleware import (
+    Addresses,
     BodyTimeout,
     CancelOnDisconnect,
     HeaderLimit,
@@ -91,6 +92,7 @@ def build(
             Route("/openapi.json", openapi),
         ],
         middleware=[
+            Middleware(Addresses),
             Middleware(RequestId),
             Middleware(Traces, tracing=lifecycle.tracing),
             Middleware(InUse, lifecycle=lifecycle),

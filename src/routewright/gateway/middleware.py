@@ -1,5 +1,5 @@
-"""Middleware for every request, in this order: its id, the services that answer it, its limits, the
-page that sent it, its key, its turn, and the end of its work on a disconnect."""
+"""Middleware for every request, in this order: its address, its id, the services that answer it,
+its limits, the page that sent it, its key, its turn, and the end of its work on a disconnect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -76,6 +76,49 @@ class RequestId:
             await send(message)
 
         await self.app(scope, receive, send_with_id)
+
+
+class Addresses:
+    """Finds out which address of the gateway a request means, once, before anything reads it.
+
+    Clients disagree on whether a base URL ends with `/v1` or with a slash. So `/models`,
+    `//v1/models` and `/v1//models/` all mean `/v1/models`: a path that begins like no route of the
+    application is one below `/v1`. `state.path` is the address without the path at which another
+    application mounts this one. Routing and all checks go by it, whatever the spelling.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        root, path = scope.get("root_path", ""), scope["path"]
+        if path == root or path.startswith(f"{root}/"):
+            path = path.removeprefix(root)
+        places = {_place(getattr(route, "path", "")) for route in scope["app"].routes}
+        address = _address(path, places)
+        state = {**scope.get("state", {}), "path": address}
+        await self.app({**scope, "path": root + address, "state": state}, receive, send)
+
+
+def _address(path: str, places: Collection[str]) -> str:
+    """The address that a path means, if an application has routes in these places.
+
+    >>> _address("//models/small", {"v1", "health"}), _address("/health", {"v1", "health"})
+    ('/v1/models/small', '/health')
+    """
+    path = path.lstrip("/")
+    if path and _place(path) not in places:
+        path = f"v1/{path}"
+    if path.startswith("v1/"):
+        path = "v1/" + path.removeprefix("v1/").strip("/")
+    return f"/{path}"
+
+
+def _place(path: str) -> str:
+    """The first part of a path."""
+    return path.lstrip("/").partition("/")[0]
 
 
 class InUse:
@@ -244,7 +287,7 @@ class Keys:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            services, path = scope["state"]["services"], scope["path"]
+            services, path = scope["state"]["services"], scope["state"]["path"]
             token = _token(Headers(scope=scope))
             key = services.records.find(token)
             scope["state"]["key"] = key
@@ -342,8 +385,7 @@ class Queue:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asks = scope["type"] == "http" and scope["method"] == "POST"
-        if not asks or not scope["path"].startswith("/v1/") or scope["path"] in FREE:
+        if not _asks(scope):
             return await self.app(scope, receive, send)
         slots = scope["state"]["services"].slots
         if slots.full():
@@ -354,6 +396,14 @@ class Queue:
             raise Refusal(429, message, "queue_full", "rate_limit_error", {"retry-after": "1"})
         async with slots:
             await self.app(scope, receive, send)
+
+
+def _asks(scope: Scope) -> bool:
+    """Whether a request may ask experts."""
+    if scope["type"] != "http" or scope["method"] != "POST":
+        return False
+    path: str = scope["state"]["path"]
+    return path.startswith("/v1/") and path not in FREE
 
 
 class CancelOnDisconnect:

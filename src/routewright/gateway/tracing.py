@@ -110,7 +110,7 @@ class Traces:
         parents = _values(scope, b"traceparent")
         # Every request has a context of its own, which ends with it.
         TRACE.set(trace_of(parents, _values(scope, b"tracestate")) if parents else None)
-        if self.tracing is None or scope["path"] in UNTRACED:
+        if self.tracing is None or scope["state"]["path"] in UNTRACED:
             return await self.app(scope, receive, send)
         method = scope["method"] if scope["method"] in METHODS else "_OTHER"
         span = RequestSpan(self.tracing.tracer, method, scope["scheme"])

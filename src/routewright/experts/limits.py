@@ -14,7 +14,7 @@ from routewright.errors import BadInput, NoAdmissibleExpert, NotAdmissible
 from routewright.types import DATA_CLASSES, Ask, DataClass, Expert, Query
 
 EVERYTHING = frozenset({"tools", "vision", "json"})
-TEXT_ONLY = ("local", "sandbox")  # providers in this process; they ignore tools and images
+TEXT_ONLY = ("echo", "local", "sandbox")  # providers in this process; they ignore tools and images
 
 
 def recorded(name: str) -> Expert:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncGenerator, Mapping
+import re
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -60,6 +61,17 @@ def input_tokens(body: Mapping[str, Any]) -> int:
     """The input tokens of a request, estimated from its messages and its tools."""
     text = "\n".join(content_text(message) for message in body["messages"])
     return tokens(text) + (tokens(json.dumps(body["tools"])) if body.get("tools") else 0)
+
+
+def word_by_word(answer: Answer) -> Iterator[Delta]:
+    """An answer that exists already, as the pieces of a stream.
+
+    >>> [piece.text for piece in word_by_word(Answer("echo", "two  words"))]
+    ['two', '  words', '']
+    """
+    for word in re.findall(r"\s*+\S+|\s+", answer.text):
+        yield Delta(answer.expert, word, {"content": word})
+    yield Delta(answer.expert, "", {}, answer.finish_reason)
 
 
 def output_text(message: Message) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncGenerator
 from typing import ClassVar
 
 from routewright.errors import UpstreamRefused
-from routewright.experts.providers import Call
+from routewright.experts.providers import Call, word_by_word
 from routewright.sandbox import skills
 from routewright.sandbox.model import Completion, TinyLM
 from routewright.types import Answer, Delta, Expert, Query
@@ -34,10 +33,8 @@ class Sandbox:
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta | Answer, None]:
         answer = await self.ask(call)
-        name = call.expert.name
-        for word in re.findall(r"\s*+\S+|\s+", answer.text):
-            yield Delta(name, word, {"content": word})
-        yield Delta(name, "", {}, answer.finish_reason)
+        for piece in word_by_word(answer):
+            yield piece
         yield answer
 
     async def warm(self, expert: Expert) -> None:

@@ -644,7 +644,11 @@ async def test_keys_are_made_and_revoked_over_http(tmp_path, url):
         code, again = await admin("POST", "keys/web/rotate")
         assert (await ask(http, gateway.url, made["key"]))[0] == 401
         assert (await ask(http, gateway.url, again["key"]))[0] == 200
-        assert (await admin("GET", "keys", {"authorization": f"Bearer {again['key']}"}))[0] == 401
+        client = {"authorization": f"Bearer {again['key']}"}
+        assert (await admin("GET", "keys", client))[0] == 401
+        for headers, code in ((client, 401), (bearer, 200)):
+            async with http.get(f"{root}/metrics", headers=headers) as reply:
+                assert reply.status == code, "metrics tell what others have spent"
         assert (await admin("DELETE", "keys/web"))[0] == 200
         assert (await ask(http, gateway.url, again["key"]))[0] == 401
         await stopped([gateway])
@@ -683,6 +687,7 @@ async def test_the_books_of_three_teams_agree_with_what_upstreams_counted(
     tokens = {
         team: make(store, f"{team}-key", day=budget, team=team) for team, budget in TEAMS.items()
     }
+    ops = make(store, "ops", admin=True)
     small = Upstream(says=lambda body: "yes it is correct" if "max_tokens" in body else "one two")
     large, broken = (
         Upstream(says="a longer answer than that"),
@@ -733,7 +738,7 @@ async def test_the_books_of_three_teams_agree_with_what_upstreams_counted(
         await asyncio.gather(*clients)
         metrics = {}
         while abs(metrics.get("total", -1.0) - total(store)) > 1e-9:
-            metrics = await read_metrics(http, gateway, tokens["research"])
+            metrics = await read_metrics(http, gateway, ops)
         await stopped([gateway])
     upstreams = small, large, broken
     bills = {}  # number of the request ▶ US$ of what upstreams answered to it

@@ -253,6 +253,9 @@ def _store(request: Request) -> Store:
     if store is None:
         message = "this gateway keeps nothing: set `server.store` in the config"
         raise BadRequest(message, status=404, code="no_store")
+    if not request.state.services.records.state.is_up:  # a thread would wait for it
+        message = "the gateway's store cannot be used at the moment: try again later"
+        raise BadRequest(message, status=503, code="store_unavailable")
     return store
 
 

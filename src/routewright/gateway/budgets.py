@@ -134,6 +134,7 @@ def point_within(policy: Policy, allowed: float) -> OperatingPoint | None:
     if allowed >= own:
         return None
     try:
-        return router.within(max_cost=allowed)
+        point = router.within(max_cost=allowed)
     except BadInput:  # even the cheapest costs more
-        return min(router.frontier, key=lambda point: point.cost)
+        point = min(router.frontier, key=lambda point: point.cost)
+    return point if point.cost < policy.point.cost else None

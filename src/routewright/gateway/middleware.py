@@ -279,7 +279,8 @@ class Keys:
 
     Clients send one of `server.api_keys`, or a key of the store, in `Authorization: Bearer KEY` or
     in `x-api-key`. If there are neither, every request to /v1 and /metrics passes. /admin needs
-    `server.admin_key`, or a key of the store for administrators.
+    `server.admin_key`, or a key of the store for administrators; /metrics takes these, or one of
+    `server.api_keys`.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -291,19 +292,24 @@ class Keys:
             token = _token(Headers(scope=scope))
             key = services.records.find(token)
             scope["state"]["key"] = key
-            if path.startswith(("/v1", "/metrics")):
-                if services.config.server.api_keys or services.records.needs_key:
-                    _check(key, _is_one_of(token, services.config.server.api_keys), CLIENTS)
+            server, records = services.config.server, services.records
+            own = [] if server.admin_key is None else [server.admin_key]
+            admin = key if key is not None and key.admin else None
+            if path.startswith("/v1"):
+                if server.api_keys or records.needs_key:
+                    _check(key, _is_one_of(token, server.api_keys), CLIENTS)
+            elif path.startswith("/metrics"):  # which tell what every account has spent
+                if server.api_keys or records.needs_key:
+                    _check(admin, _is_one_of(token, [*server.api_keys, *own]), READERS)
             elif path.startswith("/admin"):
-                own = services.config.server.admin_key
-                admin = key if key is not None and key.admin else None
-                if own is None and admin is None and not services.records.has_admin:
+                if not own and admin is None and not records.has_admin:
                     raise Refusal(403, NO_ADMIN, "no_admin_key")
-                _check(admin, own is not None and _is_one_of(token, [own]), ADMINS)
+                _check(admin, _is_one_of(token, own), ADMINS)
         await self.app(scope, receive, send)
 
 
 CLIENTS = "one of server.api_keys, or one that `routewright keys create` made"
+READERS = "one of server.api_keys, server.admin_key, or a key made with --admin"
 ADMINS = "server.admin_key, or one that `routewright keys create --admin` made"
 NO_ADMIN = (
     "this gateway has no admin key: set `server.admin_key` in the config, or run `routewright keys"

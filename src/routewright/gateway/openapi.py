@@ -424,16 +424,18 @@ OPERATIONS = {
     ("post", "/v1/feedback"): Operation(Receipt, Score, (*READING, 401, 404, 409, 503)),
     ("post", "/admin/reload"): Operation(Reloaded, errors=(400, 401)),
     ("get", "/admin/policies"): Operation(PolicyRows, errors=(401,)),
-    ("get", "/admin/keys"): Operation(KeyRows, errors=(401, 404)),
-    ("post", "/admin/keys"): Operation(KeyMade, KeyBody, (*READING, 401, 404, 409, 422)),
-    ("delete", "/admin/keys/{name}"): Operation(KeyRevoked, errors=(400, 401, 404)),
+    ("get", "/admin/keys"): Operation(KeyRows, errors=(401, 404, 503)),
+    ("post", "/admin/keys"): Operation(KeyMade, KeyBody, (*READING, 401, 404, 409, 422, 503)),
+    ("delete", "/admin/keys/{name}"): Operation(KeyRevoked, errors=(400, 401, 404, 503)),
     ("post", "/admin/keys/{name}/rotate"): Operation(
-        KeyMade, RotationBody, (*READING, 401, 404, 409)
+        KeyMade, RotationBody, (*READING, 401, 404, 409, 503)
     ),
-    ("get", "/admin/decisions"): Operation(DecisionRows, errors=(400, 401, 404), query=Period),
-    ("get", "/admin/spend"): Operation(SpendRows, errors=(400, 401, 404), query=Sums),
+    ("get", "/admin/decisions"): Operation(DecisionRows, errors=(400, 401, 404, 503), query=Period),
+    ("get", "/admin/spend"): Operation(SpendRows, errors=(400, 401, 404, 503), query=Sums),
     ("get", "/admin/budgets"): Operation(BudgetRows, errors=(401,)),
-    ("put", "/admin/budgets/{kind}/{name}"): Operation(BudgetSet, BudgetBody, (*READING, 401, 404)),
+    ("put", "/admin/budgets/{kind}/{name}"): Operation(
+        BudgetSet, BudgetBody, (*READING, 401, 404, 503)
+    ),
     ("get", "/v1/models"): Operation(ModelsInEitherShape, errors=(401,)),
     ("get", "/v1/models/{name}"): Operation(ModelInEitherShape, errors=(401, 404)),
     ("get", "/health"): Operation(Health),

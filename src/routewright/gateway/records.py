@@ -357,7 +357,8 @@ class Records:
             spent = self._known.get((account, period), 0.0) + self._reserved.get(account, 0.0)
             free = (limit - spent) / max(self.replicas, 1) - self._share[account]
             if free < step.least or free <= 0:
-                return accounts.used_up(key, account, name, limit, limit - free, time.time())
+                spent, now = limit - free, time.time()
+                return accounts.used_up(key, account, name, limit, spent, step.least, now)
             granted = min(granted, free)
         self._grants[step.id] = key, granted
         self._count(key, 0.0, granted)

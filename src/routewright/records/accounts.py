@@ -300,7 +300,7 @@ class Ledger:
         for account, period, name, limit in budgets_of(step.key, self.now):
             spent = self.spent[account, period]
             if limit - spent + DUST < step.least or limit <= spent:
-                return used_up(step.key, account, name, limit, spent, self.now)
+                return used_up(step.key, account, name, limit, spent, step.least, self.now)
             free = limit - spent - self.reserved[account]
             if free + DUST < (step.useful if self.reserved[account] > DUST else step.least):
                 busy = _busy(step.key, account, name, limit)
@@ -565,12 +565,17 @@ def name_of(key: Key, account: str) -> str:
     return f"{kind} '{key.name if kind == 'key' else name}'"
 
 
-def used_up(key: Key, account: str, period: str, limit: float, spent: float, now: float) -> Refusal:
+def used_up(
+    key: Key, account: str, period: str, limit: float, spent: float, least: float, now: float
+) -> Refusal:
+    """The refusal of an ask that costs at least `least` US$, more than what is left of a budget."""
     end = end_of(period, now)
     begins = datetime.datetime.fromtimestamp(end, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    left = max(limit - spent, 0.0)
     message = (
-        f"the budget of the {name_of(key, account)}, ${limit:g} per {period}, is used up"
-        f" (${min(spent, limit):.6g} spent): it begins anew at {begins}"
+        f"the budget of the {name_of(key, account)}, ${limit:g} per {period}, is used up:"
+        f" ${left:.3g} are left, and an answer costs ${least:.3g} at least; it begins anew at"
+        f" {begins}"
     )
     return Refusal("budget_used_up", message, max(end - now, 1.0))
 

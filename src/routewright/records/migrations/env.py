@@ -4,7 +4,7 @@ from alembic import context
 
 from routewright.records import schema
 
-context.configure(
-    connection=context.config.attributes["connection"], target_metadata=schema.metadata
-)
-context.run_migrations()
+if hasattr(context, "config"):  # Alembic loads this file, and nobody else
+    connection = context.config.attributes["connection"]
+    context.configure(connection=connection, target_metadata=schema.metadata)
+    context.run_migrations()

@@ -23,7 +23,7 @@ from routewright.records.statements import insert_into
 EVER = ""  # the period of all time
 PARTS = 8  # of what is left: an answer that nothing else limits may cost no more than one of them
 COLUMNS = tuple(schema.decisions.columns)
-ASK_COLUMNS = tuple(schema.asks.columns)
+ASK_DEFAULTS = {column.name: getattr(column.default, "arg", None) for column in schema.asks.columns}
 DUST = 1e-12  # US$ by which sums of floats may differ
 SILENT = 30.0  # seconds after which a gateway that was not seen is dead
 
@@ -320,7 +320,7 @@ class Ledger:
             self._release(step.reservation)
         if (row["decision"], row["position"]) in self.stored:
             return
-        self.asks.append({column.name: row.get(column.name) for column in ASK_COLUMNS})
+        self.asks.append({**ASK_DEFAULTS, **row})
         for account in key.accounts if key else ():
             for period in (*periods_of(row["at"]), EVER):
                 self.balances[account, period][0] += row["usd"]

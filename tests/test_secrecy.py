@@ -274,6 +274,11 @@ NO_CONFIG = {
 }
 # ... or that send only what a client or the user sends (test_gateway_privacy.py, test_chat.py),
 # ask a question of their own, write a config, or start a process.
+STORE = {  # these read a config, and ask nobody: they work on its store
+    *(f"db {verb}" for verb in ("check", "prune", "upgrade")),
+    *(f"keys {verb}" for verb in ("budget", "create", "list", "revoke", "rotate")),
+    *("decisions", "export", "spend"),
+}
 OTHERS = {"serve", "dedicate serve", "experts", "chat", "doctor", "init", "prices"}
 
 
@@ -290,7 +295,7 @@ COMMANDS = dict(walk(typer.main.get_command(app)))
 
 def test_every_command_is_known_here():
     """A new command has to say here how it asks, or why it asks nobody."""
-    assert sorted(COMMANDS) == sorted([*ASKS, *NO_CONFIG, *OTHERS])
+    assert sorted(COMMANDS) == sorted([*ASKS, *NO_CONFIG, *STORE, *OTHERS])
     for name in NO_CONFIG:
         parameters = {parameter.name for parameter in COMMANDS[name].params}
         assert parameters.isdisjoint({"config", "router_or_config"}), f"{name} may ask experts"

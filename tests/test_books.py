@@ -18,6 +18,7 @@ from sqlalchemy import func, select
 from routewright.gateway.admin import keys_as_rows
 from routewright.records import accounts, keys, schema
 from routewright.records.keys import Budget
+from routewright.records.replicas import recover
 from routewright.records.store import Store
 from test_openapi import sandbox
 from upstream import Upstream, asked, hang, running, status
@@ -410,15 +411,15 @@ async def test_two_gateways_that_notice_a_death_count_its_asks_once(postgres_url
         held = {"id": "a", "account": key.account, "replica": "dead", "usd": 0.25}
         connection.execute(schema.reservations.insert().values(held))
 
-    def recover():
+    def notice():
         with store.begin() as connection:
-            accounts.recover(connection, ["dead"], time.time())
+            recover(connection, ["dead"], time.time())
 
     blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
     async with asyncio.timeout(600):
         with store.begin() as connection:
-            accounts.recover(connection, ["dead"], time.time())
-            other = asyncio.create_task(asyncio.to_thread(recover))
+            recover(connection, ["dead"], time.time())
+            other = asyncio.create_task(asyncio.to_thread(notice))
             with store.engine.connect() as watcher:
                 while not watcher.exec_driver_sql(blocked).scalar():
                     watcher.rollback()

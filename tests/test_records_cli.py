@@ -22,6 +22,7 @@ from routewright.config import load
 from routewright.data import outcomes
 from routewright.records import accounts, schema
 from routewright.records.keys import Key
+from routewright.records.replicas import recover
 from routewright.records.store import HEAD, Store
 from upstream import Upstream, asked, gateway, in_thread, status, wait_until
 
@@ -367,7 +368,7 @@ def test_sums_are_those_of_asks_with_the_part_that_is_unsure(config, command):
         )
         reserve = accounts.Reserve("a:1", accounts_key(connection, web), 0.125, 0.125, 0.125)
         assert accounts.apply(connection, [reserve], "dead", now) == [accounts.Grant(0.125)]
-        accounts.recover(connection, ["dead"], now)
+        recover(connection, ["dead"], now)
     [row] = command("spend", "--json")["rows"]
     sums = {"usd": 1.75, "estimated_usd": 0.5, "unsure_usd": 0.125, "requests": 2}
     assert row == {"key": "web", **sums}
@@ -471,7 +472,7 @@ def test_an_export_keeps_propensities_and_groups_the_turns_of_a_conversation(
 
 
 def test_prune_deletes_what_is_old_and_keeps_balances(config, command, monkeypatch):
-    monkeypatch.setattr("routewright.cli.db.PORTION", 3)
+    monkeypatch.setattr("routewright.records.decisions.PORTION", 3)
     path, now = config(records={"retention_days": 30, "prompts": "full"}), time.time()
     command("keys", "create", "web", "--json")
     with store_of(path) as store, store.begin() as connection:

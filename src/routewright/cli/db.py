@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from routewright.config import Config
     from routewright.records.store import Store
 
-PORTION = 2000  # asks and decisions that are deleted in one transaction
 PAGES = 2000  # of SQLite that are given back in one transaction
 INCREMENTAL = 2  # the value of SQLite's auto_vacuum
 
@@ -157,7 +156,9 @@ def prune(
             with store.read() as connection:
                 counts = Counter(decisions.prunable(connection, before))
         else:
-            counts = _prune(store, before)
+            counts = decisions.prune_all(store, before)
+            if store.is_sqlite and counts.total():
+                _give_back(store)
     if json:
         summary = {"before": time_of(before), "dry_run": dry_run, **counts}
         typer.echo(json_module.dumps(summary))
@@ -171,21 +172,6 @@ def _age(config: Config, older_than: str | None) -> float:
     if older_than is not None:
         return seconds(older_than, "--older-than")
     return config.server.records.retention_days * 86400
-
-
-def _prune(store: Store, before: float) -> Counter[str]:
-    from routewright.records import decisions
-
-    total: Counter[str] = Counter()
-    while True:
-        with store.begin() as connection:
-            counts = Counter(decisions.prune(connection, before, PORTION))
-        total.update(counts)
-        if not counts.total():
-            break
-    if store.is_sqlite and total.total():
-        _give_back(store)
-    return total
 
 
 def _give_back(store: Store) -> None:

@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 
-HISTORY = 28 * 86400.0  # seconds whose requests a forecast is made from
-
-
 class By(StrEnum):
     """What the sums are grouped by."""
 
@@ -93,13 +90,14 @@ def spend(
 
 
 def _forecast(connection: Connection, now: float) -> Forecast:
-    from routewright.gateway.budgets import Hour, outlook
+    from routewright.gateway.budgets import DAY, HISTORY_DAYS, Hour, outlook
     from routewright.records import accounts, decisions
 
     month = accounts.periods_of(now)[1]
     start = datetime.datetime.fromisoformat(f"{month}-01T00:00:00Z").timestamp()
     spent = decisions.total(connection, start)
-    history = [Hour(*hour) for hour in decisions.hours(connection, now - HISTORY)]
+    hours = decisions.hours(connection, now - HISTORY_DAYS * DAY).get(None, [])
+    history = [Hour(*hour) for hour in hours]
     end = accounts.end_of("month", now)
     return Forecast(month, spent, outlook(math.inf, end, now, spent, history).forecast)
 

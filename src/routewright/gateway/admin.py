@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -260,28 +261,26 @@ def _store(request: Request) -> Store:
 
 
 async def _reading(request: Request, function: Callable[[Connection], T]) -> T:
-    store = _store(request)
-
-    def run() -> T:
-        with store.explained(), store.read() as connection:
-            return function(connection)
-
-    return await _in_thread(run)
+    return await _on(_store(request), Store.read, function)
 
 
 async def _writing(request: Request, function: Callable[[Connection], T]) -> T:
-    store = _store(request)
-
-    def run() -> T:
-        with store.explained(), store.begin() as connection:
-            return function(connection)
-
-    result = await _in_thread(run)
+    result = await _on(_store(request), Store.begin, function)
     await asyncio.to_thread(request.state.services.records.read_keys)
     return result
 
 
-async def _in_thread(run: Callable[[], T]) -> T:
+async def _on(
+    store: Store,
+    transaction: Callable[[Store], AbstractContextManager[Connection]],
+    function: Callable[[Connection], T],
+) -> T:
+    """The result of a function on a connection, in a thread; raises BadRequest."""
+
+    def run() -> T:
+        with store.explained(), transaction(store) as connection:
+            return function(connection)
+
     try:
         return await asyncio.to_thread(run)
     except BadRequest:

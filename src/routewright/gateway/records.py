@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from routewright.config import Config, ServerConfig
 from routewright.gateway.budgets import DAY, HISTORY_DAYS, Hour, outlook
 from routewright.gateway.errors import BadRequest
-from routewright.records import accounts, decisions, keys, scores
+from routewright.records import accounts, decisions, keys, replicas, scores
 from routewright.records.accounts import (
     Admission,
     Begin,
@@ -41,7 +41,6 @@ from routewright.records.writer import State, StoreDown, Writer
 VERDICT_SECONDS = 5.0  # that a request waits for a verdict before the store counts as down
 BUSY_SECONDS = 10.0  # that a request waits for money that requests in progress hold
 BUSY_PAUSE = 0.05
-PRUNED_AT_ONCE = 500  # decisions
 STEER_SECONDS = 60.0  # between two outlooks on budgets
 KNOWN_SECONDS = 2.0  # between two readings of all balances
 CLEANING_SECONDS = 3600.0
@@ -123,15 +122,13 @@ class Records:
                     self._pruned_at = time.monotonic()
             except SQLAlchemyError:  # the writer says so
                 self.allowed = {}
+            except Exception:
+                log.exception("budgets are not steered, and old records are kept")
             await asyncio.sleep(STEER_SECONDS)
 
     def _prune(self, store: Store) -> None:
-        """Deletes the records whose retention is over, in small portions."""
-        before = time.time() - self.settings.records.retention_days * DAY
-        while True:
-            with store.begin() as connection:
-                if not any(decisions.prune(connection, before, PRUNED_AT_ONCE).values()):
-                    return
+        """Deletes the records whose retention is over."""
+        decisions.prune_all(store, time.time() - self.settings.records.retention_days * DAY)
 
     def _outlooks(self, store: Store) -> dict[str, float]:
         monthly = {
@@ -144,9 +141,10 @@ class Records:
             return {}
         now = time.time()
         with store.read() as connection:
-            history = accounts.hours(connection, now - HISTORY_DAYS * DAY)
+            start = now - HISTORY_DAYS * DAY
+            history = {kind: decisions.hours(connection, start, kind) for kind in keys.KINDS}
             spent = accounts.spent_by_account(connection, now)
-        names = {key.account: f"key:{key.name}" for key in list(self.keys.values())}
+        names = {key.account: key.name for key in list(self.keys.values())}
         ends, (_, month) = accounts.end_of("month", now), accounts.periods_of(now)
         return {
             account: outlook(
@@ -154,9 +152,10 @@ class Records:
                 ends,
                 now,
                 spent.get((account, month), 0.0),
-                [Hour(*hour) for hour in history.get(names.get(account, account), [])],
+                [Hour(*hour) for hour in history[kind].get(names.get(account, name), [])],
             ).allowed
             for account, limit in monthly.items()
+            for kind, _, name in (account.partition(":"),)
         }
 
     def allowance(self, key: Key | None) -> float:
@@ -175,7 +174,7 @@ class Records:
     def _leave(self, store: Store) -> None:
         try:
             with store.begin() as connection:
-                accounts.forget(connection, self.replica)
+                replicas.forget(connection, self.replica)
         except Exception as error:
             log.warning("the store was left without a word (%s)", type(error).__name__)
         store.close()
@@ -189,10 +188,10 @@ class Records:
         assert self.store is not None
         now = time.time()
         with self.store.begin() as connection:
-            dead = set(accounts.silent(connection, now))
-            dead |= {name for name in accounts.names(connection) if _has_ended(name)}
-            interrupted = accounts.recover(connection, sorted(dead), now)
-            self.replicas = accounts.seen(connection, self.replica, now)
+            dead = set(replicas.silent(connection, now))
+            dead |= {name for name in replicas.names(connection) if _has_ended(name)}
+            interrupted = replicas.recover(connection, sorted(dead), now)
+            self.replicas = replicas.seen(connection, self.replica, now)
         if interrupted:
             log.warning("%d requests were interrupted when a gateway ended", interrupted)
 
@@ -200,9 +199,9 @@ class Records:
         """Reads what other gateways have changed, and says that this one lives. In the thread."""
         now = time.time()
         with store.begin() as connection:
-            self.replicas = accounts.seen(connection, self.replica, now)
-            if dead := accounts.silent(connection, now):
-                accounts.recover(connection, dead, now)
+            self.replicas = replicas.seen(connection, self.replica, now)
+            if dead := replicas.silent(connection, now):
+                replicas.recover(connection, dead, now)
             version = keys.version(connection)
             if version != self._version:
                 self.keys, self._version = keys.load(connection), version

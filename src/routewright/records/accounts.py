@@ -17,15 +17,13 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, select
 
 from routewright.records import schema, statements
-from routewright.records.keys import KINDS, Key
-from routewright.records.statements import insert_into
+from routewright.records.keys import Key
 
 EVER = ""  # the period of all time
 PARTS = 8  # of what is left: an answer that nothing else limits may cost no more than one of them
 COLUMNS = tuple(schema.decisions.columns)
 ASK_DEFAULTS = {column.name: getattr(column.default, "arg", None) for column in schema.asks.columns}
 DUST = 1e-12  # US$ by which sums of floats may differ
-SILENT = 30.0  # seconds after which a gateway that was not seen is dead
 
 
 @dataclass(frozen=True)
@@ -177,12 +175,10 @@ class Ledger:
     # --- reading ------------------------------------------------------------------------------
 
     def _lock(self, keys: Iterable[Key]) -> None:
-        """Keeps other gateways away from these accounts; SQLite lets one write at a time anyway."""
-        if self.connection.dialect.name != "postgresql":
-            return
+        """Keeps other gateways away from these accounts."""
         names = {name for key in keys for name in (*key.budgets, key.account)}
         for name in sorted(names):
-            self.connection.execute(statements.LOCK, {"name": name})
+            statements.lock(self.connection, name)
 
     def _spent(self, accounts: set[str]) -> defaultdict[tuple[str, str], float]:
         spent: defaultdict[tuple[str, str], float] = defaultdict(float)
@@ -389,91 +385,10 @@ class Ledger:
         statements.add(connection, schema.running, running)
 
 
-def recover(connection: Connection, dead: Sequence[str], now: float) -> int:
-    """Settles what dead gateways left behind; returns the number of interrupted requests.
-
-    The bounds of asks that were in progress are counted against the budgets (`unsure_usd`): they
-    may have been paid. Asks that had ended keep their charges: their requests get a decision with
-    the status `interrupted`.
-    """
-    if not dead:
-        return 0
-    table = schema.reservations
-    # Deleted and read at once: another gateway may notice the same death at the same time.
-    gone = delete(table).where(table.c.replica.in_(dead)).returning(table.c.account, table.c.usd)
-    sums: defaultdict[str, float] = defaultdict(float)
-    for account, usd in connection.execute(gone):
-        sums[account] += usd
-    insert = insert_into(connection)
-    for account, usd in sorted(sums.items()):
-        for period in (*periods_of(now), EVER):
-            values = {"account": account, "period": period, "usd": 0.0, "unsure_usd": usd}
-            statement = insert(schema.balances).values({**values, "requests": 0})
-            more = {"unsure_usd": schema.balances.c.unsure_usd + usd}
-            keys = ["account", "period"]
-            connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=more))
-    running = schema.running
-    connection.execute(delete(running).where(running.c.replica.in_(dead)))
-    asks = schema.asks
-    ids = select(schema.decisions.c.id).where(schema.decisions.c.replica.in_(dead))
-    lost = (
-        select(
-            asks.c.decision,
-            func.min(asks.c.at).label("at"),
-            func.sum(asks.c.usd).label("usd"),
-            *(func.max(asks.c[name]).label(name) for name in ("key", "owner", "team", "policy")),
-            func.max(asks.c.replica).label("replica"),
-        )
-        .where(asks.c.replica.in_(dead), asks.c.decision.not_in(ids))
-        .group_by(asks.c.decision)
-    )
-    rows = [
-        {
-            **{name: row[name] for name in ("at", "usd", "key", "owner", "team", "policy")},
-            **{"id": row["decision"], "replica": row["replica"], "status": "interrupted"},
-        }
-        for row in (row._mapping for row in connection.execute(lost))
-    ]
-    if rows:
-        connection.execute(insert(schema.decisions).on_conflict_do_nothing(), rows)
-    connection.execute(delete(schema.replicas).where(schema.replicas.c.id.in_(dead)))
-    return len(rows)
-
-
-def silent(connection: Connection, now: float) -> list[str]:
-    """The gateways that were not seen for SILENT seconds."""
-    table = schema.replicas
-    return list(connection.scalars(select(table.c.id).where(table.c.seen_at < now - SILENT)))
-
-
-def seen(connection: Connection, replica: str, now: float) -> int:
-    """Notes that a gateway lives; returns how many do."""
-    table = schema.replicas
-    insert = insert_into(connection)
-    statement = insert(table).values(id=replica, seen_at=now)
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=["id"], set_={"seen_at": now})
-    )
-    alive = select(func.count()).where(table.c.seen_at >= now - SILENT)
-    return connection.scalar(alive) or 1
-
-
-def forget(connection: Connection, replica: str) -> None:
-    """Removes a gateway that ends, and what it still held."""
-    for table in (schema.reservations, schema.running):
-        connection.execute(delete(table).where(table.c.replica == replica))
-    connection.execute(delete(schema.replicas).where(schema.replicas.c.id == replica))
-
-
 def clean(connection: Connection, now: float) -> None:
     """Deletes the counts of minutes that are long over."""
     table = schema.minutes
     connection.execute(delete(table).where(table.c.minute < int(now // 60) - 5))
-
-
-def names(connection: Connection) -> list[str]:
-    """All gateways on this store, dead ones too."""
-    return list(connection.scalars(select(schema.replicas.c.id)))
 
 
 def spent_by_account(connection: Connection, now: float) -> dict[tuple[str, str], float]:
@@ -487,23 +402,6 @@ def spent_by_account(connection: Connection, now: float) -> dict[tuple[str, str]
         (row.account, row.period): row.usd + (row.unsure_usd if row.period != EVER else 0.0)
         for row in rows
     }
-
-
-def hours(connection: Connection, since: float) -> dict[str, list[tuple[float, int, float]]]:
-    """For each account: the begin of every hour with requests, their number, and their US$.
-
-    Read from the charges, as far as they are kept.
-    """
-    table = schema.asks
-    hour = func.floor(table.c.at / 3600).label("hour")
-    history: defaultdict[str, list[tuple[float, int, float]]] = defaultdict(list)
-    for kind in KINDS:
-        column = table.c[kind]
-        query = select(column, hour, func.count(table.c.decision.distinct()), func.sum(table.c.usd))
-        query = query.where(table.c.at >= since, column.is_not(None)).group_by(column, hour)
-        for name, begin, requests, usd in connection.execute(query):
-            history[f"{kind}:{name}"].append((begin * 3600.0, requests, usd))
-    return dict(history)
 
 
 def balances(connection: Connection, now: float) -> dict[str, dict[str, float]]:

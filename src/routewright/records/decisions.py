@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,18 +22,20 @@ from sqlalchemy import (
     cast,
     delete,
     func,
+    null,
     select,
     tuple_,
 )
 
-from routewright.records import schema
+from routewright.records import schema, statements
 from routewright.records.accounts import EVER, periods_of
 from routewright.records.keys import KINDS
-from routewright.records.statements import insert_into
+from routewright.records.store import Store
 
 GROUPS = ("key", "team", "owner", "expert", "policy", "day")
 HOUR = 3600  # seconds
 PAGE = 1000  # rows that are read at once
+PORTION = 500  # asks and decisions that are deleted in one transaction
 PRUNED = "pruned"  # the state that says up to which time records were deleted
 TEXTS = ("messages", "answer")
 TOLERANCE = 1e-6  # US$ by which sums of many charges may differ
@@ -152,14 +155,23 @@ def total(connection: Connection, since: float) -> float:
     return connection.scalar(select(func.sum(table.c.usd)).where(table.c.at >= since)) or 0.0
 
 
-def hours(connection: Connection, since: float) -> list[tuple[float, int, float]]:
-    """The begin of each hour after a time, the requests that asked an expert in it, and their
-    US$."""
+def hours(
+    connection: Connection, since: float, kind: str | None = None
+) -> dict[str | None, list[tuple[float, int, float]]]:
+    """The begin of each hour after a time, the requests that asked an expert in it, and their US$.
+
+    By the name of the `kind`: key, team or owner; without one, all requests under None.
+    """
     table = schema.asks
     hour = _second(connection, table.c.at) // HOUR
-    query = select(hour, func.count(table.c.decision.distinct()), func.sum(table.c.usd))
-    rows = connection.execute(query.where(table.c.at >= since).group_by(hour).order_by(hour))
-    return [(float(n * HOUR), requests, usd) for n, requests, usd in rows]
+    name = null() if kind is None else table.c[kind]
+    query = select(name, hour, func.count(table.c.decision.distinct()), func.sum(table.c.usd))
+    groups = (hour,) if kind is None else (name, hour)
+    history: defaultdict[str | None, list[tuple[float, int, float]]] = defaultdict(list)
+    rows = connection.execute(query.where(table.c.at >= since).group_by(*groups).order_by(hour))
+    for who, begin, requests, usd in rows:
+        history[who].append((float(begin * HOUR), requests, usd))
+    return dict(history)
 
 
 # --- retention ---------------------------------------------------------------------------------
@@ -177,15 +189,26 @@ def prune(connection: Connection, before: float, most: int | None = None) -> dic
         old_asks = old_asks.order_by(asks.c.at).limit(most)
         old = old.order_by(decisions.c.at, decisions.c.id).limit(most)
     place = tuple_(asks.c.decision, asks.c.position)
-    statements = {
+    deletions = {
         "asks": delete(asks).where(place.in_(old_asks)),
         "scores": delete(scores).where(scores.c.decision.in_(old)),
         "decisions": delete(decisions).where(decisions.c.id.in_(old)),
     }
-    counts = {name: connection.execute(query).rowcount for name, query in statements.items()}
+    counts = {name: connection.execute(query).rowcount for name, query in deletions.items()}
     if any(counts.values()):
         _note_pruned(connection, before)
     return counts
+
+
+def prune_all(store: Store, before: float) -> Counter[str]:
+    """Does that to all of them, in portions that hold up nobody else."""
+    total: Counter[str] = Counter()
+    while True:
+        with store.begin() as connection:
+            counts = prune(connection, before, PORTION)
+        total.update(counts)
+        if not any(counts.values()):
+            return total
 
 
 def prunable(connection: Connection, before: float) -> dict[str, int]:
@@ -209,9 +232,8 @@ def pruned_before(connection: Connection) -> float:
 
 def _note_pruned(connection: Connection, before: float) -> None:
     value = {"before": max(before, pruned_before(connection))}
-    values = {"value": value, "at": time.time()}
-    statement = insert_into(connection)(schema.states).values(name=PRUNED, **values)
-    connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
+    row = {"name": PRUNED, "value": value, "at": time.time()}
+    statements.replace(connection, schema.states, [row])
 
 
 # --- checks ------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, update
 
 from routewright.errors import BadInput
-from routewright.records import schema
+from routewright.records import schema, statements
 from routewright.types import DATA_CLASSES
 
 PREFIX = "rw-"
@@ -203,10 +203,8 @@ def version(connection: Connection) -> float:
 
 
 def _changed(connection: Connection) -> None:
-    table, now = schema.states, time.time()
-    connection.execute(delete(table).where(table.c.name == "keys"))
-    value = secrets.token_hex(4)
-    connection.execute(insert(table).values(name="keys", value=value, at=now))
+    row = {"name": "keys", "value": secrets.token_hex(4), "at": time.time()}
+    statements.replace(connection, schema.states, [row])
 
 
 def checked_name(name: str, kind: str) -> str:

@@ -64,7 +64,7 @@ balances = Table(
     Column("account", Text, primary_key=True),
     Column("period", Text, primary_key=True),
     Column("usd", Double, nullable=False),
-    Column("unsure_usd", Double, nullable=False, default=0.0),  # see accounts.recover
+    Column("unsure_usd", Double, nullable=False, default=0.0),  # see replicas.recover
     Column("requests", BigInteger, nullable=False, default=0),
 )
 

@@ -56,9 +56,11 @@ RELEASE = delete(schema.reservations).where(schema.reservations.c.id.in_(IDS))
 LEAVE = delete(schema.running).where(schema.running.c.id.in_(IDS))
 
 
-def insert_into(connection: Connection) -> Any:
-    """The `insert` of the database, which knows what to do with rows that exist."""
-    return _insert(connection.dialect)
+def lock(connection: Connection, name: str) -> None:
+    """Keeps other gateways away from what has that name until the transaction ends; SQLite lets one
+    write at a time anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(LOCK, {"name": name})
 
 
 def add(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
@@ -112,4 +114,5 @@ def _upsert(
 
 
 def _insert(dialect: Dialect) -> Any:
+    """The `insert` of a database, which knows what to do with rows that exist."""
     return (postgresql if dialect.name == "postgresql" else sqlite).insert

@@ -14,8 +14,7 @@ from sqlalchemy import URL, Connection, Engine, event, select
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from routewright.errors import BadInput, MissingExtra
-from routewright.records import schema
-from routewright.records.statements import insert_into
+from routewright.records import schema, statements
 
 HEAD = "0001"  # the newest revision in migrations/versions
 BUSY_SECONDS = 30.0  # that a writer of SQLite waits for another one
@@ -24,7 +23,7 @@ LIMITS = {  # of a connection to PostgreSQL, so that one that is gone is noticed
     "tcp_user_timeout": 10_000,  # milliseconds
     "options": "-c statement_timeout=20s -c lock_timeout=10s",
 }
-CREATION_LOCK = sqlalchemy.text("SELECT pg_advisory_xact_lock(4100)")
+TABLES = "tables"  # the name of the lock under which they are made and changed
 EXAMPLES = "sqlite:///routewright.db, postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, or none"
 
 
@@ -109,8 +108,7 @@ class Store:
     def _create(self) -> None:
         """Makes all tables at once, as the migrations would one after the other."""
         with self.begin() as connection:
-            if not self.is_sqlite:
-                connection.execute(CREATION_LOCK)
+            statements.lock(connection, TABLES)
             if sqlalchemy.inspect(connection).has_table("alembic_version"):
                 return  # another process was faster
             schema.metadata.create_all(connection, checkfirst=False)
@@ -137,8 +135,7 @@ class Store:
         if revision is not None and revision > HEAD:
             raise self._of_another(revision)
         with self.explained(), self.begin() as connection:
-            if not self.is_sqlite:
-                connection.execute(CREATION_LOCK)
+            statements.lock(connection, TABLES)
             settings.attributes["connection"] = connection
             command.upgrade(settings, "head")
 
@@ -161,16 +158,11 @@ class Store:
         """
         table = schema.states
         with self.explained(), self.begin() as connection:
-            if not self.is_sqlite:
-                lock = sqlalchemy.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 1))")
-                connection.execute(lock, {"name": name})
+            statements.lock(connection, name)
             before = connection.scalar(select(table.c.value).where(table.c.name == name))
             after = change(before)
-            values = {"value": after, "at": time.time()}
-            statement = insert_into(connection)(table).values(name=name, **values)
-            connection.execute(
-                statement.on_conflict_do_update(index_elements=["name"], set_=values)
-            )
+            row = {"name": name, "value": after, "at": time.time()}
+            statements.replace(connection, table, [row])
             return after
 
     def _check_file(self) -> None:

@@ -302,7 +302,7 @@ def test_headers_body_log_and_metrics_tell_of_a_lost_ask(caplog):
     assert completion.usage.cost == pytest.approx(told)
     assert completion.routewright["cost"] == pytest.approx(told)
     assert completion.routewright["estimated"] == pytest.approx(estimated)
-    (line,) = [r.getMessage() for r in caplog.records if r.name == "routewright.gateway.chat"]
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "routewright.gateway.completion"]
     log = json.loads(line)
     assert (log["cost"], log["estimated"]) == (pytest.approx(told), pytest.approx(estimated))
     assert metric(metrics, "routewright_cost_usd_total") == {

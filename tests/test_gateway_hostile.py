@@ -201,7 +201,7 @@ def test_a_client_that_stops_reading_does_not_keep_an_upstream_waiting(monkeypat
 
     asyncio.run(run())
     assert (upstream.cancelled, upstream.finished) == (1, 0)
-    lines = [r.getMessage() for r in caplog.records if r.name == "routewright.gateway.chat"]
+    lines = [r.getMessage() for r in caplog.records if r.name == "routewright.gateway.completion"]
     (told,) = map(json.loads, lines)
     assert told["status"] == "cancelled"
     assert told["cost"] > 0

@@ -99,7 +99,7 @@ def test_a_failure_after_a_comment_is_an_event_with_the_whole_error(caplog):
     assert failure["error"].keys() == {"message", "type", "param", "code"}
     assert failure["error"]["type"] == "rate_limit_error"
     assert "slow down" in failure["error"]["message"]
-    (line,) = [r.getMessage() for r in caplog.records if r.name == "routewright.gateway.chat"]
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "routewright.gateway.completion"]
     assert json.loads(line)["status"] == "UpstreamError"
 
 
@@ -135,7 +135,7 @@ def test_a_client_that_leaves_while_nothing_is_said_ends_the_work(caplog):
         await until(lambda: any("decision" in r.getMessage() for r in caplog.records))
 
     streamed(upstream, leave)
-    lines = [r.getMessage() for r in caplog.records if r.name == "routewright.gateway.chat"]
+    lines = [r.getMessage() for r in caplog.records if r.name == "routewright.gateway.completion"]
     (line,) = map(json.loads, lines)
     assert (line["status"], line["path"]) == ("cancelled", "small:cancelled")
 

@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from routewright.drive import replay
     from routewright.evaluation.evaluate import evaluate
     from routewright.fitting.fit import fit
-    from routewright.gateway.embed import decide, serve
+    from routewright.gateway.python import decide, serve
     from routewright.router.router import Router
     from routewright.types import Answer, Ask, Committee, Decision, Expert, Query, Strategy
 else:
@@ -77,7 +77,7 @@ else:
         "routewright.drive": "replay",
         "routewright.evaluation.evaluate": "evaluate",
         "routewright.fitting.fit": "fit",
-        "routewright.gateway.embed": "decide serve",
+        "routewright.gateway.python": "decide serve",
         "routewright.router.router": "Router",
     }
     _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}

@@ -529,8 +529,16 @@ def _cannot_defer(ask: Ask, last: Delta, start: str) -> bool:
 
 def _whole(answer: Answer) -> Delta:
     message = answer.message or {"role": "assistant", "content": answer.text}
-    extra = answer.extra
-    return Delta(answer.expert, answer.text, message, answer.finish_reason, whole=True, extra=extra)
+    return Delta(
+        answer.expert,
+        answer.text,
+        message,
+        answer.finish_reason,
+        whole=True,
+        extra=answer.extra,
+        native=() if answer.native is None else (answer.native,),
+        lost=answer.lost,
+    )
 
 
 # --- both ----------------------------------------------------------------------------------

@@ -121,6 +121,20 @@ class Expert:
 
 
 @dataclass(frozen=True)
+class Native:
+    """A request as its client wrote it, for experts that speak the client's own protocol.
+
+    `protocol` is "messages" (Anthropic) or "responses" (OpenAI). `body` is the request without the
+    fields that the gateway reads itself. `lost` names what the messages and options of the Query,
+    which are those of OpenAI chat completions, cannot carry of it.
+    """
+
+    protocol: str
+    body: Mapping[str, Any]
+    lost: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Query:
     """The messages to be answered, and the limits on the answer.
 
@@ -148,6 +162,7 @@ class Query:
     latency_price: float | None = None
     allowed: frozenset[str] | None = None  # experts, set by the loops and by keys; None: all
     options: Mapping[str, Any] = field(default_factory=dict)  # temperature, max_tokens, tools, …
+    native: Native | None = field(default=None, repr=False)  # None: it was OpenAI chat
 
     @classmethod
     def of(cls, text: str, **limits: Any) -> Query:
@@ -373,6 +388,9 @@ class Answer:
     estimated: bool = False  # whether tokens or cost are estimates: the upstream reported none
     # Fields of the upstream's reply that are passed on unread, in the shape of a chat completion.
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    # The upstream's reply as it wrote it, if it speaks the protocol of `Query.native`.
+    native: Mapping[str, Any] | None = field(default=None, repr=False)
+    lost: tuple[str, ...] = ()  # what of the request the expert's protocol could not carry
     error: Exception | None = field(default=None, repr=False, compare=False)  # of a failure
 
     @property
@@ -408,8 +426,10 @@ class Answer:
 class Delta:
     """A piece of a streamed answer; `message` is the upstream's own delta object.
 
-    `extra` is as in Answer, for the chunk of the piece. `whole` means that the piece is a whole
-    answer, which a strategy has judged and accepted.
+    `extra` and `lost` are as in Answer, for the chunk of the piece. `whole` means that the piece is
+    a whole answer, which a strategy has judged and accepted; then `native` is its one native reply.
+    Otherwise `native` holds the upstream's own events since the last piece, if it speaks the
+    protocol of `Query.native`.
     """
 
     expert: str
@@ -418,6 +438,8 @@ class Delta:
     finish_reason: str | None = None
     whole: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    native: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,8 @@ class Client:
         with self._tracked(ask) as tries:
             if ask.samples > 1 and ask.kind == "verify":
                 return await self._verdicts(ask, query, tries)
-            return _finish(ask, await self._ask(ask, query, tries))
+            answer = _finish(ask, await self._ask(ask, query, tries))
+            return replace(answer, lost=self._lost(ask, query) + answer.lost)
 
     async def _ask(self, ask: Ask, query: Query, tries: list[Tries]) -> Answer:
         """Sends one request and adds its tries to `tries`."""
@@ -215,13 +216,15 @@ class Client:
 
     async def stream(self, ask: Ask, query: Query) -> AsyncGenerator[Delta | Answer, None]:
         """Yields the pieces as they arrive, then the whole answer."""
-        call = self._call(ask, query)
+        call, lost = self._call(ask, query), self._lost(ask, query)
         with self._tracked(ask) as tries, _redacted(call.expert):
             async with self._ready(call) as provider:
                 own_tries = self._new_tries(call, ask)
                 tries.append(own_tries)
                 async with aclosing(own_tries.stream(provider.stream)) as pieces:
                     async for piece in pieces:
+                        if lost:
+                            piece = replace(piece, lost=lost + piece.lost)
                         if isinstance(piece, Answer):
                             piece = _finish(ask, piece)
                             self._tries.pop(id(ask), None)  # it is complete: nobody bills it
@@ -262,7 +265,28 @@ class Client:
         if ask.max_cost is not None:
             body = capped(body, expert, ask.max_cost)
         patience = math.inf if ask.max_latency is None else ask.max_latency
-        return Call(expert, body, patience)
+        return Call(expert, body, patience, native=self._native(ask, query))
+
+    def _native(self, ask: Ask, query: Query) -> Mapping[str, Any] | None:
+        """The request in the client's own protocol, with the options that override it; None if the
+        expert does not speak that."""
+        if query.native is None or ask.kind != "answer" or ask.sample:
+            return None
+        expert = self.experts[ask.expert]
+        if self.speaks(expert.name) != query.native.protocol:
+            return None
+        return {**query.native.body, **expert.options, **ask.options}
+
+    def _lost(self, ask: Ask, query: Query) -> tuple[str, ...]:
+        """What of the client's own request the expert is not sent, because it speaks another
+        protocol."""
+        if query.native is None or ask.kind != "answer" or self._native(ask, query) is not None:
+            return ()
+        return query.native.lost
+
+    def speaks(self, expert: str) -> str | None:
+        """The protocol that an expert can be asked in natively, beside OpenAI chat completions."""
+        return getattr(self._provider(self.experts[expert]), "protocol", None)
 
     def body(self, ask: Ask, query: Query) -> dict[str, Any]:
         """The request to send. The config's `options` of the expert override the client's."""

@@ -18,7 +18,7 @@ from routewright import __version__
 from routewright.config import Config
 from routewright.errors import RoutewrightError
 from routewright.gateway import admin
-from routewright.gateway.chat import Services, chat
+from routewright.gateway.chat import chat
 from routewright.gateway.errors import (
     client_disconnected,
     http_error,
@@ -43,6 +43,7 @@ from routewright.gateway.middleware import (
 from routewright.gateway.models import model, models
 from routewright.gateway.openapi import openapi
 from routewright.gateway.permissions import check_policy, permitted
+from routewright.gateway.services import Services
 from routewright.gateway.tracing import Traces
 
 

@@ -1,520 +1,144 @@
-"""`POST /v1/chat/completions`: makes one decision and sends its answer, whole or as a stream."""
+"""`POST /v1/chat/completions`: OpenAI chat completions, whole or streamed."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import logging
-import math
-import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager, suppress
-from contextvars import copy_context
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.responses import Response
 
-from routewright import drive
-from routewright.config import Config
-from routewright.errors import RoutewrightError
-from routewright.experts.client import Client
-from routewright.experts.traces import trace_id
-from routewright.gateway.accounting import Account
-from routewright.gateway.body import ChatRequest, parse, read
-from routewright.gateway.breaker import Breaker
-from routewright.gateway.budgets import point_within
-from routewright.gateway.errors import body_of, error_object, headers_of, status_of
-from routewright.gateway.explain import table
-from routewright.gateway.feedback import Feedback
-from routewright.gateway.pacing import Pace
-from routewright.gateway.permissions import check_policy, permitted
-from routewright.gateway.policies import DIRECT, Policies, Policy
-from routewright.gateway.prometheus import Counters
-from routewright.gateway.records import LimitReached, Records
-from routewright.gateway.replies import COMMENT, DONE, ReplyFormat, cost_headers, event
-from routewright.gateway.slots import Slots
-from routewright.gateway.stopwatch import Stopwatch
-from routewright.gateway.tracing import RequestSpan
-from routewright.records.keys import Key
-from routewright.records.texts import clean, kept
-from routewright.router.explanation import chances, is_quick
-from routewright.router.frontier import OperatingPoint
-from routewright.strategies import is_light
-from routewright.types import (
-    Decision,
-    Delta,
-    Expert,
-    Prediction,
-    Strategy,
-    estimated_cost,
-    path_of,
-    total_cost,
-)
+from routewright.experts.providers import without_logprobs
+from routewright.experts.providers._usage import is_count
+from routewright.gateway.body import ChatRequest, parse
+from routewright.gateway.completion import complete
+from routewright.gateway.errors import error_event
+from routewright.gateway.replies import event
+from routewright.types import Answer, Decision, Delta, Message
 
-RECORDED = (  # what a record shares with the log line
-    *("request_id", "status", "policy", "expert", "path", "unlike", "input_tokens"),
-    *("output_tokens", "data_class", "stream", "seconds"),
-)
-MOST_POINTS = 1000  # that are kept for steered budgets
-SESSION = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Services:
-    """What every request shares: config, policies, client, counters."""
-
-    config: Config
-    policies: Policies
-    experts: dict[str, Expert]
-    client: Client
-    breaker: Breaker  # sends asks through the client
-    threads: ThreadPoolExecutor  # for the steps of strategies, which read prompts and answers
-    feedback: Feedback | None = None  # None: the gateway accepts no scores
-    counters: Counters = field(default_factory=Counters)
-    slots: Slots = field(default_factory=Slots)  # for requests that ask experts
-    records: Records = field(default_factory=Records)  # of keys, budgets and decisions
-    # Policy, allowance and own cost in US$ per query ▶ the cheaper point that is served.
-    points: dict[tuple[str, float, float], OperatingPoint | None] = field(default_factory=dict)
-
-    async def read(self, request: Request) -> ChatRequest:
-        """Reads and validates a chat completion request; raises BadRequest."""
-        server = self.config.server
-        validate = partial(parse, default_data_class=server.default_data_class)
-        return await read(request, server.max_body_bytes, validate)
-
-    async def steered(self, policy: Policy, allowed: float) -> Policy:
-        """The policy at a point that costs at most `allowed` US$ per query on average."""
-        if math.isinf(allowed) or policy.router is None or policy.point is None:
-            return policy
-        place = policy.name, allowed, policy.point.cost
-        if place not in self.points:
-            if len(self.points) >= MOST_POINTS:
-                self.points.clear()
-            self.points[place] = await self.run(point_within, policy, allowed)
-        point = self.points[place]
-        if point is None:
-            return policy
-        return policy.at(point)
-
-    async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Runs a function in a thread, so that other requests go on meanwhile."""
-        loop = asyncio.get_running_loop()
-        context = copy_context()  # so that its log lines name the request
-        return await loop.run_in_executor(self.threads, context.run, function, *arguments)
+DONE = b"data: [DONE]\n\n"
 
 
 async def chat(request: Request) -> Response:
     """Answers a chat completion request by the policy that its `model` names."""
-    began = time.perf_counter()
-    services: Services = request.state.services
-    key: Key | None = request.state.key
-    chat_request = permitted(await services.read(request), key)
-    policy = services.policies.find(chat_request.model)
-    check_policy(policy, key)
-    strategy = policy.strategy_for(chat_request.query)  # may refuse the query, before it counts
-    account = Account(services.records, key, chat_request.query)
-    try:
-        await account.begin()
-    except LimitReached as limit:
-        services.counters.refusals.labels(limit.code).inc()
-        raise
-    named, pace = policy, None
-    try:
-        if policy.pacer is not None:
-            policy, pace = await services.run(policy.paced, chat_request.query)
-        if chat_request.query.price is None:
-            policy = await services.steered(policy, services.records.allowance(key))
-        if policy is not named:
-            strategy = policy.strategy_for(chat_request.query)
-    except BaseException as error:
-        account.end({"policy": policy.name, "status": type(error).__name__, "usd": 0.0}, dict)
-        raise
-    run = Run(
-        services,
-        chat_request,
-        policy,
-        strategy,
-        pace,
-        account,
-        began=began,
-        request_id=request.state.request_id,
-        session=session_of(request),
-        span=getattr(request.state, "span", None),
-        debug=request.headers.get("x-routewright-debug", "").lower() == "true",
-    )
-    return await (run.streamed() if chat_request.stream else run.whole())
+    return await complete(request, parse, ChatReply)
 
 
-def session_of(request: Request) -> str | None:
-    """The session that a client names in a header; None if it names none."""
-    name = request.headers.get("x-routewright-session", "")
-    return name if SESSION.fullmatch(name) else None
+class ChatReply:
+    """Writes one decision as a chat completion or as its chunks."""
 
+    protocol: ClassVar[str] = "chat"
 
-class Events(StreamingResponse):
-    """A stream of server-sent events, with a comment whenever it is silent for too long.
+    def __init__(self, decision_id: str, request: ChatRequest) -> None:
+        self.decision_id = decision_id
+        # Whether the client requested them; a strategy may do so for itself.
+        self.logprobs = bool(request.query.options.get("logprobs"))
+        self.include_usage = request.include_usage
+        self.created = int(time.time())
+        self._is_first = True
 
-    `close` is called as soon as sending ends, with or without success.
-    """
+    def whole(self, decision: Decision, explanation: Mapping[str, Any]) -> dict[str, Any]:
+        answer = decision.answer
+        message, logprobs = without_logprobs(answer.message or _message(answer))
+        choice = {
+            **_of_choice(answer),
+            "index": 0,
+            "message": {"role": "assistant", **message},
+            "logprobs": logprobs if self.logprobs else None,
+            "finish_reason": answer.finish_reason,
+        }
+        return {
+            **_of_completion(answer),
+            **self._frame(answer.expert, "chat.completion", [choice]),
+            "usage": usage(decision),
+            "routewright": explanation,
+        }
 
-    def __init__(
-        self,
-        pieces: AsyncGenerator[bytes, None],
-        headers: dict[str, str],
-        keep_alive: float,
-        close: Callable[[], Awaitable[None]],
-    ) -> None:
-        super().__init__(pieces, headers=headers, media_type="text/event-stream")
-        self.pieces = pieces
-        self.keep_alive = keep_alive
-        self.close = close
+    def piece(self, delta: Delta) -> Iterator[bytes]:
+        yield event(self._chunk(delta))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            async with aclosing(self.pieces), _kept_alive(send, self.keep_alive) as send:
-                await super().__call__(scope, receive, send)
-        finally:
-            await self.close()
-
-
-@asynccontextmanager
-async def _kept_alive(send: Send, seconds: float) -> AsyncIterator[Send]:
-    """A `send` for one stream. A comment is sent whenever nothing else has been for `seconds`.
-
-    Proxies and load balancers cut connections that are silent. Clients ignore comments.
-    """
-    if not seconds:
-        yield send
-        return
-    is_open = False  # between the headers and the end, while nothing is being sent
-    last = 0.0
-
-    async def send_in_time(message: Message) -> None:
-        nonlocal is_open, last
-        is_open = False
-        await send(message)
-        is_open, last = message.get("more_body", True), time.monotonic()
-
-    async def comment() -> None:
-        body = {"type": "http.response.body", "body": COMMENT, "more_body": True}
-        with suppress(OSError):  # the client has disconnected
-            while True:
-                left = last + seconds - time.monotonic()
-                if is_open and left <= 0:
-                    await send_in_time(body)
-                await asyncio.sleep(left if left > 0 else seconds)
-
-    comments = asyncio.create_task(comment())
-    try:
-        yield send_in_time
-    finally:
-        comments.cancel()
-        await asyncio.wait({comments})
-
-
-@dataclass
-class Run:
-    """Runs one chat completion request and writes its log line."""
-
-    services: Services
-    request: ChatRequest
-    policy: Policy
-    strategy: Strategy
-    pace: Pace | None  # None: the policy is not paced
-    account: Account
-    began: float
-    request_id: str
-    session: str | None
-    debug: bool
-    span: RequestSpan | None = None  # None: the request is not traced
-
-    def __post_init__(self) -> None:
-        breaker: drive.Asker = self.services.breaker
-        if self.span is not None:
-            breaker = self.span.around(breaker, self.services.experts)
-        self.stopwatch = Stopwatch(breaker)
-        self.asker = self.account.asker(self.stopwatch, self.services.client, self.policy.name)
-        self.spent = self.account.spent
-        self.is_logged = False
-        self.chances: tuple[float, dict[str, float]] | None = None  # None: unknown
-        self.drawing = asyncio.ensure_future(self._draw()) if self.account.is_recorded else None
-        logprobs = bool(self.request.query.options.get("logprobs"))
-        self.reply_format = ReplyFormat(self.account.decision, self.policy.name, logprobs)
-
-    async def whole(self) -> Response:
-        """Waits for the decision and sends it as one JSON object."""
-        try:
-            async with aclosing(self._events()) as events:
-                decision = await anext(events)
-        except BaseException as error:
-            return self._failed(error)
-        assert isinstance(decision, Decision)
-        headers = {**self.reply_format.headers(decision.answer.expert), **self._overhead_header()}
-        headers |= {**cost_headers(decision.spent), **self._unlike_header(decision)}
-        headers |= self._client_headers()
-        await self._done(decision)
-        completion = self.reply_format.completion(decision, self._explanation(decision))
-        # Written in ASCII: an expert may write half a surrogate pair, which UTF-8 cannot encode.
-        return Response(json.dumps(completion), media_type="application/json", headers=headers)
-
-    async def streamed(self) -> Response:
-        """Waits for the first piece, so that earlier failures get an error status; then streams.
-
-        If the first piece takes longer than `server.keep_alive_seconds`, the stream begins without
-        it: its headers do not name the expert, and a failure becomes an event.
-        """
-        keep_alive = self.services.config.server.keep_alive_seconds
-        events = self._events()
-        first = asyncio.ensure_future(anext(events))
-
-        async def close() -> None:
-            first.cancel()
-            try:
-                await asyncio.gather(first, return_exceptions=True)
-                await events.aclose()
-            finally:
-                if not self.is_logged:  # the client left; only now is every ask billed
-                    self._log("cancelled")
-
-        try:
-            await asyncio.wait({first}, timeout=keep_alive or None)
-            headers = self._stream_headers(first.result() if first.done() else None)
-        except BaseException as error:
-            first.cancel()
-            try:
-                await asyncio.gather(first, return_exceptions=True)
-            finally:  # also if the client leaves meanwhile
-                reply = self._failed(error)
-            return reply
-        return Events(self._sse(first, events), headers, keep_alive, close)
-
-    def _stream_headers(self, first: Delta | Decision | None) -> dict[str, str]:
-        """The headers of a stream, as far as they are known before its first piece or with it."""
-        headers = {**self.reply_format.headers(), "cache-control": "no-cache"}
-        headers |= self._client_headers()
-        if first is None:
-            return headers
-        assert isinstance(first, Delta)
-        headers |= {**self.reply_format.headers(first.expert), **self._overhead_header()}
-        headers |= self._unlike_header()
-        headers["x-routewright-streamed"] = str(not first.whole).lower()
-        return headers | (cost_headers(self.spent) if first.whole else {})  # no ask follows
-
-    def _events(self) -> AsyncGenerator[Delta | Decision, None]:
-        return drive.live(
-            self.strategy,
-            self.request.query,
-            self.services.experts.values(),
-            self.asker,
-            stream=self.request.stream,
-            spent=self.spent,
-            run=drive.at_once if is_light(self.strategy) else self.services.run,
-        )
-
-    async def _sse(
-        self,
-        first_piece: asyncio.Future[Delta | Decision],
-        events: AsyncGenerator[Delta | Decision, None],
-    ) -> AsyncGenerator[bytes, None]:
-        last: Delta | None = None  # held back, because it carries the path and the cost
-        try:
-            if not first_piece.done():
-                yield COMMENT
-            first = piece = await first_piece
-            async with aclosing(events):
-                while isinstance(piece, Delta):
-                    if piece.finish_reason is None:
-                        yield event(self.reply_format.chunk(piece, first=piece is first))
-                    else:
-                        last = piece
-                    piece = await anext(events)
-        except RoutewrightError as error:
-            self._log(type(error).__name__, error=error)
-            yield event(body_of(error))
-            return
-        except Exception:
-            self._log("internal")
-            log.exception("a stream failed")
-            yield event(error_object("the gateway failed", "server_error", "internal"))
-            return
-        await self._done(piece)
+    def end(
+        self, decision: Decision, last: Delta | None, explanation: Mapping[str, Any]
+    ) -> Iterator[bytes]:
         if last is not None:
-            explanation = self._explanation(piece)
-            yield event(
-                {**self.reply_format.chunk(last, first=last is first), "routewright": explanation}
-            )
-        if self.request.include_usage:
-            yield event(self.reply_format.usage_chunk(piece))
+            yield event({**self._chunk(last), "routewright": explanation})
+        if self.include_usage:
+            frame = self._frame(decision.answer.expert, "chat.completion.chunk", [])
+            yield event({**frame, "usage": usage(decision)})
         yield DONE
 
-    def _failed(self, error: BaseException) -> Response:
-        error = self.account.explained(error)
-        if not isinstance(error, RoutewrightError):
-            self._log("cancelled" if isinstance(error, asyncio.CancelledError) else "internal")
-            raise error
-        self._log(type(error).__name__, error=error)
-        headers = {"x-routewright-decision-id": self.reply_format.decision_id, **headers_of(error)}
-        headers |= {**self._client_headers(), **cost_headers(self.spent)}
-        direct = self.policy.name == DIRECT
-        status = status_of(error, direct=direct)
-        return JSONResponse(body_of(error, direct=direct), status, headers)
+    def failure(self, error: Mapping[str, Any]) -> bytes:
+        return error_event(self.protocol, error)
 
-    async def _done(self, decision: Decision) -> None:
-        """Writes the log line and the records of a decision; the client gets it after that."""
-        try:
-            if self.drawing is not None:
-                await self.drawing
-        finally:  # also if the client leaves meanwhile
-            self._log("ok", decision)
-        await self.account.written()
-        if self.services.feedback is not None:
-            self.services.feedback.remember(
-                self.reply_format.decision_id, self.policy.name, self.request.query, decision
-            )
-
-    def _unlike(self, decision: Decision | None = None) -> str:
-        """What was unlike the training rows, as far as it is known: the query, or its answers."""
-        return (decision.unlike if decision else "") or self.stopwatch.unlike
-
-    def _unlike_header(self, decision: Decision | None = None) -> dict[str, str]:
-        unlike = self._unlike(decision)
-        return {"x-routewright-unlike": unlike} if unlike else {}
-
-    def _client_headers(self) -> dict[str, str]:
-        """What is left of the limits of the client's key, and its session."""
-        session = {"x-routewright-session": self.session} if self.session else {}
-        return {**self.account.headers, **session}
-
-    def _overhead_header(self) -> dict[str, str]:
-        return {"x-routewright-overhead-ms": f"{self._overhead() * 1000:.1f}"}
-
-    def _overhead(self) -> float:
-        """Seconds since the request began that were not spent waiting for experts."""
-        return time.perf_counter() - self.began - self.stopwatch.waiting
-
-    def _explanation(self, decision: Decision) -> dict[str, Any]:
-        """The `routewright` object of the body; with the debug header it lists every expert."""
-        explanation: dict[str, Any] = {
-            "decision_id": self.reply_format.decision_id,
-            "policy": self.policy.name,
-            "because": decision.because,
-            "path": decision.path,
-            "cost": decision.cost,
-            **({"estimated": decision.estimated_cost} if decision.estimated_cost else {}),
-            **({"unlike": decision.unlike} if decision.unlike else {}),
-            "overhead_ms": round(self._overhead() * 1000, 1),
+    def _chunk(self, delta: Delta) -> dict[str, Any]:
+        """One chunk of a stream; the first one has the role."""
+        message, logprobs = without_logprobs(delta.message)
+        role = {"role": "assistant"} if self._is_first else {}
+        self._is_first = False
+        choice: dict[str, Any] = {
+            **_of_choice(delta),
+            "index": 0,
+            "delta": {**role, **(_numbered(message) if delta.whole else message)},
+            "finish_reason": delta.finish_reason,
         }
-        if self.debug:
-            explanation["experts"] = table(
-                self.request.query,
-                self.services.experts.values(),
-                decision.prediction,
-                decision.rejected,
-            )
-        return explanation
+        if logprobs and self.logprobs:
+            choice["logprobs"] = logprobs
+        frame = self._frame(delta.expert, "chat.completion.chunk", [choice])
+        return {**_of_completion(delta), **frame}
 
-    def _end_pace(self) -> None:
-        """Counts what the request cost towards the budget of a paced policy."""
-        if self.pace is None:
-            return
-        pacers, pacer = self.services.policies.pacers, self.pace.pacer
-        name = pacer.router.experts[pacer.dearest]
-        of_dearest = [a.cost for a in self.spent if a.expert == name and a.status == "ok"]
-        self.pace.end(total_cost(self.spent), sum(of_dearest) if of_dearest else None)
-        if pacers.due():
-            asyncio.get_running_loop().run_in_executor(self.services.threads, pacers.save)
-
-    def _log(
-        self, status: str, decision: Decision | None = None, error: RoutewrightError | None = None
-    ) -> None:
-        """Counts the request, and writes its record and its log line, without text of the query
-        or the answer."""
-        self.is_logged = True
-        self._end_pace()
-        answer = decision.answer if decision else None
-        seconds, overhead = time.perf_counter() - self.began, self._overhead()
-        counters = self.services.counters
-        unlike = self._unlike(decision)
-        counters.count(self.policy.name, status, answer, self.spent, seconds, overhead, unlike)
-        line = {
-            "event": "decision",
-            "id": self.reply_format.decision_id,
-            "request_id": self.request_id,
-            "trace_id": trace_id(),
-            "key": self.account.key.name if self.account.key else None,
-            "status": status,
-            "upstream_status": getattr(error, "status", None),  # its reason may repeat the query
-            "policy": self.policy.name,
-            "expert": answer.expert if answer else None,
-            "path": path_of(self.spent),
-            "unlike": unlike or None,
-            "cost": round(total_cost(self.spent), 12),
-            "estimated": estimated_cost(self.spent),  # the part of `cost` that nobody reported
-            "input_tokens": answer.input_tokens if answer else None,
-            "output_tokens": answer.output_tokens if answer else None,
-            "data_class": self.request.query.data_class,
-            "stream": self.request.stream,
-            "seconds": round(seconds, 4),
-            "overhead_ms": round(overhead * 1000, 1),
+    def _frame(self, expert: str, kind: str, choices: list[Any]) -> dict[str, Any]:
+        return {
+            "id": f"chatcmpl-{self.decision_id}",
+            "object": kind,
+            "created": self.created,
+            "model": expert,
+            "choices": choices,
         }
-        log.info(json.dumps(line))
-        if self.span is not None:
-            self.span.describe(line)
-        self._record(line, decision)
 
-    def _record(self, line: Mapping[str, Any], decision: Decision | None) -> None:
-        """Hands the record of the request to the store."""
-        query, config = self.request.query, self.services.config.server.records
-        prediction = decision.prediction if decision else None
-        trust = None if prediction is None or prediction.trust is None else prediction.trust
-        row = {
-            **{name: line[name] for name in RECORDED},
-            "session": self.session,
-            "router": self.policy.version,
-            "because": clean(decision.because) if decision else None,
-            "usd": total_cost(self.spent),
-            "estimated_usd": line["estimated"],
-            "overhead_seconds": self._overhead(),
-            "domain": query.domain and clean(query.domain),
-            "tags": [clean(tag) for tag in query.tags],
-            "trust": None if trust is None else float(trust),
-            "lambda": self.policy.point.price if self.policy.point else query.price,
-        }
-        answer = decision.answer.content if decision else None
-        how = config.of(query.data_class)
 
-        def more() -> dict[str, Any]:
-            experts = self._beliefs(decision, prediction)
-            return {"experts": experts, **kept(query.messages, answer, how)}
+def usage(decision: Decision) -> dict[str, Any]:
+    """The tokens of the answer itself, and as `cost` the US$ of all asks of the decision.
 
-        self.account.end(row, more)
+    Fields of the upstream's own `usage` that Routewright does not read are passed on.
+    """
+    answer = decision.answer
+    reported: Mapping[str, Any] = answer.extra.get("usage") or {}
+    details = reported.get("prompt_tokens_details")
+    total = answer.input_tokens + answer.output_tokens
+    if not answer.estimated and is_count(reported.get("total_tokens")):
+        total = max(total, reported["total_tokens"])  # some count reasoning in the total only
+    return {
+        **reported,
+        "prompt_tokens": answer.input_tokens,
+        "completion_tokens": answer.output_tokens,
+        "total_tokens": total,
+        "prompt_tokens_details": {
+            **(details if isinstance(details, Mapping) else {}),
+            "cached_tokens": answer.cached_tokens,
+        },
+        "cost": decision.cost,
+    }
 
-    def _beliefs(
-        self, decision: Decision | None, prediction: Prediction | None
-    ) -> list[dict[str, Any]]:
-        """What was predicted of every expert, with its propensity, or why it was rejected."""
-        query, experts = self.request.query, self.services.experts.values()
-        rows = table(query, experts, prediction, decision.rejected if decision else None)
-        shares: dict[str, float] | None = None
-        if self.chances is not None and decision is not None and not decision.unlike:
-            drawn, others = self.chances
-            shares = dict(others)
-            for name in {answer.expert for answer in self.spent[:1]}:
-                shares[name] = shares.get(name, 0.0) + drawn
-        for row in rows:
-            row["propensity"] = None if shares is None else shares.get(row["name"], 0.0)
-        return rows
 
-    async def _draw(self) -> None:
-        """Finds out what else a mix might have drawn, while experts are asked."""
-        with suppress(Exception):  # records tell then that it is unknown
-            run = drive.at_once if is_quick(self.strategy) else self.services.run
-            self.chances = await run(chances, self.strategy, self.request.query)
+def _of_completion(piece: Answer | Delta) -> dict[str, Any]:
+    """The fields of the upstream's reply that are passed on unread, beside its choices."""
+    return {key: value for key, value in piece.extra.items() if key not in ("choices", "usage")}
+
+
+def _of_choice(piece: Answer | Delta) -> Mapping[str, Any]:
+    """The same for the fields of its choice."""
+    choices: list[Mapping[str, Any]] = piece.extra.get("choices") or [{}]
+    return choices[0]
+
+
+def _message(answer: Answer) -> Message:
+    return {"role": "assistant", "content": answer.text}
+
+
+def _numbered(message: Message) -> Message:
+    """A whole message as a delta, whose tool calls need numbers."""
+    if not message.get("tool_calls"):
+        return message
+    calls = [{**call, "index": number} for number, call in enumerate(message["tool_calls"])]
+    return {**message, "tool_calls": calls}

@@ -208,7 +208,7 @@ class Guard(asyncio.Protocol):
         if not self._is_arriving():  # else `on_response_complete` closes it
             refusal.headers["connection"] = "close"
         self.bounds.lifecycle.counters.refusals.labels(refusal.code).inc()
-        await refusal.response()(scope, receive, send)
+        await refusal.response(scope)(scope, receive, send)
 
     def _shut_down(self) -> None:
         if not self.transport.is_closing():

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
 from routewright.errors import (
     BadConfig,
@@ -26,6 +29,7 @@ from routewright.errors import (
 )
 from routewright.experts.redaction import redact
 from routewright.experts.resources import lack
+from routewright.gateway.replies import event
 from routewright.types import Expert
 
 log = logging.getLogger(__name__)
@@ -36,6 +40,16 @@ OUR_KEY = {401, 403}  # an upstream's statuses for our key, about which the clie
 PASSED_ON = {429: 429, 503: 503, 504: 504, 529: 503}  # of an upstream that is busy; others are 502
 OWN_FILES = (BadTable, BadRouter, MissingExtra)  # faults of the gateway's own files
 TOO_LONG = "context_length_exceeded"
+ANTHROPIC_TYPES = {  # by status
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+PREFIXES = {"/v1/messages": "messages", "/v1/responses": "responses"}
 
 
 class BadRequest(BadInput):
@@ -56,6 +70,46 @@ def error_object(
     message: str, kind: str, code: str | None = None, param: str | None = None, **more: Any
 ) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": param, "code": code, **more}}
+
+
+INTERNAL = error_object("the gateway failed; its log says why", "server_error", "internal")
+
+
+def protocol_of(scope: Scope) -> str:
+    """The protocol that a request speaks, by its address or by Anthropic's header."""
+    path = scope.get("state", {}).get("path", scope["path"])
+    names = (name for prefix, name in PREFIXES.items() if path.startswith(prefix))
+    spoken = "messages" if "anthropic-version" in Headers(scope=scope) else "chat"
+    return next(names, spoken)
+
+
+def in_protocol(protocol: str, body: Mapping[str, Any], status: int) -> dict[str, Any]:
+    """An OpenAI error object as the protocol writes it.
+
+    Anthropic's has another `type`, by the status; what OpenAI's says beyond it is kept.
+    """
+    if protocol != "messages":
+        return dict(body)
+    kind = ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    rest = {name: value for name, value in body["error"].items() if value is not None}
+    return {"type": "error", "error": {**rest, "type": kind}}
+
+
+def error_event(protocol: str, body: Mapping[str, Any], **more: Any) -> bytes:
+    """The event that ends a stream with an OpenAI error object, as the protocol writes it."""
+    if protocol == "messages":
+        return event(in_protocol(protocol, body, 500), "error")
+    if protocol == "responses":
+        details = {name: body["error"].get(name) for name in ("code", "message", "param")}
+        return event({"type": "error", **details, **more}, "error")
+    return event(body)
+
+
+def error_response(
+    scope: Scope, body: Mapping[str, Any], status: int, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """The reply with an OpenAI error object, in the protocol that the request speaks."""
+    return JSONResponse(in_protocol(protocol_of(scope), body, status), status, headers)
 
 
 def status_of(error: RoutewrightError, *, direct: bool = False) -> int:
@@ -90,7 +144,7 @@ def body_of(error: RoutewrightError, *, direct: bool = False) -> dict[str, Any]:
     message, status = str(error), status_of(error, direct=direct)
     if isinstance(error, OWN_FILES):  # its message names files of this machine
         log.error("a request failed: %s", message)
-        return error_object("the gateway failed; its log says why", "server_error", "internal")
+        return INTERNAL
     if isinstance(error, BadRequest):
         return error_object(message, error.kind, error.code, error.param)
     if isinstance(error, NotAdmissible):
@@ -130,7 +184,7 @@ def headers_of(error: RoutewrightError) -> dict[str, str]:
 
 async def routewright_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RoutewrightError)
-    return JSONResponse(body_of(error), status_of(error), headers_of(error))
+    return error_response(request.scope, body_of(error), status_of(error), headers_of(error))
 
 
 async def http_error(request: Request, error: Exception) -> Response:
@@ -139,7 +193,7 @@ async def http_error(request: Request, error: Exception) -> Response:
     message = f"{request.method} {request.url.path}: {error.detail}"
     code = "method_not_allowed" if error.status_code == 405 else "not_found"
     body = error_object(message, "invalid_request_error", code)
-    return JSONResponse(body, error.status_code, error.headers)
+    return error_response(request.scope, body, error.status_code, error.headers)
 
 
 async def client_disconnected(request: Request, error: Exception) -> Response:
@@ -152,9 +206,8 @@ async def machine_error(request: Request, error: Exception) -> Response:
     if (reason := lack(error)) is None:
         raise error
     body = error_object(f"this machine lacks resources: {reason}", "server_error", OUT)
-    return JSONResponse(body, 503, {"retry-after": "1"})
+    return error_response(request.scope, body, 503, {"retry-after": "1"})
 
 
 async def internal_error(request: Request, error: Exception) -> Response:
-    body = error_object("the gateway failed; its log says why", "server_error", "internal")
-    return JSONResponse(body, 500)
+    return error_response(request.scope, INTERNAL, 500)

@@ -15,11 +15,11 @@ from routewright.errors import BadConfig, BadInput
 from routewright.experts.client import Client
 from routewright.experts.resources import connections
 from routewright.gateway.breaker import Breaker
-from routewright.gateway.chat import Services
 from routewright.gateway.feedback import Feedback
 from routewright.gateway.policies import Policies
 from routewright.gateway.prometheus import Counters
 from routewright.gateway.records import Records
+from routewright.gateway.services import Services
 from routewright.gateway.slots import Slots
 from routewright.gateway.tracing import Tracing
 

@@ -23,10 +23,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from routewright.config.rules import is_loopback
 from routewright.experts.traces import trace_id
-from routewright.gateway.errors import BadRequest, error_object
+from routewright.gateway.errors import (
+    BadRequest,
+    error_event,
+    error_object,
+    error_response,
+    protocol_of,
+)
 from routewright.gateway.lifecycle import Lifecycle
 from routewright.gateway.lines import REQUEST
-from routewright.gateway.replies import event
 from routewright.records.keys import Key
 
 STOPPED = error_object("the gateway is being stopped", "server_error", "stopped")
@@ -51,9 +56,12 @@ class Refusal(Exception):
     kind: str = "invalid_request_error"
     headers: dict[str, str] = field(default_factory=dict)
 
-    def response(self) -> JSONResponse:
+    def response(self, scope: Scope | None = None) -> JSONResponse:
+        """The refusal in the protocol of a request; OpenAI's if nothing could be read of it."""
         body = error_object(self.message, self.kind, self.code)
-        return JSONResponse(body, self.status, self.headers)
+        if scope is None:
+            return JSONResponse(body, self.status, self.headers)
+        return error_response(scope, body, self.status, self.headers)
 
 
 class RequestId:
@@ -151,7 +159,7 @@ async def or_refuse(app: ASGIApp, scope: Scope, receive: Receive, send: Send) ->
         await app(scope, receive, send)
     except Refusal as refusal:
         scope["state"]["services"].counters.refusals.labels(refusal.code).inc()
-        await refusal.response()(scope, receive, send)
+        await refusal.response(scope)(scope, receive, send)
 
 
 class HeaderLimit:
@@ -464,6 +472,8 @@ class CancelOnDisconnect:
                 json.dumps({"event": "stopped", "request_id": request_id, "trace_id": trace_id()})
             )
         if work.cancelled() and stopped and content_type is None:
-            await JSONResponse(STOPPED, 503, {"retry-after": "1"})(scope, receive, send)
+            await error_response(scope, STOPPED, 503, {"retry-after": "1"})(scope, receive, send)
         elif stopped and content_type is not None and content_type.startswith("text/event-stream"):
-            await send({"type": "http.response.body", "body": event(STOPPED)})
+            await send(
+                {"type": "http.response.body", "body": error_event(protocol_of(scope), STOPPED)}
+            )

@@ -11,9 +11,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from routewright.gateway.chat import Services
 from routewright.gateway.permissions import check_policy, visible
 from routewright.gateway.policies import Policy
+from routewright.gateway.services import Services
 from routewright.records.keys import Key
 from routewright.types import Expert
 

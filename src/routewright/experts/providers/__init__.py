@@ -20,7 +20,9 @@ from routewright.types import Answer, Delta, Expert, Message, content_text
 class Call:
     """One request to one expert.
 
-    `body` is an OpenAI chat completion request without `model` and `stream`. The answer may take
+    `body` is an OpenAI chat completion request without `model` and `stream`. `native` is the
+    request as the client wrote it, if the provider speaks its protocol; then the answer has the
+    upstream's native reply too. The output limit of `body` holds in any case. The answer may take
     `timeout` seconds. The client repeats a call whose failure is `transient`; no further try begins
     later than `patience` seconds after the first one.
     """
@@ -29,6 +31,7 @@ class Call:
     body: Mapping[str, Any]
     patience: float = math.inf
     timeout: float = math.inf
+    native: Mapping[str, Any] | None = None
 
 
 class Provider(Protocol):
@@ -38,12 +41,15 @@ class Provider(Protocol):
     raise UpstreamError before the first byte, and `stream` raises StreamBroken after it. An error
     tells whether it is `transient` and whether the request was `sent`.
     `verify_prompt` replaces `prompts.VERIFY` for models that need another prompt. `takes_n` tells
-    whether one request can ask for several choices. A provider may have `async def warm(expert)`,
-    which prepares the first ask, for example with a connection, and sends no request.
+    whether one request can ask for several choices. `protocol` is the one that it can be asked in
+    natively (see `types.Native`), beside OpenAI chat completions. A provider may have
+    `async def warm(expert)`, which prepares the first ask, for example with a connection, and
+    sends no request.
     """
 
     verify_prompt: ClassVar[str | None]
     takes_n: ClassVar[bool]
+    protocol: ClassVar[str | None]
 
     async def ask(self, call: Call) -> Answer: ...
 

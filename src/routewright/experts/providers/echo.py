@@ -22,6 +22,7 @@ class Echo:
 
     verify_prompt: ClassVar[str | None] = None
     takes_n: ClassVar[bool] = False
+    protocol: ClassVar[str | None] = None
 
     async def ask(self, call: Call) -> Answer:
         began = time.monotonic()

@@ -31,6 +31,7 @@ class Local:
 
     verify_prompt: ClassVar[str | None] = None
     takes_n: ClassVar[bool] = False
+    protocol: ClassVar[str | None] = None
 
     def __init__(self) -> None:
         self._models: dict[str, Model] = {}

@@ -51,6 +51,7 @@ class Openai:
 
     verify_prompt: ClassVar[str | None] = None
     takes_n: ClassVar[bool] = True
+    protocol: ClassVar[str | None] = None
 
     def __init__(self, connect: float = 5.0) -> None:
         self.connect = connect

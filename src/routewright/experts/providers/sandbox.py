@@ -25,6 +25,7 @@ class Sandbox:
 
     verify_prompt: ClassVar[str | None] = skills.VERIFY_TEMPLATE
     takes_n: ClassVar[bool] = False
+    protocol: ClassVar[str | None] = None
 
     async def ask(self, call: Call) -> Answer:
         began = time.monotonic()

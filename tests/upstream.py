@@ -7,7 +7,9 @@ what reaches it, and goes wrong in the ways that providers do.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import struct
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -70,6 +72,25 @@ class Upstream:
             return web.Response(status=404)
         data = [{"id": m} if isinstance(m, str) else m for m in self.models]
         return web.json_response({"object": "list", "data": data})
+
+    async def embed(self, request: web.Request) -> web.Response:
+        """The embeddings of texts: the number of their characters, and 1."""
+        body = await request.json()
+        self.bodies.append(body)
+        self.headers.append(request.headers)
+        if self.faults and (fault := self.faults.pop(0)) is not None:
+            return await fault(self, request, body)
+        texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
+        vectors = [[float(len(text)), 1.0] for text in texts]
+        packed = [base64.b64encode(struct.pack("<2f", *vector)).decode() for vector in vectors]
+        rows = packed if body.get("encoding_format") == "base64" else vectors
+        data = [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(rows)]
+        self.finished += 1
+        tokens = sum(len(str(text).split()) for text in texts)
+        reply = {"object": "list", "model": body["model"], "data": data, "speed": "fast"}
+        if self.usage:
+            reply["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return web.json_response(reply)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -253,6 +274,7 @@ async def running(*upstreams: Upstream) -> AsyncIterator[None]:
     for upstream in upstreams:
         app = web.Application()
         app.router.add_post("/v1/chat/completions", upstream.handle)
+        app.router.add_post("/v1/embeddings", upstream.embed)
         app.router.add_get("/v1/models", upstream.list_models)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()

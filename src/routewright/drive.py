@@ -615,7 +615,7 @@ def _settle(decision: object, spent: list[Answer], rejected: Mapping[str, str]) 
     answer = decision.answer
     if answer.status != "ok":
         raise UpstreamError.of(answer)
-    if answer.kind != "answer" or answer not in spent:
+    if answer.kind not in ("answer", "embed") or answer not in spent:
         raise AssertionError(
             "a strategy must return an answer that it asked for: expert"
             f" '{answer.expert}' gave no such answer in this plan"

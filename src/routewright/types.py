@@ -25,7 +25,7 @@ Message: TypeAlias = Mapping[str, Any]  # one OpenAI chat message
 DataClass = Literal["public", "internal", "restricted"]
 MAX_EXCERPT = 32_000  # characters of a prompt that predictions read
 DATA_CLASSES: tuple[DataClass, ...] = ("public", "internal", "restricted")
-AskKind = Literal["answer", "verify", "judge"]
+AskKind = Literal["answer", "verify", "judge", "embed"]
 Status = Literal["ok", "failed", "cancelled", "deferred"]
 Unlike = Literal["", "query", "answers"]  # what of a request was unlike the training rows
 
@@ -271,7 +271,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Ask:
-    """One call to one expert, of one kind: `answer`, `verify` or `judge`.
+    """One call to one expert, of one kind: `answer`, `verify`, `judge` or `embed`.
 
     `final` promises that the client gets the answer, so that its text may be streamed. `of` is the
     answer that a verification or a judgement is about. `samples` is the number of verdicts of a
@@ -501,7 +501,7 @@ def path_of(spent: Iterable[Answer]) -> str:
 def _step(answer: Answer) -> str:
     if answer.status != "ok":
         return f"{answer.expert}:{answer.status}"
-    if answer.kind == "answer":
+    if answer.kind in ("answer", "embed"):
         return answer.expert
     value = answer.reward if answer.kind == "judge" else answer.confidence
     return f"{answer.kind}:{'?' if value is None else f'{value:.2f}'}"

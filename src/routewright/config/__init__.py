@@ -287,6 +287,9 @@ class PolicyConfig(Section):
     fallback: list[Text] = Field(
         default=[], description="Experts that are asked in this order if the chosen one fails."
     )
+    embeddings: Text | None = Field(
+        default=None, description="The expert that makes embeddings for clients of this policy."
+    )
     options: dict[str, Any] = Field(
         default={}, description="The settings of the strategy.", repr=False
     )

@@ -59,6 +59,7 @@ def default_policy(document: Document) -> Iterator[Problem]:
 def fallbacks(document: Document) -> Iterator[Problem]:
     for loc, _ in document.items("policies"):
         yield from _known_experts(document, (*loc, "fallback"))
+        yield from _known_experts(document, (*loc, "embeddings"))
 
 
 def one_operating_point(document: Document) -> Iterator[Problem]:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
@@ -139,7 +148,8 @@ class Client:
             async with self._ready(call) as provider:
                 own_tries = self._new_tries(call, ask)
                 tries.append(own_tries)
-                answer = await own_tries.ask(provider.ask)
+                attempt = _embedder(call, provider) if ask.kind == "embed" else provider.ask
+                answer = await own_tries.ask(attempt)
         self._dialects[ask.expert] = own_tries.dialect
         return answer
 
@@ -297,6 +307,8 @@ class Client:
             return {**body, "temperature": 1.0, "seed": ask.sample} if ask.sample else body
         if ask.kind == "judge":
             return _judgement(ask, expert)
+        if ask.kind == "embed":  # no output is paid for, and one token stands for it
+            return {"messages": list(query.messages), **query.options, "max_tokens": 1}
         assert ask.kind == "verify", f"the kind of an ask cannot be {ask.kind!r}"
         assert ask.of is not None, "a verification needs the answer that it is about (`of`)"
         template = expert.verify_prompt or self._provider(expert).verify_prompt or prompts.VERIFY
@@ -317,6 +329,14 @@ class Client:
         if expert.provider not in self._providers:
             self._providers[expert.provider] = build("providers", expert.provider)
         return self._providers[expert.provider]
+
+
+def _embedder(call: Call, provider: Provider) -> Callable[[Call], Awaitable[Answer]]:
+    embed: Callable[[Call], Awaitable[Answer]] | None = getattr(provider, "embed", None)
+    if embed is None:
+        reason = f"its provider '{call.expert.provider}' makes no embeddings"
+        raise NotAdmissible(call.expert.name, reason)
+    return embed
 
 
 @contextmanager

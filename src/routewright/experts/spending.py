@@ -15,7 +15,8 @@ SPEED = 50  # tokens per second, assumed for an answer that has not arrived
 FASTEST = 3000  # tokens per second that no expert exceeds
 IMAGE_TOKENS = 2000  # upper bound of the tokens of an image, as the common vendors count them
 LIMITS = ("max_tokens", "max_completion_tokens")
-UNREAD = ("messages", "metadata", *LIMITS)  # fields that no model reads as input
+# Fields that no model reads as input; the input of embeddings stands in the messages too.
+UNREAD = ("messages", "metadata", "input", *LIMITS)
 
 
 def output_limit(body: Mapping[str, Any]) -> float:

@@ -19,6 +19,7 @@ from routewright.config import Config
 from routewright.errors import RoutewrightError
 from routewright.gateway import admin
 from routewright.gateway.chat import chat
+from routewright.gateway.embeddings import embeddings
 from routewright.gateway.errors import (
     client_disconnected,
     http_error,
@@ -74,6 +75,7 @@ def build(
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/embeddings", embeddings, methods=["POST"]),
             Route("/v1/route", route, methods=["POST"]),
             Route("/v1/feedback", score, methods=["POST"]),
             Route("/v1/models", models),

@@ -56,12 +56,16 @@ log = logging.getLogger(__name__)
 
 
 async def complete(
-    request: Request, parse: Parse, reply_format: Callable[[str, ChatRequest], ReplyFormat]
+    request: Request,
+    parse: Parse,
+    reply_format: Callable[[str, ChatRequest], ReplyFormat],
+    policy_for: Callable[[Policy], Policy] | None = None,
 ) -> Response:
     """Answers a request by the policy that its `model` names.
 
     `parse` reads the body in the client's protocol, and `reply_format` makes the writer of the
-    reply from the id of the decision and the request.
+    reply from the id of the decision and the request. `policy_for` turns that policy into another
+    one, which serves the same keys.
     """
     began = time.perf_counter()
     services: Services = request.state.services
@@ -69,6 +73,8 @@ async def complete(
     chat_request = permitted(await services.read(request, parse), key)
     policy = services.policies.find(chat_request.model)
     check_policy(policy, key)
+    if policy_for is not None:
+        policy = policy_for(policy)
     strategy = policy.strategy_for(chat_request.query)  # may refuse the query, before it counts
     account = Account(services.records, key, chat_request.query)
     try:

@@ -23,6 +23,7 @@ from starlette.schemas import BaseSchemaGenerator
 from routewright import __version__
 from routewright.gateway.admin import BudgetBody, KeyBody, Period, RotationBody, Sums
 from routewright.gateway.body import MAX_MESSAGES, MAX_METADATA, MAX_TOKENS, Limits, Name
+from routewright.gateway.embeddings import MAX_TEXTS
 from routewright.gateway.feedback import Score
 
 JSON, EVENTS, TEXT = "application/json", "text/event-stream", "text/plain"
@@ -116,6 +117,19 @@ class ChatBody(Open):
     )
 
 
+Tokenised = Annotated[list[int], Field(min_length=1)]
+Embeddable = Annotated[str, Field(min_length=1)] | Tokenised
+
+
+class EmbeddingsBody(Open):
+    """An OpenAI embeddings request. Fields that are not named here go to the expert."""
+
+    model: Name | None = Field(None, description="An expert, or a policy with `embeddings`.")
+    input: Embeddable | Annotated[list[Embeddable], Field(min_length=1, max_length=MAX_TEXTS)]
+    routewright: Limits | None = Field(None, description="The limits of this request.")
+    metadata: Metadata | None = None
+
+
 # --- responses -----------------------------------------------------------------------------
 
 
@@ -152,6 +166,14 @@ class Usage(Open):
 
     prompt_tokens: Annotated[int, Field(ge=0)]
     completion_tokens: Annotated[int, Field(ge=0)]
+    total_tokens: Annotated[int, Field(ge=0)]
+    cost: Annotated[float, Field(ge=0)]
+
+
+class EmbeddingsUsage(Open):
+    """The tokens of the texts, and the US$ of everything that was asked."""
+
+    prompt_tokens: Annotated[int, Field(ge=0)]
     total_tokens: Annotated[int, Field(ge=0)]
     cost: Annotated[float, Field(ge=0)]
 
@@ -204,6 +226,22 @@ class Chunk(Open):
     choices: Annotated[list[ChunkChoice], Field(max_length=1)]
     usage: Usage | None = None
     routewright: Explanation | None = None
+
+
+class Embedding(Open):
+    """The vector of one text, as the expert wrote it: numbers, or base64 if that was requested."""
+
+    embedding: list[float] | str
+
+
+class Embeddings(Open):
+    """The vectors of the texts, in their order; `model` is the expert that made them."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingsUsage
+    routewright: Explanation
 
 
 class FirstAsk(Open):
@@ -416,6 +454,12 @@ OPERATIONS = {
         ChatBody,
         (*READING, 401, 404, 422, 429, 502, 503, 504),
         event=Chunk,
+        headers=[f"x-routewright-{name}" for name in DECISION],
+    ),
+    ("post", "/v1/embeddings"): Operation(
+        Embeddings,
+        EmbeddingsBody,
+        (*READING, 401, 404, 422, 429, 502, 503, 504),
         headers=[f"x-routewright-{name}" for name in DECISION],
     ),
     ("post", "/v1/route"): Operation(

@@ -50,6 +50,7 @@ class Policy:
     pacer: Pacer | None = None  # None: the point decides about every query
     version: str | None = None  # of the router
     experts: tuple[str, ...] = ()  # that it may ask for an answer; empty: unknown
+    embeddings: str | None = None  # the expert that makes embeddings
 
     def paced(self, query: Query) -> tuple[Policy, Pace | None]:
         """The policy at the point that keeps its budget now, and the pace of the request."""
@@ -189,7 +190,7 @@ class Policies:
         if name.removeprefix(PREFIX) in self.by_name:
             return self.by_name[name.removeprefix(PREFIX)]
         if name in self.experts:
-            return Policy(DIRECT, Fixed(name), experts=(name,))
+            return Policy(DIRECT, Fixed(name), experts=(name,), embeddings=name)
         if len(name) <= MAX_NAME and (match := ROUTELLM.fullmatch(name)):
             return self._at_threshold(name, match["name"], match["threshold"])
         raise self._unknown(name)
@@ -248,6 +249,7 @@ class Policies:
             pacer,
             self._versions[folder / policy.router] if policy.router else None,
             _experts(policy, router, point),
+            policy.embeddings,
         )
 
     def _router(self, folder: Path) -> Router:

@@ -308,7 +308,8 @@ def _of_expert(expert: Expert) -> dict[str, str | int]:
 
 def _of_ask(ask: Ask) -> dict[str, str | int]:
     choices = {"gen_ai.request.choice.count": ask.samples} if ask.samples > 1 else {}
-    return {"gen_ai.operation.name": "chat", "routewright.kind": ask.kind, **choices}
+    operation = "embeddings" if ask.kind == "embed" else "chat"
+    return {"gen_ai.operation.name": operation, "routewright.kind": ask.kind, **choices}
 
 
 def _measures(answer: Answer, status: str) -> dict[str, str | int | float | bool]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 BATCH = 1000  # decisions that are in memory at once
+EMBEDDING = "embed"  # the kind of an ask that answers nothing
 ANSWER = "answer"  # the kind of an ask that is no check of another answer
 MEASURES = ("score", "cost", "verify_cost", "answer", "latency", "out_tokens")
 QUERY = ("id", "prompt", "messages", "domain", "data_class", "group")  # columns of text
@@ -170,7 +171,9 @@ def _asks(connection: Connection, decisions: Sequence[str]) -> defaultdict[str, 
     """The asks of some decisions, in their order."""
     table = schema.asks
     names = ("decision", "expert", "kind", "status", "usd", "seconds", "output_tokens")
-    query = select(*(table.c[name] for name in names)).where(table.c.decision.in_(decisions))
+    query = select(*(table.c[name] for name in names)).where(
+        table.c.decision.in_(decisions), table.c.kind != EMBEDDING
+    )
     asks: defaultdict[str, list[Ask]] = defaultdict(list)
     for row in connection.execute(query.order_by(table.c.decision, table.c.position)):
         asks[row.decision].append(dict(row._mapping))

@@ -44,7 +44,8 @@ class Provider(Protocol):
     whether one request can ask for several choices. `protocol` is the one that it can be asked in
     natively (see `types.Native`), beside OpenAI chat completions. A provider may have
     `async def warm(expert)`, which prepares the first ask, for example with a connection, and
-    sends no request.
+    sends no request, and `async def embed(call)`, whose answer has the list of embeddings in its
+    message, under `data`.
     """
 
     verify_prompt: ClassVar[str | None]

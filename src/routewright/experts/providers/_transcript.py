@@ -65,6 +65,43 @@ def answer(call: Call, completion: Mapping[str, Any], seconds: float) -> Answer:
         raise UpstreamError(call.expert.name, reason, cost=cost, sent=True) from error
 
 
+def embeddings(call: Call, reply: Mapping[str, Any], seconds: float) -> Answer:
+    """The reply of an embeddings endpoint; raises UpstreamError if it is none.
+
+    Its message holds the whole reply, without `model` and `usage`.
+    """
+    try:
+        if failure := stated_failure(call, reply):
+            raise failure
+        rows, texts = reply["data"], call.body["input"]
+        number = len(texts) if _is_batch(texts) else 1
+        if len(rows) != number or any(not row["embedding"] for row in rows):
+            raise ValueError("embeddings are missing")
+    except MALFORMED as error:
+        reason = "its reply holds no embeddings"
+        cost = reported_cost(call, reply)
+        raise UpstreamError(call.expert.name, reason, cost=cost, sent=True) from error
+    reported = reply.get("usage")
+    usage = dict(reported) if isinstance(reported, Mapping) else {}
+    message = {key: value for key, value in reply.items() if key not in ("model", "usage")}
+    counted, sent = counts(usage), input_tokens(call.body)
+    tokens_sent = counted.sent or sent
+    return Answer(
+        call.expert.name,
+        cost=call.expert.price(tokens_sent, 0),
+        latency=seconds,
+        input_tokens=tokens_sent,
+        message=message,
+        estimated=counted.sent is None,
+        extra={"usage": usage} if usage else {},
+    )
+
+
+def _is_batch(texts: Any) -> bool:
+    """Whether the `input` of embeddings is several texts, and not one text or its tokens."""
+    return isinstance(texts, list) and not isinstance(texts[0], int)
+
+
 def _with_choices(call: Call, first: Answer, choices: Sequence[Mapping[str, Any]]) -> Answer:
     """The first choice; if the request asked for several, with the texts and tokens of all."""
     if not call.body.get("n"):

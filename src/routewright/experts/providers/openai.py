@@ -23,9 +23,10 @@ import aiohttp
 from yarl import URL  # of aiohttp
 
 from routewright.errors import StreamBroken, UpstreamError, UpstreamTimeout
+from routewright.experts import spending
 from routewright.experts.providers import Call, _faults
 from routewright.experts.providers._events import TooLong, events, parse
-from routewright.experts.providers._transcript import Transcript, answer, reported_cost
+from routewright.experts.providers._transcript import Transcript, answer, embeddings, reported_cost
 from routewright.experts.redaction import without_keys
 from routewright.experts.resources import connections
 from routewright.experts.traces import trace_headers
@@ -66,6 +67,16 @@ class Openai:
             yield first
             async for piece in rest:
                 yield piece
+
+    async def embed(self, call: Call) -> Answer:
+        """The embeddings of the texts in `input`; the expert's `options` are those of its chats."""
+        began = time.monotonic()
+        timeout = aiohttp.ClientTimeout(
+            total=min(call.timeout, call.expert.timeout), sock_connect=self.connect
+        )
+        body = {k: v for k, v in call.body.items() if k not in ("messages", *spending.LIMITS)}
+        async with self._post(call, body, timeout, "embeddings") as response:
+            return embeddings(call, parse(await _body(call, response)), time.monotonic() - began)
 
     async def close(self) -> None:
         if self._session is not None:
@@ -153,14 +164,18 @@ class Openai:
 
     @asynccontextmanager
     async def _post(
-        self, call: Call, body: Mapping[str, Any], timeout: aiohttp.ClientTimeout
+        self,
+        call: Call,
+        body: Mapping[str, Any],
+        timeout: aiohttp.ClientTimeout,
+        address: str = "chat/completions",
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Sends a request; raises every failure of it as an UpstreamError."""
         expert, answering = call.expert, False
         headers, removed = _headers(expert)
         try:
             async with self._http().post(
-                _url(expert),
+                _url(expert, address),
                 data=_payload(_without_nulls({"model": expert.model or expert.name, **body})),
                 headers=headers,
                 skip_auto_headers=removed,
@@ -231,10 +246,10 @@ def _without_nulls(body: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in body.items() if value is not None}
 
 
-def _url(expert: Expert) -> str:
-    """The address of chat completions; a query string of `base_url` stays at the end."""
+def _url(expert: Expert, address: str) -> str:
+    """The address below `base_url`; a query string of that stays at the end."""
     url = urlsplit(expert.base_url or DEFAULT_URL)
-    return urlunsplit(url._replace(path=f"{url.path.rstrip('/')}/chat/completions", fragment=""))
+    return urlunsplit(url._replace(path=f"{url.path.rstrip('/')}/{address}", fragment=""))
 
 
 def _payload(body: Mapping[str, Any]) -> aiohttp.BytesPayload:

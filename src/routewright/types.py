@@ -17,6 +17,8 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from routewright import turns
+
 Array: TypeAlias = NDArray[np.float64]
 Indices: TypeAlias = NDArray[np.intp]
 Json: TypeAlias = Any  # a value that json.dumps can write; the recursive type would not help
@@ -69,6 +71,7 @@ class Expert:
     input_per_mtok: float = 0.0
     cached_input_per_mtok: float | None = None  # None: as input_per_mtok
     cache_write_per_mtok: float | None = None  # None: as input_per_mtok
+    cache_seconds: float = 300.0  # that it keeps an input from its last use
     output_per_mtok: float = 0.0
     context_window: int | None = None  # tokens; None: unknown, no query is too long
     capabilities: frozenset[str] | None = None  # None: unknown, so any query may need it
@@ -135,6 +138,19 @@ class Native:
 
 
 @dataclass(frozen=True)
+class Conversation:
+    """The conversation that a query continues, as far as it is known.
+
+    `expert` wrote the messages of the assistant after the first `others` of them. What only their
+    maker can read of messages, such as signed thoughts, is sent to nobody else.
+    """
+
+    id: str
+    expert: str | None = None  # None: unknown
+    others: int = 0
+
+
+@dataclass(frozen=True)
 class Query:
     """The messages to be answered, and the limits on the answer.
 
@@ -163,6 +179,7 @@ class Query:
     allowed: frozenset[str] | None = None  # experts, set by the loops and by keys; None: all
     options: Mapping[str, Any] = field(default_factory=dict)  # temperature, max_tokens, tools, …
     native: Native | None = field(default=None, repr=False)  # None: it was OpenAI chat
+    conversation: Conversation | None = None  # None: it continues none that is known
 
     @classmethod
     def of(cls, text: str, **limits: Any) -> Query:
@@ -180,16 +197,22 @@ class Query:
 
     @cached_property
     def excerpt(self) -> str:
-        """The part of `text` that encoders and predictors read: all of it or, if it is longer than
-        MAX_EXCERPT, the first and the last half of so many characters, on separate lines.
+        """What encoders and predictors read: the user's last `turns` (see `turns.last`) or, if they
+        are longer than MAX_EXCERPT, the first and the last half of so many characters, on separate
+        lines.
 
         >>> len(Query.of("word " * 1000).excerpt), len(Query.of("word " * 10_000).excerpt)
         (5000, 32001)
         """
-        text = self._last_user_text()
+        text = "\n".join(self.turns) or self._last_user_text()
         if len(text) > MAX_EXCERPT:
             text = text[: MAX_EXCERPT // 2] + "\n" + text[-(MAX_EXCERPT // 2) :]
         return _whole(text)
+
+    @cached_property
+    def turns(self) -> tuple[str, ...]:
+        """The user's turns that a choice reads; none if no user says anything."""
+        return turns.last((str(m.get("role")), content_text(m)) for m in self.messages)
 
     @cached_property
     def full_text(self) -> str:
@@ -204,9 +227,11 @@ class Query:
 
     @cached_property
     def lot(self) -> float:
-        """A number in [0, 1) from a hash of the text, so that a mix is random but repeatable."""
+        """A number in [0, 1) from a hash of the text, so that a mix is random but repeatable; all
+        queries of a conversation have the same one."""
         key = b"routewright lot"  # apart from every other hash that splits queries
-        digest = hashlib.blake2b(self.full_text.encode(), digest_size=8, person=key).digest()
+        text = self.full_text if self.conversation is None else self.conversation.id
+        digest = hashlib.blake2b(text.encode(), digest_size=8, person=key).digest()
         return (int.from_bytes(digest, "big") >> 11) / 2**53
 
     def _last_user_text(self) -> str:

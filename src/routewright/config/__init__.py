@@ -184,6 +184,9 @@ class ExpertConfig(Section):
         default=None,
         description="US$ per million input tokens written to a cache; default: `input_per_mtok`.",
     )
+    cache_seconds: Positive = Field(
+        default=300.0, description="Seconds that it keeps an input cached after its last use."
+    )
     output_per_mtok: Price = Field(default=0.0, description="US$ per million output tokens.")
     price_list: Text = Field(
         default=prices.BY_MODEL,
@@ -286,6 +289,11 @@ class PolicyConfig(Section):
     )
     fallback: list[Text] = Field(
         default=[], description="Experts that are asked in this order if the chosen one fails."
+    )
+    sticky: Literal["session", "always", "none"] = Field(
+        default="session",
+        description="Who goes on in a conversation: `session` keeps the expert while tools run, and"
+        " between turns counts what its cache saves; `always` keeps it; `none` forgets it.",
     )
     embeddings: Text | None = Field(
         default=None, description="The expert that makes embeddings for clients of this policy."

@@ -23,6 +23,7 @@ from typing import Any, Self
 from routewright import prompts
 from routewright.errors import NotAdmissible, UpstreamError, UpstreamRefused
 from routewright.experts.dialect import Dialect, dialect_of
+from routewright.experts.histories import readable
 from routewright.experts.providers import Call, Provider
 from routewright.experts.redaction import redact
 from routewright.experts.resources import connections, local_failures
@@ -285,7 +286,10 @@ class Client:
         expert = self.experts[ask.expert]
         if self.speaks(expert.name) != query.native.protocol:
             return None
-        return {**query.native.body, **expert.options, **ask.options}
+        body = {**query.native.body, **expert.options, **ask.options}
+        if isinstance(body.get("messages"), list):
+            body["messages"] = readable(body["messages"], expert.name, query.conversation)
+        return body
 
     def _lost(self, ask: Ask, query: Query) -> tuple[str, ...]:
         """What of the client's own request the expert is not sent, because it speaks another
@@ -302,7 +306,8 @@ class Client:
         """The request to send. The config's `options` of the expert override the client's."""
         expert = self.experts[ask.expert]
         if ask.kind == "answer":
-            body = {"messages": list(query.messages), **query.options}
+            messages = readable(query.messages, expert.name, query.conversation)
+            body = {"messages": messages, **query.options}
             body |= {**expert.options, **ask.options}
             return {**body, "temperature": 1.0, "seed": ask.sample} if ask.sample else body
         if ask.kind == "judge":

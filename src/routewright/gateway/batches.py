@@ -81,7 +81,9 @@ class PredictedRouter(Router):
         return cls(**same, source=source, query=query, prediction=prediction)
 
     def predict(self, queries: Sequence[Query]) -> Prediction:
-        if self.prediction is not None and len(queries) == 1 and queries[0] is self.query:
+        predicted = None if self.query is None else self.query.messages
+        # The query may have got limits meanwhile, which are no part of what is predicted.
+        if self.prediction and len(queries) == 1 and queries[0].messages is predicted:
             return self.prediction
         assert self.source is not None
         return self.source.predict(queries)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -19,6 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 from routewright import drive
 from routewright.errors import RoutewrightError
 from routewright.experts.traces import trace_id
+from routewright.gateway import sessions
 from routewright.gateway.accounting import Account
 from routewright.gateway.body import ChatRequest
 from routewright.gateway.errors import INTERNAL, body_of, headers_of, in_protocol, status_of
@@ -29,6 +29,7 @@ from routewright.gateway.policies import DIRECT, Policy
 from routewright.gateway.records import LimitReached
 from routewright.gateway.replies import COMMENT, ReplyFormat, cost_headers, header
 from routewright.gateway.services import Parse, Services
+from routewright.gateway.sessions import Place
 from routewright.gateway.stopwatch import Stopwatch
 from routewright.gateway.tracing import RequestSpan
 from routewright.records.keys import Key
@@ -36,6 +37,7 @@ from routewright.records.texts import clean, kept
 from routewright.router.explanation import chances, is_quick
 from routewright.strategies import is_light
 from routewright.types import (
+    DATA_CLASSES,
     Answer,
     Decision,
     Delta,
@@ -50,7 +52,6 @@ RECORDED = (  # what a record shares with the log line
     *("request_id", "status", "policy", "expert", "path", "unlike", "input_tokens"),
     *("output_tokens", "data_class", "stream", "seconds"),
 )
-SESSION = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
 
 log = logging.getLogger(__name__)
 
@@ -75,25 +76,28 @@ async def complete(
     check_policy(policy, key)
     if policy_for is not None:
         policy = policy_for(policy)
-    strategy = policy.strategy_for(chat_request.query)  # may refuse the query, before it counts
+    place, chat_request = await _placed(services, request, chat_request, key)
+    policy.strategy_for(chat_request.query)  # may refuse the query, before it counts
     account = Account(services.records, key, chat_request.query)
     try:
         await account.begin()
     except LimitReached as limit:
         services.counters.refusals.labels(limit.code).inc()
         raise
-    named, pace = policy, None
+    pace = None
     try:
         if policy.pacer is not None:
             policy, pace = await services.run(policy.paced, chat_request.query)
         if chat_request.query.price is None:
             policy = await services.steered(policy, services.records.allowance(key))
-        if policy is not named:
-            strategy = policy.strategy_for(chat_request.query)
+        run = services.run if place.written else drive.at_once
+        strategy = await run(
+            sessions.strategy_for, policy, chat_request.query, place, services.experts
+        )
     except BaseException as error:
         account.end({"policy": policy.name, "status": type(error).__name__, "usd": 0.0}, dict)
         raise
-    run = Run(
+    answer = Run(
         services,
         chat_request,
         policy,
@@ -103,17 +107,30 @@ async def complete(
         reply_format(account.decision, chat_request),
         began=began,
         request_id=request.state.request_id,
-        session=session_of(request),
+        place=place,
         span=getattr(request.state, "span", None),
         debug=request.headers.get("x-routewright-debug", "").lower() == "true",
     )
-    return await (run.streamed() if chat_request.stream else run.whole())
+    return await (answer.streamed() if chat_request.stream else answer.whole())
 
 
-def session_of(request: Request) -> str | None:
-    """The session that a client names in a header; None if it names none."""
-    name = request.headers.get("x-routewright-session", "")
-    return name if SESSION.fullmatch(name) else None
+async def _placed(
+    services: Services, request: Request, chat_request: ChatRequest, key: Key | None
+) -> tuple[Place, ChatRequest]:
+    """Where a request stands in its conversation, and the request with what follows from that.
+
+    Its data class is the strictest one of the session's texts, whether or not the key allows that
+    class: no expert that may not see them gets them.
+    """
+    classes = [name for expert in services.experts.values() for name in expert.data_classes]
+    place = await services.sessions.place(
+        request.headers, chat_request, key, [name for name in DATA_CLASSES if name in classes]
+    )
+    query = chat_request.query
+    data_class = place.data_class(query.data_class)
+    services.sessions.raised(place, data_class)
+    query = replace(query, data_class=data_class, conversation=place.conversation())
+    return place, replace(chat_request, query=query)
 
 
 class Events(StreamingResponse):
@@ -190,7 +207,7 @@ class Run:
     reply_format: ReplyFormat
     began: float
     request_id: str
-    session: str | None
+    place: Place
     debug: bool
     span: RequestSpan | None = None  # None: the request is not traced
 
@@ -336,6 +353,7 @@ class Run:
             if self.drawing is not None:
                 await self.drawing
         finally:  # also if the client leaves meanwhile
+            self.services.sessions.answered(self.place, self.request.query, decision)
             self._log("ok", decision)
         await self.account.written()
         if self.services.feedback is not None:
@@ -353,8 +371,8 @@ class Run:
 
     def _client_headers(self) -> dict[str, str]:
         """What is left of the limits of the client's key, and its session."""
-        session = {"x-routewright-session": self.session} if self.session else {}
-        return {**self.account.headers, **session}
+        name = self.place.session
+        return {**self.account.headers, **({"x-routewright-session": name} if name else {})}
 
     def _overhead_header(self) -> dict[str, str]:
         return {"x-routewright-overhead-ms": f"{self._overhead() * 1000:.1f}"}
@@ -373,6 +391,7 @@ class Run:
             "cost": decision.cost,
             **({"estimated": decision.estimated_cost} if decision.estimated_cost else {}),
             **({"unlike": decision.unlike} if decision.unlike else {}),
+            **self._turns(decision),
             "overhead_ms": round(self._overhead() * 1000, 1),
         }
         if self.debug:
@@ -383,6 +402,12 @@ class Run:
                 decision.rejected,
             )
         return explanation
+
+    def _turns(self, decision: Decision) -> dict[str, int]:
+        """How many of the user's turns the prediction has read, where there were several."""
+        if decision.prediction is None or not self.place.written:
+            return {}
+        return {"turns": len(self.request.query.turns)}
 
     def _end_pace(self) -> None:
         """Counts what the request cost towards the budget of a paced policy."""
@@ -440,7 +465,7 @@ class Run:
         trust = None if prediction is None or prediction.trust is None else prediction.trust
         row = {
             **{name: line[name] for name in RECORDED},
-            "session": self.session,
+            "session": self.place.session,
             "router": self.policy.version,
             "because": clean(decision.because) if decision else None,
             "usd": total_cost(self.spent),

@@ -20,6 +20,7 @@ from routewright.gateway.policies import Policies
 from routewright.gateway.prometheus import Counters
 from routewright.gateway.records import Records
 from routewright.gateway.services import Services
+from routewright.gateway.sessions import Sessions
 from routewright.gateway.slots import Slots
 from routewright.gateway.tracing import Tracing
 
@@ -58,6 +59,7 @@ class Lifecycle:
         self._feedback = _feedback(config)
         self.records = Records(config)
         self.counters.records = self.records
+        self.sessions = Sessions(self.records)
         self._first = config.server
         self._threads = ThreadPoolExecutor(THREADS, "routewright")
         self._living: list[Generation] = []  # the last one is current
@@ -180,6 +182,7 @@ class Lifecycle:
             self.counters,
             slots,
             self.records,
+            self.sessions,
         )
         self.counters.pacers = policies.pacers.by_policy
         self.records.settings = config.server

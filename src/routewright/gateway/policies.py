@@ -20,7 +20,7 @@ from routewright.gateway.errors import BadRequest
 from routewright.gateway.pacing import Pace, Pacer, Pacers
 from routewright.router.frontier import OperatingPoint
 from routewright.router.router import Router
-from routewright.strategies import build
+from routewright.strategies import build, is_light
 from routewright.strategies._recorded import Recorded, Run, run
 from routewright.strategies.fallback import with_fallback
 from routewright.strategies.fixed import Fixed
@@ -51,6 +51,12 @@ class Policy:
     version: str | None = None  # of the router
     experts: tuple[str, ...] = ()  # that it may ask for an answer; empty: unknown
     embeddings: str | None = None  # the expert that makes embeddings
+    sticky: str = "session"  # see `sessions.strategy_for`
+    relative: bool = False  # whether its budget is a share of what the dearest expert costs
+
+    def may_ask(self, expert: str) -> bool:
+        """Whether an expert is one of those that the policy asks, as far as that is known."""
+        return not self.experts or expert in self.experts
 
     def paced(self, query: Query) -> tuple[Policy, Pace | None]:
         """The policy at the point that keeps its budget now, and the pace of the request."""
@@ -106,6 +112,10 @@ class WithinLimits:
 
     preferred: Strategy
     alternative: Strategy
+
+    @property
+    def light(self) -> bool:
+        return is_light(self.preferred) and is_light(self.alternative)
 
     def plan(self, query: Query) -> Plan:
         try:
@@ -213,7 +223,15 @@ class Policies:
         point = router.within(max_cost_fraction=max(share, lowest))
         strategy = router.strategy_at(point)
         experts = _distinct(router.experts, policy.fallback)
-        return Policy(policy.name, strategy, policy.fallback, router, point, experts=experts)
+        return replace(
+            policy,
+            strategy=strategy,
+            point=point,
+            latency_price=0.0,
+            pacer=None,
+            experts=experts,
+            relative=True,
+        )
 
     def _unknown(self, model: str) -> BadRequest:
         message = f"model '{model[:100]}' does not exist: request one of {', '.join(self.names())}"
@@ -250,6 +268,8 @@ class Policies:
             self._versions[folder / policy.router] if policy.router else None,
             _experts(policy, router, point),
             policy.embeddings,
+            policy.sticky,
+            bool(goal) and "max_cost" not in goal,
         )
 
     def _router(self, folder: Path) -> Router:

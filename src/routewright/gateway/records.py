@@ -15,7 +15,8 @@ import secrets
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import psutil
 from sqlalchemy.exc import SQLAlchemyError
@@ -23,11 +24,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from routewright.config import Config, ServerConfig
 from routewright.gateway.budgets import DAY, HISTORY_DAYS, Hour, outlook
 from routewright.gateway.errors import BadRequest
-from routewright.records import accounts, decisions, keys, replicas, scores
+from routewright.records import accounts, decisions, keys, replicas, scores, sessions
 from routewright.records.accounts import (
     Admission,
     Begin,
     Grant,
+    Keep,
     Refusal,
     Release,
     Reserve,
@@ -262,6 +264,29 @@ class Records:
             log.error("a score could not be written (%s)", type(error).__name__)
             message = "the score could not be written, the gateway's log says why: send it again"
             raise BadRequest(message, status=503, code="not_written") from error
+
+    # --- conversations ------------------------------------------------------------------------
+
+    async def sessions(self, ids: Sequence[str]) -> dict[str, dict[str, Any]] | None:
+        """What the store knows of conversations; None if it cannot be read."""
+        store = self.store
+        if store is None or not self.state.is_up:
+            return None
+
+        def read() -> dict[str, dict[str, Any]]:
+            with store.read() as connection:
+                return sessions.read(connection, ids)
+
+        try:
+            async with asyncio.timeout(VERDICT_SECONDS):
+                return await asyncio.to_thread(read)
+        except (TimeoutError, SQLAlchemyError) as error:
+            log.error("a session could not be read (%s)", type(error).__name__)
+            return None
+
+    def keep_session(self, name: str, state: dict[str, Any]) -> None:
+        """Writes soon what is known of a conversation."""
+        self.submit(Keep(name, state))
 
     # --- one request --------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from routewright.gateway.feedback import Feedback
 from routewright.gateway.policies import Policies, Policy
 from routewright.gateway.prometheus import Counters
 from routewright.gateway.records import Records
+from routewright.gateway.sessions import Sessions
 from routewright.gateway.slots import Slots
 from routewright.router.frontier import OperatingPoint
 from routewright.types import DataClass, Expert
@@ -50,6 +51,7 @@ class Services:
     counters: Counters = field(default_factory=Counters)
     slots: Slots = field(default_factory=Slots)  # for requests that ask experts
     records: Records = field(default_factory=Records)  # of keys, budgets and decisions
+    sessions: Sessions = field(default_factory=lambda: Sessions(Records()))
     # Policy, allowance and own cost in US$ per query ▶ the cheaper point that is served.
     points: dict[tuple[str, float, float], OperatingPoint | None] = field(default_factory=dict)
 

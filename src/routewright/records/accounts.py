@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, select
 
-from routewright.records import schema, statements
+from routewright.records import schema, sessions, statements
 from routewright.records.keys import Key
 
 EVER = ""  # the period of all time
@@ -67,13 +67,21 @@ class End:
 
 
 @dataclass(frozen=True)
+class Keep:
+    """What is known of a conversation now."""
+
+    id: str
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Release:
     """An ask that was not sent, or a request that nobody answers."""
 
     id: str  # of the reservation or of the decision
 
 
-Step = Begin | Reserve | Release | Charge | End
+Step = Begin | Reserve | Release | Charge | Keep | End
 
 
 @dataclass(frozen=True)
@@ -169,6 +177,7 @@ class Ledger:
         self.ended: set[str] = set()
         self.asks: list[dict[str, Any]] = []
         self.decisions: list[dict[str, Any]] = []
+        self.sessions: dict[str, dict[str, Any]] = {}
         self.balances: defaultdict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
         self.stored = self._stored(steps) if again else set()
 
@@ -235,6 +244,8 @@ class Ledger:
                 self._leave(step.id)
             case Charge():
                 self._charge(step)
+            case Keep():
+                self.sessions[step.id] = step.state
             case End():
                 self._end(step)
         return None
@@ -360,6 +371,11 @@ class Ledger:
         connection = self.connection
         statements.add(connection, schema.asks, self.asks)
         statements.replace(connection, schema.decisions, self.decisions)
+        sessions = [
+            {"id": name, "at": self.now, "state": state}
+            for name, state in sorted(self.sessions.items())
+        ]
+        statements.replace(connection, schema.sessions, sessions)
         balances = [
             {"account": account, "period": period, "usd": usd, "requests": int(count)}
             for (account, period), (usd, count) in sorted(self.balances.items())
@@ -386,9 +402,10 @@ class Ledger:
 
 
 def clean(connection: Connection, now: float) -> None:
-    """Deletes the counts of minutes that are long over."""
+    """Deletes the counts of minutes that are long over, and conversations that have ended."""
     table = schema.minutes
     connection.execute(delete(table).where(table.c.minute < int(now // 60) - 5))
+    sessions.clean(connection, now)
 
 
 def spent_by_account(connection: Connection, now: float) -> dict[tuple[str, str], float]:

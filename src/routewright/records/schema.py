@@ -178,6 +178,16 @@ scores = Table(
     Column("score", Double, nullable=False),  # 0..1
 )
 
+# The conversations of clients, by a hash of the session's name or of its beginning.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("at", Double, nullable=False),  # of the last request
+    Column("state", JSON, nullable=False),  # see gateway/sessions.py; no text of a client
+    Index(None, "at"),
+)
+
 # Small states that replicas share: paced policies, experts that are skipped, the version of keys.
 states = Table(
     "states",

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from routewright.errors import BadInput, RoutewrightError
 from routewright.records import accounts
-from routewright.records.accounts import Charge, End, Release, Step, Verdict
+from routewright.records.accounts import Charge, End, Keep, Release, Step, Verdict
 from routewright.records.store import Store, is_full, reason
 
 BATCH = 256  # steps in one transaction
@@ -99,7 +99,7 @@ class Writer:
 
     def submit(self, step: Step, future: asyncio.Future[Verdict] | None = None) -> None:
         """Writes a step soon; sets the future to its verdict, or to StoreDown."""
-        if future is None and isinstance(step, End) and self._queue.qsize() >= MOST_WAITING:
+        if future is None and isinstance(step, End | Keep) and self._queue.qsize() >= MOST_WAITING:
             self.state.dropped += 1
             return
         self._queue.put(Entry(step, future))
@@ -206,11 +206,11 @@ class Writer:
         kept = [
             Entry(entry.step, None, True)
             for entry in batch
-            if isinstance(entry.step, Charge | End | Release)
+            if isinstance(entry.step, Charge | Keep | End | Release)
         ]
         if state.full or len(self._kept) + len(kept) > MOST_WAITING:
-            charges = [entry for entry in kept if not isinstance(entry.step, End)]
-            state.dropped += len(kept) - len(charges)
+            charges = [entry for entry in kept if not isinstance(entry.step, End | Keep)]
+            state.dropped += sum(isinstance(entry.step, End) for entry in kept)
             kept = charges
         self._kept.extend(kept)
         state.waiting = len(self._kept)

@@ -338,15 +338,16 @@ def _priced(
     It chooses one expert for the whole turn: to let a cheaper one try first would cost the whole
     input again.
     """
-    router, point = policy.router, policy.point
-    if router is None or point is None or not _alive(state, experts):
+    router = policy.router
+    price = policy.point.price if policy.point else getattr(policy.strategy, "price", None)
+    if router is None or price is None or not _alive(state, experts):
         return None
     belief = router.predict([query])
     if belief.trust is not None and bool(unfamiliar(belief.trust)[0]):
         return None  # the mix decides, and its draw is that of the conversation
     cost = costs(belief.take(0), query, state, experts, relative=policy.relative)
     known = PredictedRouter.of(router, query, replace(belief, cost=cost[None]))
-    return Single(known, point.price, policy.latency_price)
+    return Single(known, price, policy.latency_price)
 
 
 def _alive(state: Session, experts: Mapping[str, Expert]) -> dict[str, int]:

@@ -200,7 +200,7 @@ def test_an_expert_that_is_silent_before_its_first_word_is_replaced():
 
 
 def test_a_connection_that_stays_open_after_the_answer_does_not_hold_it_back(monkeypatch):
-    monkeypatch.setattr("routewright.experts.providers.openai.LINGER", 0.2)
+    monkeypatch.setattr("routewright.experts.providers._http.LINGER", 0.2)
 
     async def open_end(upstream, request, body):
         reply = await begin(request)

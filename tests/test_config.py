@@ -424,6 +424,52 @@ def test_the_openai_key_is_used_at_openai_and_nowhere_else(
     assert keys == {"gpt-4o": "sk-openai", "small": None, "large": SECRET}
 
 
+def test_the_openai_key_reaches_no_deployment_elsewhere(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = """\
+  - name: gpt-4o
+    input_per_mtok: 2.5
+    deployments: [{}, {base_url: https://llm.example.com/v1}, {api_key: "${LARGE_KEY}"}]
+"""
+    text = GOOD.replace("experts:\n", f"experts:\n{entry}")
+    (problem,) = problems(file, text)
+    assert (problem["problem"], problem["line"]) == ("no key for expert 'gpt-4o'", 5)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
+    expert = config.load(file).experts_by_name()["gpt-4o"]
+    assert expert.api_key is None
+    assert [one.api_key for one in expert.deployments] == ["sk-openai", None, SECRET]
+
+
+@pytest.mark.parametrize(
+    ("written", "problem"),
+    [
+        ("deployments: [{base_url: llm.example.com}]", "does not begin with http://"),
+        ("deployments: [{weight: 0}]", "must be more than 0"),
+        ("deployments: [{wieght: 1}]", "is not a key here"),
+        ("deployments: [{headers: {'x y': a}}]", "is not the name of a header"),
+        ("deployments: [{name: a}, {name: a}]", "is already the name of another"),
+        ("deployments: []", "names no deployment"),
+        ("deployments: [{}]\n    launch: {command: serve 1}", "cannot be combined with `launch`"),
+        ("max_concurrency: 0", "must be more than 0"),
+    ],
+)
+def test_a_deployment_that_cannot_work_is_told(file: Path, written: str, problem: str) -> None:
+    found = problems(file, GOOD.replace("api_key: ${LARGE_KEY}", f"api_key: a-key\n    {written}"))
+    assert problem in " ".join(one["problem"] for one in found)
+
+
+def test_check_shows_every_deployment_and_no_key(file: Path) -> None:
+    places = "[{base_url: https://east.example.com/v1}, {base_url: https://west.example.com/v1}]"
+    own = f"deployments: {places}\n    api_key: ${{LARGE_KEY}}"
+    text = GOOD.replace("base_url: https://llm.example.com/v1\n    ", "")
+    file.write_text(text.replace("api_key: ${LARGE_KEY}", own))
+    shown = run(file).stdout + repr(config.load(file)) + repr(config.load(file).experts_by_name())
+    assert "east.example.com" in shown
+    assert "west.example.com" in shown
+    assert SECRET not in shown
+
+
 def test_a_variable_may_fill_part_of_a_text_and_a_number(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -471,6 +517,7 @@ def test_the_reference_describes_every_key() -> None:
     sections = (
         config.Config,
         config.ExpertConfig,
+        config.DeploymentConfig,
         config.LaunchConfig,
         config.PolicyConfig,
         config.ServerConfig,

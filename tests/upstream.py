@@ -135,7 +135,8 @@ class Upstream:
             for choice, text in zip(choices, texts, strict=True):
                 tokens = [{"token": word, "logprob": self.logprob} for word in text.split()]
                 choice["logprobs"] = {"content": tokens}
-        reply: dict[str, Any] = {"id": "up", "object": "chat.completion", "choices": choices}
+        head = {"id": "up", "object": "chat.completion", "created": 1, "model": "up"}
+        reply: dict[str, Any] = {**head, "choices": choices}
         if self.usage:
             reply["usage"] = self.count(body, " ".join(texts))
         self.bill(body, " ".join(texts))
@@ -172,10 +173,18 @@ async def send(
     reply: web.StreamResponse, delta: dict[str, Any], finish_reason: str | None = None
 ) -> None:
     choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-    await event(reply, {"object": "chat.completion.chunk", "choices": [choice]})
+    await event(reply, {"choices": [choice]})
 
 
 async def event(reply: web.StreamResponse, value: dict[str, Any]) -> None:
+    if "choices" in value:
+        value = {
+            "id": "up",
+            "object": "chat.completion.chunk",
+            "created": 1,
+            "model": "up",
+            **value,
+        }
     await reply.write(b"data: " + json.dumps(value).encode() + b"\n\n")
 
 

@@ -25,6 +25,7 @@ from routewright.config import Config, Examination, examine, experts
 from routewright.errors import EXTRAS, BadInput, RoutewrightError, UpstreamError
 from routewright.experts import permanent
 from routewright.experts.client import Client
+from routewright.experts.deployments import Endpoints
 from routewright.experts.discovery import Reply, list_models
 from routewright.registry import choose
 from routewright.strategies.fixed import Fixed
@@ -108,11 +109,19 @@ def _config(examination: Examination) -> list[Finding]:
 
 
 def _patients(examination: Examination, pool: Mapping[str, Expert]) -> list[Patient]:
+    """The experts to be asked; a deployment is asked as an expert of its own."""
     written = examination.document.written
-    return [
-        Patient(replace(expert, retries=0), written(("experts", i, "api_key")))
-        for i, expert in enumerate(pool.values())
-    ]
+    patients = []
+    for i, expert in enumerate(pool.values()):
+        key = written(("experts", i, "api_key"))
+        if not expert.deployments:
+            patients.append(Patient(replace(expert, retries=0), key))
+        for j, endpoint in enumerate(Endpoints(expert).all if expert.deployments else ()):
+            name = f"{expert.name}, deployment {endpoint.name}"
+            one = replace(endpoint.expert, name=name, deployments=(), retries=0)
+            own_key = written(("experts", i, "deployments", j, "api_key"))
+            patients.append(Patient(one, own_key or key))
+    return patients
 
 
 def _policies(config: Config) -> list[Finding]:
@@ -144,7 +153,7 @@ async def _expert(
     expert = patient.expert
     reply, skew = None, None
     if expert.provider == "openai" and expert.base_url and expert.launch is None:
-        reply = await list_models(expert.base_url, expert.api_key, PATIENCE)
+        reply = await list_models(expert.base_url, expert.api_key, PATIENCE, expert.proxy)
         if reply.date is not None:
             date = reply.date if reply.date.tzinfo else reply.date.replace(tzinfo=UTC)
             skew = (date - datetime.now(UTC)).total_seconds()
@@ -344,7 +353,7 @@ async def _other_address(reply: Reply, expert: Expert) -> Finding | None:
     """The finding that the same address works with, or without, `/v1`."""
     has_suffix = reply.url.endswith("/v1")
     url = reply.url.removesuffix("/v1") if has_suffix else f"{reply.url}/v1"
-    other = await list_models(url, expert.api_key, PATIENCE)
+    other = await list_models(url, expert.api_key, PATIENCE, expert.proxy)
     if other.models is None:
         return None
     how = "without" if has_suffix else "with"

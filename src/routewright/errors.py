@@ -12,6 +12,7 @@
     │   ├── UpstreamTimeout         it did not answer in time (HTTP 504)
     │   ├── UpstreamRefused         it refused the request itself; a retry is useless (4xx)
     │   ├── LocalFailure            this machine could not ask it; no fault of the expert (HTTP 503)
+    │   ├── Busy                    it has no room for a further ask; no fault of it (HTTP 429)
     │   └── StreamBroken            it failed after its first byte; no other expert can take over
     └── DeadlineExceeded            the query's own deadline passed (HTTP 504)
 
@@ -32,6 +33,7 @@ EXTRAS = {  # package ▶ the extra that installs it
     **dict.fromkeys(("accelerate", "peft", "torch", "transformers"), "lm"),
     **dict.fromkeys(("onnxruntime", "tokenizers"), "sentence"),
     **dict.fromkeys(("jsonschema", "referencing", "regex"), "graders"),
+    "any_llm": "any-llm",
     "backports": "zstd",
     "inspect_ai": "inspect",
     "lm_eval": "harness",
@@ -218,6 +220,17 @@ class LocalFailure(UpstreamError):
     def __init__(self, expert: str, reason: str, *, cost: float = 0.0, sent: bool = False) -> None:
         super().__init__(expert, reason, status=503, retry_after=1.0, cost=cost, sent=sent)
         self.args = (f"this machine could not ask expert '{expert}': {reason}",)
+
+
+class Busy(UpstreamError):
+    """An expert has no room for a further ask: its `max_concurrency` or a rate limit is used up.
+
+    It was not asked, so no circuit breaker counts it.
+    """
+
+    def __init__(self, expert: str, reason: str, retry_after: float) -> None:
+        super().__init__(expert, reason, status=429, retry_after=retry_after, sent=False)
+        self.args = (f"expert '{expert}' is busy: {reason}",)
 
 
 class StreamBroken(UpstreamError):

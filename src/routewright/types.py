@@ -51,6 +51,20 @@ class Launch:
 
 
 @dataclass(frozen=True)
+class Deployment:
+    """One endpoint, or one key, of an expert's model. What it does not name is the expert's."""
+
+    name: str = ""  # in the log; empty: its number
+    base_url: str | None = field(default=None, repr=False)
+    api_key: str | None = field(default=None, repr=False)
+    headers: Mapping[str, str | None] = field(default_factory=dict, repr=False)  # and the expert's
+    weight: float = 1.0  # its share of the asks, relative to that of the others
+    max_concurrency: int | None = None  # asks in progress there; None: no limit
+    rpm: int | None = None  # requests per minute
+    tpm: int | None = None  # input and output tokens per minute
+
+
+@dataclass(frozen=True)
 class Expert:
     """A model that can be asked: its address, its prices, its capabilities and its limits.
 
@@ -87,6 +101,9 @@ class Expert:
     headers: Mapping[str, str | None] = field(default_factory=dict, repr=False)  # None removes one
     max_tokens_field: str | None = None  # the endpoint's name of the output limit; None: by model
     developer_role: bool | None = None  # whether it knows that role of messages; None: by model
+    max_concurrency: int | None = None  # asks in progress, others wait; None: no limit
+    proxy: str | None = field(default=None, repr=False)  # URL of the HTTP proxy; may hold a key
+    deployments: tuple[Deployment, ...] = ()  # endpoints of the model; empty: `base_url` is the one
 
     def price(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from routewright.config import Config, Examination
-    from routewright.config.document import Problem
+    from routewright.config import Config, Examination, ExpertConfig
+    from routewright.config.document import Document, Problem
 
 
 def check(
@@ -73,13 +74,24 @@ def _experts(config: Config, examination: Examination) -> Table:
     table.add_column("US$ in/out per Mtok")
     table.add_column("data classes")
     for i, entry in enumerate(config.experts):
-        # The text of the file, because the content of a variable may be a secret.
-        base_url = examination.document.written(("experts", i, "base_url"))
-        endpoint = base_url or entry.expert().base_url or entry.provider
+        endpoint = "\n".join(_endpoints(entry, i, examination.document))
         classes = [name for name in DATA_CLASSES if name in entry.data_classes]
         prices = f"{entry.input_per_mtok:g} / {entry.output_per_mtok:g}"
         table.add_row(Text(entry.name), Text(endpoint), prices, ", ".join(classes))
     return table
+
+
+def _endpoints(entry: ExpertConfig, position: int, document: Document) -> Iterator[str]:
+    """The address of an expert, or those of its deployments.
+
+    It is the text of the file, because the content of a variable may be a secret.
+    """
+    loc = ("experts", position)
+    own = document.written((*loc, "base_url")) or entry.expert().base_url or entry.provider
+    if not entry.deployments:
+        yield own
+    for i in range(len(entry.deployments)):
+        yield document.written((*loc, "deployments", i, "base_url")) or own
 
 
 def _policies(config: Config) -> Table:

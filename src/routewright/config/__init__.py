@@ -32,10 +32,10 @@ from pydantic_core import PydanticCustomError
 from routewright import registry
 from routewright.config import shape as config_shape
 from routewright.config.document import Document, Loc, Problem, read
-from routewright.config.rules import OPENAI_KEY, RULES, needs_openai_key
+from routewright.config.rules import OPENAI_KEY, RULES, without_openai_key
 from routewright.errors import BadConfig, BadInput
 from routewright.experts import prices
-from routewright.types import DataClass, Expert, Launch
+from routewright.types import DataClass, Deployment, Expert, Launch
 
 OPENAI_URL = "https://api.openai.com/v1"
 MOST_LISTED = 100  # mistakes in a message
@@ -150,6 +150,37 @@ class LaunchConfig(Section):
         return Launch(command, folder=str((folder / self.folder).absolute()), **fields)
 
 
+class DeploymentConfig(Section):
+    """One endpoint, or one key, of an expert's model. What it does not name is the expert's."""
+
+    base_url: Text | None = Field(
+        default=None, description="The address of this endpoint.", repr=False
+    )
+    api_key: Secret | None = Field(default=None, description="The key for this endpoint.")
+    headers: dict[str, str | None] = Field(
+        default={}, description="Headers for this endpoint, beside the expert's.", repr=False
+    )
+    weight: Positive = Field(
+        default=1.0, description="Its share of the requests, relative to that of the others."
+    )
+    max_concurrency: PositiveCount | None = Field(
+        default=None, description="Requests that may be in progress there."
+    )
+    rpm: PositiveCount | None = Field(
+        default=None, description="Requests per minute that may be sent there."
+    )
+    tpm: PositiveCount | None = Field(
+        default=None, description="Input and output tokens per minute that it may take."
+    )
+    name: Text | None = Field(default=None, description="Its name in the log; default: its number.")
+
+    def deployment(self) -> Deployment:
+        """The `Deployment` that the client uses."""
+        fields = self.model_dump(exclude={"api_key", "name"})
+        key = self.api_key.get_secret_value() if self.api_key else None
+        return Deployment(self.name or "", api_key=key, **fields)
+
+
 class ExpertConfig(Section):
     """A model that may be asked."""
 
@@ -174,6 +205,17 @@ class ExpertConfig(Section):
         default={},
         description="HTTP headers that are sent with every request; null removes one.",
         repr=False,
+    )
+    proxy: Secret | None = Field(
+        default=None,
+        description="The HTTP proxy on the way to it; default: `server.proxy`; null: none.",
+    )
+    deployments: list[DeploymentConfig] = Field(
+        default=[], description="Several endpoints or keys of this one model."
+    )
+    max_concurrency: PositiveCount | None = Field(
+        default=None,
+        description="Requests to it that may be in progress; others wait for them.",
     )
     input_per_mtok: Price = Field(default=0.0, description="US$ per million input tokens.")
     cached_input_per_mtok: Price | None = Field(
@@ -240,9 +282,16 @@ class ExpertConfig(Section):
         default=None, description="How Routewright starts the server of the expert."
     )
 
-    def expert(self, folder: Path = Path()) -> Expert:
-        """The `Expert` that strategies and clients use; `folder` is that of the file."""
-        fields = self.model_dump(exclude={"api_key", "model", "base_url", "launch", "price_list"})
+    def expert(self, folder: Path = Path(), proxy: Secret | None = None) -> Expert:
+        """The `Expert` that strategies and clients use.
+
+        `folder` is that of the file, and `proxy` the server's. A server that Routewright launches
+        is on this machine, so that proxy does not hold for it.
+        """
+        own = {"api_key", "model", "base_url", "launch", "price_list", "proxy", "deployments"}
+        fields = self.model_dump(exclude=own)
+        if "proxy" in self.model_fields_set or self.launch is not None:
+            proxy = self.proxy
         default_url = OPENAI_URL if self.provider == "openai" else None
         return Expert(
             **fields,
@@ -250,6 +299,8 @@ class ExpertConfig(Section):
             base_url=self.base_url or default_url,
             api_key=self.api_key.get_secret_value() if self.api_key else None,
             launch=self.launch.launch(self.base_url or "", folder) if self.launch else None,
+            proxy=proxy.get_secret_value() if proxy else None,
+            deployments=tuple(entry.deployment() for entry in self.deployments),
         )
 
 
@@ -365,6 +416,11 @@ class ServerConfig(Section):
     default_data_class: DataClass = Field(
         default="public", description="The data class of a query without one."
     )
+    proxy: Secret | None = Field(
+        default=None,
+        description="The HTTP proxy on the way to experts, as in `http://USER:PASSWORD@HOST:PORT`;"
+        " none is taken from the environment.",
+    )
     max_concurrency: PositiveCount = Field(
         default=512, description="Requests that may ask experts at once; others wait."
     )
@@ -466,7 +522,8 @@ class Config(Section):
 
     def experts_by_name(self) -> dict[str, Expert]:
         """The experts of the file, by name."""
-        return {entry.name: entry.expert(self.folder) for entry in self.experts}
+        proxy = self.server.proxy
+        return {entry.name: entry.expert(self.folder, proxy) for entry in self.experts}
 
 
 @dataclass(frozen=True)
@@ -507,8 +564,10 @@ def experts(path: Path) -> dict[str, Expert]:
     policies = (("policies",), ("default_policy",))
     if mistakes := [p for p in result.mistakes if p.loc[:1] not in policies]:
         raise BadConfig(_listed(mistakes, path))
-    entries = (ExpertConfig.model_validate(entry) for entry in result.document.data["experts"])
-    return {entry.name: entry.expert(path.parent) for entry in entries}
+    data = result.document.data
+    proxy = ServerConfig.model_validate(data.get("server") or {}).proxy
+    entries = (ExpertConfig.model_validate(entry) for entry in data["experts"])
+    return {entry.name: entry.expert(path.parent, proxy) for entry in entries}
 
 
 def default_data_class(path: Path) -> DataClass:
@@ -552,10 +611,10 @@ def _validate(document: Document) -> tuple[Config | None, list[Problem]]:
 
 
 def _default_keys(document: Document) -> None:
-    """Gives OPENAI_API_KEY to experts at api.openai.com without a key."""
-    for _, expert in document.items("experts"):
-        if needs_openai_key(expert) and os.environ.get(OPENAI_KEY):
-            expert["api_key"] = os.environ[OPENAI_KEY]
+    """Gives OPENAI_API_KEY to experts, or deployments, at api.openai.com without a key."""
+    for loc in without_openai_key(document):
+        if os.environ.get(OPENAI_KEY):
+            document.get(*loc)["api_key"] = os.environ[OPENAI_KEY]
 
 
 def _take_prices(document: Document) -> tuple[tuple[str, ...], list[Problem]]:
@@ -598,6 +657,8 @@ def _keys_at(loc: Loc) -> dict[str, str]:
         section = RecordsConfig
     if loc[2:3] == ("launch",) and len(loc) > 3:
         section = LaunchConfig
+    if loc[2:3] == ("deployments",) and len(loc) > 4:
+        section = DeploymentConfig
     return {name: field.description or "" for name, field in section.model_fields.items()}
 
 

@@ -22,7 +22,7 @@ from routewright.errors import BadInput
 Loc: TypeAlias = tuple[str | int, ...]  # the path to a value: ("experts", 0, "name")
 Place: TypeAlias = tuple[int, int]  # line and column, both counted from 1
 
-SECRETS = frozenset({"admin_key", "api_key", "api_keys", "headers"})
+SECRETS = frozenset({"admin_key", "api_key", "api_keys", "headers", "proxy"})
 MASK = "********"
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 KEY_REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
@@ -355,14 +355,14 @@ def _fill_text(document: Document, text: str, loc: Loc) -> str:
 
 
 def _unset_problem(document: Document, loc: Loc, names: list[str]) -> Problem:
-    if loc[0] == "experts" and loc[2:] == ("api_key",):
+    if loc[0] == "experts" and loc[-1] == "api_key":
         return no_key(document, loc, names[0])
     return document.problem(loc, f"{', '.join(names)} is not set", f"set {', '.join(names)}")
 
 
 def no_key(document: Document, loc: Loc, name: str) -> Problem:
     """The problem of an expert without a key; `loc` is the path of its `api_key:`, set or not."""
-    _, position, _ = loc
+    position: Any = loc[1]
     number = f"number {position + 1}" if isinstance(position, int) else position
     expert = document.raw["experts"][position].get("name", number)
     line, _ = document.place(loc)

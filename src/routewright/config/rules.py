@@ -12,7 +12,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from routewright import __version__
 from routewright.config import policies as config_policies
@@ -21,6 +21,7 @@ from routewright.config.document import (
     REFERENCE,
     SECRETS,
     Document,
+    Loc,
     Problem,
     is_reference,
     no_key,
@@ -34,6 +35,7 @@ VERSION = 1
 HOST_PATTERN = re.compile(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*|\[?[\da-fA-F:]+\]?")
 ORIGIN = re.compile(r"[a-z][a-z\d+.-]*://([a-z\d._-]+|\[[\da-f:.]+\])?(:\d+)?")
 OPENAI_KEY = "OPENAI_API_KEY"  # used if an expert at api.openai.com has no `api_key`
+HOSTED = ("openai", "azure", "any_llm")  # providers whose default address is not on this machine
 KEY_HEADER = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110
 FRAMING = {  # headers that belong to the connection, which the client writes itself
@@ -72,8 +74,13 @@ def plain_keys(document: Document) -> Iterator[Problem]:
         if not SECRETS & set(loc) or not text:
             continue
         is_header = "headers" in loc
-        plain = not REFERENCE.search(text) and KEY_HEADER.search(str(loc[-1])) is not None
-        if plain if is_header else not is_reference(text):
+        if is_header:
+            plain = not REFERENCE.search(text) and KEY_HEADER.search(str(loc[-1])) is not None
+        elif loc[-1] == "proxy":
+            plain = not REFERENCE.search(text) and "@" in text
+        else:
+            plain = not is_reference(text)
+        if plain:
             fix = "write ${NAME} and set NAME in the environment"
             yield document.warning(loc, "is a key in plain text", fix)
         if not is_header and re.search(r"\s", str(document.get(*loc))):
@@ -125,11 +132,55 @@ def providers(document: Document) -> Iterator[Problem]:
             yield document.problem((*loc, "provider"), "is not a provider", fix)
 
 
-def base_urls(document: Document) -> Iterator[Problem]:
+def _addresses(document: Document) -> Iterator[Loc]:
+    """Where addresses, keys and headers may stand: in experts and in their deployments."""
     for loc, _ in document.items("experts"):
+        yield loc
+        yield from (at for at, _ in document.items(*loc, "deployments"))
+
+
+def base_urls(document: Document) -> Iterator[Problem]:
+    for loc in _addresses(document):
         url = document.get(*loc, "base_url")
         if isinstance(url, str) and (mistake := _url_mistake(url)):
             yield document.problem((*loc, "base_url"), *mistake)
+
+
+def proxies(document: Document) -> Iterator[Problem]:
+    for loc in (("server",), *(loc for loc, _ in document.items("experts"))):
+        url = document.get(*loc, "proxy")
+        if isinstance(url, str) and not _is_proxy(url):
+            fix = "write it as in http://USER:PASSWORD@HOST:PORT"
+            yield document.problem((*loc, "proxy"), "is not the address of an HTTP proxy", fix)
+
+
+def _is_proxy(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        has_port = parts.port is not None and parts.port > 0
+    except ValueError:
+        return False
+    rest = (parts.path.rstrip("/"), parts.query, parts.fragment)
+    is_http = parts.scheme in ("http", "https")
+    return is_http and bool(parts.hostname) and has_port and not any(rest) and url.isascii()
+
+
+def deployments(document: Document) -> Iterator[Problem]:
+    for loc, _ in document.items("experts"):
+        at = (*loc, "deployments")
+        if document.get(*at) is None:
+            continue
+        if document.get(*at) == []:
+            yield document.warning(at, "names no deployment", "remove it, or name one")
+        elif document.get(*loc, "launch") is not None:
+            fix = "remove one of the two: `launch` runs a single server at `base_url`"
+            yield document.problem(at, "cannot be combined with `launch`", fix)
+        names: dict[str, Loc] = {}
+        for one, _ in document.items(*at):
+            name = document.get(*one, "name")
+            if isinstance(name, str) and names.setdefault(name, one) != one:
+                fix = "give each deployment its own name, or none"
+                yield document.problem((*one, "name"), "is already the name of another", fix)
 
 
 def _url_mistake(url: str) -> tuple[str, str] | None:
@@ -153,7 +204,7 @@ def _url_mistake(url: str) -> tuple[str, str] | None:
 
 
 def headers(document: Document) -> Iterator[Problem]:
-    for loc, _ in document.items("experts"):
+    for loc in _addresses(document):
         for at, value in document.items(*loc, "headers"):
             name = str(at[-1])
             if not HEADER_NAME.fullmatch(name):
@@ -204,19 +255,93 @@ def launches(document: Document) -> Iterator[Problem]:
 
 
 def openai_keys(document: Document) -> Iterator[Problem]:
+    for loc in without_openai_key(document):
+        yield no_key(document, (*loc, "api_key"), OPENAI_KEY)
+
+
+def without_openai_key(document: Document) -> Iterator[Loc]:
+    """The experts, or their deployments, that are at api.openai.com and have no `api_key`."""
     for loc, expert in document.items("experts"):
-        if needs_openai_key(expert):
-            yield no_key(document, (*loc, "api_key"), OPENAI_KEY)
+        if not isinstance(expert, dict):
+            continue
+        members = list(document.items(*loc, "deployments")) or [(loc, expert)]
+        for at, entry in members:
+            if isinstance(entry, dict) and _needs_openai_key(_merged(expert, entry)):
+                yield at
 
 
-def needs_openai_key(expert: Any) -> bool:
-    """Whether an expert is at api.openai.com and has no `api_key`."""
-    if not isinstance(expert, dict) or expert.get("provider", "openai") != "openai":
+def _merged(expert: Mapping[str, Any], deployment: Mapping[str, Any]) -> dict[str, Any]:
+    """What holds at a deployment: its own values, and else those of the expert."""
+    own = {key: value for key, value in deployment.items() if value is not None}
+    both = [part.get("headers") for part in (expert, deployment)]
+    headers = {k: v for part in both if isinstance(part, dict) for k, v in part.items()}
+    return {**expert, **own, "headers": headers}
+
+
+def _needs_openai_key(entry: Mapping[str, Any]) -> bool:
+    if entry.get("provider", "openai") != "openai":
         return False
-    own = expert.get("headers")
-    if isinstance(own, dict) and "authorization" in {str(name).lower() for name in own}:
+    if "authorization" in {str(name).lower() for name in entry["headers"]}:
         return False
-    return expert.get("base_url") is None and expert.get("api_key") is None
+    return entry.get("base_url") is None and entry.get("api_key") is None
+
+
+def azure(document: Document) -> Iterator[Problem]:
+    """At Azure nothing can be guessed: neither the address, nor the key, nor a dated version."""
+    for loc, expert in document.items("experts"):
+        if not isinstance(expert, dict) or expert.get("provider") != "azure":
+            continue
+        for at, entry in list(document.items(*loc, "deployments")) or [(loc, expert)]:
+            if isinstance(entry, dict):
+                yield from _azure_mistakes(document, at, _merged(expert, entry))
+
+
+def _azure_mistakes(document: Document, loc: Loc, entry: Mapping[str, Any]) -> Iterator[Problem]:
+    url, options = entry.get("base_url"), entry.get("options")
+    if url is None:
+        fix = "add `base_url: https://NAME.openai.azure.com`"
+        yield document.problem(loc, "needs a `base_url`: each resource at Azure has its own", fix)
+    names = {str(name).lower() for name in entry["headers"]}
+    if entry.get("api_key") is None and not {"api-key", "authorization"} & names:
+        fix = "add `api_key: ${AZURE_OPENAI_API_KEY}`, or `headers: {authorization: …}`"
+        yield document.problem(loc, "has no key for Azure", fix)
+    if not isinstance(url, str) or _url_mistake(url):
+        return
+    parts = urlsplit(url)
+    versions = [value for name, value in parse_qsl(parts.query) if name == "api-version"]
+    own = options.get("api_version") if isinstance(options, dict) else None
+    if own is not None and not isinstance(own, str):
+        fix = "put it in quotes, as in `api_version: '2024-10-21'`"
+        yield document.problem((*loc[:2], "options", "api_version"), "must be text", fix)
+    elif own and versions and own != versions[0]:
+        fix = "write it in one of the two places"
+        where = (*loc[:2], "options", "api_version")
+        yield document.problem(where, "is not the `api-version` of `base_url`", fix)
+    elif "/deployments/" in parts.path and not own and not versions:
+        fix = "add `?api-version=2024-10-21` to it, or `options: {api_version: '2024-10-21'}`"
+        at = (*loc, "base_url") if (*loc, "base_url") in document.values else loc
+        yield document.problem(at, "needs an api-version", fix)
+
+
+def any_llm(document: Document) -> Iterator[Problem]:
+    """The service is a part of the model's name; `headers` and a proxy cannot be passed on."""
+    for loc, expert in document.items("experts"):
+        if not isinstance(expert, dict) or expert.get("provider") != "any_llm":
+            continue
+        model = expert.get("model") or expert.get("name")
+        if isinstance(model, str):
+            from routewright.experts.providers.any_llm import mistake
+
+            if problem := mistake(model):
+                yield document.problem((*loc, "model"), *problem)
+        for at in (loc, *(at for at, _ in document.items(*loc, "deployments"))):
+            if document.get(*at, "headers"):
+                fix = "use `options: {client_args: {…}}`, the arguments of the service's SDK"
+                yield document.problem((*at, "headers"), "cannot be sent by any_llm", fix, key=True)
+        proxy = expert["proxy"] if "proxy" in expert else document.get("server", "proxy")
+        if proxy is not None:
+            fix = "write `proxy: null` in its entry to ask it without the proxy"
+            yield document.problem(loc, "cannot be asked by a proxy: any_llm uses none", fix)
 
 
 def prices(document: Document) -> Iterator[Problem]:
@@ -232,9 +357,12 @@ def prices(document: Document) -> Iterator[Problem]:
 
 
 def _is_local(expert: Mapping[str, Any]) -> bool:
+    if isinstance(members := expert.get("deployments"), list) and members:
+        entries = [_merged(expert, one) for one in members if isinstance(one, dict)]
+        return all(_is_local({**entry, "deployments": None}) for entry in entries)
     url = expert.get("base_url")
     if not isinstance(url, str):
-        return bool(expert.get("provider", "openai") != "openai")
+        return expert.get("provider", "openai") not in HOSTED
     try:
         return is_loopback(urlsplit(url).hostname)
     except ValueError:
@@ -326,9 +454,13 @@ RULES: tuple[Rule, ...] = (
     usable_names,
     providers,
     base_urls,
+    proxies,
+    deployments,
     headers,
     launches,
     openai_keys,
+    azure,
+    any_llm,
     prices,
     verify_prompts,
     useful_data_classes,

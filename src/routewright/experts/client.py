@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from routewright import prompts
 from routewright.errors import NotAdmissible, UpstreamError, UpstreamRefused
-from routewright.experts.dialect import Dialect, dialect_of
+from routewright.experts.deployments import Endpoints, endpoints_of
 from routewright.experts.histories import readable
 from routewright.experts.providers import Call, Provider
 from routewright.experts.redaction import redact
@@ -45,8 +45,8 @@ class Client:
     Use it as `async with Client(experts) as client`: that closes the connections at the end and
     stops the servers that the client started. `servers` maps the names of launched experts to
     their supervisors. `providers` (name ▶ instance) replaces the providers that would be built by
-    name. `predecessors` are clients that may still be in use: this one shares their providers and
-    the servers that run unchanged.
+    name. `predecessors` are clients that may still be in use: this one shares their providers, the
+    servers that run unchanged, and what is known about the endpoints of unchanged experts.
     """
 
     def __init__(
@@ -58,12 +58,14 @@ class Client:
         self.experts = {expert.name: expert for expert in experts}
         self._providers: dict[str, Provider] = dict(providers or {})
         self.servers: dict[str, Supervisor] = {}
+        self._endpoints: dict[str, Endpoints] = {}
         for predecessor in predecessors:
+            self._endpoints |= predecessor._endpoints
             self._providers |= predecessor._providers
             self.servers |= predecessor.servers
         # id of an ask in progress ▶ the ask, and the tries of its calls
         self._tries: dict[int, tuple[Ask, list[Tries]]] = {}
-        self._dialects: dict[str, Dialect] = {}  # what refusals taught about endpoints
+        self._endpoints = endpoints_of(self.experts.values(), self._endpoints)
         self._refused_n: set[str] = set()  # experts whose endpoint refused several choices
         self._free = asyncio.Semaphore(connections().upstream)  # connections to experts
         self.servers = {
@@ -96,9 +98,10 @@ class Client:
     async def warm(self, seconds: float) -> None:
         """Connects to the experts that accept it within so many seconds; sends no request."""
         hosts = {
-            (expert.provider, expert.base_url or expert.model): expert
-            for expert in self.experts.values()
-            if expert.launch is None
+            (one.expert.provider, one.expert.base_url or one.expert.model): one.expert
+            for endpoints in self._endpoints.values()
+            for one in endpoints.all
+            if one.expert.launch is None
         }
         work = []
         for expert in hosts.values():
@@ -118,16 +121,11 @@ class Client:
 
     @asynccontextmanager
     async def _ready(self, call: Call) -> AsyncIterator[Provider]:
-        """The provider of a call, with the expert's launched server, if any, kept running.
-
-        Waits while as many calls are in progress as this process has descriptors for. So the wait
-        is not taken for slowness of the expert.
-        """
+        """The provider of a call, with the expert's launched server, if any, kept running."""
         async with AsyncExitStack() as stack:
             stack.enter_context(local_failures(call.expert.name))
             if supervisor := self.servers.get(call.expert.name):
                 await stack.enter_async_context(supervisor.use(call.patience))
-            await stack.enter_async_context(self._free)
             yield self._provider(call.expert)
 
     async def ask(self, ask: Ask, query: Query) -> Answer:
@@ -151,12 +149,10 @@ class Client:
                 tries.append(own_tries)
                 attempt = _embedder(call, provider) if ask.kind == "embed" else provider.ask
                 answer = await own_tries.ask(attempt)
-        self._dialects[ask.expert] = own_tries.dialect
         return answer
 
     def _new_tries(self, call: Call, ask: Ask) -> Tries:
-        dialect = self._dialects.get(ask.expert) or dialect_of(call.expert)
-        return Tries(call, dialect, ask.max_cost)
+        return Tries(call, self._endpoints[ask.expert], self._free, ask.max_cost)
 
     @contextmanager
     def _tracked(self, ask: Ask) -> Iterator[list[Tries]]:
@@ -239,7 +235,6 @@ class Client:
                         if isinstance(piece, Answer):
                             piece = _finish(ask, piece)
                             self._tries.pop(id(ask), None)  # it is complete: nobody bills it
-                        self._dialects[ask.expert] = own_tries.dialect
                         yield piece
 
     def bill(self, ask: Ask, query: Query, seconds: float) -> Answer:

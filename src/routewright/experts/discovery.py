@@ -82,15 +82,19 @@ class Source:
     vendor: Vendor | None = None
 
 
-async def list_models(base_url: str, key: str | None = None, patience: float = PATIENCE) -> Reply:
-    """Asks a server for its models, without following redirects or proxies. Raises nothing."""
+async def list_models(
+    base_url: str, key: str | None = None, patience: float = PATIENCE, proxy: str | None = None
+) -> Reply:
+    """Asks a server for its models, without following redirects. Raises nothing."""
     timeout = aiohttp.ClientTimeout(total=patience)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     url = base_url.rstrip("/")
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session,
-            session.get(f"{url}/models", headers=headers, allow_redirects=False) as response,
+            session.get(
+                f"{url}/models", headers=headers, allow_redirects=False, proxy=proxy
+            ) as response,
         ):
             raw = await response.content.read(LARGEST_REPLY)
             while raw and len(raw) < LARGEST_REPLY and not response.content.at_eof():

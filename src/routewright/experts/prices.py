@@ -192,7 +192,7 @@ class PriceList:
             return None
         listing = self.find(model, vendor)
         if listing is None and vendor.id == "azure":
-            match = DEPLOYMENT.search(urlsplit(str(expert.get("base_url"))).path)
+            match = DEPLOYMENT.search(urlsplit(str(_address(expert))).path)
             listing = self.find(unquote(match[1]), vendor) if match else None
         return listing
 
@@ -215,8 +215,8 @@ def _candidates(model: str, vendor: Vendor) -> Iterator[tuple[str, str]]:
 
 
 def vendor_of(expert: Mapping[str, Any]) -> Vendor | None:
-    """The vendor of a config's entry, by the host of its `base_url`, or else by its `provider`."""
-    url, provider = expert.get("base_url"), expert.get("provider", "openai")
+    """The vendor of a config's entry, by the host of its address, or else by its `provider`."""
+    url, provider = _address(expert), expert.get("provider", "openai")
     if url is None:
         return BY_ID.get(provider) if isinstance(provider, str) else None
     try:
@@ -224,6 +224,15 @@ def vendor_of(expert: Mapping[str, Any]) -> Vendor | None:
     except ValueError:
         return None
     return next((vendor for vendor in VENDORS if vendor.serves(host)), None)
+
+
+def _address(expert: Mapping[str, Any]) -> Any:
+    """The `base_url` of an entry, or that of its first deployment; None if neither has one."""
+    url, deployments = expert.get("base_url"), expert.get("deployments")
+    if url is None and isinstance(deployments, list) and deployments:
+        first = deployments[0]
+        return first.get("base_url") if isinstance(first, dict) else None
+    return url
 
 
 def missing_fields(expert: Mapping[str, Any], listing: Listing) -> dict[str, Any]:

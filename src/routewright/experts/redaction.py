@@ -10,9 +10,9 @@ import base64
 import ipaddress
 import re
 from collections.abc import Iterator
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
-from routewright.types import Expert
+from routewright.types import Deployment, Expert
 
 KEY, ADDRESS, PATH = "[key]", "[address]", "[path]"
 LONGEST = 1000  # characters of a message
@@ -80,28 +80,37 @@ def _keys(expert: Expert) -> Iterator[str]:
 
 
 def _plain_keys(expert: Expert) -> Iterator[str]:
-    if expert.api_key:
-        yield expert.api_key
-    for value in expert.headers.values():
-        if value:
-            yield value
-            yield value.rpartition(" ")[2]  # without the scheme, such as Bearer
-    url = urlsplit(expert.base_url or "")
-    user = unquote(url.netloc.rpartition("@")[0])
-    if user:
-        yield user
-        yield from user.split(":")
-    yield from (value for name, value in parse_qsl(url.query) if "version" not in name)
-    if url.query:
-        yield url.query
+    places: tuple[Expert | Deployment, ...] = (expert, *expert.deployments)
+    for place in places:
+        if place.api_key:
+            yield place.api_key
+        for value in place.headers.values():
+            if value:
+                yield value
+                yield value.rpartition(" ")[2]  # without the scheme, such as Bearer
+    for url in _urls(expert):
+        user = url.netloc.rpartition("@")[0]
+        for form in {user, unquote(user)} - {""}:
+            yield form
+            yield from form.split(":")
+        yield from (value for name, value in parse_qsl(url.query) if "version" not in name)
+        if url.query:
+            yield url.query
+
+
+def _urls(expert: Expert) -> Iterator[SplitResult]:
+    """The addresses of an expert: its endpoint, its deployments and its proxy."""
+    for place in (expert.base_url, *(d.base_url for d in expert.deployments), expert.proxy):
+        if place:
+            yield urlsplit(place)
 
 
 def _hosts(expert: Expert) -> Iterator[str]:
-    """The names in an expert's address, without the path, which `PATHS` finds."""
-    url = urlsplit(expert.base_url or "")
-    if url.hostname:
-        yield url.hostname
-        yield url.netloc.rpartition("@")[2]
+    """The names in an expert's addresses, without the path, which `PATHS` finds."""
+    for url in _urls(expert):
+        if url.hostname:
+            yield url.hostname
+            yield url.netloc.rpartition("@")[2]
 
 
 def _without_ip(match: re.Match[str]) -> str:

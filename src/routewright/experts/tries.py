@@ -6,20 +6,22 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from routewright.errors import (
+    Busy,
     NotAdmissible,
     StreamBroken,
     UpstreamError,
     UpstreamRefused,
     UpstreamTimeout,
 )
+from routewright.experts.deployments import OF_A_DEPLOYMENT, Endpoint, Endpoints, Turn
 from routewright.experts.dialect import Dialect
-from routewright.experts.providers import Call, output_text
+from routewright.experts.providers import Call, input_tokens, output_text
 from routewright.experts.spending import bound, capped, estimate, output_limit
 from routewright.types import Answer, Delta
 
@@ -37,16 +39,23 @@ class Tries:
     """
 
     call: Call
-    dialect: Dialect
+    endpoints: Endpoints
+    free: asyncio.Semaphore  # of the connections that this process has descriptors for
     max_cost: float | None = None
     spent: float = 0.0  # US$ of the tries that have ended
     estimated: bool = False  # whether a part of that is an estimate
     began: float | None = None  # start of the try in progress; None: there is none
     characters: int = 0  # received of the try in progress
+    tokens: int = 0  # of the answer, input and output
+    turn: Turn | None = None  # of the try in progress
+    dialect: Dialect | None = None  # that a refusal taught in this turn
 
     async def ask(self, attempt: Callable[[Call], Awaitable[Answer]]) -> Answer:
         """Returns the answer, with the cost of the failed tries; raises UpstreamError."""
-        return self._complete(await self._repeat(attempt))
+        try:
+            return self._complete(await self._repeat(attempt))
+        finally:
+            self._leave()
 
     async def stream(self, attempt: Callable[[Call], Pieces]) -> Pieces:
         """Yields the pieces, then the answer. No try follows the first piece."""
@@ -61,15 +70,18 @@ class Tries:
                 await pieces.aclose()
                 raise
 
-        piece, rest = await self._repeat(first_piece)
-        async with aclosing(rest):
-            try:
-                yield self._received(piece)
-                async for piece in rest:
+        try:
+            piece, rest = await self._repeat(first_piece)
+            async with aclosing(rest):
+                try:
                     yield self._received(piece)
-            except UpstreamError as error:
-                self._fail(error)
-                raise
+                    async for piece in rest:
+                        yield self._received(piece)
+                except UpstreamError as error:
+                    self._fail(error)
+                    raise
+        finally:
+            self._leave()
 
     def bill(self) -> Answer:
         """What the call has cost if it ends now; estimated for the try in progress."""
@@ -89,39 +101,128 @@ class Tries:
     async def _repeat(self, attempt: Callable[[Call], Awaitable[T]]) -> T:
         """Repeats an attempt until it succeeds, with growing pauses, unless it cost money.
 
-        A timeout is not repeated: it has used up the time. The upstream's Retry-After is obeyed.
-        If it exceeds the time that is left, the failure is raised at once, so that another expert
-        can answer. A refusal that teaches the client what the endpoint knows is followed by a
+        If the expert has several deployments, the others are asked first, without a pause. A
+        timeout is not repeated: it has used up the time. The upstream's Retry-After is obeyed. If
+        it exceeds the time that is left, the failure is raised at once, so that another expert can
+        answer. A refusal that teaches the client what the endpoint knows is followed by a
         translated request.
         """
         # Written by hand: retry libraries support neither Retry-After nor shrinking limits.
         expert, began = self.call.expert, time.monotonic()
-        deadline = began + expert.timeout
-        last_try = began + min(expert.timeout, self.call.patience)
+        deadline, patience = began + expert.timeout, began + self.call.patience
         failures = 0
+        tried: dict[Endpoint, UpstreamError] = {}  # since the last pause
         while True:
-            self.began, self.characters = time.monotonic(), 0
-            body = self.dialect.translate(self.call.body)
-            left = max(0.001, deadline - self.began)
+            if self.turn is None:  # the time until it comes is not that of the expert
+                deadline += await self._take_turn(patience, tried)
             try:
-                return await attempt(replace(self.call, body=body, timeout=left))
-            except UpstreamRefused as refusal:
-                self._fail(refusal)
-                dialect = self.dialect.taught(refusal, self.call.body)
-                if dialect is None:
-                    raise
-                self.dialect = dialect
+                return await self._try(attempt, deadline)
             except UpstreamError as error:
                 reported = bool(error.cost)
                 self._fail(error)
-                pause = _pause(failures, error.retry_after)
+                if self._learns(error):
+                    continue
+                last_try = min(deadline, patience)
+                if not reported and self._fails_over(error, tried, last_try) and self._cap():
+                    continue
+                failure = self._failure(error, tried)
+                pause = _pause(failures, failure.retry_after)
                 too_late = pause > LONGEST_PAUSE or time.monotonic() + pause > last_try
-                may_pass = error.transient and not isinstance(error, UpstreamTimeout | StreamBroken)
-                useless = not may_pass or reported or failures >= expert.retries
+                useless = not _may_pass(failure) or reported or failures >= expert.retries
                 if useless or too_late or not self._cap():
-                    raise
-                failures += 1
-                await asyncio.sleep(pause)
+                    raise failure from failure.__cause__
+            failures += 1
+            tried.clear()
+            self._leave()
+            await asyncio.sleep(pause)
+
+    async def _try(self, attempt: Callable[[Call], Awaitable[T]], deadline: float) -> T:
+        """One attempt at the endpoint whose turn it is."""
+        assert self.turn is not None, "an attempt needs a turn"
+        endpoint = self.turn.endpoint
+        self.began, self.characters = time.monotonic(), 0
+        call = replace(
+            self.call,
+            expert=endpoint.expert,
+            body=(self.dialect or endpoint.dialect).translate(self.call.body),
+            timeout=max(0.001, deadline - self.began),
+            heed=endpoint.heed,
+        )
+        result = await attempt(call)
+        endpoint.answered()
+        endpoint.dialect = self.dialect or endpoint.dialect
+        return result
+
+    async def _take_turn(self, patience: float, tried: Mapping[Endpoint, UpstreamError]) -> float:
+        """Waits for the turn of the next try; returns the seconds that it took.
+
+        Half of the patience is for waiting, so that an answer of another expert is not late. If
+        there is no room, and other deployments have failed before, raises their failure.
+        """
+        began, expert = time.monotonic(), self.call.expert
+        tokens = input_tokens(self.call.body) if self.endpoints.counts_tokens else 0
+        seconds = max(0.0, min(expert.timeout, (patience - began) / 2))
+        try:
+            turn = await self.endpoints.turn(tokens, seconds, tried)
+        except Busy as busy:
+            if tried:
+                raise self._failure(busy, tried) from busy
+            busy.cost, busy.estimated = self.spent, self.estimated
+            raise
+        try:
+            await self.free.acquire()
+        except BaseException:
+            turn.end()
+            raise
+        self.turn = turn
+        return time.monotonic() - began
+
+    def _leave(self) -> None:
+        """Ends the turn of the try, so that others may be asked there."""
+        if self.turn is not None:
+            self.free.release()
+            self.turn.end(self.tokens)
+            self.turn = self.dialect = None
+
+    def _learns(self, error: UpstreamError) -> bool:
+        """Whether a refusal has taught how the endpoint wants the request written."""
+        assert self.turn is not None, "a failed try had a turn"
+        if not isinstance(error, UpstreamRefused):
+            return False
+        dialect = (self.dialect or self.turn.endpoint.dialect).taught(error, self.call.body)
+        if dialect is None:
+            return False
+        self.dialect = dialect
+        return True
+
+    def _fails_over(
+        self, error: UpstreamError, tried: dict[Endpoint, UpstreamError], last_try: float
+    ) -> bool:
+        """Whether another deployment is to be asked at once; ends the turn of this one."""
+        assert self.turn is not None, "a failed try had a turn"
+        tried[self.turn.endpoint] = error
+        its_own = error.status in OF_A_DEPLOYMENT or not isinstance(error, UpstreamRefused)
+        if not its_own or isinstance(error, UpstreamTimeout | StreamBroken):
+            return False
+        if not self.endpoints.others(tried) or time.monotonic() >= last_try:
+            return False
+        self._leave()
+        return True
+
+    def _failure(
+        self, error: UpstreamError, tried: Mapping[Endpoint, UpstreamError]
+    ) -> UpstreamError:
+        """The failure of the expert after that of its deployments: one that may pass, if any.
+
+        If all told when to come back, it is as soon as the first of them says.
+        """
+        passing = [failure for failure in tried.values() if _may_pass(failure)]
+        failure = passing[-1] if passing else error
+        if passing:
+            pauses = [one.retry_after for one in passing if one.retry_after is not None]
+            failure.retry_after = min(pauses) if len(pauses) == len(passing) else None
+        failure.cost, failure.estimated = self.spent, self.estimated
+        return failure
 
     def _cap(self) -> bool:
         """Limits the next try to the money that is left; False if that covers no token."""
@@ -143,6 +244,7 @@ class Tries:
     def _complete(self, answer: Answer) -> Answer:
         """The answer, with the cost of the failed tries."""
         failed, self.spent, self.began = self.spent, self.spent + answer.cost, None
+        self.tokens = answer.input_tokens + answer.output_tokens
         if not failed:
             return answer
         return replace(answer, cost=self.spent, estimated=answer.estimated or self.estimated)
@@ -158,6 +260,8 @@ class Tries:
         self.spent += error.cost
         self.began = None
         error.cost, error.estimated = self.spent, self.estimated
+        if self.turn is not None:
+            self.endpoints.failed(self.turn.endpoint, error)
 
     def _charge(self, error: UpstreamError, seconds: float) -> float:
         """US$ of a try that was sent and got no answer.
@@ -177,6 +281,10 @@ class Tries:
         if self.characters:
             received = int(min(math.ceil(self.characters / 4), output_limit(self.call.body)))
         return sent, received
+
+
+def _may_pass(error: UpstreamError) -> bool:
+    return error.transient and not isinstance(error, UpstreamTimeout | StreamBroken)
 
 
 def _pause(failures: int, retry_after: float | None) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from routewright.drive import Asker
-from routewright.errors import UpstreamError, UpstreamRefused
+from routewright.errors import Busy, UpstreamError, UpstreamRefused
 from routewright.experts.resources import lack
 from routewright.types import Answer, Ask, Delta, Query
 
@@ -39,7 +39,8 @@ class Breaker:
     After a pause a single ask tries the expert again, and an answer clears its failures. A refusal
     of the request itself counts as an answer. Failures of asks that began before a pause are not
     counted. Neither are those while `is_down` says that an expert's launched server does not run,
-    nor those of this machine, such as a lack of file descriptors.
+    nor those of this machine, such as a lack of file descriptors, nor asks for which there was no
+    room (Busy).
     """
 
     def __init__(self, asker: Asker, is_down: Callable[[str], bool]) -> None:
@@ -129,7 +130,7 @@ class Breaker:
             self._answered(expert)
             raise
         except UpstreamError as error:
-            if lack(error):  # of this machine: it says nothing about the expert
+            if isinstance(error, Busy) or lack(error):  # it says nothing about the expert
                 health.until = min(health.until, began)
             elif began >= health.since:
                 self._failed(expert, health, error)

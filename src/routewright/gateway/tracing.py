@@ -295,7 +295,7 @@ def _of_expert(expert: Expert) -> dict[str, str | int]:
         "gen_ai.provider.name": expert.provider,
         "routewright.expert": expert.name,
     }
-    url = urlsplit(expert.base_url or "")
+    url = urlsplit("" if expert.deployments else expert.base_url or "")
     if url.hostname:
         host = f".{url.hostname}"
         for end, name in PROVIDERS.items():

@@ -9,11 +9,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from routewright.types import Answer, Delta, Expert, Message, content_text
+
+
+def _ignore(headers: Mapping[str, str]) -> None:
+    """Heeds no headers."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class Call:
     request as the client wrote it, if the provider speaks its protocol; then the answer has the
     upstream's native reply too. The output limit of `body` holds in any case. The answer may take
     `timeout` seconds. The client repeats a call whose failure is `transient`; no further try begins
-    later than `patience` seconds after the first one.
+    later than `patience` seconds after the first one. A provider calls `heed` with the headers of
+    every reply, so that the rate limits that they tell are kept.
     """
 
     expert: Expert
@@ -32,6 +37,7 @@ class Call:
     patience: float = math.inf
     timeout: float = math.inf
     native: Mapping[str, Any] | None = None
+    heed: Callable[[Mapping[str, str]], None] = _ignore
 
 
 class Provider(Protocol):

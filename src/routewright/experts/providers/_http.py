@@ -1,7 +1,8 @@
 """HTTP to the endpoints of providers: one session, its limits and timeouts, and its failures.
 
 One HTTP session serves the process. It follows no redirects, keeps no cookies and ignores proxies
-in the environment, so that a text goes to the address in the config and nowhere else.
+in the environment, so that a text goes to the address in the config, by the proxy in the config if
+there is one, and nowhere else.
 """
 
 from __future__ import annotations
@@ -9,14 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
@@ -24,6 +22,7 @@ import aiohttp
 from yarl import URL  # of aiohttp
 
 from routewright.errors import StreamBroken, UpstreamError, UpstreamTimeout
+from routewright.experts import rate_limits
 from routewright.experts.providers import Call, _faults
 from routewright.experts.providers._events import TooLong, events, parse
 from routewright.experts.providers._transcript import reported_cost
@@ -34,7 +33,6 @@ from routewright.types import Answer, Delta, Expert
 
 MAX_BYTES = 64 << 20  # of a reply, or of one event of a stream; they may contain images
 MAX_HEADER, MAX_HEADERS = 1 << 18, 1024  # bytes of a reply's header, and the number of its headers
-LONGEST_WAIT = 86_400.0  # upper bound in seconds of a Retry-After that is passed on
 LINGER = 10.0  # seconds that a stream may stay open after the finish reason, for its usage
 PIECE = 4096  # bytes of a stream that are read before other requests have their turn
 
@@ -110,7 +108,12 @@ class Http(ABC):
             self._session = None
 
     async def warm(self, expert: Expert) -> None:
-        """Connects to the expert's host for the first ask; sends no request. May raise anything."""
+        """Connects to the expert's host for the first ask, unless a proxy is between them.
+
+        Sends no request. May raise anything.
+        """
+        if expert.proxy:
+            return
         session = self._http()
         url = URL(expert.base_url or self.default_url).origin()
         request = aiohttp.ClientRequest("GET", url, loop=asyncio.get_running_loop())
@@ -203,12 +206,14 @@ class Http(ABC):
         try:
             async with self._http().post(
                 self.url(expert, path),
-                data=_payload(_without_nulls({"model": expert.model or expert.name, **body})),
+                data=_payload(self.fields(expert, body)),
                 headers=headers,
                 skip_auto_headers=removed,
                 timeout=timeout,
                 allow_redirects=False,
+                proxy=expert.proxy,
             ) as response:
+                call.heed(response.headers)
                 if not 200 <= response.status < 300:  # some frameworks answer 201 to every POST
                     raise _failure(call, response, await _body(call, response))
                 answering = True
@@ -240,6 +245,12 @@ class Http(ABC):
         base = url.path.rstrip("/")
         path = self.path(base) if path is None else path
         return urlunsplit(url._replace(path=base + path, fragment=""))
+
+    def fields(self, expert: Expert, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of the request. An option that is null in the config removes one that the
+        endpoint would refuse, such as `stream_options`."""
+        fields = {"model": expert.model or expert.name, **body}
+        return {name: value for name, value in fields.items() if value is not None}
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -275,12 +286,6 @@ def _why_unfinished(response: aiohttp.ClientResponse, transcript: Transcript) ->
     return f"it answered with {response.content_type} instead of a stream"
 
 
-def _without_nulls(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body without null fields. An option that is null in the config removes a field that the
-    endpoint would refuse, such as `stream_options`."""
-    return {key: value for key, value in body.items() if value is not None}
-
-
 def _payload(body: Mapping[str, Any]) -> aiohttp.BytesPayload:
     """The body as UTF-8. Escapes are three times as long and as slow where a prompt is not ASCII.
 
@@ -307,6 +312,10 @@ def _what_failed(error: aiohttp.ClientError) -> str:
     >>> _what_failed(aiohttp.ServerDisconnectedError())
     'it was closed without an answer'
     """
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"its proxy refuses the connection (HTTP {error.status})"
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return "its proxy cannot be reached"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "the name of its host is unknown"
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
@@ -348,21 +357,6 @@ def _failure(call: Call, response: aiohttp.ClientResponse, raw: bytes) -> Upstre
         call.expert.name,
         _faults.read(raw),
         response.status,
-        retry_after=_retry_after(response.headers),
+        retry_after=rate_limits.retry_after(response.headers),
         cost=cost,
     )
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds of a Retry-After header, in either of its two forms; None if it has none."""
-    value = headers.get("Retry-After", "")
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            date = parsedate_to_datetime(value)
-        except (ValueError, OverflowError):
-            return None
-        date = date if date.tzinfo else date.replace(tzinfo=UTC)
-        seconds = (date - datetime.now(UTC)).total_seconds()
-    return min(max(0.0, seconds), LONGEST_WAIT) if math.isfinite(seconds) else None

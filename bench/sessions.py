@@ -40,11 +40,12 @@ from routewright.gateway.app import build
 from routewright.gateway.server import listen, url_of
 from routewright.types import Array
 
-CONVERSATIONS, TURNS, MOST_STEPS = 20, 20, 5
+CONVERSATIONS, TURNS, MOST_STEPS = 10, 20, 5
 SYSTEM, RESULT, ANSWER = 6000, 800, 300  # tokens of the first message, a tool's result, an answer
 CACHED = 0.1  # the price of cached input, as a part of the price of input
 BUDGETS = (0.25, 0.5)
 ARMS = {"none": {}, "session": {}, "session, blind to caches": {}, "always": {}}
+HEADS = ("budget", "sticky", "US$", "of none", "quality", "− none", "switches", "in loops")
 WORD = "item "  # a token and a quarter, by the characters
 
 
@@ -53,7 +54,9 @@ class Experts:
     """All experts at one address. `prices` are US$ per million tokens of input and output."""
 
     prices: dict[str, tuple[float, float]]
-    plan: dict[str, int] = field(default_factory=dict)  # conversation ▶ further steps of the turn
+    rows: Outcomes
+    # Conversation ▶ the row of its turn, and the further steps of that.
+    plan: dict[str, tuple[int, int]] = field(default_factory=dict)
     seen: dict[tuple[str, str], int] = field(default_factory=dict)  # ▶ tokens that are cached
     paid: dict[str, float] = field(default_factory=dict)  # conversation ▶ US$
 
@@ -72,12 +75,15 @@ class Experts:
         conversation = messages[0]["content"].split()[0]
         sent = sum(len(json.dumps(m.get("content"))) for m in messages) // 4
         cached = min(sent, self.seen.get((expert, conversation), 0))
-        self.seen[expert, conversation] = sent + ANSWER
+        self.seen[expert, conversation] = sent
         price_in, price_out = self.prices[expert]
         usd = ((sent - cached) + CACHED * cached) * price_in + ANSWER * price_out
         self.paid[conversation] = self.paid.get(conversation, 0.0) + usd / 1e6
-        message: dict[str, Any] = {"role": "assistant", "content": WORD * (ANSWER * 4 // len(WORD))}
-        if self.plan.get(conversation, 0):
+        place, steps = self.plan[conversation]
+        assert self.rows.answers is not None
+        said = self.rows.answers[place, self.rows.experts.index(expert)]
+        message: dict[str, Any] = {"role": "assistant", "content": None if steps else said or "?"}
+        if steps:
             call = {"id": f"{conversation}-{time.monotonic_ns()}", "type": "function"}
             message["tool_calls"] = [{**call, "function": {"name": "look", "arguments": "{}"}}]
         usage = {"prompt_tokens": sent, "completion_tokens": ANSWER}
@@ -144,7 +150,7 @@ def talk(client: Any, url: str, experts: Experts, rows: Outcomes, places: Array,
     for place, count in zip(places.tolist(), steps.tolist(), strict=True):
         messages.append({"role": "user", "content": rows.queries[place].text})
         for step in range(count + 1):
-            experts.plan[name] = count - step
+            experts.plan[name] = place, count - step
             reply = client.post(
                 f"{url}/v1/chat/completions", json={"messages": messages, "tools": [TOOL]}
             )
@@ -179,7 +185,16 @@ def main() -> None:
         path = Path(folder) / "router"
         fit(train.rows(lot)).save(path)
         table = Table()
-        for head in ("budget", "sticky", "US$", "of none", "quality", "− none", "switches", "loops"):
+        for head in (
+            "budget",
+            "sticky",
+            "US$",
+            "of none",
+            "quality",
+            "− none",
+            "switches",
+            "loops",
+        ):
             table.add_column(head)
         for budget in BUDGETS:
             talks = {arm: run(path, prices, dev, order, arm, budget) for arm in ARMS}
@@ -199,7 +214,7 @@ def run(
     """All conversations through one gateway."""
     import httpx2 as httpx
 
-    experts = Experts(prices)
+    experts = Experts(prices, rows)
     with (
         served(experts) as upstream,
         served(build(config(router, f"{upstream}/v1", prices, arm, budget))) as url,

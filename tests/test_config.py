@@ -518,6 +518,7 @@ def test_the_reference_describes_every_key() -> None:
         config.Config,
         config.ExpertConfig,
         config.DeploymentConfig,
+        config.WindowConfig,
         config.LaunchConfig,
         config.PolicyConfig,
         config.ServerConfig,

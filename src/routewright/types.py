@@ -65,6 +65,15 @@ class Deployment:
 
 
 @dataclass(frozen=True)
+class Window:
+    """What a subscription allows: so many requests or tokens in so many seconds."""
+
+    seconds: float
+    requests: int | None = None
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
 class Expert:
     """A model that can be asked: its address, its prices, its capabilities and its limits.
 
@@ -102,6 +111,7 @@ class Expert:
     max_tokens_field: str | None = None  # the endpoint's name of the output limit; None: by model
     developer_role: bool | None = None  # whether it knows that role of messages; None: by model
     max_concurrency: int | None = None  # asks in progress, others wait; None: no limit
+    window: Window | None = None  # None: it may be asked as often as anybody likes
     proxy: str | None = field(default=None, repr=False)  # URL of the HTTP proxy; may hold a key
     deployments: tuple[Deployment, ...] = ()  # endpoints of the model; empty: `base_url` is the one
 

@@ -35,7 +35,7 @@ from routewright.config.document import Document, Loc, Problem, read
 from routewright.config.rules import OPENAI_KEY, RULES, without_openai_key
 from routewright.errors import BadConfig, BadInput
 from routewright.experts import prices
-from routewright.types import DataClass, Deployment, Expert, Launch
+from routewright.types import DataClass, Deployment, Expert, Launch, Window
 
 OPENAI_URL = "https://api.openai.com/v1"
 MOST_LISTED = 100  # mistakes in a message
@@ -56,6 +56,7 @@ def _no_bool(value: object) -> object:
     return value
 
 
+DURATION = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)([smhd])")
 PERCENT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?%")
 
 
@@ -68,6 +69,13 @@ def _part(value: object) -> object:
         fix = f"write {percent} or {part}"
         raise PydanticCustomError("part_of_one", "must be at most 1, or 100%", {"fix": fix})
     return value
+
+
+def _duration(value: object) -> object:
+    """Reads `5h` as 18000 seconds."""
+    if isinstance(value, str) and (match := DURATION.fullmatch(value.strip())):
+        return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[match[2]]
+    raise PydanticCustomError("duration", "must be a time such as 30m, 5h or 7d")
 
 
 def _store(value: SecretStr) -> SecretStr:
@@ -92,6 +100,13 @@ Part = Annotated[  # 0.5, or 50%
     Field(gt=0, le=1),
     BeforeValidator(_part, json_schema_input_type=Fraction | PartText),
     NO_BOOL,
+]
+Duration = Annotated[  # in seconds; written as 30m, 5h or 7d
+    float,
+    Field(gt=0),
+    BeforeValidator(
+        _duration, json_schema_input_type=Annotated[str, Field(pattern=f"^{DURATION.pattern}$")]
+    ),
 ]
 Count = Annotated[int, Field(ge=0), NO_BOOL]
 PositiveCount = Annotated[int, Field(gt=0), NO_BOOL]
@@ -148,6 +163,20 @@ class LaunchConfig(Section):
         words = shlex.split(self.command)
         command = tuple(word.replace("{port}", port) for word in words)
         return Launch(command, folder=str((folder / self.folder).absolute()), **fields)
+
+
+class WindowConfig(Section):
+    """What a subscription allows in a window of time."""
+
+    requests: PositiveCount | None = Field(default=None, description="Requests per window.")
+    tokens: PositiveCount | None = Field(
+        default=None, description="Input and output tokens per window."
+    )
+    per: Duration = Field(description="The length of the window: 30m, 5h or 7d.")
+
+    def window(self) -> Window:
+        """The `Window` that the gateway counts."""
+        return Window(self.per, self.requests, self.tokens)
 
 
 class DeploymentConfig(Section):
@@ -216,6 +245,9 @@ class ExpertConfig(Section):
     max_concurrency: PositiveCount | None = Field(
         default=None,
         description="Requests to it that may be in progress; others wait for them.",
+    )
+    window: WindowConfig | None = Field(
+        default=None, description="What a subscription allows in a window of time."
     )
     input_per_mtok: Price = Field(default=0.0, description="US$ per million input tokens.")
     cached_input_per_mtok: Price | None = Field(
@@ -289,6 +321,7 @@ class ExpertConfig(Section):
         is on this machine, so that proxy does not hold for it.
         """
         own = {"api_key", "model", "base_url", "launch", "price_list", "proxy", "deployments"}
+        own |= {"window"}
         fields = self.model_dump(exclude=own)
         if "proxy" in self.model_fields_set or self.launch is not None:
             proxy = self.proxy
@@ -301,6 +334,7 @@ class ExpertConfig(Section):
             launch=self.launch.launch(self.base_url or "", folder) if self.launch else None,
             proxy=proxy.get_secret_value() if proxy else None,
             deployments=tuple(entry.deployment() for entry in self.deployments),
+            window=self.window.window() if self.window else None,
         )
 
 

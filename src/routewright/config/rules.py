@@ -446,6 +446,14 @@ def servable_default(document: Document) -> Iterator[Problem]:
         yield document.warning(("server", "default_data_class"), problem, fix)
 
 
+def windows(document: Document) -> Iterator[Problem]:
+    for loc, _ in document.items("experts"):
+        window = document.get(*loc, "window")
+        if isinstance(window, dict) and not {"requests", "tokens"} & window.keys():
+            fix = "add `requests:` or `tokens:`, or remove this key"
+            yield document.problem((*loc, "window"), "allows nothing and forbids nothing", fix)
+
+
 RULES: tuple[Rule, ...] = (
     version,
     plain_keys,
@@ -464,6 +472,7 @@ RULES: tuple[Rule, ...] = (
     prices,
     verify_prompts,
     useful_data_classes,
+    windows,
     config_policies.some_policies,
     config_policies.policy_names,
     config_policies.default_policy,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -21,7 +22,14 @@ from routewright.experts.traces import trace_id
 from routewright.gateway import sessions
 from routewright.gateway.accounting import Account
 from routewright.gateway.body import ChatRequest
-from routewright.gateway.errors import INTERNAL, body_of, headers_of, in_protocol, status_of
+from routewright.gateway.errors import (
+    INTERNAL,
+    BadRequest,
+    body_of,
+    headers_of,
+    in_protocol,
+    status_of,
+)
 from routewright.gateway.explain import table
 from routewright.gateway.pacing import Pace
 from routewright.gateway.permissions import check_policy, permitted
@@ -90,9 +98,11 @@ async def complete(
             policy, pace = await services.run(policy.paced, chat_request.query)
         if chat_request.query.price is None:
             policy = await services.steered(policy, services.records.allowance(key))
-        run = services.run if place.written else drive.at_once
-        strategy = await run(
-            sessions.strategy_for, policy, chat_request.query, place, services.experts
+        chat_request = _within_windows(services, chat_request)
+        query, windows = chat_request.query, services.windows
+        threads = sessions.needs_thread(policy, query, place, windows)
+        strategy = await (services.run if threads else drive.at_once)(
+            sessions.strategy_for, policy, query, place, services.experts, windows
         )
     except BaseException as error:
         account.end({"policy": policy.name, "status": type(error).__name__, "usd": 0.0}, dict)
@@ -192,6 +202,27 @@ async def _kept_alive(send: Send, seconds: float) -> AsyncIterator[Send]:
     finally:
         comments.cancel()
         await asyncio.wait({comments})
+
+
+def _within_windows(services: Services, chat_request: ChatRequest) -> ChatRequest:
+    """The request without the experts whose windows are used up; raises BadRequest (429) if it may
+    ask nobody else."""
+    over = services.windows.over()
+    if not over:
+        return chat_request
+    query = chat_request.query
+    allowed = [name for name in services.experts if query.permits(name) and name not in over]
+    if not allowed:
+        seconds = min(over.values())
+        error = BadRequest(
+            "the windows of all experts are used up: send the request again in"
+            f" {math.ceil(seconds)} s",
+            status=429,
+            code="window_used_up",
+        )
+        error.headers = {"retry-after": str(math.ceil(seconds))}
+        raise error
+    return replace(chat_request, query=replace(query, allowed=frozenset(allowed)))
 
 
 @dataclass
@@ -427,6 +458,7 @@ class Run:
         or the answer."""
         self.is_logged = True
         self._end_pace()
+        self.services.windows.count(self.spent)
         answer = decision.answer if decision else None
         seconds, overhead = time.perf_counter() - self.began, self._overhead()
         counters = self.services.counters

@@ -23,6 +23,7 @@ from routewright.gateway.services import Services
 from routewright.gateway.sessions import Sessions
 from routewright.gateway.slots import Slots
 from routewright.gateway.tracing import Tracing
+from routewright.gateway.windows import Windows
 
 WARM_SECONDS = 2.0  # that the experts get to accept a connection before the gateway is ready
 RELOAD_SECONDS = 5.0  # that a reload in progress gets when the gateway ends
@@ -60,6 +61,7 @@ class Lifecycle:
         self.records = Records(config)
         self.counters.records = self.records
         self.sessions = Sessions(self.records)
+        self.windows = Windows()
         self._first = config.server
         self._threads = ThreadPoolExecutor(THREADS, "routewright")
         self._living: list[Generation] = []  # the last one is current
@@ -182,8 +184,10 @@ class Lifecycle:
             self.counters,
             slots,
             self.records,
+            self.windows,
             self.sessions,
         )
+        self.windows.set(experts.values())
         self.counters.pacers = policies.pacers.by_policy
         self.records.settings = config.server
         if (store := self.records.store) is not None:
@@ -191,6 +195,7 @@ class Lifecycle:
             self.records.exchanges = (
                 policies.pacers.exchange,
                 partial(breaker.exchange, store.update_state),
+                partial(self.windows.exchange, store.update_state),
             )
         self._living.append(Generation(services))
 

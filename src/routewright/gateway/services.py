@@ -25,6 +25,7 @@ from routewright.gateway.prometheus import Counters
 from routewright.gateway.records import Records
 from routewright.gateway.sessions import Sessions
 from routewright.gateway.slots import Slots
+from routewright.gateway.windows import Windows
 from routewright.router.frontier import OperatingPoint
 from routewright.types import DataClass, Expert
 
@@ -51,6 +52,7 @@ class Services:
     counters: Counters = field(default_factory=Counters)
     slots: Slots = field(default_factory=Slots)  # for requests that ask experts
     records: Records = field(default_factory=Records)  # of keys, budgets and decisions
+    windows: Windows = field(default_factory=Windows)  # of the experts' subscriptions
     sessions: Sessions = field(default_factory=lambda: Sessions(Records()))
     # Policy, allowance and own cost in US$ per query ▶ the cheaper point that is served.
     points: dict[tuple[str, float, float], OperatingPoint | None] = field(default_factory=dict)

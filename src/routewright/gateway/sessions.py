@@ -25,6 +25,7 @@ from routewright.gateway.batches import PredictedRouter
 from routewright.gateway.body import ChatRequest
 from routewright.gateway.policies import DIRECT, Policy, WithinLimits
 from routewright.gateway.records import Records
+from routewright.gateway.windows import Windows, is_pressed
 from routewright.records.keys import Key
 from routewright.records.texts import clean
 from routewright.strategies._fixed_mix import unfamiliar
@@ -306,46 +307,100 @@ class Stay:
 
 
 def strategy_for(
-    policy: Policy, query: Query, place: Place, experts: Mapping[str, Expert]
+    policy: Policy,
+    query: Query,
+    place: Place,
+    experts: Mapping[str, Expert],
+    windows: Windows,
 ) -> Strategy:
     """The strategy of a policy for a request that may continue a conversation.
 
     May run a prediction: for a thread. Raises BadRequest as `Policy.strategy_for` does.
     """
-    usual = policy.strategy_for(query)
-    if policy.name == DIRECT or policy.sticky == "none" or not place.written:
-        return usual
-    state, maker = place.known, place.maker
-    last = state.expert if state else None
-    special: Strategy | None = None
-    if maker is not None and policy.may_ask(maker):
-        special = Stay(maker, f"{maker} asked for the tools")
-    elif policy.sticky == "always" and last is not None and policy.may_ask(last):
-        special = Stay(last, f"{last} answers the session")
-    elif state is not None and policy.sticky == "session":
-        special = _priced(policy, query, state, experts)
+    if policy.name == DIRECT:
+        return policy.strategy_for(query)
+    usual = _in_proportion(policy, query).strategy_for(query)
+    special = _special(policy, query, place, experts, windows)
     if special is None:
         return usual
     return with_fallback(WithinLimits(special, usual), policy.fallback)
 
 
+def needs_thread(policy: Policy, query: Query, place: Place, windows: Windows) -> bool:
+    """Whether `strategy_for` may run a prediction."""
+    if policy.router is None or policy.name == DIRECT:
+        return False
+    return bool(place.written or windows.windows or _history(query) >= LEAST_CACHED)
+
+
+def _special(
+    policy: Policy,
+    query: Query,
+    place: Place,
+    experts: Mapping[str, Expert],
+    windows: Windows,
+) -> Strategy | None:
+    """The strategy that the conversation or a window demands; None if there is none."""
+    state, maker = (place.known if place.written else None), place.maker
+    last = state.expert if state else None
+    if policy.sticky != "none" and maker is not None and policy.may_ask(maker):
+        return Stay(maker, f"{maker} asked for the tools")
+    if policy.sticky == "always" and last is not None and policy.may_ask(last):
+        return Stay(last, f"{last} answers the session")
+    if policy.sticky != "session":
+        state = None
+    if (state and _alive(state, experts)) or is_pressed(windows, policy.experts):
+        return _priced(policy, query, state or Session(""), experts, windows)
+    return None
+
+
+def _in_proportion(policy: Policy, query: Query) -> Policy:
+    """A policy whose budget is a share of the dearest expert's cost, for a long conversation.
+
+    With every earlier message all experts cost more, the dearest one too, so that the share says
+    nothing about them: the choice predicts an answer to the last turns alone.
+    """
+    router, point = policy.router, policy.point
+    if router is None or point is None or not policy.relative or query.price is not None:
+        return policy
+    if _history(query) < LEAST_CACHED:
+        return policy
+    belief = router.predict([_alone(query)])
+    return replace(policy, router=PredictedRouter.of(router, query, belief)).at(point)
+
+
+def _alone(query: Query) -> Query:
+    """The turns that a choice reads, without the other messages."""
+    return replace(query, messages=({"role": "user", "content": query.excerpt},))
+
+
+def _history(query: Query) -> int:
+    """The tokens of the messages that a choice does not read, estimated."""
+    return max(0, query.input_tokens - len(query.excerpt) // 4)
+
+
 def _priced(
-    policy: Policy, query: Query, state: Session, experts: Mapping[str, Expert]
+    policy: Policy,
+    query: Query,
+    state: Session,
+    experts: Mapping[str, Expert],
+    windows: Windows,
 ) -> Strategy | None:
     """The choice of one expert by predicted quality and by what the rest of the conversation costs
-    with it; None if no cache lives, or if the policy does not predict the query.
+    with it; None if the policy does not predict the query.
 
     It chooses one expert for the whole turn: to let a cheaper one try first would cost the whole
     input again.
     """
     router = policy.router
     price = policy.point.price if policy.point else getattr(policy.strategy, "price", None)
-    if router is None or price is None or not _alive(state, experts):
+    if router is None or price is None:
         return None
-    belief = router.predict([query])
+    belief = router.predict([_alone(query)])
     if belief.trust is not None and bool(unfamiliar(belief.trust)[0]):
         return None  # the mix decides, and its draw is that of the conversation
-    cost = costs(belief.take(0), query, state, experts, relative=policy.relative)
+    one = belief.take(0)
+    cost = costs(one, query, state, experts, relative=policy.relative) + windows.prices(one)
     known = PredictedRouter.of(router, query, replace(belief, cost=cost[None]))
     return Single(known, price, policy.latency_price)
 
@@ -373,14 +428,14 @@ def costs(
 ) -> Array:
     """What the next turn of a conversation costs with each expert, in US$, (e,).
 
-    A router predicts what an answer to the query alone costs. To that come the earlier messages,
+    `belief` is about the turns that a choice reads alone. To their cost come the earlier messages,
     in each of the asks that a turn takes; what an expert has cached, and from its first ask on
     everything, costs it the price of cached input. With `relative`, the costs are brought back to
     the size of the predicted ones, because the policy's budget is a share of the dearest expert's
     cost, which grows with the conversation as well.
     """
     alive = _alive(state, experts)
-    history = max(0, query.input_tokens - len(query.excerpt) // 4)
+    history = _history(query)
     again = max(0.0, state.asks / max(state.turns, 1) - 1)  # further asks of the turn
     fresh, real = np.zeros((2, len(belief.experts)))
     for m, name in enumerate(belief.experts):

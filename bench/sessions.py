@@ -43,8 +43,8 @@ from routewright.types import Array
 CONVERSATIONS, TURNS, MOST_STEPS = 10, 20, 5
 SYSTEM, RESULT, ANSWER = 6000, 800, 300  # tokens of the first message, a tool's result, an answer
 CACHED = 0.1  # the price of cached input, as a part of the price of input
-BUDGETS = (0.25, 0.5)
-ARMS = {"none": {}, "session": {}, "session, blind to caches": {}, "always": {}}
+BUDGETS = (0.25, 0.5, 0.75)
+ARMS = ("none", "session", "session, blind to caches", "always")
 HEADS = ("budget", "sticky", "US$", "of none", "quality", "− none", "switches", "in loops")
 WORD = "item "  # a token and a quarter, by the characters
 

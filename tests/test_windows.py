@@ -86,7 +86,7 @@ def test_gateways_count_together(clock, tmp_path, backend, request):
 
 @pytest.fixture(scope="module")
 def router(tmp_path_factory):
-    """`plan` costs nothing and is a little better on easy questions, much better on hard ones."""
+    """`plan` costs nothing; only on hard questions it is better than `metered`, too."""
     rng = np.random.default_rng(0)
     hard = np.arange(240) % 2 == 1
     score = np.column_stack([np.ones(240), np.where(hard, 0.1, 0.9)])
@@ -95,9 +95,8 @@ def router(tmp_path_factory):
         f"Prove rigorously theorem {i} on primes." if h else f"What colour is fruit {i} of mine?"
         for i, h in enumerate(hard)
     ]
-    table = Outcomes(
-        ("plan", "metered"), tuple(map(Query.of, texts)), {"score": score, "cost": cost}
-    )
+    queries = tuple(map(Query.of, texts))
+    table = Outcomes(("plan", "metered"), queries, {"score": score, "cost": cost})
     folder = tmp_path_factory.mktemp("routers") / "router"
     fit(table, strategy="single", predictor="knn").save(folder)
     return folder

@@ -25,7 +25,7 @@ from routewright.gateway.batches import PredictedRouter
 from routewright.gateway.body import ChatRequest
 from routewright.gateway.policies import DIRECT, Policy, WithinLimits
 from routewright.gateway.records import Records
-from routewright.gateway.windows import Windows, is_pressed
+from routewright.gateway.windows import Windows
 from routewright.records.keys import Key
 from routewright.records.texts import clean
 from routewright.strategies._fixed_mix import unfamiliar
@@ -55,6 +55,7 @@ HEADERS = (  # in which clients name a session
 NAME = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
 MOST = 20_000  # conversations in memory; the store has all of them
 MOST_CALLS = 64  # tool calls of a conversation whose makers are remembered
+LEAST_PRICE = 1e-9  # λ in place of 0: it changes no choice, and can be divided by
 LEAST_CACHED = 1024  # tokens; vendors cache no shorter input
 SURE_SECONDS = 60.0  # that every cache lasts; what it saves is measured on asks that follow so soon
 
@@ -349,7 +350,8 @@ def _special(
         return Stay(last, f"{last} answers the session")
     if policy.sticky != "session":
         state = None
-    if (state and _alive(state, experts)) or is_pressed(windows, policy.experts):
+    has_window = any(name in windows.windows for name in policy.experts)
+    if (state and _alive(state, experts)) or has_window:
         return _priced(policy, query, state or Session(""), experts, windows)
     return None
 
@@ -400,8 +402,12 @@ def _priced(
     if belief.trust is not None and bool(unfamiliar(belief.trust)[0]):
         return None  # the mix decides, and its draw is that of the conversation
     one = belief.take(0)
-    cost = costs(one, query, state, experts, relative=policy.relative) + windows.prices(one)
-    known = PredictedRouter.of(router, query, replace(belief, cost=cost[None]))
+    price = max(price if query.price is None else query.price, LEAST_PRICE)
+    cost = costs(one, query, state, experts, relative=policy.relative)
+    must = windows.worth(one.experts, one.quality - price * cost)
+    if not must.any() and not _alive(state, experts):
+        return None
+    known = PredictedRouter.of(router, query, replace(belief, cost=(cost + must / price)[None]))
     return Single(known, price, policy.latency_price)
 
 
@@ -431,22 +437,21 @@ def costs(
     `belief` is about the turns that a choice reads alone. To their cost come the earlier messages,
     in each of the asks that a turn takes; what an expert has cached, and from its first ask on
     everything, costs it the price of cached input. With `relative`, the costs are brought back to
-    the size of the predicted ones, because the policy's budget is a share of the dearest expert's
-    cost, which grows with the conversation as well.
+    the size of the predicted ones, because the policy's budget is a share of what the dearest
+    expert would cost all along, which grows with the conversation as well.
     """
     alive = _alive(state, experts)
     history = _history(query)
     again = max(0.0, state.asks / max(state.turns, 1) - 1)  # further asks of the turn
-    fresh, real = np.zeros((2, len(belief.experts)))
+    kept, real = np.zeros((2, len(belief.experts)))  # with everything cached, and as it is
     for m, name in enumerate(belief.experts):
         expert = experts.get(name) or Expert(name)
         answer = float(belief.cost[m])
         cached = min(alive.get(name, 0), history)
-        first = expert.price(history, 0)
-        repeated = answer + expert.price(history, 0, cached_tokens=history)
-        fresh[m] = answer + first + again * repeated
-        real[m] = fresh[m] - first + expert.price(history, 0, cached_tokens=cached)
+        repeated = expert.price(history, 0, cached_tokens=history)
+        kept[m] = (1 + again) * (answer + repeated)
+        real[m] = kept[m] - repeated + expert.price(history, 0, cached_tokens=cached)
     if not relative:
         return real
     dearest = int(np.nanargmax(belief.cost))
-    return real * (float(belief.cost[dearest]) / fresh[dearest] if fresh[dearest] > 0 else 1.0)
+    return real * (float(belief.cost[dearest]) / kept[dearest] if kept[dearest] > 0 else 1.0)

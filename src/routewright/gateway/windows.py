@@ -1,21 +1,25 @@
 """What is left of the subscriptions and quotas of experts: so many requests or tokens per window.
 
 A window begins with the first request after the last one has ended. While less is left than time
-(half of the requests are used after a tenth of the window), what is left has a price, which rises
-to that of the dearest other expert as it runs out. So a router keeps it for the queries that need
-it, instead of meeting a wall. When nothing is left, the expert is not asked until the window ends.
+(half of the requests are used after a tenth of the window), what is left is for the queries to
+which it is worth most: an ask then costs as much quality as the least of them gains. So a router
+meets no wall. When nothing is left, the expert is not asked until the window ends.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from routewright.types import Answer, Array, Expert, Prediction, Window
+from routewright.types import Answer, Array, Expert, Window
+
+MOST_GAINS = 200  # queries that are remembered
+TINY = 1e-9
 
 Change = Callable[[dict[str, Any] | None], dict[str, Any]]
 
@@ -42,6 +46,7 @@ class Windows:
         self.windows: dict[str, Window] = {}
         self._use: dict[str, Use] = {}
         self._news: dict[str, Use] = {}  # what other gateways do not know
+        self._gains: dict[str, deque[float]] = {}  # of the last queries, in quality
         self.set(experts)
 
     def set(self, experts: Iterable[Expert]) -> None:
@@ -90,15 +95,24 @@ class Windows:
         used, gone = self.used(expert) or (0.0, 0.0)
         return min(1.0, max(0.0, used - gone) / max(1 - gone, 1e-9))
 
-    def prices(self, belief: Prediction) -> Array:
-        """What an ask of each expert costs beyond its price, in US$, (e,)."""
-        shadow = np.zeros(len(belief.experts))
-        for m, name in enumerate(belief.experts):
-            if pressure := self.pressure(name) if name in self.windows else 0.0:
-                others = np.delete(belief.cost, m)
-                dearest = float(np.nanmax(others, initial=0.0))
-                shadow[m] = pressure * max(0.0, dearest - float(belief.cost[m]))
-        return shadow
+    def worth(self, experts: Sequence[str], utility: Array) -> Array:
+        """What an ask of each expert must gain beyond its price, in quality, (e,).
+
+        `utility` (e,) is the predicted quality − λ · cost of the experts for a query. What it gains
+        from an expert with a window is remembered. While a part p of the recent queries has to go
+        elsewhere, these are the ones that gain least, as far as they are no more than that part.
+        """
+        must = np.zeros(len(experts))
+        for m, name in enumerate(experts):
+            if name not in self.windows or len(experts) < 2:
+                continue
+            gains = self._gains.setdefault(name, deque(maxlen=MOST_GAINS))
+            gains.append(float(utility[m] - np.delete(utility, m).max()))
+            if pressure := self.pressure(name):
+                levels, counts = np.unique(np.array(gains), return_counts=True)
+                elsewhere = levels[np.cumsum(counts) <= pressure * len(gains)]
+                must[m] = max(0.0, float(elsewhere[-1]) + TINY) if len(elsewhere) else 0.0
+        return must
 
     def exchange(self, update: Callable[[str, Change], dict[str, Any]]) -> None:
         """Tells the other gateways of the store what was used, and learns what they have used.
@@ -131,8 +145,3 @@ class Windows:
             if late is not None:
                 use = Use(use.since, use.requests + late.requests, use.tokens + late.tokens)
             self._use[name] = use
-
-
-def is_pressed(windows: Windows, experts: Iterable[str]) -> bool:
-    """Whether the window of one of these experts runs out faster than its time."""
-    return any(windows.pressure(name) > 0 for name in experts if name in windows.windows)

@@ -154,6 +154,17 @@ def test_a_server_that_is_down_is_named_and_the_others_are_asked(findings):
     assert "nothing listens there" in of(found, "gone")[0]["text"]
 
 
+def test_every_deployment_is_asked(findings):
+    with in_thread(works := Upstream(says="OK"), broken := Upstream(faults=[status(401)] * 9)):
+        entry = works.expert("small", api_key="${A_KEY}")
+        del entry["base_url"]
+        places = [{"base_url": works.url}, {"base_url": broken.url, "name": "west"}]
+        found, code = findings({**entry, "deployments": places})
+    assert (code, works.requests) == (1, 1)
+    assert of(found, "small, deployment 1")[0]["level"] == "ok"
+    assert of(found, "small, deployment west")[0]["check"] == "key"
+
+
 def test_dry_run_asks_nobody_and_says_what_asking_may_cost(findings):
     with in_thread(upstream := Upstream(models=["small"])):
         traits = {"capabilities": ["json", "tools"], "output_per_mtok": 100.0}

@@ -13,6 +13,8 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from functools import cache
 from inspect import iscoroutinefunction, signature
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -70,15 +72,16 @@ class AnyLlm:
         began = time.monotonic()
         async with _failures(call), asyncio.timeout(call.timeout):
             completion = await self._complete(call)
-        return answer(call, _dict(completion), time.monotonic() - began)
+        result = answer(call, _dict(completion), time.monotonic() - began)
+        return replace(result, lost=_unknown(call))
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta | Answer, None]:
-        transcript = Transcript(call)
+        transcript, lost = Transcript(call), _unknown(call)
         async with aclosing(self._chunks(call)) as chunks:
             try:
                 async for chunk in chunks:
                     for delta in transcript.feed(chunk):
-                        yield delta
+                        yield replace(delta, lost=lost) if lost else delta
                 if not transcript.is_complete(True):
                     raise UpstreamError(call.expert.name, "its stream ended before the answer did")
             except UpstreamError as error:
@@ -88,7 +91,7 @@ class AnyLlm:
                 broken.cost = transcript.answer().cost
                 raise broken from error
         yield transcript.last()
-        yield transcript.answer()
+        yield replace(transcript.answer(), lost=lost)
 
     async def close(self) -> None:
         """Closes the connections of the SDKs that can do it."""
@@ -118,14 +121,8 @@ class AnyLlm:
                     await close()
 
     async def _complete(self, call: Call, stream: bool = False) -> Any:
-        service = self._service(call.expert)
-        fields = {key: value for key, value in call.body.items() if value is not None}
-        fields.pop(OWN, None)
-        known = {*signature(service.acompletion).parameters, *call.expert.options} - {"timeout"}
-        if unknown := sorted(fields.keys() - known):
-            # Further fields reach the service's SDK, where a client could replace keys and headers.
-            reason = f"the field '{unknown[0]}' is not supported by any-llm: leave it out"
-            raise UpstreamRefused(call.expert.name, reason, status=400, param=unknown[0])
+        service, left_out = self._service(call.expert), {OWN, *_unknown(call)}
+        fields = {k: v for k, v in call.body.items() if v is not None and k not in left_out}
         if stream:  # services that do not know the option are not sent it
             fields = {"stream_options": {"include_usage": True}, **fields, "stream": True}
         _, _, model = (call.expert.model or call.expert.name).partition(":")
@@ -175,6 +172,23 @@ def mistake(model: str) -> tuple[str, str] | None:
     if lacks:
         return "needs more packages", f"pip install 'any-llm-sdk[{service}]'"
     return None
+
+
+def _unknown(call: Call) -> tuple[str, ...]:
+    """The client's fields that are not sent, because any-llm does not name them.
+
+    It would pass them on to the service's SDK, where a client could replace keys and headers. The
+    config's `options` may do that.
+    """
+    unknown = call.body.keys() - _known_fields() - call.expert.options.keys() - {OWN}
+    return tuple(sorted(key for key in unknown if call.body[key] is not None))
+
+
+@cache
+def _known_fields() -> frozenset[str]:
+    with needs("provider any_llm"):
+        from any_llm import AnyLLM
+    return frozenset(signature(AnyLLM.acompletion).parameters) - {"self", "kwargs", "timeout"}
 
 
 @asynccontextmanager

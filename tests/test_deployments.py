@@ -12,6 +12,7 @@ from aiohttp import web
 
 from routewright.errors import Busy
 from routewright.experts.client import Client
+from routewright.gateway.breaker import FAILURES
 from routewright.types import Ask, Query
 from upstream import (
     Upstream,
@@ -26,6 +27,7 @@ from upstream import (
     until,
 )
 
+QUICK = {"routewright": {"max_latency_ms": 400}}
 PRICES = {"input_per_mtok": 1.0, "output_per_mtok": 2.0}
 FALLBACK = {"default": {"strategy": "fixed", "options": {"expert": "small"}, "fallback": ["large"]}}
 
@@ -35,6 +37,16 @@ def entry(*upstreams: Upstream, **traits: Any) -> dict[str, Any]:
     own = traits.pop("own", [{}] * len(upstreams))
     places = [{"base_url": one.url, **more} for one, more in zip(upstreams, own, strict=True)]
     return {"name": "small", "deployments": places, "api_key": "none", **PRICES, **traits}
+
+
+def held(gate: asyncio.Event) -> Any:
+    """Answers once the gate is open."""
+
+    async def fault(upstream: Upstream, request: web.Request, body: Any) -> web.StreamResponse:
+        await gate.wait()
+        return await upstream.answer(request, body)
+
+    return fault
 
 
 def ask_times(count: int, *upstreams: Upstream, **traits: Any) -> list[Any]:
@@ -68,16 +80,21 @@ def test_deployments_share_the_requests_by_weight_and_are_one_expert() -> None:
 
 
 def test_the_least_busy_deployment_is_asked() -> None:
-    one, other = Upstream(), Upstream()
-    both = once_all(2)  # neither answers before each of them has a request
-    one.faults, other.faults = [both], [both]
+    busy, idle = Upstream(), Upstream()
 
     async def work() -> None:
-        async with running(one, other), front(config_of(entry(one, other))) as client:
-            await asyncio.gather(chat(client), chat(client))
+        gate = asyncio.Event()
+        busy.faults = [held(gate)]
+        async with running(busy, idle), front(config_of(entry(busy, idle))) as client:
+            first = asyncio.create_task(chat(client))
+            await until(lambda: busy.requests)
+            for _ in range(3):
+                await chat(client)
+            gate.set()
+            await first
 
     asyncio.run(work())
-    assert (one.requests, other.requests) == (1, 1)
+    assert (busy.requests, idle.requests) == (1, 3)
 
 
 def test_each_deployment_has_its_own_key_and_headers() -> None:
@@ -237,16 +254,6 @@ def test_a_deployment_has_its_own_limit_on_requests_in_progress() -> None:
 # --- max_concurrency of an expert ------------------------------------------------------------
 
 
-def held(gate: asyncio.Event) -> Any:
-    """Answers once the gate is open."""
-
-    async def fault(upstream: Upstream, request: web.Request, body: Any) -> web.StreamResponse:
-        await gate.wait()
-        return await upstream.answer(request, body)
-
-    return fault
-
-
 @pytest.mark.parametrize("stream", [False, True])
 def test_requests_beyond_max_concurrency_wait_their_turn(stream: bool) -> None:
     small = Upstream()
@@ -274,7 +281,7 @@ def test_requests_beyond_max_concurrency_wait_their_turn(stream: bool) -> None:
     assert small.finished == 3
 
 
-def test_a_request_that_cannot_wait_goes_to_the_fallback_and_no_breaker_counts_it() -> None:
+def test_a_request_that_cannot_wait_goes_to_the_fallback() -> None:
     small, large = Upstream(), Upstream(says="large")
 
     async def work() -> list[str]:
@@ -285,34 +292,36 @@ def test_a_request_that_cannot_wait_goes_to_the_fallback_and_no_breaker_counts_i
             async with front(config_of(*experts, policies=FALLBACK)) as client:
                 first = asyncio.create_task(chat(client))
                 await until(lambda: small.requests)
-                quick = {"routewright": {"max_latency_ms": 400}}
-                models = [(await chat(client, extra_body=quick)).model for _ in range(6)]
+                models = [(await chat(client, extra_body=QUICK)).model]
                 gate.set()
                 return [*models, (await first).model, (await chat(client)).model]
 
-    assert asyncio.run(work()) == ["large"] * 6 + ["small"] * 2
+    assert asyncio.run(work()) == ["large", "small", "small"]
 
 
-def test_without_a_fallback_the_client_is_told_to_come_back() -> None:
+def test_a_busy_expert_has_not_failed_and_the_client_is_told_to_come_back() -> None:
     small = Upstream()
 
-    async def work() -> Any:
+    async def work() -> list[Any]:
         gate = asyncio.Event()
         small.faults = [held(gate)]
+        errors = []
         async with running(small):
             config = config_of(small.expert("small", max_concurrency=1))
             async with front(config) as client:
                 first = asyncio.create_task(chat(client))
                 await until(lambda: small.requests)
-                with pytest.raises(openai.RateLimitError) as raised:
-                    await chat(client, extra_body={"routewright": {"max_latency_ms": 400}})
+                for _ in range(FAILURES + 1):  # so many failures would have it skipped
+                    with pytest.raises(openai.RateLimitError) as raised:
+                        await chat(client, extra_body=QUICK)
+                    errors.append(raised.value)
                 gate.set()
                 await first
-                return raised.value
+                return errors
 
-    error = asyncio.run(work())
-    assert error.response.headers["retry-after"] == "1"
-    assert "max_concurrency" in error.message
+    for error in asyncio.run(work()):
+        assert error.response.headers["retry-after"] == "1"
+        assert "max_concurrency" in error.message
 
 
 def test_a_client_that_leaves_gives_its_turn_back() -> None:

@@ -424,6 +424,18 @@ def test_the_openai_key_is_used_at_openai_and_nowhere_else(
     assert keys == {"gpt-4o": "sk-openai", "small": None, "large": SECRET}
 
 
+def test_anthropics_key_is_used_at_anthropic(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    entry = "  - {name: claude-haiku-4-5, provider: anthropic}\n"
+    text = GOOD.replace("experts:\n", f"experts:\n{entry}")
+    (problem,) = problems(file, text)
+    assert problem["mend"] == "set ANTHROPIC_API_KEY, or `api_key:` in routewright.yaml line 3"
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-anthropic")
+    expert = config.load(file).experts_by_name()["claude-haiku-4-5"]
+    assert (expert.base_url, expert.api_key) == ("https://api.anthropic.com", "sk-anthropic")
+    assert expert.input_per_mtok > 0  # of the price list
+
+
 def test_the_openai_key_reaches_no_deployment_elsewhere(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,8 @@ def test_a_key_becomes_two_experts_with_prices_and_is_never_written(
     loaded = config.load(Path("routewright.yaml")).experts_by_name().values()
     assert all(e.input_per_mtok > 0 and e.output_per_mtok > 0 for e in loaded)
     assert {e.base_url for e in loaded} == {vendor.base_url}
+    own = vendor.id if vendor.id == "anthropic" else "openai"
+    assert {e.provider for e in loaded} == {own}
     assert KEY not in Path("routewright.yaml").read_text()
 
 

@@ -146,6 +146,7 @@ class Candidate:
             self.model.context_window if self.source.vendor is None else None,
             data_classes(restricted, internal),
             has_price=self.listing is not None,
+            provider=self.source.provider,
         )
 
 

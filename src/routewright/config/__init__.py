@@ -32,12 +32,15 @@ from pydantic_core import PydanticCustomError
 from routewright import registry
 from routewright.config import shape as config_shape
 from routewright.config.document import Document, Loc, Problem, read
-from routewright.config.rules import OPENAI_KEY, RULES, without_openai_key
+from routewright.config.rules import RULES, without_key
 from routewright.errors import BadConfig, BadInput
 from routewright.experts import prices
 from routewright.types import DataClass, Deployment, Expert, Launch, Window
 
-OPENAI_URL = "https://api.openai.com/v1"
+DEFAULT_URLS = {  # by provider
+    "openai": "https://api.openai.com/v1",
+    "anthropic": "https://api.anthropic.com",
+}
 MOST_LISTED = 100  # mistakes in a message
 NO_STORE = "none"
 STORES = ("sqlite:///", "postgresql://", "postgresql+psycopg://")
@@ -216,11 +219,13 @@ class ExpertConfig(Section):
     name: Text = Field(description="The unique name, used by clients and outcome tables.")
     provider: Text = Field(
         default="openai",
-        description="The code that calls it: `openai` for every OpenAI-compatible endpoint.",
+        description="The code that calls it: `openai` for every OpenAI-compatible endpoint,"
+        " `anthropic` for Anthropic's Messages.",
     )
     base_url: Text | None = Field(
         default=None,
-        description="The address of the endpoint; default with provider `openai`: api.openai.com.",
+        description="The address of the endpoint; default with provider `openai`: api.openai.com,"
+        " with `anthropic`: api.anthropic.com.",
         repr=False,
     )
     model: Text | None = Field(
@@ -228,7 +233,8 @@ class ExpertConfig(Section):
     )
     api_key: Secret | None = Field(
         default=None,
-        description="${NAME} or os.environ/NAME; default at api.openai.com: ${OPENAI_API_KEY}.",
+        description="${NAME} or os.environ/NAME; default at api.openai.com: ${OPENAI_API_KEY}, at"
+        " api.anthropic.com: ${ANTHROPIC_API_KEY}.",
     )
     headers: dict[str, str | None] = Field(
         default={},
@@ -325,7 +331,7 @@ class ExpertConfig(Section):
         fields = self.model_dump(exclude=own)
         if "proxy" in self.model_fields_set or self.launch is not None:
             proxy = self.proxy
-        default_url = OPENAI_URL if self.provider == "openai" else None
+        default_url = DEFAULT_URLS.get(self.provider)
         return Expert(
             **fields,
             model=self.model or self.name,
@@ -645,10 +651,11 @@ def _validate(document: Document) -> tuple[Config | None, list[Problem]]:
 
 
 def _default_keys(document: Document) -> None:
-    """Gives OPENAI_API_KEY to experts, or deployments, at api.openai.com without a key."""
-    for loc in without_openai_key(document):
-        if os.environ.get(OPENAI_KEY):
-            document.get(*loc)["api_key"] = os.environ[OPENAI_KEY]
+    """Gives OPENAI_API_KEY and ANTHROPIC_API_KEY to experts, or deployments, of these vendors
+    without a key."""
+    for loc, name in without_key(document):
+        if os.environ.get(name):
+            document.get(*loc)["api_key"] = os.environ[name]
 
 
 def _take_prices(document: Document) -> tuple[tuple[str, ...], list[Problem]]:

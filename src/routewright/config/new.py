@@ -82,10 +82,13 @@ class Entry:
     context_window: int | None = None  # tokens, as its server says
     data_classes: tuple[str, ...] = ("public",)
     has_price: bool = True
+    provider: str = "openai"
 
     def lines(self) -> list[str]:
         lines = [f"  # {self.comment}"] if self.comment else []
         lines += [f"  - name: {_value(self.name)}", f"    base_url: {_value(self.base_url)}"]
+        if self.provider != "openai":
+            lines.append(f"    provider: {self.provider}")
         if self.model != self.name:
             lines.append(f"    model: {_value(self.model)}")
         if self.key is not None:

@@ -34,8 +34,10 @@ Rule: TypeAlias = Callable[[Document], Iterator[Problem]]
 VERSION = 1
 HOST_PATTERN = re.compile(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*|\[?[\da-fA-F:]+\]?")
 ORIGIN = re.compile(r"[a-z][a-z\d+.-]*://([a-z\d._-]+|\[[\da-f:.]+\])?(:\d+)?")
-OPENAI_KEY = "OPENAI_API_KEY"  # used if an expert at api.openai.com has no `api_key`
-HOSTED = ("openai", "azure", "any_llm")  # providers whose default address is not on this machine
+# Provider ▶ the variable with its key, used if an expert at the vendor's own address has none.
+DEFAULT_KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
+KEY_HEADERS = {"authorization", "x-api-key"}
+HOSTED = ("azure", "any_llm", *DEFAULT_KEYS)  # providers whose default address is elsewhere
 KEY_HEADER = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110
 FRAMING = {  # headers that belong to the connection, which the client writes itself
@@ -254,20 +256,21 @@ def launches(document: Document) -> Iterator[Problem]:
             yield document.warning((*at, "command"), f"does not mention port {port}", fix)
 
 
-def openai_keys(document: Document) -> Iterator[Problem]:
-    for loc in without_openai_key(document):
-        yield no_key(document, (*loc, "api_key"), OPENAI_KEY)
+def vendor_keys(document: Document) -> Iterator[Problem]:
+    for loc, name in without_key(document):
+        yield no_key(document, (*loc, "api_key"), name)
 
 
-def without_openai_key(document: Document) -> Iterator[Loc]:
-    """The experts, or their deployments, that are at api.openai.com and have no `api_key`."""
+def without_key(document: Document) -> Iterator[tuple[Loc, str]]:
+    """The experts, or their deployments, that are at their vendor's own address and have no
+    `api_key`, each with the variable that holds it by default."""
     for loc, expert in document.items("experts"):
         if not isinstance(expert, dict):
             continue
         members = list(document.items(*loc, "deployments")) or [(loc, expert)]
         for at, entry in members:
-            if isinstance(entry, dict) and _needs_openai_key(_merged(expert, entry)):
-                yield at
+            if isinstance(entry, dict) and (name := _default_key(_merged(expert, entry))):
+                yield at, name
 
 
 def _merged(expert: Mapping[str, Any], deployment: Mapping[str, Any]) -> dict[str, Any]:
@@ -278,12 +281,13 @@ def _merged(expert: Mapping[str, Any], deployment: Mapping[str, Any]) -> dict[st
     return {**expert, **own, "headers": headers}
 
 
-def _needs_openai_key(entry: Mapping[str, Any]) -> bool:
-    if entry.get("provider", "openai") != "openai":
-        return False
-    if "authorization" in {str(name).lower() for name in entry["headers"]}:
-        return False
-    return entry.get("base_url") is None and entry.get("api_key") is None
+def _default_key(entry: Mapping[str, Any]) -> str | None:
+    """The variable with the key of an entry that needs one and has none."""
+    if KEY_HEADERS & {str(name).lower() for name in entry["headers"]}:
+        return None
+    if entry.get("base_url") is not None or entry.get("api_key") is not None:
+        return None
+    return DEFAULT_KEYS.get(str(entry.get("provider", "openai")))
 
 
 def azure(document: Document) -> Iterator[Problem]:
@@ -362,7 +366,7 @@ def _is_local(expert: Mapping[str, Any]) -> bool:
         return all(_is_local({**entry, "deployments": None}) for entry in entries)
     url = expert.get("base_url")
     if not isinstance(url, str):
-        return expert.get("provider", "openai") not in HOSTED
+        return str(expert.get("provider", "openai")) not in HOSTED
     try:
         return is_loopback(urlsplit(url).hostname)
     except ValueError:
@@ -466,7 +470,7 @@ RULES: tuple[Rule, ...] = (
     deployments,
     headers,
     launches,
-    openai_keys,
+    vendor_keys,
     azure,
     any_llm,
     prices,

@@ -297,6 +297,16 @@ class Client:
         """The protocol that an expert can be asked in natively, beside OpenAI chat completions."""
         return getattr(self._provider(self.experts[expert]), "protocol", None)
 
+    async def count_tokens(self, expert: str, query: Query) -> int | None:
+        """The input tokens of a query as the expert's endpoint counts them, which costs nothing;
+        None if its provider cannot ask for that. Raises UpstreamError, and waits for nothing."""
+        ask = Ask(expert)
+        call = replace(self._call(ask, query), patience=0.0)
+        with _redacted(call.expert):
+            async with self._ready(call) as provider:
+                count = getattr(provider, "count_tokens", None)
+                return None if count is None else await self._new_tries(call, ask).count(count)
+
     def body(self, ask: Ask, query: Query) -> dict[str, Any]:
         """The request to send. The config's `options` of the expert override the client's."""
         expert = self.experts[ask.expert]

@@ -1,14 +1,15 @@
 """Writes a request in the fields that an expert's endpoint knows. Pure functions.
 
-Endpoints that speak OpenAI chat completions disagree on three things: the name of the output
-limit, the role `developer`, and `metadata`. The defaults follow the address and the model's name,
-the config overrides them, and a refusal that names one of the three teaches the client better.
+Endpoints that speak OpenAI chat completions disagree on five things: the name of the output
+limit, the role `developer`, system messages after the first turn, `metadata`, and
+`reasoning_effort`. The defaults follow the address and the model's name, the config overrides them,
+and a refusal that names one of the five teaches the client better.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,6 +29,14 @@ UNKNOWN = re.compile(
     r"|only allowed|deprecated|instead|invalid (?:value|role)|must be one of|should be ",
     re.IGNORECASE,
 )
+EFFORT = re.compile(r"reasoning[_. ]?effort|output_config\.effort|thinking", re.IGNORECASE)
+# How chat templates refuse a system message that is not the first one: Qwen, Mistral, Gemma, …
+FIRST_ONLY = re.compile(
+    r"system (?:message|role|prompt)s? (?:must|should|can only|is only|not supported)"
+    r"|roles must alternate|(?:must|should) be at the (?:beginning|start)|unexpected role .?system",
+    re.IGNORECASE,
+)
+SYSTEM = ("system", "developer")
 TEACHING = {400, 404, 422}  # statuses of a refusal that may be about a field
 
 
@@ -38,6 +47,8 @@ class Dialect:
     limit_field: str = OLD_LIMIT
     developer_role: bool = False
     metadata: bool = True  # without `store`
+    effort: bool = True  # `reasoning_effort`
+    late_system: bool = True  # system messages after the first turn
     settled: frozenset[str] = frozenset()
 
     def translate(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,14 +65,28 @@ class Dialect:
             translated[self.limit_field] = output_limit(body)
         if not self.developer_role:
             translated["messages"] = [_as_system(message) for message in body["messages"]]
+        if not self.late_system:
+            translated["messages"] = _with_early_system(translated["messages"])
         if not self.metadata and not body.get("store"):
             translated.pop("metadata", None)
+        if not self.effort:
+            translated.pop("reasoning_effort", None)
         return translated
+
+    def dropped(self, body: Mapping[str, Any]) -> tuple[str, ...]:
+        """What of a request the endpoint is not sent, although it may change the answer."""
+        is_dropped = not self.effort and body.get("reasoning_effort") is not None
+        return ("reasoning_effort",) if is_dropped else ()
 
     def taught(self, refusal: UpstreamRefused, body: Mapping[str, Any]) -> Dialect | None:
         """The dialect after a refusal of `body`; None if the refusal is about something else."""
         text = f"{refusal.code} {refusal.param} {refusal.reason}"
-        if refusal.status not in TEACHING or not UNKNOWN.search(text):
+        if refusal.status not in TEACHING:
+            return None
+        is_late = _with_early_system(body["messages"]) != list(body["messages"])
+        if self.late_system and is_late and FIRST_ONLY.search(text):
+            return self._settle("late_system", False)
+        if not UNKNOWN.search(text):
             return None
         if self._refuses_limit(text, refusal.param) and output_limit(body) < float("inf"):
             other = NEW_LIMIT if self.limit_field == OLD_LIMIT else OLD_LIMIT
@@ -72,6 +97,8 @@ class Dialect:
         unstored = body.get("metadata") and not body.get("store")
         if self.metadata and unstored and "metadata" in text:
             return self._settle("metadata", False)
+        if self.effort and body.get("reasoning_effort") and EFFORT.search(text):
+            return self._settle("effort", False)
         return None
 
     def _refuses_limit(self, text: str, param: str | None) -> bool:
@@ -121,3 +148,31 @@ def _limit_field_of(options: Mapping[str, Any]) -> str | None:
 
 def _as_system(message: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**message, "role": "system"} if message.get("role") == "developer" else message
+
+
+def _with_early_system(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The messages, with those of the system after the first turn as words of the user.
+
+    >>> turns = [{"role": "user", "content": "hi"}, {"role": "system", "content": "No."}]
+    >>> _with_early_system(turns)
+    [{'role': 'user', 'content': 'hi\\n\\nNo.'}]
+    """
+    result: list[Mapping[str, Any]] = []
+    for message in messages:
+        is_late = any(other.get("role") not in SYSTEM for other in result)
+        if not is_late or message.get("role") not in SYSTEM:
+            result.append(message)
+        elif result[-1].get("role") == "user":
+            result[-1] = {**result[-1], "content": _joined(result[-1], message)}
+        else:
+            result.append({**message, "role": "user"})
+    return result
+
+
+def _joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> str | list[Any]:
+    """The contents of two messages as one."""
+    contents = [message.get("content") or "" for message in (first, second)]
+    if all(isinstance(content, str) for content in contents):
+        return "\n\n".join(contents)
+    parts = ([{"type": "text", "text": c}] if isinstance(c, str) else c for c in contents)
+    return [part for own in parts for part in own]

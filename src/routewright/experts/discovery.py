@@ -81,6 +81,11 @@ class Source:
     models: tuple[Model, ...] = ()
     vendor: Vendor | None = None
 
+    @property
+    def provider(self) -> str:
+        """The provider that asks its models."""
+        return "anthropic" if self.vendor and self.vendor.id == "anthropic" else "openai"
+
 
 async def list_models(
     base_url: str, key: str | None = None, patience: float = PATIENCE, proxy: str | None = None

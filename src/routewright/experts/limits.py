@@ -16,6 +16,8 @@ from routewright.types import DATA_CLASSES, Ask, DataClass, Expert, Query
 EVERYTHING = frozenset({"tools", "vision", "json"})
 TEXT_ONLY = ("echo", "local", "sandbox")  # providers in this process; they ignore tools and images
 
+READ_FILES = ("anthropic",)  # providers whose models all read files
+
 
 def recorded(name: str) -> Expert:
     """An expert of an outcome table. Its answers exist already, so it admits every query."""
@@ -47,9 +49,10 @@ def objection(expert: Expert, query: Query, max_cost: float | None = None) -> st
 
 def capabilities(expert: Expert) -> frozenset[str]:
     """The capabilities that a query may need of an expert; unknown ones count as available."""
-    if expert.capabilities is not None:
-        return expert.capabilities
-    return frozenset() if expert.provider in TEXT_ONLY else EVERYTHING
+    own = expert.capabilities
+    if own is None:
+        own = frozenset() if expert.provider in TEXT_ONLY else EVERYTHING
+    return own | {"files"} if expert.provider in READ_FILES else own
 
 
 def _way_out(missing: frozenset[str]) -> str:

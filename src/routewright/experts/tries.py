@@ -27,6 +27,7 @@ from routewright.types import Answer, Delta
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0  # seconds between tries
 T = TypeVar("T")
+D = TypeVar("D", Delta, Answer)
 Pieces = AsyncGenerator[Delta | Answer, None]
 
 
@@ -54,6 +55,13 @@ class Tries:
         """Returns the answer, with the cost of the failed tries; raises UpstreamError."""
         try:
             return self._complete(await self._repeat(attempt))
+        finally:
+            self._leave()
+
+    async def count(self, attempt: Callable[[Call], Awaitable[int]]) -> int:
+        """Returns a count of tokens, which costs nothing; raises UpstreamError."""
+        try:
+            return await self._repeat(attempt)
         finally:
             self._leave()
 
@@ -239,15 +247,24 @@ class Tries:
         if isinstance(piece, Answer):
             return self._complete(piece)
         self.characters += len(output_text(piece.message))
-        return piece
+        return self._named(piece)
 
     def _complete(self, answer: Answer) -> Answer:
         """The answer, with the cost of the failed tries."""
         failed, self.spent, self.began = self.spent, self.spent + answer.cost, None
         self.tokens = answer.input_tokens + answer.output_tokens
+        answer = self._named(answer)
         if not failed:
             return answer
         return replace(answer, cost=self.spent, estimated=answer.estimated or self.estimated)
+
+    def _named(self, piece: D) -> D:
+        """The answer, or a piece of it, which names what the endpoint's dialect left out."""
+        assert self.turn is not None, "an answer had a turn"
+        if self.call.native is not None:
+            return piece
+        dropped = (self.dialect or self.turn.endpoint.dialect).dropped(self.call.body)
+        return replace(piece, lost=piece.lost + dropped) if dropped else piece
 
     def _fail(self, error: UpstreamError) -> None:
         """Adds the cost of the try that has failed, and tells the error the cost of all tries."""

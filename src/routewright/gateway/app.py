@@ -30,6 +30,7 @@ from routewright.gateway.errors import (
 from routewright.gateway.explain import explain
 from routewright.gateway.feedback import feedback as score
 from routewright.gateway.lifecycle import Lifecycle
+from routewright.gateway.messages import count_tokens, messages
 from routewright.gateway.middleware import (
     Addresses,
     BodyTimeout,
@@ -76,6 +77,8 @@ def build(
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/embeddings", embeddings, methods=["POST"]),
+            Route("/v1/messages", messages, methods=["POST"]),
+            Route("/v1/messages/count_tokens", count_tokens, methods=["POST"]),
             Route("/v1/route", route, methods=["POST"]),
             Route("/v1/feedback", score, methods=["POST"]),
             Route("/v1/models", models),

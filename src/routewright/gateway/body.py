@@ -51,6 +51,18 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NUMBER]
 Name = Annotated[str, Field(max_length=MAX_NAME)]
 
 
+class Open(BaseModel):
+    """An object that may have more fields than its model names."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+
+class Metadata(Open):
+    """The client's own fields; those that are named like limits are limits, also as strings."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"maxProperties": MAX_METADATA})
+
+
 class Limits(BaseModel):
     """The limits that a client can set, in `routewright` or, as strings, in `metadata`."""
 
@@ -209,7 +221,7 @@ def parse(body: Any, default_data_class: DataClass) -> ChatRequest:
     """Validates a JSON body; raises BadRequest, which names the field and its value."""
     if not isinstance(body, dict):
         raise BadRequest("the body is not a JSON object")
-    body = _unpacked(body)
+    body = unpacked(body)
     messages = _messages(body.get("messages"))
     _check_types(body)
     limits = _limits(body)
@@ -227,7 +239,7 @@ def parse(body: Any, default_data_class: DataClass) -> ChatRequest:
         latency_price=limits.latency_price,
         options={
             **{k: v for k, v in body.items() if k not in OWN_KEYS and v is not None},
-            **_own_metadata(body.get("metadata") or {}),
+            **own_metadata(body.get("metadata") or {}),
         },
     )
     return ChatRequest(
@@ -239,7 +251,7 @@ def parse(body: Any, default_data_class: DataClass) -> ChatRequest:
     )
 
 
-def _unpacked(body: Mapping[str, Any]) -> dict[str, Any]:
+def unpacked(body: Mapping[str, Any]) -> dict[str, Any]:
     """The body with its `extra_body` unpacked, as OpenAI's own client does before it sends one.
 
     Raises BadRequest for a limit at the top level, where it would have no effect, however it is
@@ -376,7 +388,7 @@ def _meant(key: str, names: Iterable[str]) -> str | None:
     return squeezed[matches[0]] if matches else None
 
 
-def _own_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+def own_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The field `metadata` without the limits; nothing if it holds nothing else."""
     rest = {key: value for key, value in metadata.items() if key not in LIMITS}
     return {"metadata": rest} if rest else {}

@@ -40,6 +40,7 @@ OUR_KEY = {401, 403}  # an upstream's statuses for our key, about which the clie
 PASSED_ON = {429: 429, 503: 503, 504: 504, 529: 503}  # of an upstream that is busy; others are 502
 OWN_FILES = (BadTable, BadRouter, MissingExtra)  # faults of the gateway's own files
 TOO_LONG = "context_length_exceeded"
+ANTHROPIC_TOO_LONG = "prompt is too long"  # the words by which agents shorten their conversation
 ANTHROPIC_TYPES = {  # by status
     401: "authentication_error",
     403: "permission_error",
@@ -92,6 +93,8 @@ def in_protocol(protocol: str, body: Mapping[str, Any], status: int) -> dict[str
         return dict(body)
     kind = ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
     rest = {name: value for name, value in body["error"].items() if value is not None}
+    if rest.get("code") == TOO_LONG and ANTHROPIC_TOO_LONG not in rest["message"]:
+        rest["message"] = f"{ANTHROPIC_TOO_LONG}: {rest['message']}"
     return {"type": "error", "error": {**rest, "type": kind}}
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import BaseModel, Field, RootModel
 from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -22,9 +22,10 @@ from starlette.schemas import BaseSchemaGenerator
 
 from routewright import __version__
 from routewright.gateway.admin import BudgetBody, KeyBody, Period, RotationBody, Sums
-from routewright.gateway.body import MAX_MESSAGES, MAX_METADATA, MAX_TOKENS, Limits, Name
+from routewright.gateway.body import MAX_MESSAGES, MAX_TOKENS, Limits, Metadata, Name, Open
 from routewright.gateway.embeddings import MAX_TEXTS
 from routewright.gateway.feedback import Score
+from routewright.gateway.messages_body import CountBody, MessagesBody
 
 JSON, EVENTS, TEXT = "application/json", "text/event-stream", "text/plain"
 PARAMETER = re.compile(r"{(\w+)}")
@@ -54,12 +55,6 @@ READING = (400, 408, 413, 415)  # statuses of every address that reads a body
 # --- requests ------------------------------------------------------------------------------
 
 
-class Open(BaseModel):
-    """An object that may have more fields than its model names."""
-
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
-
-
 class Part(Open):
     """A part of a message: a text or an image."""
 
@@ -83,12 +78,6 @@ class ResponseFormat(Open):
     """The form of the answer, as in OpenAI's API."""
 
     type: Any = None
-
-
-class Metadata(Open):
-    """The client's own fields; those that are named like limits are limits, also as strings."""
-
-    model_config = ConfigDict(extra="allow", json_schema_extra={"maxProperties": MAX_METADATA})
 
 
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
@@ -242,6 +231,57 @@ class Embeddings(Open):
     model: str
     usage: EmbeddingsUsage
     routewright: Explanation
+
+
+class ContentBlock(Open):
+    """A block of an answer, as the expert wrote it."""
+
+    type: str
+
+
+class MessageUsage(Open):
+    """The tokens of the answer; those of the cache come in addition to `input_tokens`."""
+
+    input_tokens: Annotated[int, Field(ge=0)]
+    output_tokens: Annotated[int, Field(ge=0)]
+
+
+class AnthropicMessage(Open):
+    """An answer in Anthropic's shape; `model` is the expert that answered."""
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[ContentBlock]
+    stop_reason: str | None
+    usage: MessageUsage
+    routewright: Explanation
+
+
+class MessageEvent(Open):
+    """One event of a stream of Anthropic's; `message_stop` has the explanation."""
+
+    type: str
+    routewright: Explanation | None = None
+
+
+class TokenCount(Open):
+    """The input tokens of a request; the header `x-routewright-estimated` marks an estimate."""
+
+    input_tokens: Annotated[int, Field(ge=0)]
+
+
+class AnthropicErrorDetails(Open):
+    type: str
+    message: str
+
+
+class AnthropicError(Open):
+    """An error object in Anthropic's shape, with the fields of OpenAI's that have a value."""
+
+    type: Literal["error"]
+    error: AnthropicErrorDetails
 
 
 class FirstAsk(Open):
@@ -462,6 +502,17 @@ OPERATIONS = {
         (*READING, 401, 404, 422, 429, 502, 503, 504),
         headers=[f"x-routewright-{name}" for name in DECISION],
     ),
+    ("post", "/v1/messages"): Operation(
+        AnthropicMessage,
+        MessagesBody,
+        (*READING, 401, 404, 422, 429, 502, 503, 504),
+        failure=AnthropicError,
+        event=MessageEvent,
+        headers=[f"x-routewright-{name}" for name in DECISION],
+    ),
+    ("post", "/v1/messages/count_tokens"): Operation(
+        TokenCount, CountBody, (*READING, 401, 404, 429, 503), failure=AnthropicError
+    ),
     ("post", "/v1/route"): Operation(
         RouteExplanation, ChatBody, (*READING, 401, 404, 422, 429, 503)
     ),
@@ -542,19 +593,19 @@ def _responses(operation: Operation) -> dict[str, Any]:
     if operation.response is not None:
         content = {JSON: {"schema": _reference(operation.response)}}
     if operation.event is not None:
-        content[EVENTS] = {"itemSchema": _event(operation.event)}
+        content[EVENTS] = {"itemSchema": _event(operation.event, operation.failure)}
     responses = {"200": _response(200, content, ("x-request-id", *operation.headers))}
     failure = {JSON: {"schema": _reference(operation.failure)}}
     errors = {JSON: {"schema": _reference(ErrorBody)}}
     for status in sorted({*operation.errors, *ALWAYS}):
-        content = errors if status in ALWAYS else failure
+        content = errors if status in ALWAYS and operation.failure is Readiness else failure
         responses[str(status)] = _response(status, content, ("x-request-id",))
     return responses
 
 
-def _event(model: type[BaseModel]) -> dict[str, Any]:
+def _event(model: type[BaseModel], failure: type[BaseModel]) -> dict[str, Any]:
     """A server-sent event: one object as JSON, or the end of the stream."""
-    bodies = {"anyOf": [_reference(model), _reference(ErrorBody)]}
+    bodies = {"anyOf": [_reference(model), _reference(failure)]}
     data = {"type": "string", "contentMediaType": JSON, "contentSchema": bodies}
     properties = {"data": {"anyOf": [{"const": "[DONE]"}, data]}}
     return {"type": "object", "properties": properties, "required": ["data"]}

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from routewright import config
 from routewright.cli.check import check
 from routewright.errors import BadConfig
-from routewright.experts.limits import EVERYTHING
+from routewright.experts.limits import BUILT_IN_TOOLS, EVERYTHING
 from routewright.strategies import build
 from routewright.strategies.cascade import Cascade
 from routewright.strategies.fixed import Fixed
@@ -520,7 +520,7 @@ def test_the_committed_schema_is_in_sync() -> None:
 def test_capabilities_and_data_classes_are_those_of_the_nouns() -> None:
     properties = config.json_schema()["$defs"]["ExpertConfig"]["properties"]
     choices, _ = properties["capabilities"]["anyOf"]
-    assert set(choices["items"]["enum"]) == EVERYTHING
+    assert set(choices["items"]["enum"]) == EVERYTHING | set(BUILT_IN_TOOLS)
     assert properties["data_classes"]["items"]["enum"] == list(DATA_CLASSES)
 
 
@@ -535,6 +535,7 @@ def test_the_reference_describes_every_key() -> None:
         config.PolicyConfig,
         config.ServerConfig,
         config.RecordsConfig,
+        config.ResponsesConfig,
     )
     for section in sections:
         for key, field in section.model_fields.items():
@@ -555,7 +556,9 @@ def _default(field: Any) -> str:
         return "–"
     if isinstance(field.default, frozenset):
         return f"`[{', '.join(field.default)}]`"
-    if isinstance(field.default, config.ServerConfig | config.RecordsConfig):
+    if isinstance(
+        field.default, config.ServerConfig | config.RecordsConfig | config.ResponsesConfig
+    ):
         return "`{}`"
     if isinstance(field.default, bool):
         return f"`{str(field.default).lower()}`"  # as YAML writes it

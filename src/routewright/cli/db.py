@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import math
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -145,25 +146,31 @@ def prune(
     by an incremental vacuum; PostgreSQL keeps it for new rows.
     """
     from routewright.config import load
-    from routewright.records import decisions
+    from routewright.records import decisions, responses
 
     settings = load(config)
-    before = time.time() - _age(settings, older_than)
+    now = time.time()
+    before = now - _age(settings, older_than)
+    kept_since = -math.inf if older_than is None else before
     with existing(settings) as store:
         if store is None:
             raise nothing(settings)
         if dry_run:
             with store.read() as connection:
                 counts = Counter(decisions.prunable(connection, before))
+                counts.update(responses.prunable(connection, kept_since, now))
         else:
             counts = decisions.prune_all(store, before)
+            counts.update(responses.prune_all(store, kept_since, now))
             if store.is_sqlite and counts.total():
                 _give_back(store)
     if json:
         summary = {"before": time_of(before), "dry_run": dry_run, **counts}
         typer.echo(json_module.dumps(summary))
         return
-    said = ", ".join(f"{counts[name]:,} {name}" for name in ("decisions", "asks", "scores"))
+    said = ", ".join(
+        f"{counts[name]:,} {name}" for name in ("decisions", "asks", "scores", "responses")
+    )
     verb = "would be deleted" if dry_run else "deleted"
     typer.echo(f"{said} from before {minute_of(before)} UTC {verb}.")
 

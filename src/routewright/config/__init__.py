@@ -39,6 +39,7 @@ from routewright.types import DataClass, Deployment, Expert, Launch, Window
 
 DEFAULT_URLS = {  # by provider
     "openai": "https://api.openai.com/v1",
+    "responses": "https://api.openai.com/v1",
     "anthropic": "https://api.anthropic.com",
 }
 MOST_LISTED = 100  # mistakes in a message
@@ -49,7 +50,26 @@ SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 
 PRICE_LISTS = (prices.BY_MODEL, prices.NO_LIST)
 
-Capability = Literal["json", "tools", "vision"]  # as in experts.limits.EVERYTHING
+Capability = Literal[  # as in experts.limits: EVERYTHING, then BUILT_IN_TOOLS
+    "json",
+    "tools",
+    "vision",
+    "apply_patch",
+    "bash",
+    "code_execution",
+    "code_interpreter",
+    "computer",
+    "file_search",
+    "image_generation",
+    "local_shell",
+    "mcp",
+    "memory",
+    "shell",
+    "text_editor",
+    "tool_search",
+    "web_fetch",
+    "web_search",
+]
 
 
 def _no_bool(value: object) -> object:
@@ -428,6 +448,20 @@ class RecordsConfig(Section):
         return self.prompts
 
 
+class ResponsesConfig(Section):
+    """Which responses the store keeps, so that later requests may continue them."""
+
+    store: bool = Field(
+        default=True,
+        description="Whether responses are kept unless a request says `store: false`; texts of the"
+        " data class `restricted` only with `records.restricted: full`.",
+    )
+    retention_days: Positive = Field(
+        default=30.0,
+        description="Days after which a response is deleted, or the last one that continues it.",
+    )
+
+
 class ServerConfig(Section):
     """The address and limits of the gateway."""
 
@@ -504,6 +538,10 @@ class ServerConfig(Section):
     )
     records: RecordsConfig = Field(
         default=RecordsConfig(), description="Which texts the store keeps, and for how long."
+    )
+    responses: ResponsesConfig = Field(
+        default=ResponsesConfig(),
+        description="Whether and how long responses are kept for `previous_response_id`.",
     )
     feedback: Path | None = Field(
         default=None,
@@ -696,6 +734,8 @@ def _keys_at(loc: Loc) -> dict[str, str]:
     section = sections[loc[0]] if len(loc) > 1 else Config
     if loc[:2] == ("server", "records") and len(loc) > 2:
         section = RecordsConfig
+    if loc[:2] == ("server", "responses") and len(loc) > 2:
+        section = ResponsesConfig
     if loc[2:3] == ("launch",) and len(loc) > 3:
         section = LaunchConfig
     if loc[2:3] == ("deployments",) and len(loc) > 4:

@@ -35,7 +35,11 @@ VERSION = 1
 HOST_PATTERN = re.compile(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*|\[?[\da-fA-F:]+\]?")
 ORIGIN = re.compile(r"[a-z][a-z\d+.-]*://([a-z\d._-]+|\[[\da-f:.]+\])?(:\d+)?")
 # Provider ▶ the variable with its key, used if an expert at the vendor's own address has none.
-DEFAULT_KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
+DEFAULT_KEYS = {
+    "openai": "OPENAI_API_KEY",
+    "responses": "OPENAI_API_KEY",
+    "anthropic": "ANTHROPIC_API_KEY",
+}
 KEY_HEADERS = {"authorization", "x-api-key"}
 HOSTED = ("azure", "any_llm", *DEFAULT_KEYS)  # providers whose default address is elsewhere
 KEY_HEADER = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)

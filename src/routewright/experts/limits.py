@@ -6,6 +6,7 @@ strictest data class among them, and their region.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,14 @@ from routewright.errors import BadInput, NoAdmissibleExpert, NotAdmissible
 from routewright.types import DATA_CLASSES, Ask, DataClass, Expert, Query
 
 EVERYTHING = frozenset({"tools", "vision", "json"})
+# Tools that an endpoint runs itself, or whose calls only some models write. A request may have
+# them under a name with a version, as web_search_20250305.
+BUILT_IN_TOOLS = (
+    *("apply_patch", "bash", "code_execution", "code_interpreter", "computer", "file_search"),
+    *("image_generation", "local_shell", "mcp", "memory", "shell", "text_editor", "tool_search"),
+    *("web_fetch", "web_search"),
+)
+VERSION = re.compile(r"(?:_use)?(?:_preview)?(?:_[0-9]{4}_?[0-9]{2}_?[0-9]{2})?")
 TEXT_ONLY = ("echo", "local", "sandbox")  # providers in this process; they ignore tools and images
 
 READ_FILES = ("anthropic",)  # providers whose models all read files
@@ -55,10 +64,30 @@ def capabilities(expert: Expert) -> frozenset[str]:
     return own | {"files"} if expert.provider in READ_FILES else own
 
 
+def built_in_needs(tools: Iterable[str], experts: Iterable[Expert]) -> frozenset[str]:
+    """The capabilities that a request with built-in tools of these types needs of an expert.
+
+    A tool that no expert lists is none of them: then every expert may be asked, without it.
+
+    >>> web = Expert("web", capabilities=frozenset({"tools", "web_search"}))
+    >>> sorted(built_in_needs(["web_search_20250305", "computer_use_preview"], [web]))
+    ['web_search']
+    """
+    needs = {name for tool in tools if (name := built_in_tool(tool)) is not None}
+    listed = (expert.capabilities or frozenset() for expert in experts)
+    return frozenset(needs.intersection(name for names in listed for name in names))
+
+
+def built_in_tool(kind: str) -> str | None:
+    """The capability for a built-in tool by its type, whatever its version; None: there is none."""
+    names = (name for name in BUILT_IN_TOOLS if kind.startswith(name))
+    return next((name for name in names if VERSION.fullmatch(kind, len(name))), None)
+
+
 def _way_out(missing: frozenset[str]) -> str:
     """The advice for capabilities that a config can name; others have no remedy there."""
     names = ", ".join(sorted(missing))
-    if not missing <= EVERYTHING:
+    if not missing <= EVERYTHING | set(BUILT_IN_TOOLS):
         return ""
     return f" (if it can do this, add {names} to its `capabilities:` in the config)"
 

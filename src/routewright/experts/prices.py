@@ -218,6 +218,7 @@ def vendor_of(expert: Mapping[str, Any]) -> Vendor | None:
     """The vendor of a config's entry, by the host of its address, or else by its `provider`."""
     url, provider = _address(expert), expert.get("provider", "openai")
     if url is None:
+        provider = "openai" if provider == "responses" else provider
         return BY_ID.get(provider) if isinstance(provider, str) else None
     try:
         host = (urlsplit(str(url)).hostname or "").rstrip(".")

@@ -45,6 +45,7 @@ from routewright.gateway.middleware import (
 from routewright.gateway.models import model, models
 from routewright.gateway.openapi import openapi
 from routewright.gateway.permissions import check_policy, permitted
+from routewright.gateway.responses import StoredResponse, list_input_items, responses
 from routewright.gateway.services import Services
 from routewright.gateway.tracing import Traces
 
@@ -79,6 +80,9 @@ def build(
             Route("/v1/embeddings", embeddings, methods=["POST"]),
             Route("/v1/messages", messages, methods=["POST"]),
             Route("/v1/messages/count_tokens", count_tokens, methods=["POST"]),
+            Route("/v1/responses", responses, methods=["POST"]),
+            Route("/v1/responses/{response_id}", StoredResponse),
+            Route("/v1/responses/{response_id}/input_items", list_input_items),
             Route("/v1/route", route, methods=["POST"]),
             Route("/v1/feedback", score, methods=["POST"]),
             Route("/v1/models", models),

@@ -98,6 +98,7 @@ class ChatRequest:
     stream: bool = False
     include_usage: bool = False
     has_data_class: bool = False  # whether the client stated it
+    built_in: tuple[str, ...] = ()  # types of tools that only some providers have, as web_search
 
 
 async def read(request: Request, max_bytes: int, parse: Callable[[Any], T]) -> T:

@@ -49,7 +49,7 @@ class ChatReply:
             "finish_reason": answer.finish_reason,
         }
         return {
-            **_of_completion(answer),
+            **of_completion(answer),
             **self._frame(answer.expert, "chat.completion", [choice]),
             "usage": usage(decision),
             "routewright": explanation,
@@ -85,7 +85,7 @@ class ChatReply:
         if logprobs and self.logprobs:
             choice["logprobs"] = logprobs
         frame = self._frame(delta.expert, "chat.completion.chunk", [choice])
-        return {**_of_completion(delta), **frame}
+        return {**of_completion(delta), **frame}
 
     def _frame(self, expert: str, kind: str, choices: list[Any]) -> dict[str, Any]:
         return {
@@ -121,7 +121,7 @@ def usage(decision: Decision) -> dict[str, Any]:
     }
 
 
-def _of_completion(piece: Answer | Delta) -> dict[str, Any]:
+def of_completion(piece: Answer | Delta) -> dict[str, Any]:
     """The fields of the upstream's reply that are passed on unread, beside its choices."""
     return {key: value for key, value in piece.extra.items() if key not in ("choices", "usage")}
 

@@ -32,10 +32,10 @@ from routewright.gateway.errors import (
 )
 from routewright.gateway.explain import table
 from routewright.gateway.pacing import Pace
-from routewright.gateway.permissions import check_policy, permitted
+from routewright.gateway.permissions import check_policy, permitted, with_built_in_tools
 from routewright.gateway.policies import DIRECT, Policy
 from routewright.gateway.records import LimitReached
-from routewright.gateway.replies import COMMENT, ReplyFormat, cost_headers, header
+from routewright.gateway.replies import COMMENT, Memory, ReplyFormat, cost_headers, header
 from routewright.gateway.services import Parse, Services
 from routewright.gateway.sessions import Place
 from routewright.gateway.stopwatch import Stopwatch
@@ -69,12 +69,14 @@ async def complete(
     parse: Parse,
     reply_format: Callable[[str, ChatRequest], ReplyFormat],
     policy_for: Callable[[Policy], Policy] | None = None,
+    memory: Memory | None = None,
 ) -> Response:
     """Answers a request by the policy that its `model` names.
 
     `parse` reads the body in the client's protocol, and `reply_format` makes the writer of the
     reply from the id of the decision and the request. `policy_for` turns that policy into another
-    one, which serves the same keys.
+    one, which serves the same keys. `memory` is that of protocols whose requests refer to earlier
+    answers.
     """
     began = time.perf_counter()
     services: Services = request.state.services
@@ -84,6 +86,9 @@ async def complete(
     check_policy(policy, key)
     if policy_for is not None:
         policy = policy_for(policy)
+    if memory is not None:
+        chat_request = permitted(await memory.recall(chat_request), key)
+    chat_request = with_built_in_tools(chat_request, services.experts.values())
     place, chat_request = await _placed(services, request, chat_request, key)
     policy.strategy_for(chat_request.query)  # may refuse the query, before it counts
     account = Account(services.records, key, chat_request.query)
@@ -120,6 +125,7 @@ async def complete(
         place=place,
         span=getattr(request.state, "span", None),
         debug=request.headers.get("x-routewright-debug", "").lower() == "true",
+        memory=memory,
     )
     return await (answer.streamed() if chat_request.stream else answer.whole())
 
@@ -241,6 +247,7 @@ class Run:
     place: Place
     debug: bool
     span: RequestSpan | None = None  # None: the request is not traced
+    memory: Memory | None = None  # None: no later request refers to this one
 
     def __post_init__(self) -> None:
         breaker: drive.Asker = self.services.breaker
@@ -265,6 +272,8 @@ class Run:
         headers |= {**cost_headers(decision.spent), **self._unlike_header(decision)}
         await self._done(decision)
         reply = self.reply_format.whole(decision, self._explanation(decision))
+        if self.memory is not None:
+            await self.memory.keep(self.reply_format, self.place.session)
         # Written in ASCII: an expert may write half a surrogate pair, which UTF-8 cannot encode.
         return Response(json.dumps(reply), media_type="application/json", headers=headers)
 
@@ -362,7 +371,10 @@ class Run:
             yield self.reply_format.failure(INTERNAL)
             return
         await self._done(piece)
-        for part in self.reply_format.end(piece, last, self._explanation(piece)):
+        parts = list(self.reply_format.end(piece, last, self._explanation(piece)))
+        if self.memory is not None:
+            await self.memory.keep(self.reply_format, self.place.session)
+        for part in parts:
             yield part
 
     def _failed(self, error: BaseException) -> Response:

@@ -104,7 +104,7 @@ def error_event(protocol: str, body: Mapping[str, Any], **more: Any) -> bytes:
         return event(in_protocol(protocol, body, 500), "error")
     if protocol == "responses":
         details = {name: body["error"].get(name) for name in ("code", "message", "param")}
-        return event({"type": "error", **details, **more}, "error")
+        return event({"type": "error", "sequence_number": 0, **details, **more}, "error")
     return event(body)
 
 

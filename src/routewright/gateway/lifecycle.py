@@ -16,6 +16,7 @@ from routewright.experts.client import Client
 from routewright.experts.resources import connections
 from routewright.gateway.breaker import Breaker
 from routewright.gateway.feedback import Feedback
+from routewright.gateway.makers import Makers
 from routewright.gateway.policies import Policies
 from routewright.gateway.prometheus import Counters
 from routewright.gateway.records import Records
@@ -62,6 +63,7 @@ class Lifecycle:
         self.counters.records = self.records
         self.sessions = Sessions(self.records)
         self.windows = Windows()
+        self._makers = Makers()
         self._first = config.server
         self._threads = ThreadPoolExecutor(THREADS, "routewright")
         self._living: list[Generation] = []  # the last one is current
@@ -186,6 +188,7 @@ class Lifecycle:
             self.records,
             self.windows,
             self.sessions,
+            self._makers,
         )
         self.windows.set(experts.values())
         self.counters.pacers = policies.pacers.by_policy

@@ -297,7 +297,7 @@ class Keys:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             services, path = scope["state"]["services"], scope["state"]["path"]
-            token = _token(Headers(scope=scope))
+            token = token_of(Headers(scope=scope))
             key = services.records.find(token)
             scope["state"]["key"] = key
             server, records = services.config.server, services.records
@@ -337,7 +337,7 @@ def _check(key: Key | None, is_configured: bool, which: str) -> None:
     raise Refusal(401, message, "invalid_api_key", "authentication_error", headers)
 
 
-def _token(headers: Headers) -> str:
+def token_of(headers: Headers) -> str:
     """The key that a client sends, as OpenAI's or as Anthropic's clients do."""
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":

@@ -26,6 +26,8 @@ from routewright.gateway.body import MAX_MESSAGES, MAX_TOKENS, Limits, Metadata,
 from routewright.gateway.embeddings import MAX_TEXTS
 from routewright.gateway.feedback import Score
 from routewright.gateway.messages_body import CountBody, MessagesBody
+from routewright.gateway.responses import Page
+from routewright.gateway.responses.messages import CALLS, OUTPUTS, REFERENCE
 
 JSON, EVENTS, TEXT = "application/json", "text/event-stream", "text/plain"
 PARAMETER = re.compile(r"{(\w+)}")
@@ -35,7 +37,7 @@ STATUSES = {
     400: "The request cannot be used; `param` names the field.",
     401: "The request has no key that is valid, and the gateway needs one.",
     403: "A web page of another site sent it, the key does not allow it, or there is no admin key.",
-    404: "There is no such model, policy or decision.",
+    404: "There is no such model, policy, decision or response.",
     408: "The body did not arrive in time.",
     409: "The decision has a score already, the name is taken, or the key was revoked.",
     413: "The request is larger than `server.max_body_bytes`.",
@@ -49,6 +51,7 @@ STATUSES = {
     504: "The time limit of the upstream or of the request is over.",
 }
 ALWAYS = (403, 421, 431)  # statuses of every address
+ITEMS = ("message", *CALLS, *OUTPUTS, REFERENCE)  # types of items that are read
 READING = (400, 408, 413, 415)  # statuses of every address that reads a body
 
 
@@ -117,6 +120,126 @@ class EmbeddingsBody(Open):
     input: Embeddable | Annotated[list[Embeddable], Field(min_length=1, max_length=MAX_TEXTS)]
     routewright: Limits | None = Field(None, description="The limits of this request.")
     metadata: Metadata | None = None
+
+
+class InputMessage(Open):
+    """A message among the items of a Responses request."""
+
+    type: Literal["message"] | None = "message"
+    role: str
+    content: str | list[Part] | None = None
+
+
+class FunctionCall(Open):
+    """A call of a function that the model made."""
+
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str
+
+
+class CustomCall(Open):
+    """A call of a custom tool that the model made."""
+
+    type: Literal["custom_tool_call"]
+    call_id: str
+    name: str
+    input: str
+
+
+class CallOutput(Open):
+    """What a tool answered."""
+
+    type: Literal["function_call_output", "custom_tool_call_output"]
+    call_id: str
+    output: str | list[Part] | None = None
+
+
+class ItemReference(Open):
+    """An item of a stored response."""
+
+    type: Literal["item_reference"]
+    id: str
+
+
+class OtherItem(Open):
+    """Another item, such as reasoning; only experts that speak Responses get it."""
+
+    type: Annotated[str, Field(json_schema_extra={"not": {"enum": list(ITEMS)}})]
+
+
+class NamedTool(Open):
+    """A function, or a custom tool with a text as its input."""
+
+    type: Literal["function", "custom"]
+    name: Annotated[str, Field(min_length=1)]
+
+
+class OtherTool(Open):
+    """A built-in tool, such as web_search."""
+
+    type: Annotated[str, Field(json_schema_extra={"not": {"enum": ["function", "custom"]}})]
+
+
+class BuiltInTool(Open):
+    """A built-in tool, such as web_search."""
+
+    type: Annotated[
+        str, Field(json_schema_extra={"not": {"enum": ["function", "custom", "namespace"]}})
+    ]
+
+
+class NamespaceTool(Open):
+    """Tools under a common name."""
+
+    type: Literal["namespace"]
+    name: str
+    tools: list[NamedTool | OtherTool]
+
+
+class TypedObject(Open):
+    type: str
+
+
+class TextOptions(Open):
+    """The form and the length of the answer."""
+
+    format: TypedObject | None = None
+
+
+Item = InputMessage | FunctionCall | CustomCall | CallOutput | ItemReference | OtherItem
+
+
+class ResponsesBody(Open):
+    """An OpenAI Responses request. Fields that are not named here go to the expert.
+
+    Limits stand in `routewright` or in `metadata`: at the top level they are refused.
+    """
+
+    input: str | Annotated[list[Item], Field(min_length=1, max_length=MAX_MESSAGES)]
+    model: Name | None = Field(None, description="A policy, an expert or `auto`.")
+    instructions: str | None = None
+    previous_response_id: Name | None = Field(None, description="The response that it continues.")
+    store: bool | None = Field(None, description="Whether the response is kept; default: true.")
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    max_output_tokens: Tokens | None = None
+    tools: list[NamedTool | NamespaceTool | BuiltInTool] | None = None
+    tool_choice: str | TypedObject | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextOptions | None = None
+    reasoning: dict[str, Any] | None = None
+    include: list[Any] | None = None
+    background: Literal[False] | None = None
+    conversation: None = None
+    prompt: None = None
+    messages: None = None
+    routewright: Limits | None = Field(None, description="The limits of this request.")
+    metadata: Metadata | None = None
+    extra_body: dict[str, Any] | None = Field(
+        None, description="Its fields are read as fields of the body."
+    )
 
 
 # --- responses -----------------------------------------------------------------------------
@@ -282,6 +405,46 @@ class AnthropicError(Open):
 
     type: Literal["error"]
     error: AnthropicErrorDetails
+
+
+class ResponseObject(Open):
+    """An OpenAI response; `model` is the expert that answered."""
+
+    id: str
+    object: Literal["response"]
+    created_at: float
+    status: str
+    model: str
+    output: list[TypedObject]
+    routewright: Explanation
+
+
+class ResponseEvent(Open):
+    """One event of a stream of Responses; the last one has the response with the explanation."""
+
+    type: str
+    sequence_number: int
+
+
+class ResponseDeleted(Open):
+    id: str
+    object: Literal["response"]
+    deleted: Literal[True]
+
+
+class ListedItem(Open):
+    id: str
+    type: str
+
+
+class InputItems(Open):
+    """The items that a response answers."""
+
+    object: Literal["list"]
+    data: list[ListedItem]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
 
 
 class FirstAsk(Open):
@@ -512,6 +675,18 @@ OPERATIONS = {
     ),
     ("post", "/v1/messages/count_tokens"): Operation(
         TokenCount, CountBody, (*READING, 401, 404, 429, 503), failure=AnthropicError
+    ),
+    ("post", "/v1/responses"): Operation(
+        ResponseObject,
+        ResponsesBody,
+        (*READING, 401, 404, 422, 429, 502, 503, 504),
+        event=ResponseEvent,
+        headers=[f"x-routewright-{name}" for name in DECISION],
+    ),
+    ("get", "/v1/responses/{response_id}"): Operation(ResponseObject, errors=(400, 401, 404, 503)),
+    ("delete", "/v1/responses/{response_id}"): Operation(ResponseDeleted, errors=(401, 404, 503)),
+    ("get", "/v1/responses/{response_id}/input_items"): Operation(
+        InputItems, errors=(400, 401, 404, 503), query=Page
     ),
     ("post", "/v1/route"): Operation(
         RouteExplanation, ChatBody, (*READING, 401, 404, 422, 429, 503)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
-from routewright.experts.limits import strictest
+from routewright.experts.limits import built_in_needs, strictest
 from routewright.gateway.body import ChatRequest
 from routewright.gateway.errors import BadRequest
 from routewright.gateway.policies import DIRECT, Policies, Policy
 from routewright.records.keys import Key
 from routewright.strategies.fixed import Fixed
-from routewright.types import DATA_CLASSES
+from routewright.types import DATA_CLASSES, Expert
 
 
 def permitted(request: ChatRequest, key: Key | None) -> ChatRequest:
@@ -36,6 +37,12 @@ def permitted(request: ChatRequest, key: Key | None) -> ChatRequest:
     if key.experts is not None:
         query = replace(query, allowed=frozenset(key.experts))
     return replace(request, query=query)
+
+
+def with_built_in_tools(request: ChatRequest, experts: Iterable[Expert]) -> ChatRequest:
+    """The request with the need of its built-in tools, as far as any expert lists them."""
+    needs = request.query.needs | built_in_needs(request.built_in, experts)
+    return replace(request, query=replace(request.query, needs=needs)) if needs else request
 
 
 def visible(policies: Policies, key: Key | None) -> list[str]:

@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from routewright.config import Config, ServerConfig
 from routewright.gateway.budgets import DAY, HISTORY_DAYS, Hour, outlook
 from routewright.gateway.errors import BadRequest
-from routewright.records import accounts, decisions, keys, replicas, scores, sessions
+from routewright.records import accounts, decisions, keys, replicas, responses, scores, sessions
 from routewright.records.accounts import (
     Admission,
     Begin,
@@ -130,7 +130,9 @@ class Records:
 
     def _prune(self, store: Store) -> None:
         """Deletes the records whose retention is over."""
-        decisions.prune_all(store, time.time() - self.settings.records.retention_days * DAY)
+        now = time.time()
+        decisions.prune_all(store, now - self.settings.records.retention_days * DAY)
+        responses.prune_all(store, -math.inf, now)
 
     def _outlooks(self, store: Store) -> dict[str, float]:
         monthly = {

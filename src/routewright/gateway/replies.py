@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from urllib.parse import quote
 
 from routewright.types import Answer, Decision, Delta, estimated_cost, path_of, total_cost
+
+if TYPE_CHECKING:
+    from routewright.gateway.body import ChatRequest
 
 LONGEST_HEADER = 500  # characters
 COMMENT = b": keep-alive\n\n"  # a server-sent event that clients ignore
@@ -33,6 +36,18 @@ class ReplyFormat(Protocol):
     ) -> Iterable[bytes]: ...
 
     def failure(self, error: Mapping[str, Any]) -> bytes: ...
+
+
+class Memory(Protocol):
+    """What a protocol keeps of requests and answers, so that later requests may refer to it.
+
+    `recall` returns the request with what it refers to; it raises BadRequest. `keep` gets the
+    reply once it is whole, before the client gets its end, and the session; it raises nothing.
+    """
+
+    async def recall(self, request: ChatRequest) -> ChatRequest: ...
+
+    async def keep(self, reply: ReplyFormat, session: str | None) -> None: ...
 
 
 def cost_headers(spent: Sequence[Answer]) -> dict[str, str]:

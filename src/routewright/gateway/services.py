@@ -20,6 +20,7 @@ from routewright.gateway.body import ChatRequest, read
 from routewright.gateway.breaker import Breaker
 from routewright.gateway.budgets import point_within
 from routewright.gateway.feedback import Feedback
+from routewright.gateway.makers import Makers
 from routewright.gateway.policies import Policies, Policy
 from routewright.gateway.prometheus import Counters
 from routewright.gateway.records import Records
@@ -54,6 +55,7 @@ class Services:
     records: Records = field(default_factory=Records)  # of keys, budgets and decisions
     windows: Windows = field(default_factory=Windows)  # of the experts' subscriptions
     sessions: Sessions = field(default_factory=lambda: Sessions(Records()))
+    makers: Makers = field(default_factory=Makers)  # of reasoning that only its expert can read
     # Policy, allowance and own cost in US$ per query ▶ the cheaper point that is served.
     points: dict[tuple[str, float, float], OperatingPoint | None] = field(default_factory=dict)
 

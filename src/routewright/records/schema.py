@@ -196,3 +196,33 @@ states = Table(
     Column("value", JSON, nullable=False),
     Column("at", Double, nullable=False),
 )
+
+# Responses that later requests may continue (`previous_response_id`). A chain lives as long as its
+# newest response.
+responses = Table(
+    "responses",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("owner", Text, nullable=False),  # who alone may read it; "": no key was needed
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("previous", Text),  # the id of the response that it continues
+    Column("data_class", Text, nullable=False),
+    Column("region", Text),
+    Column("session", Text),
+    Column("expert", Text, nullable=False),  # that made its output
+    Column("size", BigInteger, nullable=False),  # bytes of its items
+    Column("input", JSON, nullable=False),  # its own items, without those that it continues
+    Column("output", JSON, nullable=False),
+    Column("response", JSON, nullable=False),  # the response without its output
+    Index(None, "expires_at"),
+)
+
+# In which response an item stands, for requests that refer to it.
+response_items = Table(
+    "response_items",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("response", Text, primary_key=True),
+    Index(None, "response"),
+)

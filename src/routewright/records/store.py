@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from routewright.errors import BadInput, MissingExtra
 from routewright.records import schema, statements
 
-HEAD = "0002"  # the newest revision in migrations/versions
+HEAD = "0003"  # the newest revision in migrations/versions
 BUSY_SECONDS = 30.0  # that a writer of SQLite waits for another one
 LIMITS = {  # of a connection to PostgreSQL, so that one that is gone is noticed soon
     "connect_timeout": 5,  # seconds

@@ -22,8 +22,13 @@ from anthropic_upstream import (
     thinking,
     tool_use,
 )
+from routewright.errors import UpstreamError
+from routewright.experts.providers import Call
+from routewright.experts.providers._messages_reply import Transcript
 from routewright.experts.providers._messages_request import translated
 from routewright.gateway.messages_body import parse
+from routewright.gateway.messages_reply import MessagesReply
+from routewright.types import Decision, Expert
 from upstream import Upstream, begin, break_off, config_of, gateway, running, send
 from upstream import status as chat_status
 
@@ -879,3 +884,49 @@ def test_a_chat_translated_there_and_back_is_the_same(turns, limit, temperature,
     assert query.options == options
     assert query.native.lost == ()
     assert query.native.body == request
+
+
+SCALARS = st.none() | st.booleans() | st.integers(-2, 3) | st.text(max_size=3)
+VALUES = st.recursive(
+    SCALARS | st.sampled_from([text("a"), thinking("b"), tool_use("c"), {"type": "text_delta"}]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+EVENTS = st.fixed_dictionaries(
+    {
+        "type": st.sampled_from(
+            [
+                *("message_start", "content_block_start", "content_block_delta"),
+                *("content_block_stop", "message_delta", "message_stop", "message", "ping"),
+                *("other", "error"),
+            ]
+        )
+    },
+    optional={
+        **dict.fromkeys(("index", "content_block", "message", "usage", "content"), VALUES),
+        "delta": VALUES | st.dictionaries(st.sampled_from(["type", "text", "stop_reason"]), VALUES),
+    },
+)
+
+
+@given(st.lists(EVENTS, max_size=8), st.booleans())
+def test_no_event_of_an_upstream_breaks_the_reader(stream, is_native):
+    """Whatever it reads, it reads an answer or raises UpstreamError; so does the writer."""
+    native = {"messages": []} if is_native else None
+    call = Call(Expert("small", provider="anthropic"), {"messages": []}, native=native)
+    transcript = Transcript(call)
+    request = parse({**ASKED, "stream": True}, "public")
+    reply_format = MessagesReply("d", request)
+    try:
+        pieces = [delta for event in stream for delta in transcript.feed(event)]
+        last, answer = transcript.last(), transcript.answer()
+    except UpstreamError:
+        return
+    if not transcript.is_complete(True):
+        return
+    written = [part for piece in pieces for part in reply_format.piece(piece)]
+    written += reply_format.end(Decision(answer), last, {})
+    names = [part.split(b"\n")[0] for part in written]
+    assert names.count(b"event: message_start") == 1
+    assert names.count(b"event: message_stop") == 1
+    MessagesReply("d", request).whole(Decision(answer), {})

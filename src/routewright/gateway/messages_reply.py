@@ -50,6 +50,7 @@ class MessagesReply:
         self.stops = body.get("stop_sequences") or []
         self._is_native = False
         self._is_begun = False
+        self._last: Mapping[str, Any] = {}  # the event that ends a native stream
         self._blocks = Blocks(self.thinks)
 
     def whole(self, decision: Decision, explanation: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,14 +70,10 @@ class MessagesReply:
     ) -> Iterator[bytes]:
         answer = decision.answer
         if self._is_native or (last is not None and last.native):
-            ends: list[Any] = []
             for value in last.native if last else ():
-                if value.get("type") == "message_stop":
-                    ends.append(value)
-                else:
-                    yield from self._native(value, answer.expert)
-            stop = ends[0] if ends else {"type": "message_stop"}
-            yield _named({**stop, "routewright": explanation})
+                yield from self._native(value, answer.expert)
+            yield from self._begin(answer.expert)
+            yield _named({"type": "message_stop", **self._last, "routewright": explanation})
             return
         yield from self._begin(answer.expert)
         if last is not None:
@@ -96,6 +93,8 @@ class MessagesReply:
         if value.get("type") == "message":
             for part in _events_of(value):
                 yield from self._native(part, expert)
+        elif value.get("type") == "message_stop":
+            self._last = value
         elif value.get("type") != "message_start":
             if not self._is_begun and value.get("type") != "ping":
                 yield from self._begin(expert)

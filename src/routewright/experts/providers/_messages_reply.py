@@ -14,6 +14,7 @@ from typing import Any
 
 from routewright.errors import UpstreamError
 from routewright.experts.providers import Call, _transcript
+from routewright.experts.providers._events import parse
 from routewright.experts.providers._transcript import MALFORMED, reported_cost
 from routewright.types import Answer, Delta
 
@@ -141,6 +142,8 @@ class Transcript(_transcript.Transcript):
         """An event as a chunk of a chat completion, and whether it holds content of any kind."""
         kind, index = event.get("type"), event.get("index", 0)
         if kind == "message":  # instead of a stream
+            if not isinstance(event["content"], list):
+                raise TypeError("its content is no list")
             self._message, self._blocks = dict(event), dict(enumerate(event["content"]))
             return _completion(event), True
         if kind == "message_start":
@@ -211,7 +214,8 @@ class Transcript(_transcript.Transcript):
         """A block as it stands in a message that is not streamed."""
         block = self._blocks.get(index, {})
         if text := "".join(self._inputs.get(index, ())):
-            block = {**block, "input": _input(text)}
+            value = parse(text)
+            block = {**block, "input": text if value is None else value}
         return block
 
     def _finish(self, event: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,10 +232,3 @@ class Transcript(_transcript.Transcript):
 
 def _delta(message: dict[str, Any]) -> dict[str, Any]:
     return {"choices": [{"index": 0, "delta": message}]}
-
-
-def _input(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text

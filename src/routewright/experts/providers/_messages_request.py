@@ -6,12 +6,12 @@ silence. Fields that OpenAI does not have, such as `thinking` or `top_k`, are se
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from routewright.experts.providers._events import parse
 from routewright.types import Message
 
 DEFAULT_TOKENS = 16_384  # output limit of a request without one; the protocol needs one
@@ -368,8 +368,5 @@ def tool_input(arguments: object) -> dict[str, Any]:
     text = arguments if isinstance(arguments, str) else ""
     if not text.strip():
         return {}
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {"arguments": text}
+    value = parse(text)
     return value if isinstance(value, dict) else {"arguments": text}

@@ -7,14 +7,13 @@ import json
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.responses import JSONResponse, Response
 
 from routewright import drive
 from routewright.errors import RoutewrightError
@@ -39,6 +38,7 @@ from routewright.gateway.replies import COMMENT, Memory, ReplyFormat, cost_heade
 from routewright.gateway.services import Parse, Services
 from routewright.gateway.sessions import Place
 from routewright.gateway.stopwatch import Stopwatch
+from routewright.gateway.streams import Events
 from routewright.gateway.tracing import RequestSpan
 from routewright.records.keys import Key
 from routewright.records.texts import clean, kept
@@ -147,67 +147,6 @@ async def _placed(
     services.sessions.raised(place, data_class)
     query = replace(query, data_class=data_class, conversation=place.conversation())
     return place, replace(chat_request, query=query)
-
-
-class Events(StreamingResponse):
-    """A stream of server-sent events, with a comment whenever it is silent for too long.
-
-    `close` is called as soon as sending ends, with or without success.
-    """
-
-    def __init__(
-        self,
-        pieces: AsyncGenerator[bytes, None],
-        headers: dict[str, str],
-        keep_alive: float,
-        close: Callable[[], Awaitable[None]],
-    ) -> None:
-        super().__init__(pieces, headers=headers, media_type="text/event-stream")
-        self.pieces = pieces
-        self.keep_alive = keep_alive
-        self.close = close
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            async with aclosing(self.pieces), _kept_alive(send, self.keep_alive) as send:
-                await super().__call__(scope, receive, send)
-        finally:
-            await self.close()
-
-
-@asynccontextmanager
-async def _kept_alive(send: Send, seconds: float) -> AsyncIterator[Send]:
-    """A `send` for one stream. A comment is sent whenever nothing else has been for `seconds`.
-
-    Proxies and load balancers cut connections that are silent. Clients ignore comments.
-    """
-    if not seconds:
-        yield send
-        return
-    is_open = False  # between the headers and the end, while nothing is being sent
-    last = 0.0
-
-    async def send_in_time(message: Message) -> None:
-        nonlocal is_open, last
-        is_open = False
-        await send(message)
-        is_open, last = message.get("more_body", True), time.monotonic()
-
-    async def comment() -> None:
-        body = {"type": "http.response.body", "body": COMMENT, "more_body": True}
-        with suppress(OSError):  # the client has disconnected
-            while True:
-                left = last + seconds - time.monotonic()
-                if is_open and left <= 0:
-                    await send_in_time(body)
-                await asyncio.sleep(left if left > 0 else seconds)
-
-    comments = asyncio.create_task(comment())
-    try:
-        yield send_in_time
-    finally:
-        comments.cancel()
-        await asyncio.wait({comments})
 
 
 def _within_windows(services: Services, chat_request: ChatRequest) -> ChatRequest:

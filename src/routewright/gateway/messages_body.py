@@ -163,7 +163,10 @@ def parse(
     request = parse_chat(chat, default_data_class)
     native = Native("messages", _native(body, betas), tuple(dict.fromkeys(lost)))
     needs = request.query.needs | _needs(lost)
-    return replace(request, query=replace(request.query, native=native, needs=needs))
+    query = replace(request.query, native=native, needs=needs)
+    kinds = (str(tool.get("type") or "custom") for tool in body.get("tools") or ())
+    built_in = tuple(dict.fromkeys(kind for kind in kinds if kind != "custom"))
+    return replace(request, query=query, built_in=built_in)
 
 
 def _needs(lost: Sequence[str]) -> set[str]:

@@ -6,12 +6,13 @@ A router of pool P1 is fitted on 1,600 training rows of `mmlu_pro`. An agent the
 conversations of 20 turns through a real gateway: each turn is a question of `dev`, followed by one
 to five results of tools, and every request repeats all that went before. An upstream stands for
 all experts: it bills input that it has seen in that conversation before at a tenth of the price,
-and asks for tools as the agent's plan says. The quality of a turn is the recorded score of the
-expert that ended it. The policies differ in `sticky` alone: `none` decides every request as if it
-were the first, `session` keeps tool loops and counts caches, `always` stays with the first expert.
-"blind to caches" is `session` without the prices of cached input in the config.
+and asks for tools as the agent's plan says. The quality of a request is the recorded score, on the
+question of its turn, of the expert that answered it: who works on a step decides how good it is.
 
-Intervals are 95 % bootstrap intervals over conversations, paired with `none`.
+The policies differ in `sticky` alone: `none` decides every request as if it were the first,
+`session` keeps tool loops and counts caches, `always` stays with the first expert. "blind to
+caches" is `session` without the prices of cached input in the config, and "dearest" asks the
+dearest expert alone. Intervals are 95 % bootstrap intervals over conversations, paired with `none`.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ from routewright.gateway.app import build
 from routewright.gateway.server import listen, url_of
 from routewright.types import Array
 
-CONVERSATIONS, TURNS, MOST_STEPS = 10, 20, 5
+CONVERSATIONS, TURNS, MOST_STEPS = 8, 20, 5
 SYSTEM, RESULT, ANSWER = 6000, 800, 300  # tokens of the first message, a tool's result, an answer
 CACHED = 0.1  # the price of cached input, as a part of the price of input
 BUDGETS = (0.25, 0.5, 0.75)
-ARMS = ("none", "session", "session, blind to caches", "always")
+ARMS = ("none", "session", "session, blind to caches", "always", "dearest")
 HEADS = ("budget", "sticky", "US$", "of none", "quality", "− none", "switches", "in loops")
 WORD = "item "  # a token and a quarter, by the characters
 
@@ -132,13 +133,16 @@ def config(router: Path, url: str, prices: dict[str, tuple[float, float]], arm: 
         for name, (price_in, price_out) in prices.items()
     ]
     policy = {"strategy": "auto", "router": str(router), "max_cost_fraction": budget}
-    policies = {"default": {**policy, "sticky": arm.split(",")[0]}}
+    sticky = "none" if arm == "dearest" else arm.split(",")[0]
+    policies = {"default": {**policy, "sticky": sticky}}
     return Config.model_validate(
         {"version": 1, "experts": experts, "policies": policies, "server": {"store": "none"}}
     )
 
 
-def talk(client: Any, url: str, experts: Experts, rows: Outcomes, places: Array, name: str) -> Talk:
+def talk(
+    client: Any, url: str, experts: Experts, rows: Outcomes, places: Array, name: str, model: str
+) -> Talk:
     """One conversation, whose turns are the questions of these rows."""
     rng = np.random.default_rng(int(name))
     steps = rng.integers(1, MOST_STEPS + 1, len(places))
@@ -152,7 +156,8 @@ def talk(client: Any, url: str, experts: Experts, rows: Outcomes, places: Array,
         for step in range(count + 1):
             experts.plan[name] = place, count - step
             reply = client.post(
-                f"{url}/v1/chat/completions", json={"messages": messages, "tools": [TOOL]}
+                f"{url}/v1/chat/completions",
+                json={"model": model, "messages": messages, "tools": [TOOL]},
             )
             assert reply.status_code == 200, reply.text
             answer = reply.json()
@@ -161,11 +166,11 @@ def talk(client: Any, url: str, experts: Experts, rows: Outcomes, places: Array,
                 done.switches += step == 0
                 done.in_loops += step > 0
             last = expert
+            scores.append(rows.score[place, rows.experts.index(last)])
             messages.append(message)
             for call in message.get("tool_calls") or ():
                 result = WORD * (RESULT * 4 // len(WORD))
                 messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
-        scores.append(rows.score[place, rows.experts.index(last)])
     done.quality, done.usd = float(np.nanmean(scores)), experts.paid[name]
     return done
 
@@ -214,6 +219,7 @@ def run(
     """All conversations through one gateway."""
     import httpx2 as httpx
 
+    model = max(prices, key=lambda name: prices[name]) if arm == "dearest" else "auto"
     experts = Experts(prices, rows)
     with (
         served(experts) as upstream,
@@ -221,7 +227,7 @@ def run(
         httpx.Client(timeout=600) as client,
     ):
         return [
-            talk(client, url, experts, rows, order[i * TURNS : (i + 1) * TURNS], f"{i}")
+            talk(client, url, experts, rows, order[i * TURNS : (i + 1) * TURNS], f"{i}", model)
             for i in range(CONVERSATIONS)
         ]
 

@@ -275,7 +275,8 @@ def unpacked(body: Mapping[str, Any]) -> dict[str, Any]:
     for key in fields.keys() - {*LIMIT_FIELDS, "domain", "tags"}:
         if (name := _meant(key, (*LIMITS, *LIMIT_FIELDS))) not in (None, "domain", "tags"):
             raise BadRequest(f"{key[:60]} is unknown: did you mean '{name}'?", key[:60])
-    caps = {name: fields[name] for name in TOKEN_LIMITS if isinstance(fields.get(name), float)}
+    names = (*TOKEN_LIMITS, "max_output_tokens")  # the last one in Responses
+    caps = {name: fields[name] for name in names if isinstance(fields.get(name), float)}
     whole = {name: int(cap) for name, cap in caps.items() if cap.is_integer()}
     return {**fields, **whole}  # in JSON 5.0 is the integer 5
 

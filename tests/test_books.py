@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import os
 import resource
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from test_openapi import sandbox
 from upstream import Upstream, asked, hang, running, status
 from upstream import gateway as gateway_of
 
+KILLS = int(os.environ.get("KILLS", "20"))  # of a gateway on SQLite; a quarter on PostgreSQL
 SERVE = "import sys; from routewright.cli.main import run; sys.argv[0] = 'routewright'; run()"
 pytestmark = pytest.mark.anyio
 PRICE = (1.0, 2.0)  # US$ per million tokens of the upstream's experts
@@ -224,7 +226,7 @@ async def test_a_kill_loses_no_charge_and_leaves_no_half_of_a_decision(tmp_path,
     async with running(upstream), session() as http:
         gateway = Gateway(config(tmp_path, url, upstream.expert("small")))
         seen = set()
-        for kill in range(20):
+        for kill in range(KILLS if url.startswith("sqlite") else KILLS // 4):
             await asyncio.to_thread(gateway.start)
 
             async def client(n, gateway=gateway):

@@ -89,7 +89,7 @@ async def complete(
     if memory is not None:
         chat_request = permitted(await memory.recall(chat_request), key)
     chat_request = with_built_in_tools(chat_request, services.experts.values())
-    place, chat_request = await _placed(services, request, chat_request, key)
+    place, chat_request = await placed(services, request, chat_request, key)
     policy.strategy_for(chat_request.query)  # may refuse the query, before it counts
     account = Account(services.records, key, chat_request.query)
     try:
@@ -130,7 +130,7 @@ async def complete(
     return await (answer.streamed() if chat_request.stream else answer.whole())
 
 
-async def _placed(
+async def placed(
     services: Services, request: Request, chat_request: ChatRequest, key: Key | None
 ) -> tuple[Place, ChatRequest]:
     """Where a request stands in its conversation, and the request with what follows from that.

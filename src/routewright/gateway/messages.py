@@ -12,7 +12,7 @@ from routewright.errors import UpstreamError
 from routewright.experts.limits import secrecy
 from routewright.experts.providers import input_tokens, tokens
 from routewright.experts.spending import IMAGE_TOKENS
-from routewright.gateway.completion import complete
+from routewright.gateway.completion import complete, placed
 from routewright.gateway.messages_body import parse
 from routewright.gateway.messages_reply import MessagesReply
 from routewright.gateway.permissions import check_policy, permitted
@@ -40,6 +40,7 @@ async def count_tokens(request: Request) -> Response:
     chat_request = permitted(await services.read(request, reader), request.state.key)
     policy = services.policies.find(chat_request.model)
     check_policy(policy, request.state.key)
+    _, chat_request = await placed(services, request, chat_request, request.state.key)
     count = await _counted(services, policy, chat_request.query)
     if count is not None:
         return JSONResponse({"input_tokens": count})

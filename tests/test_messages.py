@@ -290,6 +290,7 @@ def test_a_schema_for_the_answer_reaches_a_chat_expert(strict):
         ({"temperature": 2}, "temperature"),
         ({"thinking": {"budget_tokens": 5}}, "thinking.type"),
         ({"stream": "yes"}, "stream"),
+        ({"anthropic_beta": [{"name": "b"}]}, "anthropic_beta"),
         ({"metadata": 5}, "metadata"),
         ({"max_cost": 5}, "max_cost"),
         ({"metadata": {"data_class": "secret"}}, "metadata.data_class"),
@@ -669,6 +670,23 @@ def test_a_stream_that_breaks_ends_with_an_error_event(upstream):
     assert body["error"]["type"] == "api_error"
 
 
+def test_a_stream_that_breaks_costs_what_was_received_of_it(tmp_path):
+    """Its first event counts one token of output, whatever follows."""
+    pieces = [{**PIECE, "delta": {"type": "text_delta", "text": "x" * 40}}] * 100
+    upstream = AnthropicUpstream(faults=[streamed(START, BLOCK, *pieces, cut=True)])
+    boss = {"authorization": "Bearer boss"}
+
+    async def work(client, chat, plain):
+        await events(plain)
+        async with plain.get("/admin/decisions", headers=boss) as reply:
+            return (await reply.json())["data"]
+
+    server = {"store": f"sqlite:///{tmp_path}/store.db", "admin_key": "boss"}
+    (row,) = served(work, upstream, {"retries": 0}, server=server)
+    assert row["usd"] == pytest.approx((5 + 1000 * 2) / 1e6)
+    assert row["estimated_usd"] == row["usd"]
+
+
 def test_an_error_before_the_first_piece_leaves_the_answer_to_another_expert():
     first = AnthropicUpstream(faults=[streamed(START, {"type": "ping"}, FAILURE)])
     second = AnthropicUpstream([thinking("hm"), text("four")])
@@ -828,6 +846,26 @@ def test_tokens_are_estimated_where_nobody_can_or_may_count_them(why, caplog):
     assert 2100 < raw.parse().input_tokens < 2200
     assert len(getattr(upstream, "counted", ())) == (why == "failure")
     assert '"event": "decision"' not in caplog.text
+
+
+def test_nobody_counts_tokens_of_a_restricted_session_who_may_not_read_it():
+    upstream, inside = AnthropicUpstream(), Upstream()
+    session = {"x-routewright-session": "s1"}
+
+    async def run():
+        async with running_anthropic(upstream), running(inside):
+            experts = [upstream.expert("out"), inside.expert("in", data_classes=["restricted"])]
+            policy = {"strategy": "fixed", "options": {"expert": "out"}, "fallback": ["in"]}
+            async with clients(*experts, policies={"default": policy}) as (client, _, _):
+                own = {"data_class": "restricted"}
+                await client.messages.create(
+                    model="in", **ASKED, extra_headers=session, extra_body={"routewright": own}
+                )
+                return await count(extra_headers=session)(client, None, None)
+
+    raw = asyncio.run(run())
+    assert raw.headers["x-routewright-estimated"] == "true"
+    assert upstream.counted == []
 
 
 def test_counting_needs_a_key_like_the_rest():

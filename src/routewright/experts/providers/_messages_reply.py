@@ -149,7 +149,7 @@ class Transcript(_transcript.Transcript):
         if kind == "message_start":
             self._message = dict(event["message"])
             rest = {k: v for k, v in self._message.items() if k not in READ and v is not None}
-            return {**rest, "usage": self._message.get("usage")}, False
+            return {**rest, "usage": _at_start(self._message.get("usage"))}, False
         if kind == "content_block_start":
             return self._begin(index, event["content_block"])
         if kind == "content_block_delta":
@@ -228,6 +228,14 @@ class Transcript(_transcript.Transcript):
         if delta.get("stop_sequence"):
             choice["stop_sequence"] = delta["stop_sequence"]
         return {"choices": [choice], "usage": event.get("usage")}
+
+
+def _at_start(usage: object) -> object:
+    """The usage of a message that begins, without its output: that is a token or so, whatever
+    follows, and would be the count of a stream that breaks."""
+    if not isinstance(usage, Mapping):
+        return usage
+    return {name: value for name, value in usage.items() if name != "output_tokens"}
 
 
 def _delta(message: dict[str, Any]) -> dict[str, Any]:

@@ -369,6 +369,13 @@ def test_the_calls_of_custom_tools_and_namespaces_come_back_as_they_were():
     assert messages[5]["content"] == [{"type": "image_url", "image_url": {"url": IMAGE}}]
 
 
+def test_a_namespace_that_is_no_text_is_none():
+    upstream = Upstream(says="four")
+    choice = {"type": "function", "name": "add", "namespace": 5}
+    served(create(tools=[ADD], tool_choice=choice), upstream)
+    assert upstream.bodies[0]["tool_choice"] == {"type": "function", "function": {"name": "add"}}
+
+
 def test_structured_output_is_parsed_by_the_client():
     class Sum(BaseModel):
         value: int

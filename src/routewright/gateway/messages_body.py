@@ -119,6 +119,7 @@ class CountBody(Open):
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
+    anthropic_beta: str | list[str] | None = None
     routewright: Limits | None = Field(None, description="The limits of this request.")
     metadata: Metadata | None = None
 

@@ -137,8 +137,7 @@ class Conversation:
     def _call(self, item: Mapping[str, Any], kind: str) -> None:
         """Adds a call to the assistant's message that stands last."""
         arguments = item["arguments"] if kind == "function_call" else arguments_of(item["input"])
-        namespace = item.get("namespace")
-        name = self.tools.chat_name(item["name"], namespace if isinstance(namespace, str) else None)
+        name = self.tools.chat_name(item["name"], item.get("namespace"))
         if not self.messages or self.messages[-1]["role"] != "assistant":
             self.messages.append({"role": "assistant", "content": None})
         calls = self.messages[-1].setdefault("tool_calls", [])

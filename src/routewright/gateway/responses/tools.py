@@ -36,9 +36,9 @@ class Tools:
     def origin(self, name: str) -> Origin:
         return self.origins.get(name) or Origin(name)
 
-    def chat_name(self, name: str, namespace: str | None = None) -> str:
-        """The name that a tool of the request has in chat."""
-        return name if namespace is None else _joined(namespace, name)
+    def chat_name(self, name: str, namespace: object = None) -> str:
+        """The name that a tool of the request has in chat; a namespace that is no text is none."""
+        return _joined(namespace, name) if isinstance(namespace, str) else name
 
 
 def read(tools: Any) -> Tools:

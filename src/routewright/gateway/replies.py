@@ -64,7 +64,7 @@ def cost_headers(spent: Sequence[Answer]) -> dict[str, str]:
 
 def header(value: str) -> str:
     """A value that an HTTP header can hold: one line of ASCII with a limited length."""
-    return quote(value, safe=" !#$&'()*+,/:;<=>?@[]^`{|}~")[:LONGEST_HEADER]
+    return quote(value[:LONGEST_HEADER], safe=" !#$&'()*+,/:;<=>?@[]^`{|}~")[:LONGEST_HEADER]
 
 
 def event(value: Any, name: str | None = None) -> bytes:

@@ -8,6 +8,7 @@ strictest data class of its texts holds for all that follows.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import time
@@ -20,7 +21,9 @@ import numpy as np
 from starlette.datastructures import Headers
 
 from routewright import turns
+from routewright.drive import at_once
 from routewright.experts.limits import strictest
+from routewright.gateway.accounting import LONG
 from routewright.gateway.batches import PredictedRouter
 from routewright.gateway.body import ChatRequest
 from routewright.gateway.policies import DIRECT, Policy, WithinLimits
@@ -171,7 +174,8 @@ class Sessions:
         read, its texts may be of any of them, and count as the strictest.
         """
         session, query = name_of(headers, request), request.query
-        ids = _ids(session, query, key)
+        run = asyncio.to_thread if query.input_tokens > LONG else at_once
+        ids = await run(_ids, session, query, key)
         begins = session is None and not any(m.get("role") == "assistant" for m in query.messages)
         states, default = self._in_memory(ids), DATA_CLASSES[0]
         if (

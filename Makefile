@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-DEV_EXTRAS := any-llm,dev,train,fast,graders,lm,maths,otel,postgres,ray,static,sentence
+DEV_EXTRAS := any-llm,dev,train,fast,graders,lm,maths,otel,pii,postgres,ray,static,sentence
 # Compiling all that is installed takes longer than compiling what is imported, once, when it is.
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 export PYTHONDONTWRITEBYTECODE :=

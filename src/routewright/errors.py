@@ -40,9 +40,12 @@ EXTRAS = {  # package ▶ the extra that installs it
     "math_verify": "maths",
     "model2vec": "static",
     "opentelemetry": "otel",
+    "presidio_analyzer": "pii",
     "psycopg": "postgres",
     "ray": "ray",
     "sentence_transformers": "torch",
+    "spacy": "pii",
+    "tldextract": "pii",
 }
 
 

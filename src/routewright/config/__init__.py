@@ -420,6 +420,27 @@ class PolicyConfig(Section):
         return {"strategy": self.strategy, **self.options, **given}
 
 
+class PiiConfig(Section):
+    """How personal data in prompts is found (extra `pii`), and what follows."""
+
+    raise_to: Literal["internal", "restricted"] = Field(
+        default="restricted", description="The data class that such a text gets at least."
+    )
+    entities: list[Text] = Field(
+        default=[
+            *("CREDIT_CARD", "EMAIL_ADDRESS", "IBAN_CODE", "MEDICAL_LICENSE", "PERSON"),
+            *("PHONE_NUMBER", "UK_NHS", "US_SSN"),
+        ],
+        min_length=1,
+        description="What counts, by Presidio's names; PERSON needs a `model`.",
+    )
+    score: Fraction = Field(default=0.4, description="How sure Presidio must be, 0 to 1.")
+    language: Text = Field(default="en", description="The language of the patterns.")
+    model: Text | None = Field(
+        default=None, description="A model of spaCy that is installed, as en_core_web_lg."
+    )
+
+
 class RecordsConfig(Section):
     """Which texts the store keeps of decisions."""
 
@@ -538,6 +559,9 @@ class ServerConfig(Section):
     )
     records: RecordsConfig = Field(
         default=RecordsConfig(), description="Which texts the store keeps, and for how long."
+    )
+    pii: PiiConfig | None = Field(
+        default=None, description="Personal data in prompts is found, and makes them stricter."
     )
     responses: ResponsesConfig = Field(
         default=ResponsesConfig(),

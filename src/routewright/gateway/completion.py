@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 
 from routewright import drive
 from routewright.errors import RoutewrightError
+from routewright.experts.limits import strictest
 from routewright.experts.traces import trace_id
 from routewright.gateway import sessions
 from routewright.gateway.accounting import Account
@@ -144,6 +145,8 @@ async def placed(
     )
     query = chat_request.query
     data_class = place.data_class(query.data_class)
+    if services.personal is not None and await services.run(services.personal.finds, query):
+        data_class = strictest([data_class, services.personal.settings.raise_to])
     services.sessions.raised(place, data_class)
     query = replace(query, data_class=data_class, conversation=place.conversation())
     return place, replace(chat_request, query=query)

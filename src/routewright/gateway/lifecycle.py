@@ -17,6 +17,7 @@ from routewright.experts.resources import connections
 from routewright.gateway.breaker import Breaker
 from routewright.gateway.feedback import Feedback
 from routewright.gateway.makers import Makers
+from routewright.gateway.personal import Detector
 from routewright.gateway.policies import Policies
 from routewright.gateway.prometheus import Counters
 from routewright.gateway.records import Records
@@ -63,6 +64,7 @@ class Lifecycle:
         self.counters.records = self.records
         self.sessions = Sessions(self.records)
         self.windows = Windows()
+        self._personal = _personal(config)
         self._makers = Makers()
         self._first = config.server
         self._threads = ThreadPoolExecutor(THREADS, "routewright")
@@ -150,6 +152,8 @@ class Lifecycle:
         assert self._load is not None
         config = self._load()
         policies = Policies(config)
+        if self._personal is None or self._personal.settings != config.server.pii:
+            self._personal = _personal(config)
         path = config.server.feedback
         for generation in self._living:  # a file has one writer
             feedback = generation.services.feedback
@@ -182,13 +186,14 @@ class Lifecycle:
             client,
             breaker,
             self._threads,
-            feedback,
-            self.counters,
-            slots,
-            self.records,
-            self.windows,
-            self.sessions,
-            self._makers,
+            feedback=feedback,
+            counters=self.counters,
+            slots=slots,
+            records=self.records,
+            personal=self._personal,
+            windows=self.windows,
+            sessions=self.sessions,
+            makers=self._makers,
         )
         self.windows.set(experts.values())
         self.counters.pacers = policies.pacers.by_policy
@@ -219,6 +224,10 @@ class Lifecycle:
         feedback = services.feedback
         if feedback is not None and all(other.feedback is not feedback for other in others):
             feedback.journal.close()
+
+
+def _personal(config: Config) -> Detector | None:
+    return None if config.server.pii is None else Detector(config.server.pii)
 
 
 def _feedback(config: Config) -> Feedback | None:

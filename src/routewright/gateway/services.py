@@ -21,6 +21,7 @@ from routewright.gateway.breaker import Breaker
 from routewright.gateway.budgets import point_within
 from routewright.gateway.feedback import Feedback
 from routewright.gateway.makers import Makers
+from routewright.gateway.personal import Detector
 from routewright.gateway.policies import Policies, Policy
 from routewright.gateway.prometheus import Counters
 from routewright.gateway.records import Records
@@ -53,6 +54,7 @@ class Services:
     counters: Counters = field(default_factory=Counters)
     slots: Slots = field(default_factory=Slots)  # for requests that ask experts
     records: Records = field(default_factory=Records)  # of keys, budgets and decisions
+    personal: Detector | None = None  # None: nobody looks for personal data
     windows: Windows = field(default_factory=Windows)  # of the experts' subscriptions
     sessions: Sessions = field(default_factory=lambda: Sessions(Records()))
     makers: Makers = field(default_factory=Makers)  # of reasoning that only its expert can read

@@ -462,6 +462,22 @@ def test_a_budget_limits_a_native_answer_and_its_thinking():
     assert "thinking.budget_tokens" in headers["x-routewright-warning"]
 
 
+def test_a_budget_covers_what_of_a_native_request_no_chat_can_carry():
+    """A block that nobody knows is sent too, and the input alone may cost more than the budget."""
+    upstream = AnthropicUpstream()
+    blocks = [text("What is this?"), {"type": "hologram", "data": "x" * 10_000}]
+    body = {**ASKED, "messages": messages(("user", blocks))}
+    code, reply, _ = served(post(**body, routewright={"max_cost": 0.005}), upstream)
+    assert (code, upstream.bodies) == (422, []), reply
+    assert "max_cost" in reply["error"]["message"]
+    image = {"type": "image", "source": {"type": "base64", "media_type": "a/b", "data": PIXEL}}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [image]}
+    turns = messages(("user", "2 + 2?"), ("assistant", [tool_use("f", "t")]), ("user", [result]))
+    body = {**ASKED, "messages": turns}
+    code, reply, _ = served(post(**body, routewright={"max_cost": 0.005}), upstream)
+    assert code == 200, reply
+
+
 # --- chat clients before an expert that speaks Messages ------------------------------------------
 
 

@@ -264,16 +264,17 @@ class Client:
         if ask.samples > 1 and not self._takes_n(ask.expert):
             body = {key: value for key, value in call.body.items() if key != "n"}
             return ask.samples * bound(body, call.expert)
-        return bound(call.body, call.expert)
+        return bound(call.body, call.expert, native=call.native)
 
     def _call(self, ask: Ask, query: Query) -> Call:
         expert, body = self.experts[ask.expert], self.body(ask, query)
+        native = self.native(ask, query)
         if ask.max_cost is not None:
-            body = capped(body, expert, ask.max_cost)
+            body = capped(body, expert, ask.max_cost, native)
         patience = math.inf if ask.max_latency is None else ask.max_latency
-        return Call(expert, body, patience, native=self._native(ask, query))
+        return Call(expert, body, patience, native=native)
 
-    def _native(self, ask: Ask, query: Query) -> Mapping[str, Any] | None:
+    def native(self, ask: Ask, query: Query) -> Mapping[str, Any] | None:
         """The request in the client's own protocol, with the options that override it; None if the
         expert does not speak that."""
         if query.native is None or ask.kind != "answer" or ask.sample:
@@ -289,7 +290,7 @@ class Client:
     def _lost(self, ask: Ask, query: Query) -> tuple[str, ...]:
         """What of the client's own request the expert is not sent, because it speaks another
         protocol."""
-        if query.native is None or ask.kind != "answer" or self._native(ask, query) is not None:
+        if query.native is None or ask.kind != "answer" or self.native(ask, query) is not None:
             return ()
         return query.native.lost
 

@@ -238,7 +238,9 @@ class Tries:
             return True
         left = self.max_cost - self.spent
         try:
-            self.call = replace(self.call, body=capped(self.call.body, self.call.expert, left))
+            self.call = replace(
+                self.call, body=capped(self.call.body, self.call.expert, left, self.call.native)
+            )
         except NotAdmissible:
             return False
         return True
@@ -290,7 +292,7 @@ class Tries:
         if self.max_cost is None:
             return expert.price(*self._estimate(seconds))
         written = math.inf if isinstance(error, UpstreamTimeout) else seconds
-        return bound(body, expert, written)
+        return bound(body, expert, written, self.call.native)
 
     def _estimate(self, seconds: float) -> tuple[int, int]:
         """The input and output tokens of the try in progress, which began `seconds` ago."""

@@ -190,7 +190,7 @@ class Reserving:
         """The US$ that an ask may cost, that any answer costs, and that a short one costs; and
         whether nothing limits its tokens."""
         expert = self.client.experts[ask.expert]
-        size = spending.input_bound(self.client.body(ask, query))
+        size = spending.input_bound(self.client.body(ask, query), self.client.native(ask, query))
         bound = self.client.bound(ask, query)
         is_open = math.isinf(bound)
         if is_open:

@@ -831,6 +831,32 @@ def test_a_key_with_a_budget_is_charged_what_the_answer_cost(tmp_path):
     assert spend["total_usd"] == pytest.approx(2 * dollars)
 
 
+def test_a_tool_loop_goes_on_with_its_expert_whatever_its_calls_are_named():
+    """Ids as Kimi writes them have signs that Anthropic's do not have."""
+    call = {**CALL, "id": "functions.read_file:0"}
+    small = Upstream(message={"role": "assistant", "content": None, "tool_calls": [call]})
+    large = Upstream("done")
+    session = {"x-routewright-session": "s1"}
+
+    async def run():
+        policy = {"strategy": "fixed", "options": {"expert": "large"}, "fallback": ["small"]}
+        async with running(small, large):
+            experts = [small.expert("small"), large.expert("large")]
+            async with clients(*experts, policies={"default": policy}) as (client, _, _):
+                ask = {**ASKED, "tools": [TOOL], "extra_headers": session}
+                first = await client.messages.create(model="small", **ask)
+                await client.messages.create(model="large", **ask)
+                result = {"type": "tool_result", "tool_use_id": first.content[0].id}
+                blocks = [block.model_dump() for block in first.content]
+                ask["messages"] = [
+                    *ASKED["messages"],
+                    *messages(("assistant", blocks), ("user", [{**result, "content": "x"}])),
+                ]
+                return (await client.messages.create(model="auto", **ask)).model
+
+    assert asyncio.run(run()) == "small"
+
+
 def count(**options):
     options = {"model": "auto", "messages": ASKED["messages"], **options}
 

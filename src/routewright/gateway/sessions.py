@@ -23,6 +23,7 @@ from starlette.datastructures import Headers
 from routewright import turns
 from routewright.drive import at_once
 from routewright.experts.limits import strictest
+from routewright.experts.providers._messages_request import tool_id
 from routewright.gateway.accounting import LONG
 from routewright.gateway.batches import PredictedRouter
 from routewright.gateway.body import ChatRequest
@@ -30,7 +31,6 @@ from routewright.gateway.policies import DIRECT, Policy, WithinLimits
 from routewright.gateway.records import Records
 from routewright.gateway.windows import Windows
 from routewright.records.keys import Key
-from routewright.records.texts import clean
 from routewright.strategies._fixed_mix import unfamiliar
 from routewright.strategies.fallback import with_fallback
 from routewright.strategies.single import Single
@@ -261,7 +261,8 @@ def _hash(*parts: str) -> str:
 
 
 def _call_id(call: Mapping[str, Any]) -> str:
-    return clean(str(call.get("id")))[:200]
+    """The id of a tool call, as clients of every protocol know it."""
+    return tool_id(call.get("id"))[:200]
 
 
 def _after(before: Session, place: Place, query: Query, answer: Answer) -> Session:

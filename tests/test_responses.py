@@ -369,6 +369,15 @@ def test_the_calls_of_custom_tools_and_namespaces_come_back_as_they_were():
     assert messages[5]["content"] == [{"type": "image_url", "image_url": {"url": IMAGE}}]
 
 
+def test_thousands_of_calls_are_no_more_work_each_than_one():
+    """If each were compared with all before it, this would take half a minute."""
+    calls = [{**CALL, "id": f"c{i}"} for i in range(4000)]
+    upstream = Upstream(message={"role": "assistant", "content": None, "tool_calls": calls})
+    response = served(create(tools=[ADD]), upstream)
+    assert [item.call_id for item in response.output] == [call["id"] for call in calls]
+    assert {item.status for item in response.output} == {"completed"}
+
+
 def test_a_namespace_that_is_no_text_is_none():
     upstream = Upstream(says="four")
     choice = {"type": "function", "name": "add", "namespace": 5}

@@ -131,9 +131,7 @@ class Output:
         if self._text is not None and self._text.item["type"] == kind:
             return self._text
         yield from self._close_text("completed")
-        for call in self._calls.values():
-            if _is_json("".join(call.arguments)):
-                yield from self._close_call(call, "completed")
+        yield from self._close_last_call()
         item: dict[str, Any] = {"id": self._id("msg" if kind == "message" else "rs"), "type": kind}
         if kind == "message":
             item |= {"role": "assistant", "status": "in_progress", "content": []}
@@ -182,9 +180,7 @@ class Output:
     def _add_call(self, delta: Mapping[str, Any], number: Any) -> Iterator[Event]:
         if number not in self._calls:
             yield from self._close_text("completed")
-            for call in self._calls.values():
-                if _is_json("".join(call.arguments)):
-                    yield from self._close_call(call, "completed")
+            yield from self._close_last_call()
             self._calls[number] = Call()
         call = self._calls[number]
         function = delta.get("function")
@@ -223,6 +219,12 @@ class Output:
             **namespace,
         }
         return {**fields, ("input" if origin.is_custom else "arguments"): ""}
+
+    def _close_last_call(self) -> Iterator[Event]:
+        """The end of the last call, if it is whole. Of thousands, not all are read every time."""
+        call = next(reversed(self._calls.values()), None)
+        if call is not None and _is_json("".join(call.arguments)):
+            yield from self._close_call(call, "completed")
 
     def _close_call(self, call: Call, status: str) -> Iterator[Event]:
         if call.is_closed:

@@ -88,12 +88,14 @@ def chain(connection: Connection, name: str, owner: str, now: float, most: int) 
 def items(
     connection: Connection, names: Iterable[str], owner: str, now: float
 ) -> dict[str, tuple[Mapping[str, Any], Turn]]:
-    """Items by their ids, each with its turn; unknown ones are left out."""
+    """Items by their ids, each with its turn, but for that turn's input; unknown ones are left
+    out."""
     table, places = schema.responses, schema.response_items
     wanted = set(names)
-    query = select(table).join(places, places.c.response == table.c.id)
-    query = query.where(places.c.id.in_(wanted), *_own(owner, now))
-    turns = map(_turn, connection.execute(query))
+    columns = [column for column in table.c if column.name not in ("input", "response")]
+    of_items = select(places.c.response).where(places.c.id.in_(wanted))
+    query = select(*columns).where(table.c.id.in_(of_items), *_own(owner, now))
+    turns = [_turn(row, input=[], response={}) for row in connection.execute(query)]
     return {item["id"]: (item, t) for t in turns for item in t.output if item.get("id") in wanted}
 
 
@@ -158,5 +160,6 @@ def _delete(connection: Connection, names: Sequence[str]) -> None:
         connection.execute(delete(responses).where(responses.c.id.in_(names)))
 
 
-def _turn(row: Row[Any]) -> Turn:
-    return Turn(**{name: value for name, value in row._mapping.items() if name != "size"})
+def _turn(row: Row[Any], **more: Any) -> Turn:
+    fields = {name: value for name, value in row._mapping.items() if name != "size"}
+    return Turn(**fields, **more)

@@ -59,7 +59,8 @@ class ResponsesMemory:
         history = [item for turn in turns for item in (*turn.input, *_made(turn))]
         if history or items != list(request.items):
             model = request.model
-            request = replace(continued(request, items, history), model=model)
+            request = await asyncio.to_thread(continued, request, items, history)
+            request = replace(request, model=model)
         older = [*turns, *(turn for _, turn in places.values())]
         request = replace(request, query=_within(request.query, query, older))
         raised = request.query.data_class != query.data_class

@@ -164,6 +164,8 @@ class Transcript(_transcript.Transcript):
 
     def _begin(self, index: int, block: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
         self._blocks[index] = dict(block)
+        if block.get("citations"):
+            self._blocks[index]["citations"] = list(block["citations"])
         kind = block.get("type")
         if kind == "tool_use":
             number = self._tools[index] = len(self._tools)
@@ -188,7 +190,9 @@ class Transcript(_transcript.Transcript):
         if kind == "signature_delta":
             block["signature"] = delta["signature"]
         elif kind == "citations_delta":
-            block["citations"] = [*(block.get("citations") or ()), delta["citation"]]
+            if not block.get("citations"):
+                block["citations"] = []
+            block["citations"].append(delta["citation"])
             return _delta({"citations": [delta["citation"]]}), True
         elif kind == "input_json_delta":
             self._inputs.setdefault(index, []).append(delta["partial_json"])

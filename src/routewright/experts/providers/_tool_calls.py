@@ -27,8 +27,8 @@ class Call:
     @property
     def has_ended(self) -> bool:
         """Whether its arguments are a whole JSON object."""
-        text = "".join(self.arguments)
-        return text.rstrip().endswith("}") and parse(text) is not None
+        last = next((piece for piece in reversed(self.arguments) if piece.strip()), "")
+        return last.rstrip().endswith("}") and parse("".join(self.arguments)) is not None
 
     @property
     def is_whole(self) -> bool:
@@ -57,6 +57,7 @@ class ToolCalls:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self._by_index: dict[int, Call] = {}  # by the upstream's number
+        self._by_id: dict[str, Call] = {}
 
     def add(self, pieces: object) -> list[dict[str, Any]]:
         """Adds the pieces of one delta; returns them with the right number, without repetitions."""
@@ -83,6 +84,7 @@ class ToolCalls:
         delta = {"index": call.number, **fields}
         if id and not call.id:
             call.id = delta["id"] = id
+            self._by_id[id] = call
         if function is not None and (pieces := _function(call, function, name)):
             delta["function"] = pieces
         return delta
@@ -92,7 +94,7 @@ class ToolCalls:
         call = self._by_index.get(index) if index is not None else None
         is_new_index = index is not None and call is None
         if call is None and id:
-            call = next((call for call in reversed(self.calls) if call.id == id), None)
+            call = self._by_id.get(id)
         if call is None and index is None and self.calls:
             call = self.calls[-1]
         if call is None or not name or not call.name:

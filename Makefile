@@ -9,16 +9,19 @@ DEV_EXTRAS := any-llm,dev,train,fast,graders,lm,maths,otel,pii,postgres,ray,stat
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test postgresql fuzz check lock sbom format docs api tutorial bench sandbox clean
+.PHONY: demo test postgresql node fuzz check lock sbom format docs api tutorial bench sandbox clean
 
 demo: $(VENV)/.installed
 	$(BIN)/routewright demo $(if $(ONCE),--once)
 
-test: $(VENV)/.installed-dev postgresql
+test: $(VENV)/.installed-dev postgresql node
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 postgresql:  ## install Debian's server for the tests; where that is not possible, say why and go on
 	@sh dev/install_postgresql.sh
+
+node:  ## install the clients of Node for the tests, once; where that is not possible, say why and go on
+	@sh dev/install_node_clients.sh
 
 fuzz: $(VENV)/.installed-dev  ## random inputs for FUZZ_MINUTES (60); prints the seed of each round
 	$(BIN)/python dev/fuzz.py

@@ -141,7 +141,7 @@ def test_langchain_sends_a_limit(kind, tmp_path):
 
 @pytest.fixture
 def litellm(monkeypatch):
-    """litellm, which is not in the extra `dev`: it needs an older python-dateutil than the others."""
+    """litellm, which is not in the extra `dev`: it needs an older python-dateutil."""
     monkeypatch.setenv(
         "LITELLM_LOCAL_MODEL_COST_MAP", "True"
     )  # else it asks the network for prices

@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: OpenAI chat completions, whole or streamed."""
+"""OpenAI chat completions, whole or streamed."""
 
 from __future__ import annotations
 
@@ -6,23 +6,14 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from routewright.experts.providers import without_logprobs
 from routewright.experts.providers._usage import is_count
-from routewright.gateway.body import ChatRequest, parse
-from routewright.gateway.completion import complete
+from routewright.gateway.body import ChatRequest
 from routewright.gateway.errors import error_event
 from routewright.gateway.replies import event
 from routewright.types import Answer, Decision, Delta, Message
 
 DONE = b"data: [DONE]\n\n"
-
-
-async def chat(request: Request) -> Response:
-    """Answers a chat completion request by the policy that its `model` names."""
-    return await complete(request, parse, ChatReply)
 
 
 class ChatReply:

@@ -620,6 +620,20 @@ def test_a_conversation_stays_in_its_region(tmp_path):
     assert not far.bodies
 
 
+def test_a_name_that_no_response_can_have_is_unknown(store_url):
+    """PostgreSQL holds no NUL, and would fail."""
+
+    async def work(client):
+        item = [{"type": "item_reference", "id": "msg\0"}]
+        for options in ({"previous_response_id": "resp\0"}, {"input": item}):
+            with pytest.raises(openai.NotFoundError):
+                await create(**options)(client)
+        with pytest.raises(openai.NotFoundError):
+            await client.responses.retrieve("resp%00")
+
+    served(work, Upstream(), server={"store": store_url})
+
+
 def test_an_item_can_be_referred_to_by_its_id(tmp_path):
     upstream = Upstream(says="four")
 

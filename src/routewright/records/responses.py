@@ -16,6 +16,7 @@ from routewright.records.store import Store
 from routewright.types import DataClass
 
 MOST_TURNS = 1000  # of a chain
+NUL = "\0"
 PORTION = 200  # responses that are deleted in one transaction
 
 
@@ -62,6 +63,7 @@ def keep(connection: Connection, turn: Turn) -> None:
 def find(connection: Connection, name: str, owner: str, now: float) -> Turn:
     """A turn by the id of its response; raises Unknown."""
     table = schema.responses
+    _check(name)
     row = connection.execute(select(table).where(table.c.id == name, *_own(owner, now))).first()
     if row is None:
         raise Unknown
@@ -74,6 +76,7 @@ def chain(connection: Connection, name: str, owner: str, now: float, most: int) 
     Raises Unknown if one of them is not there any more, and TooLong if they have more than `most`
     bytes.
     """
+    _check(name)
     rows = _chain(connection, name, owner, now)
     if len(rows) > MOST_TURNS or sum(row.size for row in rows) > most:
         raise TooLong
@@ -91,7 +94,7 @@ def items(
     """Items by their ids, each with its turn, but for that turn's input; unknown ones are left
     out."""
     table, places = schema.responses, schema.response_items
-    wanted = set(names)
+    wanted = {name for name in names if NUL not in name}
     columns = [column for column in table.c if column.name not in ("input", "response")]
     of_items = select(places.c.response).where(places.c.id.in_(wanted))
     query = select(*columns).where(table.c.id.in_(of_items), *_own(owner, now))
@@ -129,6 +132,12 @@ def prunable(connection: Connection, before: float, now: float) -> dict[str, int
     """How many responses `prune_all` would delete."""
     query = select(func.count()).select_from(schema.responses).where(_is_old(before, now))
     return {"responses": connection.scalar(query) or 0}
+
+
+def _check(name: str) -> None:
+    """Raises Unknown for a name that no response has and PostgreSQL refuses."""
+    if NUL in name:
+        raise Unknown
 
 
 def _is_old(before: float, now: float) -> ColumnElement[bool]:

@@ -165,7 +165,7 @@ def test_a_big_body_is_parsed_outside_of_the_event_loop(monkeypatch):
         assert go_on.wait(600)
         return parse(*arguments, **options)
 
-    monkeypatch.setattr("routewright.gateway.chat.parse", waiting)
+    monkeypatch.setattr("routewright.gateway.body.parse", waiting)
     upstream = Upstream()
 
     async def run():

@@ -7,6 +7,7 @@ installs the clients into build/node.
 import asyncio
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,9 @@ def missing():
     """Why the clients of Node cannot be run here; None if they can."""
     if NODE is None:
         return "node is not on the PATH: `make node` installs it where it can"
+    version = subprocess.run([NODE, "--version"], capture_output=True, text=True).stdout.strip()
+    if int(version.removeprefix("v").partition(".")[0] or 0) < 20:
+        return f"node is {version}, and these clients need version 20 or newer"
     absent = [
         name
         for name in ("openai", "ai", "@ai-sdk/openai", "@ai-sdk/anthropic")

@@ -200,7 +200,8 @@ def _chat(body: Json, lost: list[str]) -> Json:
     names = ("model", "stream", "max_tokens", "temperature", "top_p")
     return {
         **{name: body[name] for name in names if name in body},
-        "messages": messages,
+        # Turns of which chat carries nothing leave none.
+        "messages": messages or [{"role": "user", "content": ""}],
         **({"stop": body["stop_sequences"]} if body.get("stop_sequences") else {}),
         **_tools(body, lost),
         **_effort(body, lost),

@@ -15,6 +15,8 @@ from typing import Any
 
 from aiohttp import web
 
+from upstream import listening
+
 SIGNATURE = "EqQBCgIYAhIM1gbcDa9GJwZA2b3hGgxBdjrkzLoky3dl1pkiMOYds"
 FIELDS = {
     *("model", "messages", "system", "max_tokens", "stream", "stop_sequences", "temperature"),
@@ -211,18 +213,12 @@ async def write(reply: web.StreamResponse, value: dict[str, Any]) -> None:
 @asynccontextmanager
 async def running_anthropic(*upstreams: AnthropicUpstream) -> AsyncIterator[None]:
     """Upstreams listening, each on a port of its own."""
-    runners = []
-    for upstream in upstreams:
-        app = web.Application()
-        app.router.add_post("/v1/messages", upstream.handle)
-        app.router.add_post("/v1/messages/count_tokens", upstream.count)
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        upstream.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        runners.append(runner)
-    try:
+
+    def routes(upstream: AnthropicUpstream) -> list[web.RouteDef]:
+        return [
+            web.post("/v1/messages", upstream.handle),
+            web.post("/v1/messages/count_tokens", upstream.count),
+        ]
+
+    async with listening(upstreams, routes, path=""):
         yield
-    finally:
-        for runner in runners:
-            await runner.cleanup()

@@ -11,6 +11,8 @@ from typing import Any
 
 from aiohttp import web
 
+from upstream import listening
+
 USAGE = {
     "input_tokens": 11,
     "input_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 0},
@@ -208,17 +210,5 @@ def _events_of(item: dict[str, Any], place: int) -> Iterator[dict[str, Any]]:
 @asynccontextmanager
 async def responding(*upstreams: ResponsesUpstream) -> AsyncIterator[None]:
     """Such endpoints listening, each on a port of its own."""
-    runners = []
-    for upstream in upstreams:
-        app = web.Application()
-        app.router.add_post("/v1/responses", upstream.handle)
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        upstream.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        runners.append(runner)
-    try:
+    async with listening(upstreams, lambda one: [web.post("/v1/responses", one.handle)]):
         yield
-    finally:
-        for runner in runners:
-            await runner.cleanup()

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tool_upstream import ANSWER, ARGUMENTS, OBJECT, ToolUpstream
-from upstream import config_of, gateway, running
+from tool_upstream import ANSWER, ARGUMENTS, OBJECT, before_tools
 
 SCRIPT = Path(__file__).parent / "node" / "clients.mjs"
 BUILD = Path(__file__).parent.parent / "build" / "node"
@@ -43,22 +42,16 @@ def run(group, folder):
     """What the scenarios of a group give, by their names."""
 
     async def work():
-        upstream = ToolUpstream()
-        async with running(upstream):
-            fixed = {"strategy": "fixed", "options": {"expert": "small"}, "embeddings": "small"}
-            server = {"api_keys": ["k1"], "store": f"sqlite:///{folder}/store.db"}
-            expert = upstream.expert("small")
-            config = config_of(expert, policies={"default": fixed}, server=server)
-            async with gateway(config) as url:
-                process = await asyncio.create_subprocess_exec(
-                    *(NODE, "--input-type=module", "-", group, url),
-                    cwd=BUILD,
-                    stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=asyncio.subprocess.PIPE,
-                )
-                async with asyncio.timeout(600):
-                    output, errors = await process.communicate(SCRIPT.read_bytes())
+        async with before_tools(folder) as url:
+            process = await asyncio.create_subprocess_exec(
+                *(NODE, "--input-type=module", "-", group, url),
+                cwd=BUILD,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            async with asyncio.timeout(600):
+                output, errors = await process.communicate(SCRIPT.read_bytes())
         assert process.returncode == 0, output.decode() + errors.decode()
         return json.loads(output)
 

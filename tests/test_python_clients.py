@@ -4,8 +4,7 @@ import asyncio
 
 import pytest
 
-from tool_upstream import ANSWER, ARGUMENTS, OBJECT, ToolUpstream
-from upstream import config_of, gateway, running
+from tool_upstream import ANSWER, ARGUMENTS, OBJECT, before_tools
 
 PROMPT = "What is two and two?"
 SCHEMA = {
@@ -33,14 +32,8 @@ def served(work, folder):
     """Runs `work(url)` before an expert `small`, which calls tools; what it returns."""
 
     async def run():
-        upstream = ToolUpstream()
-        async with running(upstream):
-            fixed = {"strategy": "fixed", "options": {"expert": "small"}, "embeddings": "small"}
-            server = {"api_keys": ["k1"], "store": f"sqlite:///{folder}/store.db"}
-            expert = upstream.expert("small")
-            config = config_of(expert, policies={"default": fixed}, server=server)
-            async with gateway(config) as url:
-                return await work(url)
+        async with before_tools(folder) as url:
+            return await work(url)
 
     return asyncio.run(run())
 

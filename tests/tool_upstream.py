@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from upstream import Upstream
+from upstream import Upstream, config_of, gateway, running
 
 ANSWER = "two and two is four"
 ARGUMENTS = {"a": 2, "b": 2}
 OBJECT = {"sum": 4}
+
+
+@asynccontextmanager
+async def before_tools(folder: Path) -> AsyncIterator[str]:
+    """A gateway with the key `k1` before one expert, `small`, that calls tools; gives its URL."""
+    upstream = ToolUpstream()
+    async with running(upstream):
+        fixed = {"strategy": "fixed", "options": {"expert": "small"}, "embeddings": "small"}
+        server = {"api_keys": ["k1"], "store": f"sqlite:///{folder}/store.db"}
+        expert = upstream.expert("small")
+        config = config_of(expert, policies={"default": fixed}, server=server)
+        async with gateway(config) as url:
+            yield url
 
 
 @dataclass

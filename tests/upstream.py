@@ -279,16 +279,31 @@ def wait_until(true: Callable[[], Any]) -> None:
 @asynccontextmanager
 async def running(*upstreams: Upstream) -> AsyncIterator[None]:
     """Upstreams listening, each on a port of its own."""
+
+    def routes(upstream: Upstream) -> list[web.RouteDef]:
+        return [
+            web.post("/v1/chat/completions", upstream.handle),
+            web.post("/v1/embeddings", upstream.embed),
+            web.get("/v1/models", upstream.list_models),
+        ]
+
+    async with listening(upstreams, routes):
+        yield
+
+
+@asynccontextmanager
+async def listening(
+    upstreams: Iterable[Any], routes: Callable[[Any], list[web.RouteDef]], path: str = "/v1"
+) -> AsyncIterator[None]:
+    """Servers with these routes, each on a port of its own; `path` is that of their `url`."""
     runners = []
     for upstream in upstreams:
         app = web.Application()
-        app.router.add_post("/v1/chat/completions", upstream.handle)
-        app.router.add_post("/v1/embeddings", upstream.embed)
-        app.router.add_get("/v1/models", upstream.list_models)
+        app.add_routes(routes(upstream))
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        upstream.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        upstream.url = f"http://127.0.0.1:{runner.addresses[0][1]}{path}"
         runners.append(runner)
     try:
         yield

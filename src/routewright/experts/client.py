@@ -138,7 +138,8 @@ class Client:
             if ask.samples > 1 and ask.kind == "verify":
                 return await self._verdicts(ask, query, tries)
             answer = _finish(ask, await self._ask(ask, query, tries))
-            return replace(answer, lost=self._lost(ask, query) + answer.lost)
+            lost = self._lost(ask, query)
+            return replace(answer, lost=lost + answer.lost) if lost else answer
 
     async def _ask(self, ask: Ask, query: Query, tries: list[Tries]) -> Answer:
         """Sends one request and adds its tries to `tries`."""
@@ -277,20 +278,24 @@ class Client:
     def native(self, ask: Ask, query: Query) -> Mapping[str, Any] | None:
         """The request in the client's own protocol, with the options that override it; None if the
         expert does not speak that."""
-        if query.native is None or ask.kind != "answer" or ask.sample:
+        if query.native is None or not self._is_native(ask, query):
             return None
         expert = self.experts[ask.expert]
-        if self.speaks(expert.name) != query.native.protocol:
-            return None
         body = {**query.native.body, **expert.options, **ask.options}
         if isinstance(body.get("messages"), list):
             body["messages"] = readable(body["messages"], expert.name, query.conversation)
         return body
 
+    def _is_native(self, ask: Ask, query: Query) -> bool:
+        """Whether an ask is sent as the client wrote its request."""
+        if query.native is None or ask.kind != "answer" or ask.sample:
+            return False
+        return self.speaks(ask.expert) == query.native.protocol
+
     def _lost(self, ask: Ask, query: Query) -> tuple[str, ...]:
         """What of the client's own request the expert is not sent, because it speaks another
         protocol."""
-        if query.native is None or ask.kind != "answer" or self.native(ask, query) is not None:
+        if query.native is None or ask.kind != "answer" or self._is_native(ask, query):
             return ()
         return query.native.lost
 

@@ -91,7 +91,7 @@ async def complete(
         chat_request = permitted(await memory.recall(chat_request), key)
     chat_request = with_built_in_tools(chat_request, services.experts.values())
     place, chat_request = await placed(services, request, chat_request, key)
-    policy.strategy_for(chat_request.query)  # may refuse the query, before it counts
+    policy.check(chat_request.query)  # before it counts
     account = Account(services.records, key, chat_request.query)
     try:
         await account.begin()

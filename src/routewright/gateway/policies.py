@@ -71,11 +71,8 @@ class Policy:
         assert self.router is not None
         return replace(self, strategy=self.router.strategy_at(point), point=point)
 
-    def strategy_for(self, query: Query) -> Strategy:
-        """The strategy for this query's own λ and limits.
-
-        Raises BadRequest if the policy cannot apply one of them.
-        """
+    def check(self, query: Query) -> None:
+        """Raises BadRequest if the policy cannot apply a limit of the query."""
         if query.min_quality is not None and self.router is None:
             raise BadRequest(
                 f"policy '{self.name}' predicts no quality, so it cannot apply"
@@ -88,6 +85,10 @@ class Policy:
                 f" {query.latency_price:g}: request a policy whose router knows latencies",
                 "latency_price",
             )
+
+    def strategy_for(self, query: Query) -> Strategy:
+        """The strategy for this query's own λ and limits; raises BadRequest as `check` does."""
+        self.check(query)
         return with_fallback(self._strategy_for(query), self.fallback)
 
     def _strategy_for(self, query: Query) -> Strategy:

@@ -15,6 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -107,12 +108,12 @@ class Place:
     messages: tuple[Message, ...]
     default: DataClass
 
-    @property
+    @cached_property
     def known(self) -> Session | None:
         """The state of the conversation, or else of the whole session; None if both are new."""
         return next((self.states[name] for name in self.ids if name in self.states), None)
 
-    @property
+    @cached_property
     def written(self) -> int:
         """The messages of the assistant so far."""
         return sum(message.get("role") == "assistant" for message in self.messages)
@@ -122,7 +123,7 @@ class Place:
         """Whether the request brings the results of tools that an expert has asked for."""
         return bool(self.calls)
 
-    @property
+    @cached_property
     def calls(self) -> tuple[str, ...]:
         """The ids of the tool calls in the last message of the assistant."""
         last = next((m for m in reversed(self.messages) if m.get("role") == "assistant"), {})
@@ -130,7 +131,7 @@ class Place:
         calls = calls if isinstance(calls, list) else []
         return tuple(_call_id(call) for call in calls if isinstance(call, Mapping))
 
-    @property
+    @cached_property
     def maker(self) -> str | None:
         """The expert that asked for the tools whose results the request brings, if it is known."""
         for name in self.ids:

@@ -75,9 +75,12 @@ class Http(ABC):
     def path(self, base: str) -> str:
         """The path of an answer, below the path of `base_url`."""
 
-    @abstractmethod
     def headers(self, call: Call) -> dict[str, str]:
         """The headers with the key, unless the config sets them itself."""
+        expert = call.expert
+        if not expert.api_key or "authorization" in map(str.lower, expert.headers):
+            return {}
+        return {"Authorization": f"Bearer {expert.api_key}"}
 
     @abstractmethod
     def request(self, call: Call, stream: bool) -> dict[str, Any]:

@@ -22,12 +22,6 @@ class Openai(Http):
     def path(self, base: str) -> str:
         return "/chat/completions"
 
-    def headers(self, call: Call) -> dict[str, str]:
-        expert = call.expert
-        if not expert.api_key or "authorization" in map(str.lower, expert.headers):
-            return {}
-        return {"Authorization": f"Bearer {expert.api_key}"}
-
     def request(self, call: Call, stream: bool) -> dict[str, Any]:
         if not stream:
             return dict(call.body)

@@ -25,12 +25,6 @@ class Responses(Http):
     def path(self, base: str) -> str:
         return "/responses"
 
-    def headers(self, call: Call) -> dict[str, str]:
-        expert = call.expert
-        if not expert.api_key or "authorization" in map(str.lower, expert.headers):
-            return {}
-        return {"Authorization": f"Bearer {expert.api_key}"}
-
     def request(self, call: Call, stream: bool) -> dict[str, Any]:
         body, _ = _responses.request(call)
         return {**body, "stream": True} if stream else body

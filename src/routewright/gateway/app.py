@@ -18,7 +18,7 @@ from routewright import __version__
 from routewright.config import Config
 from routewright.errors import RoutewrightError
 from routewright.gateway import admin
-from routewright.gateway.cursor import chat
+from routewright.gateway.chat import chat
 from routewright.gateway.embeddings import embeddings
 from routewright.gateway.errors import (
     client_disconnected,

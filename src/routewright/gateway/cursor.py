@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`, also as Cursor's agent writes it: in the words of Responses.
+"""Reads chat completion requests also as Cursor's agent writes them: in the words of Responses.
 
 Cursor sends its items as `input`, or `messages` beside tools of which some are flat, as those of
 Responses are. It reads chat completions in any case, and knows the call of a custom tool as that of
@@ -11,13 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from routewright.gateway import body as chat_body
 from routewright.gateway.body import ChatRequest
-from routewright.gateway.chat import ChatReply
-from routewright.gateway.completion import complete
+from routewright.gateway.chat_reply import ChatReply
 from routewright.gateway.errors import BadRequest
 from routewright.gateway.replies import event
 from routewright.gateway.responses import request as responses
@@ -30,11 +26,6 @@ class MixedRequest(ChatRequest):
     """A chat request with the names of its custom tools, which are functions to the expert."""
 
     custom: frozenset[str] = frozenset()
-
-
-async def chat(request: Request) -> Response:
-    """Answers a chat completion request by the policy that its `model` names."""
-    return await complete(request, parse, reply)
 
 
 def reply(decision_id: str, request: ChatRequest) -> ChatReply:

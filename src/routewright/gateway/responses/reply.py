@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from routewright.experts.providers import without_logprobs
 from routewright.gateway.body import LIMITS, ChatRequest
-from routewright.gateway.chat import of_completion, usage
+from routewright.gateway.chat_reply import of_completion, usage
 from routewright.gateway.replies import event
 from routewright.gateway.responses.output import Output, written
 from routewright.gateway.responses.request import ResponsesRequest

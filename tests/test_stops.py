@@ -8,6 +8,7 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -329,6 +330,21 @@ def test_ctrl_c_twice_ends_a_fit(made: Path, tmp_path: Path):
         process.send_signal(signal.SIGINT)
         assert "Interrupted" in ended(process)
     assert not (tmp_path / "router").exists()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_python_ends_does_not_change_the_exit_code(sign: signal.Signals):
+    program = (
+        "import os, sys\n"
+        "class Late:\n"
+        f"    def __del__(self, kill=os.kill, own=os.getpid()): kill(own, {int(sign)})\n"
+        "late = Late()\n"
+        "sys.argv = ['routewright', '--version']\n"
+        "from routewright.cli.main import run\n"
+        "run()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=600)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_ctrl_c_twice_ends_a_training_and_says_how_to_continue(base: Path, tmp_path: Path):

@@ -3,10 +3,12 @@ code."""
 
 from __future__ import annotations
 
+import atexit
 import errno
 import re
 import signal
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -202,6 +204,7 @@ for group in (dedicate, keys, db):
 def run() -> None:
     """The entry point: exit code 2 for an error that the user can fix, 130 after Ctrl-C."""
     warnings.showwarning = _note
+    atexit.register(_ignore_signals)
     try:
         app()
     except RoutewrightError as error:
@@ -219,6 +222,17 @@ def run() -> None:
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted.")
         sys.exit(130)
+
+
+def _ignore_signals() -> None:
+    """Lets a signal that comes while Python ends not change the exit code, which says more.
+
+    Python gives every signal with a handler its default back at its very end; ignored ones it
+    leaves ignored.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(sign, signal.SIG_IGN)
 
 
 def _note(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

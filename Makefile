@@ -15,7 +15,7 @@ demo: $(VENV)/.installed
 	$(BIN)/routewright demo $(if $(ONCE),--once)
 
 test: $(VENV)/.installed-dev postgresql node
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal --durations 30
 
 postgresql:  ## install Debian's server for the tests; where that is not possible, say why and go on
 	@sh dev/install_postgresql.sh

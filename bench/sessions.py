@@ -10,9 +10,10 @@ and asks for tools as the agent's plan says. The quality of a request is the rec
 question of its turn, of the expert that answered it: who works on a step decides how good it is.
 
 The policies differ in `sticky` alone: `none` decides every request as if it were the first,
-`session` keeps tool loops and counts caches, `always` stays with the first expert. "blind to
-caches" is `session` without the prices of cached input in the config, and "dearest" asks the
-dearest expert alone. Intervals are 95 % bootstrap intervals over conversations, paired with `none`.
+`session` keeps tool loops and counts caches, `always` stays with the first expert, and "dearest"
+asks the dearest expert alone. Intervals are 95 % bootstrap intervals over conversations, paired
+with `none`. The last table says what each costs at the quality of `none`, less .005, on the line
+through its points.
 """
 
 from __future__ import annotations
@@ -39,13 +40,14 @@ from routewright.data.outcomes import Outcomes
 from routewright.fitting.fit import fit
 from routewright.gateway.app import build
 from routewright.gateway.server import listen, url_of
-from routewright.types import Array
+from routewright.types import Indices
 
-CONVERSATIONS, TURNS, MOST_STEPS = 8, 20, 5
+CONVERSATIONS, TURNS, MOST_STEPS = 24, 20, 5
 SYSTEM, RESULT, ANSWER = 6000, 800, 300  # tokens of the first message, a tool's result, an answer
 CACHED = 0.1  # the price of cached input, as a part of the price of input
-BUDGETS = (0.25, 0.5, 0.75)
-ARMS = ("none", "session", "session, blind to caches", "always", "dearest")
+BUDGETS = (0.1, 0.25, 0.5, 0.75)
+SLACK = 0.005  # of quality
+ARMS = ("none", "session", "always")
 HEADS = ("budget", "sticky", "US$", "of none", "quality", "− none", "switches", "in loops")
 WORD = "item "  # a token and a quarter, by the characters
 
@@ -120,7 +122,6 @@ class Talk:
 
 
 def config(router: Path, url: str, prices: dict[str, tuple[float, float]], arm: str, budget: float):
-    cached = {} if "blind" in arm else CACHED
     experts = [
         {
             "name": name,
@@ -128,12 +129,12 @@ def config(router: Path, url: str, prices: dict[str, tuple[float, float]], arm: 
             "input_per_mtok": price_in,
             "output_per_mtok": price_out,
             "price_list": "none",
-            **({} if cached == {} else {"cached_input_per_mtok": CACHED * price_in}),
+            "cached_input_per_mtok": CACHED * price_in,
         }
         for name, (price_in, price_out) in prices.items()
     ]
     policy = {"strategy": "auto", "router": str(router), "max_cost_fraction": budget}
-    sticky = "none" if arm == "dearest" else arm.split(",")[0]
+    sticky = "none" if arm == "dearest" else arm
     policies = {"default": {**policy, "sticky": sticky}}
     return Config.model_validate(
         {"version": 1, "experts": experts, "policies": policies, "server": {"store": "none"}}
@@ -141,7 +142,7 @@ def config(router: Path, url: str, prices: dict[str, tuple[float, float]], arm: 
 
 
 def talk(
-    client: Any, url: str, experts: Experts, rows: Outcomes, places: Array, name: str, model: str
+    client: Any, url: str, experts: Experts, rows: Outcomes, places: Indices, name: str, model: str
 ) -> Talk:
     """One conversation, whose turns are the questions of these rows."""
     rng = np.random.default_rng(int(name))
@@ -189,30 +190,46 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "router"
         fit(train.rows(lot)).save(path)
-        table = Table()
-        for head in (
-            "budget",
-            "sticky",
-            "US$",
-            "of none",
-            "quality",
-            "− none",
-            "switches",
-            "loops",
-        ):
-            table.add_column(head)
-        for budget in BUDGETS:
-            talks = {arm: run(path, prices, dev, order, arm, budget) for arm in ARMS}
-            for arm, row in talks.items():
-                table.add_row(f"{budget:g}", arm, *cells(row, talks["none"]))
+        talks = {
+            (budget, arm): run(path, prices, dev, order, arm, budget)
+            for budget in BUDGETS
+            for arm in ARMS
+        }
+        dearest = run(path, prices, dev, order, "dearest", 1.0)
+    table = Table(*HEADS)
+    for (budget, arm), row in talks.items():
+        table.add_row(f"{budget:g}", arm, *cells(row, talks[budget, "none"]))
+    table.add_row("", "dearest", *cells(dearest, dearest))
     Console(width=140).print(table)
+    Console(width=140).print(equal(talks, dearest))
+
+
+def equal(talks: dict[tuple[float, str], list[Talk]], dearest: list[Talk]) -> Table:
+    """What each policy costs at the quality of `none`, less SLACK."""
+    table = Table("quality of none at", "quality", "none US$", *(f"{arm} US$" for arm in ARMS[1:]))
+    for budget in BUDGETS:
+        usd, goal = totals(talks[budget, "none"])
+        row = [f"{budget:g}", f"{goal:.3f}", f"{usd:.2f}"]
+        for arm in ARMS[1:]:
+            points = sorted([totals(talks[b, arm]) for b in BUDGETS] + [totals(dearest)])
+            costs, qualities = zip(*points, strict=True)
+            best = np.maximum.accumulate(qualities)
+            cost = float(np.interp(goal - SLACK, best, costs))
+            row.append(f"{cost:.2f} ({cost / usd - 1:+.0%})")
+        table.add_row(*row)
+    return table
+
+
+def totals(talks: list[Talk]) -> tuple[float, float]:
+    """US$ of all conversations, and their mean quality."""
+    return sum(t.usd for t in talks), float(np.mean([t.quality for t in talks]))
 
 
 def run(
     router: Path,
     prices: dict[str, tuple[float, float]],
     rows: Outcomes,
-    order: Array,
+    order: Indices,
     arm: str,
     budget: float,
 ) -> list[Talk]:

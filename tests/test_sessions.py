@@ -58,7 +58,7 @@ def two(router, small, large, **policy):
     prices = {"input_per_mtok": 2.0, "cached_input_per_mtok": 0.2}
     return {
         "experts": (
-            small.expert("small", input_per_mtok=1.0, cached_input_per_mtok=0.1),
+            small.expert("small", input_per_mtok=1.8, cached_input_per_mtok=0.18),
             large.expert("large", **prices),
         ),
         "policies": {"default": policy},

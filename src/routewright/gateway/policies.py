@@ -18,6 +18,7 @@ from routewright.gateway.batches import BatchingRouter, PredictedRouter
 from routewright.gateway.body import MAX_NAME
 from routewright.gateway.errors import BadRequest
 from routewright.gateway.pacing import Pace, Pacer, Pacers
+from routewright.gateway.turn_price import TurnPrice
 from routewright.router.frontier import OperatingPoint
 from routewright.router.router import Router
 from routewright.strategies import build, is_light
@@ -53,6 +54,7 @@ class Policy:
     embeddings: str | None = None  # the expert that makes embeddings
     sticky: str = "session"  # see `sessions.strategy_for`
     relative: bool = False  # whether its budget is a share of what the dearest expert costs
+    turns: TurnPrice | None = None  # of conversations, where its budget is such a share
 
     def may_ask(self, expert: str) -> bool:
         """Whether an expert is one of those that the policy asks, as far as that is known."""
@@ -271,6 +273,7 @@ class Policies:
             policy.embeddings,
             policy.sticky,
             bool(goal) and "max_cost" not in goal,
+            TurnPrice() if "max_cost_fraction" in goal else None,
         )
 
     def _router(self, folder: Path) -> Router:

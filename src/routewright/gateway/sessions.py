@@ -30,6 +30,7 @@ from routewright.gateway.batches import PredictedRouter
 from routewright.gateway.body import ChatRequest
 from routewright.gateway.policies import DIRECT, Policy, WithinLimits
 from routewright.gateway.records import Records
+from routewright.gateway.turn_price import TurnCost
 from routewright.gateway.windows import Windows
 from routewright.records.keys import Key
 from routewright.strategies._fixed_mix import unfamiliar
@@ -61,6 +62,7 @@ MOST = 20_000  # conversations in memory; the store has all of them
 MOST_CALLS = 64  # tool calls of a conversation whose makers are remembered
 LEAST_PRICE = 1e-9  # λ in place of 0: it changes no choice, and can be divided by
 LEAST_CACHED = 1024  # tokens; vendors cache no shorter input
+AGAIN = 10  # turns for which an expert uses what it has read at once; see dev/LOG.md
 SURE_SECONDS = 60.0  # that every cache lasts; what it saves is measured on asks that follow so soon
 
 
@@ -409,7 +411,12 @@ def _priced(
         return None  # the mix decides, and its draw is that of the conversation
     one = belief.take(0)
     price = max(price if query.price is None else query.price, LEAST_PRICE)
-    cost = costs(one, query, state, experts, relative=policy.relative)
+    turn = costs(one, query, state, experts, router.average_cost if policy.relative else None)
+    if policy.turns is not None and policy.point is not None and query.price is None:
+        share = policy.point.cost_fraction
+        steered = policy.turns.price(one.quality, turn, share, query.lot)
+        price = price if steered is None else max(steered, LEAST_PRICE)
+    cost = turn.cost
     must = windows.worth(one.experts, one.quality - price * cost)
     if not must.any() and not _alive(state, experts):
         return None
@@ -435,29 +442,33 @@ def costs(
     query: Query,
     state: Session,
     experts: Mapping[str, Expert],
-    *,
-    relative: bool,
-) -> Array:
-    """What the next turn of a conversation costs with each expert, in US$, (e,).
+    usual: Array | None = None,
+) -> TurnCost:
+    """What the next turn of a conversation costs with each expert.
 
-    `belief` is about the turns that a choice reads alone. To their cost come the earlier messages,
-    in each of the asks that a turn takes; what an expert has cached, and from its first ask on
-    everything, costs it the price of cached input. With `relative`, the costs are brought back to
-    the size of the predicted ones, because the policy's budget is a share of what the dearest
-    expert would cost all along, which grows with the conversation as well.
+    `belief` is about the turns that a choice reads alone. To their cost come the earlier messages
+    in each of the asks that a turn takes, at the price of cached input, and what an expert has yet
+    to read: that is paid once and serves later turns too, so that a turn bears one part in AGAIN.
+
+    `usual` (e,) is what each expert's answers cost on average, in US$. With it, the costs that the
+    choice counts are brought back to that size, because the policy's budget is a share of what the
+    dearest expert would cost all along, which grows with the conversation as well.
     """
     alive = _alive(state, experts)
     history = _history(query)
-    again = max(0.0, state.asks / max(state.turns, 1) - 1)  # further asks of the turn
-    kept, real = np.zeros((2, len(belief.experts)))  # with everything cached, and as it is
+    asks = max(1.0, state.asks / max(state.turns, 1))  # of a turn
+    latest = history // (state.turns + 1)  # tokens that a turn adds
+    repeated, unread, added = np.zeros((3, len(belief.experts)))
     for m, name in enumerate(belief.experts):
         expert = experts.get(name) or Expert(name)
-        answer = float(belief.cost[m])
         cached = min(alive.get(name, 0), history)
-        repeated = expert.price(history, 0, cached_tokens=history)
-        kept[m] = (1 + again) * (answer + repeated)
-        real[m] = kept[m] - repeated + expert.price(history, 0, cached_tokens=cached)
-    if not relative:
-        return real
-    dearest = int(np.nanargmax(belief.cost))
-    return real * (float(belief.cost[dearest]) / kept[dearest] if kept[dearest] > 0 else 1.0)
+        repeated[m] = expert.price(history, 0, cached_tokens=history)
+        unread[m] = expert.price(history, 0, cached_tokens=cached) - repeated[m]
+        added[m] = expert.price(latest, 0) - expert.price(latest, 0, cached_tokens=latest)
+    known = asks * (belief.cost + repeated)
+    means = belief.cost if usual is None else usual
+    dearest = int(np.nanargmax(means))
+    everything = asks * (means[dearest] + repeated[dearest])
+    scale = means[dearest] / everything if usual is not None and everything > 0 else 1.0
+    cost = (known + unread / AGAIN) * scale
+    return TurnCost(cost, known + unread, float(known[dearest] + added[dearest]))

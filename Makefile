@@ -7,9 +7,10 @@ BIN := $(VENV)/bin
 DEV_EXTRAS := any-llm,dev,train,fast,graders,lm,maths,otel,pii,postgres,ray,static,sentence
 # Compiling all that is installed takes longer than compiling what is imported, once, when it is.
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test postgresql node fuzz check lock sbom format docs api tutorial bench sandbox clean
+.PHONY: demo test postgresql node fuzz check site lock sbom format docs api tutorial bench sandbox clean
 
 demo: $(VENV)/.installed
 	$(BIN)/routewright demo $(if $(ONCE),--once)
@@ -34,9 +35,13 @@ check: $(VENV)/.installed-dev
 	$(BIN)/python dev/check_docs.py
 	$(BIN)/python dev/check_api.py
 	$(BIN)/python dev/run_docs.py
+	$(SITE)
 	$(BIN)/python dev/lock.py --check $(DEV_EXTRAS)
 	$(BIN)/python dev/audit.py
 	$(BIN)/python dev/count_lines.py
+
+site: $(VENV)/.installed-dev  ## build the documentation into build/site; a dead link is an error
+	$(SITE)
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

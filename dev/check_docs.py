@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import typer.main
+from addresses import addresses
 from typer.core import TyperGroup
 
 import routewright
@@ -223,7 +224,18 @@ def _faults() -> Any:
 
 
 FAULTS = (upstream_faults, other_faults)
-PARTS = (api, commands, strategies, encoders, predictors, graders, rewards, metrics, *FAULTS)
+PARTS = (
+    api,
+    addresses,
+    commands,
+    strategies,
+    encoders,
+    predictors,
+    graders,
+    rewards,
+    metrics,
+    *FAULTS,
+)
 GENERATORS = {f.__name__: f for f in PARTS}
 
 

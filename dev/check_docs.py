@@ -54,6 +54,7 @@ PAGES = {  # of commands whose page has another name
     "compare": "report",
     "calibrate": "routers",
     "route": "routers",
+    **dict.fromkeys(("push", "pull"), "integrations"),
     "select": "selection",
     "dedicate": "dedicated",
     **dict.fromkeys(("spend", "decisions", "export", "keys", "db"), "records"),

@@ -35,6 +35,8 @@ EXTRAS = {  # package ▶ the extra that installs it
     **dict.fromkeys(("jsonschema", "referencing", "regex"), "graders"),
     "any_llm": "any-llm",
     "backports": "zstd",
+    **dict.fromkeys(("fsspec", "huggingface_hub"), "hub"),
+    "langchain_openai": "langchain",
     "inspect_ai": "inspect",
     "lm_eval": "harness",
     "math_verify": "maths",

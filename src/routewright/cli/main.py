@@ -39,6 +39,8 @@ from routewright.cli.init import init
 from routewright.cli.interview import interview
 from routewright.cli.keys import app as keys
 from routewright.cli.prices import prices
+from routewright.cli.pull import pull
+from routewright.cli.push import push
 from routewright.cli.regrade import regrade
 from routewright.cli.reward import reward
 from routewright.cli.route import route
@@ -72,7 +74,7 @@ class Verbs(TyperGroup):
             raise MissingExtra(f"`routewright {ctx.invoked_subcommand}`", error) from error
 
 
-FOLDERS = ("fit", "add-expert", "selfplay", "train", "grow")  # whose --out is a folder
+FOLDERS = ("fit", "add-expert", "selfplay", "train", "grow", "pull")  # whose --out is a folder
 
 
 class Verb(TyperCommand):
@@ -137,6 +139,8 @@ EXAMPLES = {
     "compare": "routewright compare old new outcomes.parquet --html comparison.html",
     "calibrate": "routewright calibrate router --max-cost-fraction 0.5",
     "route": 'routewright route router "What is 2 + 2?" --explain',
+    "push": "routewright push router hf://my-team/router",
+    "pull": "routewright pull hf://my-team/router --out router",
     "select": "routewright select outcomes.parquet --size 3",
     "add-expert": "routewright add-expert router outcomes.parquet --expert new",
     "selfplay": "routewright selfplay routewright.yaml router --generator large --out rounds",
@@ -184,6 +188,8 @@ for command in (
     compare,
     calibrate,
     route,
+    push,
+    pull,
     select,
     add_expert,
     selfplay,

@@ -1,0 +1,1 @@
+"""Routewright where people already are: LangChain, LiteLLM and scikit-learn."""

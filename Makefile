@@ -10,7 +10,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-comp
 SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test postgresql node fuzz check site lock sbom format docs api tutorial bench sandbox clean
+.PHONY: demo test postgresql node fuzz check site package lock sbom format docs api tutorial bench sandbox clean
 
 demo: $(VENV)/.installed
 	$(BIN)/routewright demo $(if $(ONCE),--once)
@@ -42,6 +42,9 @@ check: $(VENV)/.installed-dev
 
 site: $(VENV)/.installed-dev  ## build the documentation into build/site; a dead link is an error
 	$(SITE)
+
+package: $(VENV)/.installed-dev  ## build sdist and wheel, and try both on every Python that is here
+	$(BIN)/python dev/check_packages.py
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

@@ -1,196 +1,172 @@
-"""What the gateway adds to a request, and which HTTP client should carry it.
+"""What the gateway costs a request, beside other gateways: in one run, on one core each.
 
     python -m bench gateway
 
-Upstream and gateways run as processes of their own on the loopback; the upstream answers at
-once, so every difference is ours. One gateway has no store, one records every decision, and one
-also keeps a key within its budget. All figures are from one run on one machine: compare the
-ratios, not the absolute numbers.
+Upstream (bench/upstream.c) and gateways run as processes of their own on the loopback; the
+upstream answers at once, so every difference is the gateway's. The gateways run on one core, the
+upstream and the generators on another, where there are two. "full" is ours with all that it does:
+a learned decision with the default encoder, a key, its budget, accounting, a record of every
+decision in SQLite; "fixed" always asks the same expert, and records nothing. Prompts differ, so
+that nobody answers from a cache. Needs wrk (Debian: apt-get install wrk) and a C compiler. The
+figures of one run on one machine: compare the ratios, not the absolute numbers.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple
+from pathlib import Path
 from typing import Any
 
-SECONDS, AT_ONCE = 1.0, 16  # of each measure, three times; requests under way
-REQUEST = {"model": "echo", "messages": [{"role": "user", "content": "What is two and two?"}]}
-USAGE = {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}
-CHOICE = {
-    "index": 0,
-    "message": {"role": "assistant", "content": "four"},
-    "finish_reason": "stop",
-}
-REPLY = json.dumps(
-    {"id": "1", "object": "chat.completion", "choices": [CHOICE], "usage": USAGE}
-).encode()
-Post = Callable[[], Awaitable[Any]]
+import numpy as np
+from rich.console import Console
+from rich.table import Table
 
+from bench import _peers as peers
+from bench._load import Streams, Target, Whole, streams, whole
 
-# --- servers -------------------------------------------------------------------------------
-
-
-async def upstream(scope: Any, receive: Any, send: Any) -> None:
-    """An expert that answers at once."""
-    while (await receive()).get("more_body"):
-        pass
-    headers = [(b"content-type", b"application/json")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": REPLY})
-
-
-def serve(role: str, behind: str) -> None:
-    """One of the servers; prints its URL first, and the key of a gateway that needs one."""
-    import uvicorn
-
-    from routewright.config import Config
-    from routewright.gateway.app import build
-    from routewright.gateway.server import SWITCH_SECONDS, listen, url_of
-    from routewright.records import keys
-
-    app: Any = upstream
-    key = ""
-    sys.setswitchinterval(SWITCH_SECONDS)
-    with tempfile.TemporaryDirectory() as folder, listen("127.0.0.1", 0) as listener:
-        if role != "upstream":
-            url = "none" if role == "gateway" else f"sqlite:///{folder}/bench.db"
-            expert = {"name": "echo", "base_url": behind, "output_per_mtok": 1.0}
-            policy = {"strategy": "fixed", "options": {"expert": "echo"}}
-            app = build(
-                Config.model_validate(
-                    {
-                        "version": 1,
-                        "experts": [expert],
-                        "policies": {"default": policy},
-                        "server": {"store": url},
-                    }
-                )
-            )
-            if role == "keyed":
-                with app.state.lifecycle.records.store.begin() as connection:
-                    key = keys.create(connection, "bench", keys.Budget(day=1000.0), rpm=10**8)
-        print(f"{url_of(listener)}/v1 {key}", flush=True)
-        settings = uvicorn.Config(app, log_level="warning", access_log=False)
-        uvicorn.Server(settings).run(sockets=[listener])
-
-
-@contextlib.contextmanager
-def started(role: str, behind: str = "") -> Iterator[tuple[str, str]]:
-    command = [sys.executable, __file__, role, behind]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        url, _, key = process.stdout.readline().strip().partition(" ")
-        yield url, key
-    finally:
-        process.terminate()
-        process.wait()
-
-
-# --- clients -------------------------------------------------------------------------------
-
-
-@contextlib.asynccontextmanager
-async def with_aiohttp(url: str, key: str = "") -> Any:
-    import aiohttp
-
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    async with aiohttp.ClientSession(headers=headers) as session:
-
-        async def post() -> Any:
-            async with session.post(f"{url}/chat/completions", json=REQUEST) as reply:
-                assert reply.status == 200
-                return json.loads(await reply.read())
-
-        yield post
-
-
-@contextlib.asynccontextmanager
-async def with_httpx(url: str) -> Any:
-    import httpx2  # httpx's successor, which the openai client uses
-
-    async with httpx2.AsyncClient(verify=False) as client:
-
-        async def post() -> Any:
-            reply = await client.post(f"{url}/chat/completions", json=REQUEST)
-            assert reply.status_code == 200
-            return reply.json()
-
-        yield post
-
-
-# --- measures ------------------------------------------------------------------------------
-
-
-async def rate(post: Post) -> float:
-    """Requests per second with AT_ONCE under way all the time."""
-    began, done = time.perf_counter(), 0
-
-    async def worker() -> None:
-        nonlocal done
-        while time.perf_counter() - began < SECONDS:
-            await post()
-            done += 1
-
-    await asyncio.gather(*(worker() for _ in range(AT_ONCE)))
-    return done / (time.perf_counter() - began)
-
-
-async def latency(post: Post) -> float:
-    """Median milliseconds of one request at a time."""
-    began, taken = time.perf_counter(), []
-    while time.perf_counter() - began < SECONDS:
-        start = time.perf_counter()
-        await post()
-        taken.append((time.perf_counter() - start) * 1000)
-    return statistics.median(taken)
-
-
-async def measure(bare: str, fronts: dict[str, tuple[str, str]]) -> dict[str, float]:
-    found: dict[str, list[float]] = {}
-    async with contextlib.AsyncExitStack() as stack:
-        posts = {"bare": await stack.enter_async_context(with_aiohttp(bare))}
-        for role, (url, key) in fronts.items():
-            posts[role] = await stack.enter_async_context(with_aiohttp(url, key))
-        posts["httpx"] = await stack.enter_async_context(with_httpx(bare))
-        for _ in range(3):  # in turn, so that a busy neighbour disturbs all alike
-            for name, post in posts.items():
-                found.setdefault(f"{name}_rps", []).append(await rate(post))
-                found.setdefault(f"{name}_ms", []).append(await latency(post))
-    return {name: statistics.median(values) for name, values in found.items()}
+ROUNDS, SECONDS = 3, 2.0  # of every measure
+CONNECTIONS = (1, 16, 64, 256)
+DIRECT, FULL, THEIRS = "direct", "routewright, full", "TensorZero"
+console = Console(width=120)
 
 
 def main() -> None:
+    peers.pin(1)
     with contextlib.ExitStack() as stack:
-        bare, _ = stack.enter_context(started("upstream"))
-        roles = ("gateway", "recorded", "keyed")
-        fronts = {role: stack.enter_context(started(role, bare)) for role in roles}
-        time.sleep(1.5)  # until the gateway has read its key
-        m = asyncio.run(measure(bare, fronts))
-    print(f"{'':24}{'requests/s':>12}{'median ms':>12}")
-    for name, words in (
-        ("bare", "upstream, by aiohttp"),
-        ("httpx", "upstream, by httpx"),
-        ("gateway", "through the gateway"),
-        ("recorded", "… that keeps records"),
-        ("keyed", "… and a budget"),
-    ):
-        print(f"{words:24}{m[f'{name}_rps']:12.0f}{m[f'{name}_ms']:12.2f}")
-    print(f"added by the gateway: {m['gateway_ms'] - m['bare_ms']:.2f} ms")
-    print(f"gateway / bare upstream: {m['gateway_rps'] / m['bare_rps']:.2f} of the requests/s")
-    for role, words in (("recorded", "records"), ("keyed", "records and a budget")):
-        share, more = m[f"{role}_rps"] / m["gateway_rps"], m[f"{role}_ms"] - m["gateway_ms"]
-        print(f"{words}: {share:.2f} of the gateway's requests/s, {more:.2f} ms more")
-    print(f"aiohttp / httpx: {m['bare_rps'] / m['httpx_rps']:.2f} times the requests/s")
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        try:
+            behind = stack.enter_context(peers.upstream(folder))
+        except peers.Skipped as error:
+            print(f"skipped: {error}")
+            return
+        peers.save_router(folder / "router")
+        started = list(_start(stack, folder, behind))
+        targets = [Target(DIRECT, f"{behind}/chat/completions"), *(t for t, _ in started)]
+        idle = {target.name: target.memory() for target, _ in started}
+        try:
+            wholes = _wholes(targets)
+        except FileNotFoundError as error:
+            print(f"whole replies: skipped, {error}")
+        else:
+            _print_wholes(wholes, targets)
+        _print_streams(_streams(targets))
+        _print_sizes(started, idle)
+    _print_start()
 
 
-if __name__ == "__main__":  # as one of the servers
-    serve(*sys.argv[1:])
+def _start(
+    stack: contextlib.ExitStack, folder: Path, behind: str
+) -> Iterator[tuple[Target, float]]:
+    """The gateways that run here, and the seconds that each took to give its first answer."""
+    gateways: dict[str, Any] = {
+        FULL: peers.ours(folder, behind, "full"),
+        "routewright, fixed": peers.ours(folder, behind, "fixed"),
+        THEIRS: peers.tensorzero(folder, behind),
+        "LiteLLM": peers.litellm(folder, behind),
+        "Portkey": peers.portkey(folder, behind),
+    }
+    for name, gateway in gateways.items():
+        try:
+            yield stack.enter_context(gateway)
+        except (peers.Skipped, OSError, subprocess.SubprocessError) as error:
+            print(f"{name}: skipped, {error}")
+
+
+def _wholes(targets: Sequence[Target]) -> dict[tuple[str, int], list[Whole]]:
+    """Measures in turn, so that a busy neighbour disturbs all alike."""
+    texts = peers.prompts(64)
+    found: dict[tuple[str, int], list[Whole]] = {}
+    for target in targets:
+        whole(target, texts, 16, 1.0)  # warms it up
+    for _ in range(ROUNDS):
+        for connections in CONNECTIONS:
+            for target in targets:
+                measure = whole(target, texts, connections, SECONDS)
+                found.setdefault((target.name, connections), []).append(measure)
+    return found
+
+
+def _streams(targets: Sequence[Target]) -> dict[str, list[Streams]]:
+    texts = peers.prompts(64)
+    found: dict[str, list[Streams]] = {}
+    for _ in range(ROUNDS):
+        for target in targets:
+            try:
+                found.setdefault(target.name, []).append(streams(target, texts))
+            except (AssertionError, OSError) as error:
+                print(f"{target.name}, streams: skipped, {error or type(error).__name__}")
+    return found
+
+
+# --- tables --------------------------------------------------------------------------------
+
+
+def _middle(measures: Sequence[Whole | Streams]) -> list[float]:
+    return [float(value) for value in np.median([astuple(m) for m in measures], axis=0)]
+
+
+def _print_wholes(found: dict[tuple[str, int], list[Whole]], targets: Sequence[Target]) -> None:
+    heads = ("whole replies", "at once", "requests/s", "of TensorZero's", "least to most")
+    table = Table(*heads, "median ms", "added ms", "p99 ms", "CPU µs", "failed")
+    for connections in CONNECTIONS:
+        bare = _middle(found[DIRECT, connections])
+        for target in targets:
+            measures = found[target.name, connections]
+            rps, p50, p99, cpu, failures = _middle(measures)
+            row = [
+                target.name,
+                str(connections),
+                f"{rps:,.0f}",
+                *_ratio(found, target, connections),
+            ]
+            row += [f"{p50:.2f}", f"{p50 - bare[1]:.2f}", f"{p99:.1f}", f"{cpu:.0f}"]
+            table.add_row(*row, f"{failures:.0f}")
+        table.add_section()
+    console.print(table)
+
+
+def _ratio(
+    found: dict[tuple[str, int], list[Whole]], target: Target, connections: int
+) -> tuple[str, str]:
+    """Requests/s of a target and of TensorZero in the same round: median, and least to most."""
+    theirs = found.get((THEIRS, connections))
+    if theirs is None:
+        return "", ""
+    pairs = zip(found[target.name, connections], theirs, strict=True)
+    ratios = [own.rps / max(other.rps, 1e-9) for own, other in pairs]
+    return f"{np.median(ratios):.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}"
+
+
+def _print_streams(found: dict[str, list[Streams]]) -> None:
+    heads = ("streams", "first chunk ms", "added ms", "64 live: delay ms", "p99 ms")
+    table = Table(*heads, "chunks/s", "CPU µs a chunk")
+    bare = _middle(found[DIRECT])
+    for name, measures in found.items():
+        first, delay, late, rate, cpu = _middle(measures)
+        row = [name, f"{first:.2f}", f"{first - bare[0]:.2f}", f"{delay:.2f}", f"{late:.1f}"]
+        table.add_row(*row, f"{rate:,.0f}", f"{cpu:.1f}")
+    console.print(table)
+
+
+def _print_sizes(started: Sequence[tuple[Target, float]], idle: dict[str, float]) -> None:
+    table = Table("gateway", "ready s", "resident MB", "after the load", "installed MB")
+    for target, seconds in started:
+        sizes = f"{idle[target.name]:.0f}", f"{target.memory():.0f}"
+        installed = f"{peers.installed_mb(target.name):.0f}".replace("nan", "")
+        table.add_row(target.name, f"{seconds:.2f}", *sizes, installed)
+    console.print(table)
+
+
+def _print_start() -> None:
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "routewright", "--version"], capture_output=True)
+        times.append(time.perf_counter() - began)
+    print(f"routewright --version: {np.median(times):.2f} s")

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from routewright.gateway import body
-from routewright.gateway.batches import BatchingRouter
+from routewright.gateway.batches import SHORT, BatchingRouter
 from routewright.gateway.body import MAX_DEPTH, MAX_KEYS, MAX_MESSAGES, MAX_NAME, MAX_TAGS
 from routewright.router.router import Router
 from routewright.types import MAX_EXCERPT, Query
 from test_gateway import served
 from test_gateway_hostile import sent
 from upstream import Upstream, asked, config_of, gateway, running, until, wait_until
+
+
+LONG = "word " * SHORT  # a prompt that no event loop reads
 
 
 def post(**fields):
@@ -134,7 +137,7 @@ def test_others_are_answered_while_a_prompt_is_read(router_folder, monkeypatch):
                 batches, began, go_on = slow(monkeypatch)
 
                 async def chat(model):
-                    body = {"model": model, "messages": asked()}
+                    body = {"model": model, "messages": asked(LONG)}
                     async with session.post(f"{url}/v1/chat/completions", json=body) as answer:
                         return answer.status
 
@@ -197,7 +200,7 @@ def test_a_client_that_leaves_while_its_prompt_is_read_asks_nobody(router_folder
             config = config_of(*map(upstream.expert, names), policies={"default": learned})
             async with gateway(config) as url:
                 _, began, go_on = slow(monkeypatch)
-                chat = session.post(f"{url}/v1/chat/completions", json={"messages": asked()})
+                chat = session.post(f"{url}/v1/chat/completions", json={"messages": asked(LONG)})
                 task = asyncio.ensure_future(chat.__aenter__())
                 await until(began.is_set)
                 task.cancel()
@@ -242,6 +245,37 @@ def test_a_batch_gives_every_call_its_own_prediction(router, monkeypatch):
         with pytest.raises(ValueError, match="unreadable"):
             bad.result()
     assert batches[:2] == [1, 6]
+    for result, expected in zip(results, alone, strict=True):
+        assert np.allclose(result.quality, expected, atol=1e-12)
+
+
+def test_short_prompts_that_arrive_together_are_read_together(router, monkeypatch):
+    """On the event loop, without a thread; a query that cannot be read fails alone."""
+    shared, batches = BatchingRouter.of(router), []
+    texts = [f"What is {i} plus {i}?" for i in range(5)]
+    alone = [router.predict([Query.of(text)]).quality for text in texts]
+    predict = Router.predict
+
+    def reads(self, queries):
+        batches.append(len(queries))
+        if any(query.text == "unreadable" for query in queries):
+            raise ValueError("unreadable")
+        return predict(self, queries)
+
+    async def no_thread(*_):
+        raise AssertionError("a short prompt needs no thread")
+
+    async def run():
+        queries = [Query.of(text) for text in (*texts, "unreadable")]
+        work = [shared.foresee(query, no_thread) for query in queries]
+        left = asyncio.ensure_future(shared.foresee(queries[0], no_thread))
+        asyncio.get_running_loop().call_soon(left.cancel)
+        return await asyncio.gather(*work, return_exceptions=True)
+
+    monkeypatch.setattr(Router, "predict", reads)
+    *results, bad = asyncio.run(run())
+    assert isinstance(bad, ValueError)
+    assert batches[0] == 6, "the client of the seventh has left"
     for result, expected in zip(results, alone, strict=True):
         assert np.allclose(result.quality, expected, atol=1e-12)
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from threading import Lock
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from routewright.router.router import Router
-from routewright.types import Prediction, Query
+from routewright.strategies.mix import Mix
+from routewright.strategies.single import Single
+from routewright.types import Prediction, Query, Strategy
+
+SHORT = 4000  # characters of a prompt that is read on the event loop
+MOST = 32  # short prompts that are read there at once: a few milliseconds
 
 
 @dataclass
@@ -20,6 +26,12 @@ class Request:
     queries: Sequence[Query]
     prediction: Prediction | None = None
     failure: Exception | None = None
+
+    def result(self) -> Prediction:
+        if self.failure is not None:
+            raise self.failure
+        assert self.prediction is not None
+        return self.prediction
 
 
 @dataclass(frozen=True)
@@ -31,11 +43,42 @@ class BatchingRouter(Router):
     """
 
     _waiting: list[Request] = field(default_factory=list, repr=False, compare=False)
+    # The same for short prompts, on the event loop.
+    _arrived: list[tuple[Request, asyncio.Future[None]]] = field(
+        default_factory=list, repr=False, compare=False
+    )
     _turn: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     @classmethod
     def of(cls, router: Router) -> Self:
         return cls(**{f.name: getattr(router, f.name) for f in fields(Router)})
+
+    async def foresee(self, query: Query, run: Callable[..., Awaitable[Any]]) -> Prediction:
+        """The prediction of a query; `run` runs a function in a thread.
+
+        Short prompts are read on the event loop, together with those that have arrived at the same
+        time: a thread would cost more than the prediction. Long prompts, and those that a
+        pretrained model reads, are read in a thread.
+        """
+        if self.needs_model or len(query.excerpt) > SHORT:
+            return await run(self.predict, [query])  # type: ignore[no-any-return]
+        loop, request = asyncio.get_running_loop(), Request([query])
+        done = loop.create_future()
+        if not self._arrived:
+            loop.call_soon(self._predict_arrived, loop)
+        self._arrived.append((request, done))
+        await done
+        return request.result()
+
+    def _predict_arrived(self, loop: asyncio.AbstractEventLoop) -> None:
+        arrived = [one for one in self._arrived[:MOST] if not one[1].done()]  # else its client left
+        del self._arrived[:MOST]
+        if self._arrived:
+            loop.call_soon(self._predict_arrived, loop)
+        if arrived:
+            self._predict_batch([request for request, _ in arrived])
+        for _, done in arrived:
+            done.set_result(None)
 
     def predict(self, queries: Sequence[Query]) -> Prediction:
         request = Request(queries)
@@ -45,10 +88,7 @@ class BatchingRouter(Router):
                 batch = self._waiting[:]
                 del self._waiting[: len(batch)]  # others append meanwhile
                 self._predict_batch(batch)
-        if request.failure is not None:
-            raise request.failure
-        assert request.prediction is not None
-        return request.prediction
+        return request.result()
 
     def _predict_batch(self, batch: Sequence[Request]) -> None:
         sizes = [len(request.queries) for request in batch]
@@ -71,14 +111,17 @@ class PredictedRouter(Router):
     """A router that has predicted one query already, so that its strategies need not wait for it
     again."""
 
+    light: ClassVar[bool] = True  # strategies that choose by it need no thread
+
     source: Router | None = None
     query: Query | None = None
     prediction: Prediction | None = None
 
     @classmethod
     def of(cls, source: Router, query: Query, prediction: Prediction) -> Self:
-        same = {f.name: getattr(source, f.name) for f in fields(Router)}
-        return cls(**same, source=source, query=query, prediction=prediction)
+        router = object.__new__(cls)  # dozens of fields for every request take their time
+        router.__dict__.update(source.__dict__, source=source, query=query, prediction=prediction)
+        return router
 
     def predict(self, queries: Sequence[Query]) -> Prediction:
         predicted = None if self.query is None else self.query.messages
@@ -87,3 +130,18 @@ class PredictedRouter(Router):
             return self.prediction
         assert self.source is not None
         return self.source.predict(queries)
+
+
+def chooses(strategy: Strategy) -> bool:
+    """Whether a strategy, or a part of a mix, chooses one expert by a prediction of the query."""
+    if isinstance(strategy, Mix):
+        return chooses(strategy.first) or chooses(strategy.second)
+    return isinstance(strategy, Single)
+
+
+def foreseeing(strategy: Strategy, router: PredictedRouter) -> Strategy:
+    """A strategy whose choices are by the prediction that a router has made already."""
+    if isinstance(strategy, Mix):
+        first, second = (foreseeing(part, router) for part in (strategy.first, strategy.second))
+        return Mix(first, second, strategy.share)
+    return replace(strategy, router=router) if isinstance(strategy, Single) else strategy

@@ -106,6 +106,7 @@ async def complete(
             policy = await services.steered(policy, services.records.allowance(key))
         chat_request = _within_windows(services, chat_request)
         query, windows = chat_request.query, services.windows
+        policy = await policy.foreseen(query, services.run)
         threads = sessions.needs_thread(policy, query, place, windows)
         strategy = await (services.run if threads else drive.at_once)(
             sessions.strategy_for, policy, query, place, services.experts, windows

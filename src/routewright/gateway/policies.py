@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from routewright.config import Config, PolicyConfig
 from routewright.config.policies import EXPERT_OPTIONS
 from routewright.errors import BadConfig, BadInput, NotAdmissible
-from routewright.gateway.batches import BatchingRouter, PredictedRouter
+from routewright.gateway.batches import BatchingRouter, PredictedRouter, chooses, foreseeing
 from routewright.gateway.body import MAX_NAME
 from routewright.gateway.errors import BadRequest
 from routewright.gateway.pacing import Pace, Pacer, Pacers
@@ -67,6 +67,15 @@ class Policy:
         pace = self.pacer.begin(query, price=query.price)
         router = PredictedRouter.of(self.router, query, pace.prediction)
         return replace(self, router=router).at(pace.point), pace
+
+    async def foreseen(self, query: Query, run: Callable[..., Awaitable[Any]]) -> Policy:
+        """The policy with the prediction of a query, if it chooses an expert by that; `run` runs a
+        function in a thread."""
+        if not isinstance(self.router, BatchingRouter) or not chooses(self.strategy):
+            return self
+        prediction = await self.router.foresee(query, run)
+        router = PredictedRouter.of(self.router, query, prediction)
+        return replace(self, router=router, strategy=foreseeing(self.strategy, router))
 
     def at(self, point: OperatingPoint) -> Policy:
         """The policy at another operating point of its router."""

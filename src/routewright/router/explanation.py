@@ -13,6 +13,7 @@ from routewright.errors import BadInput
 from routewright.policies import values
 from routewright.router.frontier import OperatingPoint
 from routewright.router.router import Router
+from routewright.strategies import is_light
 from routewright.strategies.fixed import Fixed
 from routewright.strategies.mix import Mix
 from routewright.strategies.single import Single
@@ -64,7 +65,7 @@ def first_experts(strategy: Strategy, query: Query) -> tuple[str, ...]:
 def is_quick(strategy: Strategy) -> bool:
     """Whether `chances` needs no prediction."""
     bare = _bare(strategy)
-    return not isinstance(bare, Mix) or all(isinstance(p, Fixed) for p, _ in _parts(bare, 1.0))
+    return not isinstance(bare, Mix) or is_light(bare)
 
 
 def _bare(strategy: Strategy) -> Strategy:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from routewright.strategies import is_light
 from routewright.strategies._recorded import Recorded, Run, run
 from routewright.types import Plan, Query, Strategy
 
@@ -23,6 +24,10 @@ class Mix:
     first: Strategy
     second: Strategy
     share: Annotated[float, Field(ge=0, le=1)]
+
+    @property
+    def light(self) -> bool:
+        return is_light(self.first) and is_light(self.second)
 
     def plan(self, query: Query) -> Plan:
         strategy, share = self.part(query.lot)

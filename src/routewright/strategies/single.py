@@ -35,6 +35,11 @@ class Single:
     latency_price: NonNegativeFloat = 0.0
     budget: NonNegativeFloat | None = None
 
+    @property
+    def light(self) -> bool:
+        """Whether the router has predicted the query already."""
+        return bool(getattr(self.router, "light", False))
+
     def plan(self, query: Query) -> Plan:
         prediction = self.router.predict([query])
         best = int(self.choose([query], prediction)[0])

@@ -18,7 +18,6 @@ from test_gateway import served
 from test_gateway_hostile import sent
 from upstream import Upstream, asked, config_of, gateway, running, until, wait_until
 
-
 LONG = "word " * SHORT  # a prompt that no event loop reads
 
 

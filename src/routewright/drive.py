@@ -43,6 +43,7 @@ from routewright.types import (
     Plan,
     Query,
     Strategy,
+    changed,
     total_cost,
 )
 
@@ -558,7 +559,7 @@ def _allow(
     """
     shares = _shares(asks, query, experts, spent)
     limited = tuple(
-        replace(ask, max_cost=share, max_latency=seconds)
+        changed(ask, max_cost=share, max_latency=seconds)
         for ask, share in zip(asks, shares, strict=True)
     )
     for ask in limited:
@@ -620,4 +621,4 @@ def _settle(decision: object, spent: list[Answer], rejected: Mapping[str, str]) 
             "a strategy must return an answer that it asked for: expert"
             f" '{answer.expert}' gave no such answer in this plan"
         )
-    return replace(decision, spent=tuple(spent), rejected={**rejected, **decision.rejected})
+    return changed(decision, spent=tuple(spent), rejected={**rejected, **decision.rejected})

@@ -256,16 +256,17 @@ class Client:
             estimated=any(bill.estimated for bill in bills),
         )
 
-    def bound(self, ask: Ask, query: Query) -> float:
+    def bound(self, ask: Ask, query: Query, size: int | None = None) -> float:
         """The upper bound of an ask's cost in US$; infinite if nothing limits its output.
 
-        The input is counted as in `capped`. Raises NotAdmissible as `ask` does.
+        The input is counted as in `capped`, unless its `size` in tokens is given. Raises
+        NotAdmissible as `ask` does.
         """
         call = self._call(ask, query)
         if ask.samples > 1 and not self._takes_n(ask.expert):
             body = {key: value for key, value in call.body.items() if key != "n"}
             return ask.samples * bound(body, call.expert)
-        return bound(call.body, call.expert, native=call.native)
+        return bound(call.body, call.expert, native=call.native, size=size)
 
     def _call(self, ask: Ask, query: Query) -> Call:
         expert, body = self.experts[ask.expert], self.body(ask, query)

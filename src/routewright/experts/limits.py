@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from routewright.errors import BadInput, NoAdmissibleExpert, NotAdmissible
-from routewright.types import DATA_CLASSES, Ask, DataClass, Expert, Query
+from routewright.types import DATA_CLASSES, Ask, DataClass, Expert, Query, changed
 
 EVERYTHING = frozenset({"tools", "vision", "json"})
 # Tools that an endpoint runs itself, or whose calls only some models write. A request may have
@@ -171,7 +170,7 @@ def admit(query: Query, experts: Iterable[Expert]) -> tuple[Query, dict[str, str
     allowed = frozenset(objections) - frozenset(rejected)
     if not allowed:
         raise NoAdmissibleExpert(rejected)
-    return replace(query, allowed=allowed), rejected
+    return changed(query, allowed=allowed), rejected
 
 
 def guard(ask: Ask, query: Query, experts: Mapping[str, Expert]) -> None:

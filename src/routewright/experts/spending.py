@@ -36,12 +36,15 @@ def bound(
     expert: Expert,
     seconds: float = math.inf,
     native: Mapping[str, Any] | None = None,
+    size: int | None = None,
 ) -> float:
     """The upper bound of a request's cost in US$; infinite if nothing limits its output.
 
-    The input is counted as in `capped`. `seconds` is the time in which the expert may have written.
+    The input is counted as in `capped`, unless its `size` in tokens is given. `seconds` is the time
+    in which the expert may have written.
     """
-    written, size = min(output_limit(body), seconds * FASTEST), input_bound(body, native)
+    written = min(output_limit(body), seconds * FASTEST)
+    size = input_bound(body, native) if size is None else size
     if math.isinf(written):
         return math.inf if expert.output_per_mtok else expert.highest_price(size, 0)
     return expert.highest_price(size, math.ceil(written) * (body.get("n") or 1))

@@ -23,7 +23,7 @@ from routewright.experts.deployments import OF_A_DEPLOYMENT, Endpoint, Endpoints
 from routewright.experts.dialect import Dialect
 from routewright.experts.providers import Call, input_tokens, output_text
 from routewright.experts.spending import bound, capped, estimate, output_limit
-from routewright.types import Answer, Delta
+from routewright.types import Answer, Delta, changed
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0  # seconds between tries
 T = TypeVar("T")
@@ -149,7 +149,7 @@ class Tries:
         assert self.turn is not None, "an attempt needs a turn"
         endpoint = self.turn.endpoint
         self.began, self.characters = time.monotonic(), 0
-        call = replace(
+        call = changed(
             self.call,
             expert=endpoint.expert,
             body=(self.dialect or endpoint.dialect).translate(self.call.body),

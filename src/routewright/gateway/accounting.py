@@ -9,7 +9,6 @@ import uuid
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 
 from routewright.drive import Asker, at_once
@@ -19,7 +18,7 @@ from routewright.experts.client import Client
 from routewright.gateway.records import VERDICT_SECONDS, LimitReached, Records, quota_headers
 from routewright.records.accounts import Charge, End, Release, Reserve, Verdict
 from routewright.records.keys import Key
-from routewright.types import Answer, Ask, Delta, Query
+from routewright.types import Answer, Ask, Delta, Query, changed
 
 ROOM = 32_768  # tokens for which an answer without a limit reserves money
 LONG = 20_000  # tokens of a query whose cost is reckoned in a thread
@@ -182,7 +181,7 @@ class Reserving:
             raise NotAdmissible(ask.expert, str(refusal)) from refusal
         self.spent.reservations[ask.expert, ask.kind].append(name)
         allowed = grant.usd if ask.max_cost is None else min(grant.usd, ask.max_cost)
-        sent = replace(ask, max_cost=allowed)
+        sent = changed(ask, max_cost=allowed)
         self._sent[id(ask)] = ask, sent
         return sent
 
@@ -191,7 +190,7 @@ class Reserving:
         whether nothing limits its tokens."""
         expert = self.client.experts[ask.expert]
         size = spending.input_bound(self.client.body(ask, query), self.client.native(ask, query))
-        bound = self.client.bound(ask, query)
+        bound = self.client.bound(ask, query, size if ask.max_cost is None else None)
         is_open = math.isinf(bound)
         if is_open:
             bound = expert.highest_price(size, ROOM)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from threading import Lock
 from typing import Any, ClassVar, Self
 
@@ -13,7 +13,7 @@ import numpy as np
 from routewright.router.router import Router
 from routewright.strategies.mix import Mix
 from routewright.strategies.single import Single
-from routewright.types import Prediction, Query, Strategy
+from routewright.types import Prediction, Query, Strategy, changed
 
 SHORT = 4000  # characters of a prompt that is read on the event loop
 MOST = 32  # short prompts that are read there at once: a few milliseconds
@@ -144,4 +144,4 @@ def foreseeing(strategy: Strategy, router: PredictedRouter) -> Strategy:
     if isinstance(strategy, Mix):
         first, second = (foreseeing(part, router) for part in (strategy.first, strategy.second))
         return Mix(first, second, strategy.share)
-    return replace(strategy, router=router) if isinstance(strategy, Single) else strategy
+    return changed(strategy, router=router) if isinstance(strategy, Single) else strategy

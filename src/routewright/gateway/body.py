@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -86,6 +87,7 @@ class Limits(BaseModel):
     tags: Annotated[tuple[Name, ...], Field(max_length=MAX_TAGS)] = ()
 
 
+NO_LIMITS = Limits()
 LIMITS = tuple(field.alias or name for name, field in Limits.model_fields.items())
 
 
@@ -273,7 +275,11 @@ def unpacked(body: Mapping[str, Any]) -> dict[str, Any]:
     if len(fields) > MAX_FIELDS:  # every one is compared with every limit
         raise BadRequest(f"the body has {len(fields)} fields: send at most {MAX_FIELDS:,}")
     for key in fields.keys() - {*LIMIT_FIELDS, "domain", "tags"}:
-        if (name := _meant(key, (*LIMITS, *LIMIT_FIELDS))) not in (None, "domain", "tags"):
+        if (name := _meant(key[:MAX_NAME], (*LIMITS, *LIMIT_FIELDS))) not in (
+            None,
+            "domain",
+            "tags",
+        ):
             raise BadRequest(f"{key[:60]} is unknown: did you mean '{name}'?", key[:60])
     names = (*TOKEN_LIMITS, "max_output_tokens")  # the last one in Responses
     caps = {name: fields[name] for name in names if isinstance(fields.get(name), float)}
@@ -352,6 +358,8 @@ def _limits(body: Mapping[str, Any]) -> Limits:
         if not isinstance(value, dict):
             raise BadRequest(f"{field} must be an object, not {excerpt(value)}", field)
     from_metadata = _metadata_limits(metadata)
+    if not own and not from_metadata:
+        return NO_LIMITS
     own_limits, limits = _validated(own, "routewright"), _validated(from_metadata, "metadata")
     for name in own_limits.model_fields_set & limits.model_fields_set:
         if getattr(own_limits, name) != getattr(limits, name):
@@ -366,7 +374,7 @@ def _metadata_limits(metadata: Mapping[str, Any]) -> dict[str, Any]:
         message = f"metadata has {len(metadata)} keys: send at most {MAX_METADATA}"
         raise BadRequest(message, "metadata")
     for key in metadata.keys() - LIMITS:
-        name = _meant(key, (*LIMITS, "routewright"))
+        name = _meant(key[:MAX_NAME], (*LIMITS, "routewright"))
         if name == "routewright":
             message = f"metadata.{key[:60]} is not read: write its limits into metadata itself"
             raise BadRequest(message, "metadata")
@@ -378,14 +386,15 @@ def _metadata_limits(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return limits
 
 
-def _meant(key: str, names: Iterable[str]) -> str | None:
+@lru_cache(1024)
+def _meant(key: str, names: tuple[str, ...]) -> str | None:
     """The name that a key seems to mean, although it is spelt otherwise.
 
     >>> _meant("dataClass", LIMITS), _meant("Route-Wright", LIMIT_FIELDS), _meant("user", LIMITS)
     ('data_class', 'routewright', None)
     """
     squeezed = {name.replace("_", ""): name for name in names}
-    spelt = key[:MAX_NAME].lower().replace("-", "").replace("_", "")  # a name is shorter
+    spelt = key.lower().replace("-", "").replace("_", "")
     matches = get_close_matches(spelt, squeezed, n=1, cutoff=0.85)
     return squeezed[matches[0]] if matches else None
 

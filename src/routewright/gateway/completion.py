@@ -52,6 +52,7 @@ from routewright.types import (
     Delta,
     Prediction,
     Strategy,
+    changed,
     estimated_cost,
     path_of,
     total_cost,
@@ -149,8 +150,8 @@ async def placed(
     if services.personal is not None and await services.run(services.personal.finds, query):
         data_class = strictest([data_class, services.personal.settings.raise_to])
     services.sessions.raised(place, data_class)
-    query = replace(query, data_class=data_class, conversation=place.conversation())
-    return place, replace(chat_request, query=query)
+    query = changed(query, data_class=data_class, conversation=place.conversation())
+    return place, changed(chat_request, query=query)
 
 
 def _within_windows(services: Services, chat_request: ChatRequest) -> ChatRequest:
@@ -201,7 +202,9 @@ class Run:
         self.spent = self.account.spent
         self.is_logged = False
         self.chances: tuple[float, dict[str, float]] | None = None  # None: unknown
-        self.drawing = asyncio.ensure_future(self._draw()) if self.account.is_recorded else None
+        self.drawing: asyncio.Future[None] | None = None  # a prediction of its own, in a thread
+        if self.account.is_recorded and not is_quick(self.strategy):
+            self.drawing = asyncio.ensure_future(self._draw())
 
     async def whole(self) -> Response:
         """Waits for the decision and sends it as one JSON object."""
@@ -338,6 +341,9 @@ class Run:
         try:
             if self.drawing is not None:
                 await self.drawing
+            elif self.account.is_recorded:
+                with suppress(Exception):  # records tell then that it is unknown
+                    self.chances = chances(self.strategy, self.request.query)
         finally:  # also if the client leaves meanwhile
             self.services.sessions.answered(self.place, self.request.query, decision)
             self._log("ok", decision)
@@ -491,5 +497,4 @@ class Run:
     async def _draw(self) -> None:
         """Finds out what else a mix might have drawn, while experts are asked."""
         with suppress(Exception):  # records tell then that it is unknown
-            run = drive.at_once if is_quick(self.strategy) else self.services.run
-            self.chances = await run(chances, self.strategy, self.request.query)
+            self.chances = await self.services.run(chances, self.strategy, self.request.query)

@@ -97,6 +97,8 @@ class Addresses:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self._places: set[str] = set()
+        self._count = 0  # of the routes whose places these are
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -104,8 +106,11 @@ class Addresses:
         root, path = scope.get("root_path", ""), scope["path"]
         if path == root or path.startswith(f"{root}/"):
             path = path.removeprefix(root)
-        places = {_place(getattr(route, "path", "")) for route in scope["app"].routes}
-        address = _address(path, places)
+        routes = scope["app"].routes
+        if len(routes) != self._count:
+            self._places = {_place(getattr(route, "path", "")) for route in routes}
+            self._count = len(routes)
+        address = _address(path, self._places)
         state = {**scope.get("state", {}), "path": address}
         await self.app({**scope, "path": root + address, "state": state}, receive, send)
 

@@ -11,7 +11,7 @@ from routewright.gateway.errors import BadRequest
 from routewright.gateway.policies import DIRECT, Policies, Policy
 from routewright.records.keys import Key
 from routewright.strategies.fixed import Fixed
-from routewright.types import DATA_CLASSES, Expert
+from routewright.types import DATA_CLASSES, Expert, changed
 
 
 def permitted(request: ChatRequest, key: Key | None) -> ChatRequest:
@@ -33,10 +33,10 @@ def permitted(request: ChatRequest, key: Key | None) -> ChatRequest:
                 status=403,
                 code="data_class_not_allowed",
             )
-        query = replace(query, data_class=strictest(classes))
+        query = changed(query, data_class=strictest(classes))
     if key.experts is not None:
-        query = replace(query, allowed=frozenset(key.experts))
-    return replace(request, query=query)
+        query = changed(query, allowed=frozenset(key.experts))
+    return changed(request, query=query)
 
 
 def with_built_in_tools(request: ChatRequest, experts: Iterable[Expert]) -> ChatRequest:

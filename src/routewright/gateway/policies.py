@@ -26,7 +26,7 @@ from routewright.strategies._recorded import Recorded, Run, run
 from routewright.strategies.fallback import with_fallback
 from routewright.strategies.fixed import Fixed
 from routewright.strategies.single import Single
-from routewright.types import Plan, Query, Strategy
+from routewright.types import Plan, Query, Strategy, changed
 
 log = logging.getLogger(__name__)
 PREFIX = "routewright/"
@@ -75,7 +75,7 @@ class Policy:
             return self
         prediction = await self.router.foresee(query, run)
         router = PredictedRouter.of(self.router, query, prediction)
-        return replace(self, router=router, strategy=foreseeing(self.strategy, router))
+        return changed(self, router=router, strategy=foreseeing(self.strategy, router))
 
     def at(self, point: OperatingPoint) -> Policy:
         """The policy at another operating point of its router."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -87,8 +88,9 @@ class Novelty:
         if not sites.shape[1]:  # the encoder reads no text
             return self
         self.places = sites[sample].astype(np.float32)
+        self.__dict__.pop("_sites", None)  # of an earlier fit
         member = np.asarray(groups) if len(groups) else np.arange(len(x))
-        apart = _distances(sites, self.places)
+        apart = _distances(sites, *_sites(self.places))
         apart[member[:, None] == member[sample]] = np.inf
         nearest = apart.min(axis=1)
         nearest = nearest[np.isfinite(nearest)]
@@ -101,9 +103,14 @@ class Novelty:
         similarity = self._similarity(x)
         if not np.isfinite(self.limit):
             return similarity
-        nearest = _distances(self.distance(x), self.places).min(axis=1)
+        nearest = _distances(self.distance(x), *self._sites).min(axis=1)
         far = nearest > self.limit + TOLERANCE
         return np.where(far, similarity * 0.49 * self.limit / np.maximum(nearest, 1e-9), similarity)
+
+    @cached_property
+    def _sites(self) -> tuple[Array, Array]:
+        """The places in double precision, (distances, places), and their squared lengths."""
+        return _sites(self.places)
 
     def _similarity(self, x: Array) -> Array:
         if not self.landmarks.size or self.usual <= 0:
@@ -143,8 +150,12 @@ class Novelty:
         return cls(view, usual, landmarks, distance, limit, places)
 
 
-def _distances(rows: Array, places: NDArray[np.float32]) -> Array:
-    """Euclidean distances (n, places)."""
+def _sites(places: NDArray[np.float32]) -> tuple[Array, Array]:
     there = places.astype(np.float64)
-    squares = (rows**2).sum(axis=1)[:, None] + (there**2).sum(axis=1) - 2 * rows @ there.T
+    return there.T, (there**2).sum(axis=1)
+
+
+def _distances(rows: Array, sites: Array, lengths: Array) -> Array:
+    """Euclidean distances (n, places)."""
+    squares = (rows**2).sum(axis=1)[:, None] + lengths - 2 * rows @ sites
     return np.asarray(np.sqrt(np.maximum(squares, 0.0)))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
 
 from routewright.strategies import is_light
 from routewright.strategies._recorded import Recorded, Run, run
-from routewright.types import Plan, Query, Strategy
+from routewright.types import Plan, Query, Strategy, changed
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Mix:
     def plan(self, query: Query) -> Plan:
         strategy, share = self.part(query.lot)
         decision = yield from strategy.plan(query)
-        return replace(
+        return changed(
             decision, because=f"in a mix, for {100 * share:.0f} % of queries: {decision.because}"
         )
 

@@ -98,5 +98,5 @@ def _first(usage: Mapping[str, Any], *paths: tuple[str, ...]) -> int | None:
 def _at(usage: Mapping[str, Any], path: tuple[str, ...]) -> Any:
     value: Any = usage
     for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
+        value = value.get(key) if isinstance(value, (dict, Mapping)) else None
     return value

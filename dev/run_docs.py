@@ -1,4 +1,8 @@
-"""Runs the Python of the documentation: every ```python block of README.md and docs/*.md.
+"""Runs the Python of the documentation and checks its configs: README.md and the pages of docs/.
+
+Every ```python block is run. A ```yaml block whose first line is a comment with a file's name, such
+as `# laptop.yaml`, is a whole config: it becomes that file, and must pass `routewright check`.
+Its variables are set, to any text.
 
 The blocks of a page share their names and run in a temporary folder, which holds what
 `routewright demo` makes: an outcome table OUTCOMES.parquet, routewright.yaml, the folder `router`
@@ -9,7 +13,8 @@ line before it:
     <!-- not run: it needs an OpenAI key -->
 
 `python dev/run_docs.py [PAGE]...`; exit code 1 if a block fails, with its file and line. The blocks
-of docs/tutorials/ are run by dev/run_tutorial.py, those of docs/python.md by the doctests.
+of docs/tutorials/ are run by dev/run_tutorial.py, those of docs/python.md by the doctests, and the
+tests run the clients of docs/clients/.
 """
 
 from __future__ import annotations
@@ -31,29 +36,47 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FunctionType
 
-from routewright import demo, evaluate, read
+from routewright import config, demo, evaluate, read
 from routewright.router.router import Router
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(
-    r"^(?:<!-- not run: (?P<reason>[^>]+) -->\n+)?```python\n(?P<code>.*?)^```$",
+    r"^(?:<!-- not run: (?P<reason>[^>]+) -->\n+)?```(?P<language>python|yaml)\n(?P<code>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
+CONFIG = re.compile(r"# (?P<file>[\w-]+\.yaml)\n")
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+NOT_HERE = ("clients", "tutorials")  # folders of docs/ with runners of their own
 FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 GATEWAY = "http://127.0.0.1:4100"
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some Python of a page, and the line of the page before its first."""
+    """Some Python of a page, or a config, and the line of the page before its first."""
 
     page: Path
     line: int
     code: str
     reason: str | None  # why it is not run
+    file: str | None  # of a config: its name
 
     def run(self, names: dict[str, object]) -> str | None:
-        """Runs it; what went wrong, with the page and line, or None. `await` is allowed."""
+        """Runs or checks it; what went wrong, with the page and line, or None."""
+        return self._check(Path(self.file)) if self.file else self._execute(names)
+
+    def _check(self, path: Path) -> str | None:
+        path.write_text(self.code, encoding="utf-8")
+        for name in VARIABLE.findall(self.code):
+            os.environ.setdefault(name, "none")
+        lines = [
+            f"{self.page}:{self.line + (mistake.line or 1)}: {mistake.text(path)}"
+            for mistake in config.examine(path).mistakes
+        ]
+        return "\n".join(lines) or None
+
+    def _execute(self, names: dict[str, object]) -> str | None:
+        """`await` is allowed."""
         code = "\n" * self.line + self.code
         try:
             with contextlib.redirect_stdout(io.StringIO()):
@@ -77,7 +100,10 @@ def blocks(page: Path) -> Iterator[Block]:
     text = page.read_text(encoding="utf-8")
     for match in BLOCK.finditer(text):
         line = text.count("\n", 0, match.start("code"))
-        yield Block(page, line, match["code"], match["reason"])
+        name = CONFIG.match(match["code"])
+        file = name["file"] if name and match["language"] == "yaml" else None
+        if file or match["language"] == "python":
+            yield Block(page, line, match["code"], match["reason"], file)
 
 
 def example(folder: Path) -> None:
@@ -107,6 +133,13 @@ def run(page: Path, whole: Path, folder: Path, url: str) -> list[str]:
     return problems
 
 
+def pages() -> list[Path]:
+    """README.md, and the pages of docs/ that nothing else runs."""
+    docs = ROOT / "docs"
+    every = sorted(docs.rglob("*.md"))
+    return [ROOT / "README.md", *(p for p in every if p.relative_to(docs).parts[0] not in NOT_HERE)]
+
+
 def main(pages: list[Path]) -> int:
     problems = []
     with tempfile.TemporaryDirectory(prefix="routewright-docs-") as name:
@@ -116,10 +149,13 @@ def main(pages: list[Path]) -> int:
             for number, page in enumerate(pages):
                 problems += run(page, whole, Path(name) / str(number), url)
     here = f"{Path.cwd()}{os.sep}"
-    print("\n".join(problems).replace(here, "") or "the Python of the docs runs")
+    print(
+        "\n".join(problems).replace(here, "")
+        or "the docs run"
+    )
     return 1 if problems else 0
 
 
 if __name__ == "__main__":
     found = [Path(page).absolute() for page in sys.argv[1:]]
-    sys.exit(main(found or [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]))
+    sys.exit(main(found or pages()))

@@ -60,6 +60,26 @@ two = = 2
 missing
 ```
 """
+CONFIGS = """\
+```yaml
+# good.yaml
+version: 1
+experts: [{name: large, model: gpt-4o, api_key: "${SOME_KEY}"}]
+policies: {default: {strategy: fixed, options: {expert: large}}}
+```
+
+```yaml
+# bad.yaml
+version: 1
+experts:
+  - {name: small, provider: echo}
+policies: {default: {strategy: fixed, options: {expert: smal}}}
+```
+
+```yaml
+policies: [a part]
+```
+"""
 
 
 def test_pages_pass_where_their_blocks_run_and_fail_with_file_and_line(tmp_path: Path):
@@ -82,7 +102,28 @@ def test_a_page_that_runs_passes(tmp_path: Path):
     command = [sys.executable, str(RUNNER), "page.md"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "the Python of the docs runs\n"
+    assert done.stdout == "the docs run\n"
+
+
+def test_a_config_of_a_page_must_pass_check_and_its_part_need_not(tmp_path: Path):
+    (tmp_path / "page.md").write_text(CONFIGS)
+    command = [sys.executable, str(RUNNER), "page.md"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    first, *_ = done.stdout.splitlines()
+    assert first.startswith(
+        "page.md:15: bad.yaml:5:36: error: policies.default.options.expert (smal)"
+    )
+    assert "good.yaml" not in done.stdout
+
+
+def test_the_pages_of_every_folder_are_run_but_clients_and_tutorials():
+    script = "import run_docs; print(*(p.relative_to(run_docs.ROOT) for p in run_docs.pages()))"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=RUNNER.parent, capture_output=True, text=True)
+    pages = done.stdout.split()
+    assert {"README.md", "docs/gateway.md", "docs/how-to/cut-cost.md"} <= set(pages)
+    assert not [page for page in pages if page.startswith(("docs/clients/", "docs/tutorials/"))]
 
 
 def test_the_lines_of_every_package_are_counted():

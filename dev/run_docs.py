@@ -149,10 +149,7 @@ def main(pages: list[Path]) -> int:
             for number, page in enumerate(pages):
                 problems += run(page, whole, Path(name) / str(number), url)
     here = f"{Path.cwd()}{os.sep}"
-    print(
-        "\n".join(problems).replace(here, "")
-        or "the docs run"
-    )
+    print("\n".join(problems).replace(here, "") or "the docs run")
     return 1 if problems else 0
 
 

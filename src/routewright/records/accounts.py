@@ -165,12 +165,12 @@ class Ledger:
         self.minute = int(now // 60)
         limited = {step.key.id: step.key for step in steps if isinstance(step, Begin | Reserve)}
         self._lock(limited.values())
-        budgeted = {name for key in limited.values() for name in key.budgets}
-        counted = {key.account for key in limited.values() if key.is_limited}
+        begun = [step.key for step in steps if isinstance(step, Begin)]
+        budgeted = {n for step in steps if isinstance(step, Reserve) for n in step.key.budgets}
         self.spent = self._spent(budgeted)
         self.reserved = self._reserved(budgeted)
-        self.use = self._use(counted)
-        self.running = self._running(counted)
+        self.use = self._use({key.account for key in begun if key.is_limited})
+        self.running = self._running({k.account for k in begun if k.concurrency is not None})
         self.open: dict[str, tuple[tuple[str, ...], float]] = {}  # reservations of this batch
         self.closed: set[str] = set()  # reservations of earlier ones
         self.begun: dict[str, str] = {}

@@ -99,14 +99,13 @@ def policy_line(
     The best single expert is its fallback. A target that the config cannot state, a share of an
     expert, becomes a goal that chooses the same point.
     """
+    from routewright.router.goals import chosen
+
     facts = {"max_cost": point.cost, "min_quality": point.quality}
     goals = [*_goal(router, target, text).items()]
     goals += [(key, float(f"{value:.4g}")) for key, value in facts.items()]
     for key, value in [*goals, *facts.items()]:
-        if (
-            0 < value <= (math.inf if key == "max_cost" else 1)
-            and _chosen(router, key, value) == point
-        ):
+        if chosen(router, key, value) == point:
             path, fallback = (
                 json_module.dumps(name, ensure_ascii=False) for name in (str(folder), best(router))
             )
@@ -119,17 +118,6 @@ def best(router: Router) -> str:
     """The best single expert, which a policy may fall back on."""
     means = dict(zip(router.experts, router.mean.tolist(), strict=True))
     return max(means, key=lambda name: -math.inf if math.isnan(means[name]) else means[name])
-
-
-def _chosen(router: Router, key: str, value: float) -> OperatingPoint | None:
-    """The point that the gateway serves for a policy with this goal; None if the config cannot
-    state the goal, or no point reaches it."""
-    if not 0 < value <= (math.inf if key == "max_cost" else 1):
-        return None
-    try:
-        return router.within(**{key: value})
-    except BadInput:
-        return None
 
 
 def expert_facts(router: Router, fact: str) -> dict[str, float]:

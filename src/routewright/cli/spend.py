@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
 import json as json_module
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +28,7 @@ from routewright.cli.records import (
 )
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from routewright.gateway.forecasts import Forecast
 
 
 class By(StrEnum):
@@ -41,15 +40,6 @@ class By(StrEnum):
     day = "day"
     team = "team"
     owner = "owner"
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What this month (UTC) costs in US$: so far, and by its end at the present pace."""
-
-    month: str
-    usd: float
-    forecast_usd: float
 
 
 def spend(
@@ -65,6 +55,7 @@ def spend(
     prints `{"total_usd": …, "rows": [{"key": …, "usd": …, "requests": …}, …], …}`.
     """
     from routewright.config import load
+    from routewright.gateway import forecasts
     from routewright.records import decisions
 
     settings, now = load(config), time.time()
@@ -77,7 +68,7 @@ def spend(
         if store is not None:
             with store.read() as connection:
                 rows = decisions.spend(connection, by.value, start)
-                forecast = _forecast(connection, now)
+                forecast = forecasts.of_month(connection, now)
                 pruned = decisions.pruned_before(connection)
     if json:
         total = math.fsum(row["usd"] for row in rows)
@@ -87,19 +78,6 @@ def spend(
         return
     assert forecast is not None
     _print(by.value, rows, start, pruned, forecast)
-
-
-def _forecast(connection: Connection, now: float) -> Forecast:
-    from routewright.gateway.budgets import DAY, HISTORY_DAYS, Hour, outlook
-    from routewright.records import accounts, decisions
-
-    month = accounts.periods_of(now)[1]
-    start = datetime.datetime.fromisoformat(f"{month}-01T00:00:00Z").timestamp()
-    spent = decisions.total(connection, start)
-    hours = decisions.hours(connection, now - HISTORY_DAYS * DAY).get(None, [])
-    history = [Hour(*hour) for hour in hours]
-    end = accounts.end_of("month", now)
-    return Forecast(month, spent, outlook(math.inf, end, now, spent, history).forecast)
 
 
 def _print(

@@ -567,6 +567,9 @@ class ServerConfig(Section):
         default=ResponsesConfig(),
         description="Whether and how long responses are kept for `previous_response_id`.",
     )
+    dashboard: bool = Field(
+        default=True, description="Whether `/` is a dashboard for people; it wants a key, if any."
+    )
     feedback: Path | None = Field(
         default=None,
         description="The file for scored decisions and their query texts, readable by `fit`.",
@@ -598,6 +601,7 @@ class Config(Section):
         " the dated extract that is shipped.",
     )
     _folder: Path | None = PrivateAttr(default=None)
+    _file: Path | None = PrivateAttr(default=None)
     _from_price_list: tuple[str, ...] = PrivateAttr(default=())
 
     @model_validator(mode="after")
@@ -609,6 +613,11 @@ class Config(Section):
     def folder(self) -> Path:
         """The folder of the file; relative paths in the file start here."""
         return self._folder or Path()
+
+    @property
+    def file(self) -> Path | None:
+        """The file that was read; None for a config that is no file."""
+        return self._file
 
     @property
     def store_url(self) -> str | None:
@@ -709,6 +718,7 @@ def _validate(document: Document) -> tuple[Config | None, list[Problem]]:
     except ValidationError as error:
         return None, list(config_shape.mistakes(document, error, _keys_at))
     config._folder = document.path.parent
+    config._file = document.path
     return config, []
 
 

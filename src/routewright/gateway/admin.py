@@ -99,6 +99,12 @@ async def list_keys(request: Request) -> Response:
 async def create_key(request: Request) -> Response:
     """Makes a key. Its reply is the only place where the key is shown."""
     body = await read(request, MAX_BODY, validated(KeyBody))
+    token = await make_key(request, body)
+    return JSONResponse({"object": "key", "name": body.name, "key": token})
+
+
+async def make_key(request: Request, body: KeyBody) -> str:
+    """Stores a key and returns it; raises BadRequest."""
     services = request.state.services
     try:
         keys.check_members("expert", body.experts, list(services.experts))
@@ -113,26 +119,34 @@ async def create_key(request: Request) -> Response:
         "expires_at": None if days is None else time.time() + days * 86400,
     }
     budget = body.budget.budget()
-    token = await _writing(
+    return await _writing(
         request, lambda connection: keys.create(connection, body.name, budget, **limits)
     )
-    return JSONResponse({"object": "key", "name": body.name, "key": token})
 
 
 async def rotate_key(request: Request) -> Response:
     """Gives a key a new secret, which its reply shows once."""
     body = await read(request, MAX_BODY, validated(RotationBody))
     name = request.path_params["name"]
-    seconds = body.keep_old_seconds
-    token = await _writing(request, lambda connection: keys.rotate(connection, name, seconds))
+    token = await new_secret(request, name, body.keep_old_seconds)
     return JSONResponse({"object": "key", "name": name, "key": token})
+
+
+async def new_secret(request: Request, name: str, keep_old: float) -> str:
+    """Gives a key a new secret and returns it; the old one is valid for `keep_old` seconds more."""
+    return await _writing(request, lambda connection: keys.rotate(connection, name, keep_old))
 
 
 async def revoke_key(request: Request) -> Response:
     """Makes a key invalid for ever, on every gateway of the store within two seconds."""
     name = request.path_params["name"]
-    await _writing(request, lambda connection: keys.revoke(connection, name))
+    await end_key(request, name)
     return JSONResponse({"object": "key", "name": name, "revoked": True})
+
+
+async def end_key(request: Request, name: str) -> None:
+    """Revokes a key; raises BadRequest if there is none of that name."""
+    await _writing(request, lambda connection: keys.revoke(connection, name))
 
 
 class Keys(HTTPEndpoint):
@@ -156,6 +170,12 @@ async def set_budget(request: Request) -> Response:
     """Replaces the budget of a key, a team or an owner, as in /admin/budgets/team/search."""
     body = await read(request, MAX_BODY, validated(BudgetBody))
     kind, name = request.path_params["kind"], request.path_params["name"]
+    await replace_budget(request, kind, name, body)
+    return JSONResponse({"object": "budget", kind: name, **body.model_dump()})
+
+
+async def replace_budget(request: Request, kind: str, name: str, body: BudgetBody) -> None:
+    """Replaces the budget of an account; raises BadRequest."""
     if kind not in keys.KINDS or not keys.NAME.fullmatch(name):
         message = f"'{kind[:40]}/{name[:80]}' has no budget: use key, team or owner, and its name"
         raise BadRequest(message, status=404, code="not_found")
@@ -165,7 +185,6 @@ async def set_budget(request: Request) -> Response:
         keys.set_budget(connection, f"{kind}:{account}", body.budget())
 
     await _writing(request, write)
-    return JSONResponse({"object": "budget", kind: name, **body.model_dump()})
 
 
 async def list_policies(request: Request) -> Response:

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from routewright import __version__
 from routewright.config import Config
 from routewright.errors import RoutewrightError
-from routewright.gateway import admin
+from routewright.gateway import admin, dashboard
 from routewright.gateway.chat import chat
 from routewright.gateway.embeddings import embeddings
 from routewright.gateway.errors import (
@@ -100,6 +100,7 @@ def build(
             Route("/admin/budgets", admin.list_budgets),
             Route("/admin/budgets/{kind}/{name}", admin.set_budget, methods=["PUT"]),
             Route("/openapi.json", openapi),
+            *dashboard.routes(),
         ],
         middleware=[
             Middleware(Addresses),

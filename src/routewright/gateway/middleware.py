@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from routewright.config.rules import is_loopback
 from routewright.experts.traces import trace_id
+from routewright.gateway.dashboard import is_page
 from routewright.gateway.errors import (
     BadRequest,
     error_event,
@@ -227,6 +228,8 @@ class WebPages:
                 expose_headers=["*"],
             )
             return await cors(scope, receive, send)
+        if is_page(scope["state"]["path"]):  # it has checks of its own, and readers to sign in
+            return await self.app(scope, receive, send)
         if _is_foreign(origin, headers.getlist("sec-fetch-site"), hosts, server.allowed_hosts):
             page = f"'{origin[:100]}'" if origin else "another site"
             message = (

@@ -21,6 +21,16 @@ class Slots:
     def full(self) -> bool:
         return self._free.locked() and self._waiting >= self.queue
 
+    @property
+    def in_progress(self) -> int:
+        """Requests that are being answered."""
+        return self.running - self._free._value
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a slot."""
+        return self._waiting
+
     async def __aenter__(self) -> None:
         self._waiting += 1
         try:

@@ -4,18 +4,18 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-DEV_EXTRAS := any-llm,dev,train,fast,graders,lm,maths,otel,pii,postgres,ray,static,sentence
+DEV_EXTRAS := any-llm,browser,dev,train,fast,graders,lm,maths,otel,pii,postgres,ray,static,sentence
 # Compiling all that is installed takes longer than compiling what is imported, once, when it is.
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test postgresql node fuzz check site package lock sbom format docs api tutorial bench sandbox clean
+.PHONY: demo test postgresql node browser screenshots fuzz check site package lock sbom format docs api tutorial bench sandbox clean
 
 demo: $(VENV)/.installed
 	$(BIN)/routewright demo $(if $(ONCE),--once)
 
-test: $(VENV)/.installed-dev postgresql node
+test: $(VENV)/.installed-dev postgresql node browser
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal --durations 30
 
 postgresql:  ## install Debian's server for the tests; where that is not possible, say why and go on
@@ -23,6 +23,12 @@ postgresql:  ## install Debian's server for the tests; where that is not possibl
 
 node:  ## install the clients of Node for the tests, once; where that is not possible, say why and go on
 	@sh dev/install_node_clients.sh
+
+browser:  ## install Debian's Chromium for the tests; where that is not possible, say why and go on
+	@sh dev/install_browser.sh
+
+screenshots: $(VENV)/.installed-dev browser  ## make the pictures of the dashboard: docs/pictures
+	$(BIN)/python dev/screenshots.py
 
 fuzz: $(VENV)/.installed-dev  ## random inputs for FUZZ_MINUTES (60); prints the seed of each round
 	$(BIN)/python dev/fuzz.py

@@ -90,20 +90,29 @@ class Gateway:
 @contextmanager
 def running(folder: Path, prompts: str = "full") -> Iterator[Gateway]:
     """A gateway in a thread, with the demo's experts and router, in a folder of its own."""
-    shutil.copytree(demo.example(), folder, dirs_exist_ok=True)
-    path = folder / "routewright.yaml"
-    path.write_text(path.read_text().replace("default_policy: thrifty\n", MORE % (ADMIN, prompts)))
+    text = demo.CONFIG.replace("default_policy: thrifty\n", MORE % (ADMIN, prompts))
+    path = copied(folder, text)
     store = Store("sqlite:///routewright.db", folder)
     store.prepare()
     with store.begin() as connection:
         tokens = {
-            "web": keys.create(connection, "web", Budget(day=5.0, month=100.0), team="shop", rpm=600),
+            "web": keys.create(
+                connection, "web", Budget(day=5.0, month=100.0), team="shop", rpm=600
+            ),
             "batch": keys.create(connection, "batch", Budget(month=0.001), owner="ada"),
             "ops": keys.create(connection, "ops", admin=True),
         }
     store.close()
     with serving(path) as url:
         yield Gateway(folder, url, tokens)
+
+
+def copied(folder: Path, text: str) -> Path:
+    """A folder with the demo's router and another config; gives the path of the config."""
+    shutil.copytree(demo.example(), folder, dirs_exist_ok=True)
+    path = folder / "routewright.yaml"
+    path.write_text(text)
+    return path
 
 
 @contextmanager

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from routewright.types import Answer
 
 EXTRAS = {  # package ▶ the extra that installs it
-    **dict.fromkeys(("jinja2", "matplotlib", "polars", "scipy", "sklearn"), "train"),
+    **dict.fromkeys(("matplotlib", "polars", "scipy", "sklearn"), "train"),
     **dict.fromkeys(("accelerate", "peft", "torch", "transformers"), "lm"),
     **dict.fromkeys(("onnxruntime", "tokenizers"), "sentence"),
     **dict.fromkeys(("jsonschema", "referencing", "regex"), "graders"),

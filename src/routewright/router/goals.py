@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from routewright.errors import BadInput
 from routewright.router.frontier import OperatingPoint
@@ -22,18 +23,36 @@ def chosen(router: Router, key: str, value: float) -> OperatingPoint | None:
         return None
 
 
+def reachable(router: Router) -> Sequence[OperatingPoint]:
+    """The points that policies can serve at the costs of the frontier, the cheapest first; each is
+    better than all cheaper ones. Empty if the router knows no costs."""
+    points: list[OperatingPoint] = []
+    for cost in sorted({p.cost for p in router.frontier if math.isfinite(p.cost)}):
+        point = router.within(max_cost=cost)
+        if not points or point.quality > points[-1].quality:
+            points.append(point)
+    return points
+
+
+def alike(a: OperatingPoint, b: OperatingPoint) -> bool:
+    """Whether two points differ by no more than rounding would hide: half a per cent of the cost,
+    and a twentieth of a percentage point."""
+    return math.isclose(a.cost, b.cost, rel_tol=5e-3) and abs(a.quality - b.quality) <= 5e-4
+
+
 def goal_of(router: Router, point: OperatingPoint, first: str) -> tuple[str, float] | None:
-    """The key and the value of a goal that chooses a point, `first` if that key can; None if no
-    goal chooses it. Short numbers come before exact ones."""
+    """The key and the value of a goal that chooses a point, or one that is alike; `first` if that
+    key can, and a short number before an exact one. None if no goal chooses it."""
     facts = {
         "max_cost": point.cost,
         "max_cost_fraction": point.cost_fraction,
         "min_quality": point.quality,
     }
     keys = sorted(GOALS, key=lambda key: key != first)
-    for digits in (3, 4, 6, 17):
-        for key in keys:
+    for key in keys:
+        for digits in (3, 4, 6, 17):
             value = float(f"{facts[key]:.{digits}g}")
-            if math.isfinite(value) and chosen(router, key, value) == point:
+            found = chosen(router, key, value) if math.isfinite(value) else None
+            if found is not None and alike(found, point):
                 return key, value
     return None

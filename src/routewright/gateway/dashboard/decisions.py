@@ -45,7 +45,7 @@ async def decisions(request: Request) -> Response:
     if values and values["more"]:
         last = values["rows"][-1]
         arguments = {**arguments, "before": f"{last['at']!r}_{last['id']}"}
-    return page(
+    return await page(
         request,
         "decisions.html",
         since=name,
@@ -97,7 +97,7 @@ async def decision(request: Request) -> Response:
     row = await reading(request, lambda c: overview.decision(c, name, viewer.owners))
     if row is None:
         raise HTTPException(404)
-    return page(
+    return await page(
         request,
         "decision.html",
         row=row,

@@ -69,7 +69,7 @@ async def experts(request: Request) -> Response:
     allowed = viewer.key.experts if viewer.key and not viewer.admin else None
     shown = [e for n, e in services.experts.items() if allowed is None or n in allowed]
     used = values["rows"] if values else {}
-    return page(
+    return await page(
         request,
         "experts.html",
         since=name,
@@ -87,7 +87,7 @@ async def experts(request: Request) -> Response:
 def health(services: Services) -> Mapping[str, tuple[str, str]]:
     """For each expert whether it is asked at the moment, in a word, and its tone."""
     servers = {name: server.state for name, server in services.client.servers.items()}
-    words = dict.fromkeys(services.experts, ("asked", "good"))
+    words = dict.fromkeys(services.experts, ("available", "good"))
     for name, state in servers.items():
         words[name] = (f"server {state}", "good" if state in ("running", "stopped") else "open")
     for name in services.windows.over():

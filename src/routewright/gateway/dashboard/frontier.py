@@ -31,13 +31,14 @@ from routewright.policies import zero_router
 from routewright.records import overview
 from routewright.router.explanation import first_experts
 from routewright.router.frontier import OperatingPoint
-from routewright.router.goals import GOALS, goal_of
-from routewright.router.router import Router
+from routewright.router.goals import GOALS, alike, goal_of, reachable
 from routewright.types import Conversation, Prediction, Query
 
 RECENT = 8  # decisions that serve as examples
 LONGEST = 160  # characters of a prompt that are shown
 MAX_QUESTION = 8000
+MOST_ROUTERS = 32
+POINTS: dict[str, Sequence[OperatingPoint]] = {}  # of routers, by their version
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,13 @@ class Example:
 
 async def frontier(request: Request) -> Response:
     """Shows cost and quality of a router's points; the slider chooses one."""
-    routed = _routed(request)
+    routed = await _routed(request)
     if not routed:
-        return page(request, "frontier.html", policy=None, policies=[])
+        return await page(request, "frontier.html", policy=None, policies=[])
     policy = _policy(request, routed, request.query_params.get("policy"))
     values = await _values(request, policy, request.query_params.get("point"))
     part = request.headers.get("hx-request") is not None
-    return page(
+    return await page(
         request,
         "point.html" if part else "frontier.html",
         policies=list(routed),
@@ -71,28 +72,30 @@ async def frontier(request: Request) -> Response:
 async def example(request: Request) -> Response:
     """Explains whom a point would ask about a question; nobody is asked."""
     fields, services = request.state.form, request.state.services
-    policy = _policy(request, _routed(request), fields.get("policy"))
-    _, point = _point(policy, fields.get("point"))
+    policy = _policy(request, await _routed(request), fields.get("policy"))
+    _, point = _place_of(services, policy, fields.get("point"))
     text = fields.get("question", "")[:MAX_QUESTION]
     if not text:
-        return page(request, "example.html", explanation=None, problem="Write a question first.")
+        return await page(
+            request, "example.html", explanation=None, problem="Write a question first."
+        )
     data_class = services.config.server.default_data_class
     query = Query.of(text, data_class=data_class)
     try:
         there = policy.at(point)
         explanation = await services.run(explain, there, query, services.experts)
     except RoutewrightError as error:
-        return page(request, "example.html", explanation=None, problem=f"{error}.")
-    return page(request, "example.html", explanation=explanation, problem="")
+        return await page(request, "example.html", explanation=None, problem=f"{error}.")
+    return await page(request, "example.html", explanation=explanation, problem="")
 
 
 async def write(request: Request) -> Response:
     """Writes the goal that chooses a point into the config, and reads the config again."""
     check_admin(request)
     fields, services = request.state.form, request.state.services
-    policy = _policy(request, _routed(request), fields.get("policy"))
-    place, point = _point(policy, fields.get("point"))
-    goal = _goal(services, policy, point)
+    policy = _policy(request, await _routed(request), fields.get("policy"))
+    place, point = _place_of(services, policy, fields.get("point"))
+    goal = await services.run(_goal, services, policy, point)
     path = services.config.file
     if goal is None or path is None:
         raise BadRequest("no goal of a policy in routewright.yaml chooses this point")
@@ -111,7 +114,7 @@ async def write(request: Request) -> Response:
 # --- what is shown ------------------------------------------------------------------------------
 
 
-def _routed(request: Request) -> dict[str, Policy]:
+async def _routed(request: Request) -> dict[str, Policy]:
     """The policies with a router that the viewer may request, by name."""
     services: Services = request.state.services
     viewer: Viewer = request.state.viewer
@@ -121,7 +124,7 @@ def _routed(request: Request) -> dict[str, Policy]:
             check_policy(policy, None if viewer.admin else viewer.key)
         except BadRequest:
             continue
-        if policy.router is not None and policy.router.frontier:
+        if policy.router is not None and await services.run(points_of, policy):
             found[name] = policy
     return found
 
@@ -136,50 +139,72 @@ def _policy(request: Request, routed: Mapping[str, Policy], name: str | None) ->
     return routed[name]
 
 
-def points_of(router: Router) -> list[OperatingPoint]:
-    """The points of a router by cost, each cost once, with its best quality."""
-    by_cost: dict[float, OperatingPoint] = {}
-    for point in sorted(router.frontier, key=lambda p: (p.cost, p.quality)):
-        by_cost[float(f"{point.cost:.6g}")] = point
-    return list(by_cost.values())
+def points_of(policy: Policy) -> Sequence[OperatingPoint]:
+    """The points that the slider offers; it takes a tenth of a second once for each router."""
+    assert policy.router is not None
+    name = policy.version or ""
+    if name not in POINTS:
+        while len(POINTS) >= MOST_ROUTERS:
+            del POINTS[next(iter(POINTS))]
+        POINTS[name] = reachable(policy.router)
+    return POINTS[name]
 
 
-def _point(policy: Policy, place: str | None) -> tuple[int, OperatingPoint]:
+def own_point(services: Services, policy: Policy) -> OperatingPoint | None:
+    """The point that a policy serves: that of its goal, or the nearest to its λ; None for one
+    whose strategy has neither."""
+    if policy.point is not None or policy.router is None or not policy.router.frontier:
+        return policy.point
+    config = services.config.policies[policy.name]
+    if config.price is None and config.strategy not in ("auto", "single"):
+        return None
+    return policy.router.nearest(config.price or 0.0)
+
+
+def _place_of(services: Services, policy: Policy, place: str | None) -> tuple[int, OperatingPoint]:
     """The place and the point that an address names; by default the nearest to the policy's own."""
     assert policy.router is not None
-    points = points_of(policy.router)
+    points = points_of(policy)
     if place:
         if not place.isascii() or not place.isdecimal() or not int(place[:6]) < len(points):
             raise BadRequest(f"point={place[:20]} is no point: there are {len(points)}")
         return int(place), points[int(place)]
-    own = policy.point or policy.router.nearest(0.0)
+    own = own_point(services, policy) or policy.router.nearest(0.0)
     nearest = min(range(len(points)), key=lambda i: abs(points[i].cost - own.cost))
     return nearest, points[nearest]
 
 
 async def _values(request: Request, policy: Policy, place: str | None) -> dict[str, Any]:
     services: Services = request.state.services
+    number, point = _place_of(services, policy, place)
+    facts = await services.run(_facts, services, policy, point)
+    return {
+        **facts,
+        "place": number,
+        "examples": await _examples(request, policy, point),
+        "can_write": request.state.viewer.admin and facts["goal"] and services.config.file,
+    }
+
+
+def _facts(services: Services, policy: Policy, point: OperatingPoint) -> dict[str, Any]:
+    """What the page shows of a point; takes some milliseconds."""
     assert policy.router is not None
-    number, point = _point(policy, place)
-    points = points_of(policy.router)
-    own = policy.point or policy.router.nearest(0.0)
-    charts = [_chart(services, policy, points, point, width) for width in (720, 350)]
+    own = own_point(services, policy) or policy.router.nearest(0.0)
+    points = points_of(policy)
+    charts = [_chart(services, policy, points, point, width) for width in (1080, 350)]
     goal = _goal(services, policy, point)
     config = services.config.file
     return {
         "policy": policy,
-        "place": number,
         "points": points,
         "point": point,
         "own": own,
         "charts": charts,
         "shares": sorted(point.shares.items(), key=lambda item: -item[1]),
-        "examples": await _examples(request, policy, point),
         "goal": goal,
         "yaml": _yaml(policy, goal) if goal else "",
-        "can_write": request.state.viewer.admin and config is not None and goal is not None,
         "file": config.name if config else "routewright.yaml",
-        "is_own": math.isclose(point.cost, own.cost) and math.isclose(point.quality, own.quality),
+        "is_own": alike(point, own),
         "unproven": policy.router.card.get("unproven"),
     }
 
@@ -211,9 +236,9 @@ def _chart(
     experts = [Dot(name, costs[name], means[name]) for name in router.experts]
     hull = zero_router(router.mean, router.average_cost)
     own = [
-        Dot(name, other.point.cost, other.point.quality)
+        Dot(name, there.cost, there.quality)
         for name, other in services.policies.by_name.items()
-        if other.router is not None and other.point is not None and other.version == policy.version
+        if other.version == policy.version and (there := own_point(services, other)) is not None
     ]
     return chart(
         experts=[dot for dot in experts if dot.is_known],

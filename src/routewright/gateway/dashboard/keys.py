@@ -38,7 +38,7 @@ async def create_key(request: Request) -> Response:
         token = await admin.make_key(request, body)
     except BadRequest as error:
         return await _list(request, str(error), error.status)
-    return page(request, "secret.html", name=body.name, secret=token, is_new=True)
+    return await page(request, "secret.html", name=body.name, secret=token, is_new=True)
 
 
 class Keys(HTTPEndpoint):
@@ -51,7 +51,7 @@ class Keys(HTTPEndpoint):
 async def _list(request: Request, problem: str = "", status: int = 200) -> Response:
     services = request.state.services
     rows = await _rows(request)
-    return page(
+    return await page(
         request,
         "keys.html",
         status,
@@ -91,7 +91,7 @@ async def _show(request: Request, problem: str = "", status: int = 200) -> Respo
         return forecasts.of_budgets(connection, [key] if key else [], now, own)
 
     budgets = await reading(request, read)
-    return page(
+    return await page(
         request, "key.html", status, row=row, budgets=budgets, problem=problem, kept=KEPT, now=now
     )
 
@@ -110,7 +110,7 @@ async def change(request: Request) -> Response:
             seconds = {"keep_old_seconds": KEPT.get(fields.get("keep", ""), 0.0)}
             body = validated(RotationBody)(seconds)
             token = await admin.new_secret(request, name, body.keep_old_seconds)
-            return page(request, "secret.html", name=name, secret=token, is_new=False)
+            return await page(request, "secret.html", name=name, secret=token, is_new=False)
         if action == "revoke":
             if fields.get("name") != name:
                 raise BadRequest(f"to revoke it, write its name: {name}")

@@ -75,7 +75,7 @@ def chart(
     width: int,
 ) -> Chart:
     """Lays out a chart; `curve` and `chosen` are cost, quality and the ends of its interval."""
-    height = round(width * (0.5 if width > 500 else 0.86))
+    height = round(width * (0.4 if width > 500 else 0.86))
     left, right, top, bottom = 44.0, width - 12.0, 14.0, height - 42.0
     costs = [1000 * cost for cost, *_ in curve] + [1000 * dot.cost for dot in experts]
     qualities = [value for _, *values in curve for value in values if math.isfinite(value)]
@@ -162,8 +162,8 @@ def _mark(
     """A dot with its label at the first place that is free."""
     size = LETTER * len(dot.name)
     places = [
-        (x + 9, y + 4, "start"),
-        (x - 9, y + 4, "end"),
+        (x + 12, y + 4, "start"),
+        (x - 12, y + 4, "end"),
         (x, y - 10, "middle"),
         (x, y + 19, "middle"),
         (x + 9, y + 18, "start"),

@@ -22,7 +22,7 @@ async def playground(request: Request) -> Response:
     viewer: Viewer = request.state.viewer
     key = viewer.key
     classes = [n for n in DATA_CLASSES if key is None or n in (key.data_classes or DATA_CLASSES)]
-    return page(
+    return await page(
         request,
         "playground.html",
         models=visible(services.policies, key),

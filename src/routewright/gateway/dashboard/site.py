@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -105,19 +106,18 @@ def static(name: str) -> str:
     return f"/dashboard/static/{name}?v={digest}"
 
 
-def page(request: Request, template: str, status: int = 200, /, **values: Any) -> HTMLResponse:
-    """A page, or a part of one, from its template."""
-    viewer: Viewer | None = getattr(request.state, "viewer", None)
-    text = (
-        _environment()
-        .get_template(template)
-        .render(
-            base=request.scope.get("root_path", ""),
-            here=request.state.path,
-            viewer=viewer,
-            config=request.state.services.config,
-            **values,
-        )
+async def page(
+    request: Request, template_name: str, status: int = 200, /, **values: Any
+) -> HTMLResponse:
+    """A page, or a part of one, from its template; it is written in a thread."""
+    template = _environment().get_template(template_name)
+    text = await asyncio.to_thread(
+        template.render,
+        base=request.scope.get("root_path", ""),
+        here=request.state.path,
+        viewer=getattr(request.state, "viewer", None),
+        config=request.state.services.config,
+        **values,
     )
     return HTMLResponse(text, status)
 
@@ -129,24 +129,24 @@ def to(request: Request, place: str, **query: str) -> Response:
     return RedirectResponse(address, 303)
 
 
-def refusal(request: Request, error: Exception) -> Response:
+async def refusal(request: Request, error: Exception) -> Response:
     """The page that says what was wrong with a request, or that the gateway failed."""
     if isinstance(error, HTTPException):
         title = "There is no such page" if error.status_code == 404 else error.detail
         message = "The address may be mistyped, or what it names was deleted."
-        return problem(request, error.status_code, title, message)
+        return await problem(request, error.status_code, title, message)
     if isinstance(error, RoutewrightError) and (status := status_of(error)) < 500:
-        response = problem(request, status, "That did not work", f"{error}.")
+        response = await problem(request, status, "That did not work", f"{error}.")
         response.headers.update(headers_of(error))
         return response
     status = status_of(error) if isinstance(error, RoutewrightError) else 500
     reason = str(error) if isinstance(error, BadRequest) else "the gateway failed; its log says why"
     log.error("a page of the dashboard failed", exc_info=error)
-    return problem(request, status, "That did not work", f"{reason}.")
+    return await problem(request, status, "That did not work", f"{reason}.")
 
 
-def problem(request: Request, status: int, title: str, message: str) -> Response:
-    return page(request, "error.html", status, title=title, message=message)
+async def problem(request: Request, status: int, title: str, message: str) -> Response:
+    return await page(request, "error.html", status, title=title, message=message)
 
 
 # --- checks -------------------------------------------------------------------------------------
@@ -166,6 +166,8 @@ class Visitors:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        # The gateway's own handlers would answer in JSON.
+        scope = {k: v for k, v in scope.items() if k != "starlette.exception_handlers"}
         request = Request(scope, receive)
         path: str = scope["state"]["path"]
         scope["state"]["signins"] = self.signins
@@ -190,7 +192,8 @@ class Visitors:
         except Exception as error:
             if has_begun:
                 raise
-            await refusal(request, error)(scope, receive, send_safely)
+            response = await refusal(request, error)
+            await response(scope, receive, send_safely)
 
     async def _answer(self, request: Request, receive: Receive, send: Send) -> None:
         if request.state.path.startswith(FREE[0]):
@@ -203,7 +206,9 @@ class Visitors:
         """The reply to a request that may not go on."""
         is_change = request.method not in ("GET", "HEAD")
         if not is_own(request.scope, is_change):
-            return problem(request, 403, "This request comes from another site.", "Open the page.")
+            return await problem(
+                request, 403, "This request comes from another site.", "Open the page."
+            )
         if request.state.path not in FREE and viewer is None:
             return await _to_sign_in(request)
         if is_change:
@@ -211,7 +216,7 @@ class Visitors:
             sent = request.headers.get("x-csrf-token") or request.state.form.get("token", "")
             if viewer is not None and not hmac.compare_digest(sent.encode(), viewer.token.encode()):
                 message = "Its page is from before you signed in, or from long ago: load it again."
-                return problem(request, 403, "This form is out of date.", message)
+                return await problem(request, 403, "This form is out of date.", message)
         return None
 
 
@@ -262,9 +267,11 @@ async def _to_sign_in(request: Request) -> Response:
     if request.headers.get("hx-request"):
         return Response(status_code=401, headers={"hx-refresh": "true"})
     if request.method not in ("GET", "HEAD"):
-        return problem(request, 401, "You are signed out.", "Sign in, and send the form again.")
+        return await problem(
+            request, 401, "You are signed out.", "Sign in, and send the form again."
+        )
     if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-        return page(request, "again.html")
+        return await page(request, "again.html")
     place = request.state.path + (f"?{request.url.query}" if request.url.query else "")
     return to(request, "/dashboard/signin", **({} if place == "/" else {"next": place}))
 
@@ -276,7 +283,7 @@ async def ask_for_key(request: Request) -> Response:
     """Asks for a key, or says what to do where there is none."""
     place = _place(request.query_params.get("next"))
     has_no_key = is_open(request.state.services)
-    return page(request, "signin.html", is_open=has_no_key, place=place, problem="")
+    return await page(request, "signin.html", is_open=has_no_key, place=place, problem="")
 
 
 async def sign_in(request: Request) -> Response:
@@ -285,7 +292,7 @@ async def sign_in(request: Request) -> Response:
     place = _place(fields.get("next"))
     session = await signins.sign_in(request, fields.get("key", ""))
     if session is None:
-        return page(request, "signin.html", 401, is_open=False, place=place, problem=INVALID)
+        return await page(request, "signin.html", 401, is_open=False, place=place, problem=INVALID)
     response = to(request, place)
     set_cookie(request, response, session)
     return response

@@ -60,7 +60,7 @@ async def today(request: Request) -> Response:
     values = await reading(request, read)
     live_values = await _live_values(request)
     empty = {"totals": None}
-    return page(
+    return await page(
         request,
         "today.html",
         seconds=seconds,
@@ -73,7 +73,7 @@ async def today(request: Request) -> Response:
 
 async def live(request: Request) -> Response:
     """Shows the part of the first page that changes all the time."""
-    return page(request, "live.html", **await _live_values(request))
+    return await page(request, "live.html", **await _live_values(request))
 
 
 async def _live_values(request: Request) -> dict[str, Any]:

@@ -17,7 +17,7 @@ function setUpTheme() {
   const button = document.getElementById("theme");
   if (!button) return;
   const root = document.documentElement;
-  const show = () => { button.querySelector("span").textContent = root.dataset.theme || "auto"; };
+  const show = () => { document.getElementById("theme-name").textContent = root.dataset.theme || "auto"; };
   button.addEventListener("click", () => {
     const next = { auto: "light", light: "dark", dark: "auto" }[root.dataset.theme || "auto"];
     if (next === "auto") delete root.dataset.theme; else root.dataset.theme = next;

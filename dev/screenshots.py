@@ -27,7 +27,7 @@ WIDE, PHONE = (1280, 800), (390, 844)
 QUESTION = "Which month comes 5 months after August?"
 PAGES = {
     "today": "/",
-    "frontier": "/dashboard/frontier",
+    "frontier": "/dashboard/frontier?policy=thrifty&point=9",
     "decisions": "/dashboard/decisions",
     "decision": "/dashboard/decisions?policy=careful",
     "experts": "/dashboard/experts?since=24h",

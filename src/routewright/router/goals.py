@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from routewright.errors import BadInput
 from routewright.router.frontier import OperatingPoint
 from routewright.router.router import Router
 
+STEPS = 25  # of equal cost between the cheapest and the best point
 GOALS = ("max_cost", "max_cost_fraction", "min_quality")  # keys of a policy
 
 
@@ -24,10 +27,15 @@ def chosen(router: Router, key: str, value: float) -> OperatingPoint | None:
 
 
 def reachable(router: Router) -> Sequence[OperatingPoint]:
-    """The points that policies can serve at the costs of the frontier, the cheapest first; each is
-    better than all cheaper ones. Empty if the router knows no costs."""
+    """Points that policies can serve, the cheapest first: those of the frontier, and mixes between
+    them. Each is better than all cheaper ones. Empty if the router knows no costs."""
+    costs = {p.cost for p in router.frontier if math.isfinite(p.cost)}
+    if not costs:
+        return ()
+    dearest = router.within(max_cost=max(costs)).cost
+    steps = np.linspace(min(costs), dearest, STEPS).tolist()
     points: list[OperatingPoint] = []
-    for cost in sorted({p.cost for p in router.frontier if math.isfinite(p.cost)}):
+    for cost in sorted({*costs, *steps}):
         point = router.within(max_cost=cost)
         if not points or point.quality > points[-1].quality:
             points.append(point)

@@ -42,6 +42,8 @@ async def today(request: Request) -> Response:
     viewer: Viewer = request.state.viewer
     seconds, name = period_of(request, "24h")
     now = time.time()
+    allowed = viewer.key.experts if viewer.key and not viewer.admin else None
+    experts = [e for e in services.experts.values() if allowed is None or e.name in allowed]
 
     def read(connection: Connection) -> dict[str, Any]:
         keys = [viewer.key] if viewer.key and not viewer.admin else services.records.keys.values()
@@ -54,7 +56,7 @@ async def today(request: Request) -> Response:
             "budgets": forecasts.of_budgets(connection, budgets, now, own),
             "month": None if own else forecasts.of_month(connection, now),
             "series": _series(connection, now, seconds, viewer.owners),
-            "dearest": counterfactual(services.experts.values(), totals),
+            "dearest": counterfactual(experts, totals),
         }
 
     values = await reading(request, read)

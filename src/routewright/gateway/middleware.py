@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 
 from pydantic import SecretStr
 from starlette.datastructures import Headers, MutableHeaders
@@ -263,6 +263,7 @@ def _name(host: str) -> str | None:
     return match["address"] or match["name"].lower() if match else None
 
 
+@lru_cache(256)
 def _is_loopback_address(name: str) -> bool:
     try:
         return ipaddress.ip_address(name).is_loopback

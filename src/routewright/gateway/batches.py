@@ -60,7 +60,7 @@ class BatchingRouter(Router):
         time: a thread would cost more than the prediction. Long prompts, and those that a
         pretrained model reads, are read in a thread.
         """
-        if self.needs_model or len(query.excerpt) > SHORT:
+        if self._needs_model or len(query.excerpt) > SHORT:
             return await run(self.predict, [query])  # type: ignore[no-any-return]
         loop, request = asyncio.get_running_loop(), Request([query])
         done = loop.create_future()

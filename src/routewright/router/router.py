@@ -156,7 +156,7 @@ class Router:
         return np.where(np.isin(self.experts, self.steady), self.mean, np.nan)
 
     @property
-    def needs_model(self) -> bool:
+    def _needs_model(self) -> bool:
         """Whether a pretrained model reads the queries, which takes long."""
         return _refers_to_a_model(self.encoder) or getattr(self.predictor, "reads_text", False)
 

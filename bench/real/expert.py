@@ -1,0 +1,299 @@
+"""SmolLM2 as experts: launched by the config, interviewed, verified by itself, and served."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from bench.real import _lab, questions
+from routewright import metrics, prompts
+from routewright.answers import equivalence
+from routewright.data.outcomes import Outcomes
+from routewright.data.outcomes import read as read_outcomes
+from routewright.fitting import automix
+from routewright.metrics import auc
+from routewright.types import Array
+
+REPLICATES = 1000
+FOLDER = _lab.BUILD / "expert"
+ROWS, VERIFIED = 480, 240  # questions, and those whose answers are verified
+SMALL = """\
+  - name: {name}
+    base_url: http://127.0.0.1:{port}/v1
+    model: smollm2
+    input_per_mtok: 0.02
+    output_per_mtok: 0.04
+    max_concurrency: 8
+    options: {options}
+    launch:
+      command: "{python} -m bench.real.server --port {{port}}{more}"
+      env: {{PYTHONPATH: "{root}:{root}/src"}}
+"""
+LARGER = """\
+  - name: larger  # always right, at fifty times the price of a token
+    base_url: http://127.0.0.1:{port}/v1
+    input_per_mtok: 1.0
+    output_per_mtok: 2.0
+    launch:
+      command: "{python} -m bench.real.larger --port {{port}} questions.jsonl"
+      env: {{PYTHONPATH: "{root}:{root}/src"}}
+"""
+WRITER = """\
+  - name: writer  # the same weights; it writes queries for self-play
+    base_url: http://127.0.0.1:{port}/v1
+    model: smollm2
+    input_per_mtok: 0.02
+    output_per_mtok: 0.04
+    max_concurrency: 4
+    options: {{max_tokens: 384}}
+    launch:
+      command: "{python} -m bench.real.server --port {{port}} --context 2048 --requests 4"
+      env: {{PYTHONPATH: "{root}:{root}/src"}}
+"""
+LINE = 'max_tokens: 16, stop: ["\\n"]'
+VARIANTS = {  # three honest ones of the same weights
+    "greedy": (f"{{temperature: 0, {LINE}}}", ""),
+    "longer": ("{temperature: 0, max_tokens: 48}", ""),  # and as many lines as it likes
+    "warm": (f"{{temperature: 1, seed: 1, {LINE}}}", " --context 256"),  # a quarter of it
+}
+YES_OR_NO = (  # its verdicts are readable: half a dozen prompts were tried by hand
+    "Question: {question}\\nProposed answer: {answer}\\n\\n"
+    "Is the proposed answer correct? Reply with yes or no."
+)
+PROMPTS = {"routewright.yaml": "", "yes-or-no.yaml": f'    verify_prompt: "{YES_OR_NO}"\n'}
+
+
+def config(folder: Path, name: str = "routewright.yaml", port: int = 9411, more: str = "") -> None:
+    """Writes a config; `more` is added at its end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {"python": sys.executable, "root": _lab.ROOT}
+    experts = [
+        SMALL.format(name=one, port=port + k, options=options, more=flags, **facts) + PROMPTS[name]
+        for k, (one, (options, flags)) in enumerate(VARIANTS.items())
+    ]
+    larger = LARGER.format(port=port + len(VARIANTS), **facts)
+    text = "version: 1\nexperts:\n" + "".join(experts) + larger + more
+    (folder / name).write_text(text, encoding="utf-8")
+
+
+def writer(port: int) -> str:
+    """The config entry of an expert that writes longer texts."""
+    return WRITER.format(port=port, python=sys.executable, root=_lab.ROOT)
+
+
+def asked(folder: Path, rows: int, verified: int, verdicts: int = 8) -> None:
+    """Writes `answers.parquet` of all rows and, of the first `verified` ones, a table for each
+    prompt and number of verdicts. Nothing in the journal is asked again."""
+    lines = [json.dumps(row) for row in questions.questions(rows)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "questions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    words = ("questions.jsonl", "--logprobs", "--concurrency", "8")
+    config(folder)
+    _interview(folder, "routewright.yaml", *words, out="answers")
+    for name in PROMPTS:
+        config(folder, name)
+        for k in (1, verdicts):
+            out = table_of(name, k)
+            journal = folder / f"{out}.journal.jsonl"  # the answers, and this run's verdicts
+            if not journal.exists():
+                shutil.copy(folder / "answers.journal.jsonl", journal)
+            more = ("--only", "greedy", "--limit", str(verified), "--verify", str(k))
+            _interview(folder, name, *words, *more, out=out)
+
+
+def _interview(folder: Path, config: str, *words: str, out: str) -> None:
+    _lab.routewright(folder, "interview", config, *words, "--out", f"{out}.parquet", output=False)
+
+
+def table_of(config: str, verdicts: int) -> str:
+    return f"{config.removesuffix('.yaml')}-{verdicts}"
+
+
+# --- what its own signals say about its answers ------------------------------------------------
+
+
+def signals(folder: Path, verdicts: int = 8) -> dict[str, tuple[Array, Array]]:
+    """Confidences (n,) in greedy's answers by every signal, with the scores (n,) of the answers.
+
+    A verification without a readable verdict counts as confidence 0, as it does in service.
+    """
+    answers = pl.read_parquet(folder / "answers.parquet")
+    known = answers["score::greedy"].to_numpy()
+    logprob = answers["logprob::greedy"].fill_null(-9.0).to_numpy()
+    texts = [answers[f"answer::{name}"].to_list() for name in ("greedy", "longer", "warm")]
+    found = {
+        "log-probability": (logprob, known),
+        "agreement with longer and warm": (_agreement(np.array(texts, object).T), known),
+        "domain's mean (other half)": (_by_domain(answers), known),
+    }
+    for config_name in PROMPTS:
+        for k in (1, verdicts):
+            table = pl.read_parquet(folder / f"{table_of(config_name, k)}.parquet")
+            name = f"{WORDED[config_name]}, k = {k}"
+            values = table["verify::greedy"] if "verify::greedy" in table.columns else None
+            share = np.zeros(len(table)) if values is None else values.fill_null(0.0).to_numpy()
+            found[name] = (share, table["score::greedy"].to_numpy())
+    return found
+
+
+WORDED = {"routewright.yaml": "few-shot self-verification", "yes-or-no.yaml": "yes-or-no prompt"}
+
+
+def _agreement(texts: Any) -> Array:
+    """The share of the other columns (n, e − 1) that say the same as the first."""
+    labels = equivalence.labels("auto", texts)
+    return (labels[:, 1:] == labels[:, :1]).mean(axis=1)
+
+
+def _by_domain(answers: pl.DataFrame) -> Array:
+    """The mean score of a row's domain in the split that the row is not in."""
+    means = answers.group_by("split", "domain").agg(pl.col("score::greedy").mean())
+    table = {(split, domain): mean for split, domain, mean in means.iter_rows()}
+    other = {"train": "dev", "dev": "train"}
+    pairs = zip(answers["split"], answers["domain"], strict=True)
+    return np.array([table.get((other[split], domain), 0.0) for split, domain in pairs])
+
+
+def show_answers(folder: Path) -> None:
+    """Mean scores by domain, and what the answers cost."""
+    answers = pl.read_parquet(folder / "answers.parquet")
+    table = Table(title=f"{len(answers)} questions, graded by auto")
+    domains = answers["domain"].unique(maintain_order=True).to_list()
+    for head in ("", "all", *domains, "tokens", "US$/1k"):
+        table.add_column(head, no_wrap=True)
+    for name in VARIANTS:
+        by_domain = [
+            answers.filter(pl.col("domain") == domain)[f"score::{name}"].mean()
+            for domain in domains
+        ]
+        figures = [answers[f"score::{name}"].mean(), *by_domain]
+        tokens, cost = (answers[f"{what}::{name}"].mean() for what in ("out_tokens", "cost"))
+        cells = [f"{x:.2f}" for x in figures]
+        table.add_row(name, *cells, f"{tokens:.1f}", f"{1000 * cost:.4f}")
+    Console(width=130).print(table)
+
+
+def show_signals(folder: Path) -> None:
+    table = Table(title="AUC for greedy's answer being right (95 %, bootstrap over questions)")
+    for head in ("signal", "rows", "AUC", "readable verdicts"):
+        table.add_column(head)
+    shares = {
+        f"{WORDED[name]}, k = {k}": verdict_facts(folder, table_of(name, k))["readable"]
+        for name in PROMPTS
+        for k in (1, 8)
+    }
+    for name, (confidence, score) in signals(folder).items():
+        weights = np.random.default_rng(0).integers(0, len(score), (REPLICATES, len(score)))
+        drawn = np.array([auc(confidence[w], score[w]) for w in weights])
+        low, high = metrics.interval(drawn[np.isfinite(drawn)])
+        share = f"{100 * shares[name]:.0f} %" if name in shares else ""
+        figure = f"{auc(confidence, score):.3f} ({low:.3f} … {high:.3f})"
+        table.add_row(name, str(len(score)), figure, share)
+    Console(width=110).print(table)
+
+
+def verdict_facts(folder: Path, out: str) -> dict[str, float]:
+    """The share of readable verdicts, and mean tokens of a verification, from its journal."""
+    text = (folder / f"{out}.journal.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.rstrip("\0").splitlines() if '"answered"' in line]
+    checks = [line["answer"] for line in lines if line["answer"]["kind"] == "verify"]
+    return {
+        "readable": float(np.mean([prompts.verdict(one["text"]) is not None for one in checks])),
+        "in_tokens": float(np.mean([one["input_tokens"] for one in checks])),
+        "out_tokens": float(np.mean([one["output_tokens"] for one in checks])),
+    }
+
+
+# --- what they are worth: ΔIBC ------------------------------------------------------------------
+
+
+def show_lifts(folder: Path) -> None:
+    """Cross-validated ΔIBC of greedy before `larger`, with the verifications at their cost."""
+    answers = pl.read_parquet(folder / "answers.parquet")
+    mean = {name: float(answers[f"cost::{name}"].mean() or 0) for name in ("greedy", "larger")}
+    title = f"ΔIBC, greedy then larger; larger costs {mean['larger'] / mean['greedy']:.0f} answers"
+    table = Table(title=title)
+    for head in ("verifier", "costs, in answers", "best ΔIBC (95 %)", "mean ΔIBC", "at, US$/1k"):
+        table.add_column(head)
+    for name, outcomes, cascade in _cascades(folder):
+        router = automix.fit(outcomes, cascade, only="threshold")
+        found = automix.Comparison(**router.card["automix"]["compared"][0])
+        price = _price(outcomes, cascade) / mean["greedy"]
+        best, average = (
+            f"{value:+.0f} ({low:+.0f} … {high:+.0f})"
+            for value, (low, high) in (
+                (found.lift, found.lift_ci),
+                (found.mean_lift, found.mean_lift_ci),
+            )
+        )
+        table.add_row(name, f"{price:.1f}", best, average, f"{1000 * found.cost:.4f}")
+    Console(width=120).print(table)
+
+
+def _cascades(folder: Path) -> Iterator[tuple[str, Outcomes, automix.Cascade]]:
+    pair = ("greedy", "larger")
+    answers = pl.read_parquet(folder / "answers.parquet")
+    larger = answers.select("id", "^.*::larger$")
+    for config_name in PROMPTS:
+        for k in (1, 8):
+            frame = pl.read_parquet(folder / f"{table_of(config_name, k)}.parquet")
+            frame = frame.select(pl.exclude("^.*::larger$")).join(larger, on="id")
+            if "verify::greedy" not in frame.columns:
+                continue
+            name = f"{WORDED[config_name]}, k = {k}"
+            frame = frame.with_columns(pl.col("verify::greedy").fill_null(0.0))
+            yield name, _read(frame, pair), automix.Cascade(pair)
+            if k > 1:
+                once = _in_one_request(folder, config_name, frame)
+                yield f"{name}, in one request", _read(once, pair), automix.Cascade(pair)
+    free = answers.with_columns(
+        pl.col("logprob::greedy").fill_null(-9.0).exp().alias("verify::greedy"),
+        pl.lit(0.0).alias("verify_cost::greedy"),
+    )
+    yield "log-probability", _read(free, pair), automix.Cascade(pair)
+    agree = ("longer", "warm")
+    yield "agreement", _read(answers, (*pair, *agree)), automix.Cascade(pair, agree)
+
+
+def _in_one_request(folder: Path, config_name: str, frame: pl.DataFrame) -> pl.DataFrame:
+    """With `n: 8`, as the gateway asks, the prompt is paid for once."""
+    facts = verdict_facts(folder, table_of(config_name, 8))
+    asked, said = 0.02 * facts["in_tokens"], 0.04 * facts["out_tokens"]
+    share = (asked + 8 * said) / (8 * (asked + said))
+    return frame.with_columns(pl.col("verify_cost::greedy") * share)
+
+
+def _read(frame: pl.DataFrame, experts: Sequence[str]) -> Outcomes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "T.parquet"
+        frame.with_columns(split=pl.lit("train")).write_parquet(path)
+        return read_outcomes(path, experts=list(experts))
+
+
+def _price(outcomes: Outcomes, cascade: automix.Cascade) -> float:
+    """US$ of verifying one answer."""
+    trials, _, _ = automix.observe(outcomes, cascade)
+    return float(trials.verifying.mean())
+
+
+def main() -> None:
+    if sentence := _lab.absent():
+        return print(sentence)
+    asked(FOLDER, ROWS, VERIFIED)
+    show_answers(FOLDER)
+    show_signals(FOLDER)
+    show_lifts(FOLDER)
+
+
+if __name__ == "__main__":
+    main()

@@ -10,12 +10,12 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-comp
 SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test postgresql node browser screenshots fuzz check site package lock sbom format docs api tutorial bench sandbox clean
+.PHONY: demo test postgresql node browser models screenshots fuzz check site package lock sbom format docs api tutorial bench sandbox clean
 
 demo: $(VENV)/.installed
 	$(BIN)/routewright demo $(if $(ONCE),--once)
 
-test: $(VENV)/.installed-dev postgresql node browser
+test: $(VENV)/.installed-dev postgresql node browser models
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal --durations 30
 
 postgresql:  ## install Debian's server for the tests; where that is not possible, say why and go on
@@ -29,6 +29,9 @@ browser:  ## install Debian's Chromium for the tests; where that is not possible
 
 screenshots: $(VENV)/.installed-dev browser  ## make the pictures of the dashboard: docs/pictures
 	$(BIN)/python dev/screenshots.py
+
+models: $(VENV)/.installed-dev  ## install small pretrained models for the tests; where that is not possible, say why and go on
+	@sh dev/install_real_models.sh $(BIN)/python
 
 fuzz: $(VENV)/.installed-dev  ## random inputs for FUZZ_MINUTES (60); prints the seed of each round
 	$(BIN)/python dev/fuzz.py

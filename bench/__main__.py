@@ -18,7 +18,8 @@ def main() -> None:
     wanted = sys.argv[1:] or NAMES
     if {"-h", "--help"} & {*wanted}:
         for name in NAMES:
-            told = ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text(encoding="utf-8")))
+            path = next(HERE.glob(f"{name}.py"), HERE / name / "__init__.py")
+            told = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
             print(f"{name:12}{(told or '').splitlines()[0]}")
         return
     if unknown := [name for name in wanted if name not in NAMES]:

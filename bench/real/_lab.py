@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,13 @@ def _folder(package: str) -> Path:
     if found is None or not found.origin:
         raise SystemExit(f"the package {package} is missing: run sh dev/install_real_models.sh")
     return Path(found.origin).parent
+
+
+def free_ports(n: int) -> list[int]:
+    """Ports of this machine that nobody listens at."""
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(n)]
+        return [listener.getsockname()[1] for listener in listeners]
 
 
 def routewright(folder: Path, *words: str, output: bool = True) -> str:

@@ -24,9 +24,11 @@ from routewright.fitting import automix
 from routewright.metrics import auc
 from routewright.types import Array
 
+VERDICTS = 8  # of several verifications
 REPLICATES = 1000
+RATIOS = (10, 50, 200)  # cost of an answer of the larger model, in answers of the small one
 FOLDER = _lab.BUILD / "expert"
-ROWS, VERIFIED = 480, 240  # questions, and those whose answers are verified
+ROWS, VERIFIED = 480, 160  # questions, and those whose answers are verified
 SMALL = """\
   - name: {name}
     base_url: http://127.0.0.1:{port}/v1
@@ -73,25 +75,26 @@ YES_OR_NO = (  # its verdicts are readable: half a dozen prompts were tried by h
 PROMPTS = {"routewright.yaml": "", "yes-or-no.yaml": f'    verify_prompt: "{YES_OR_NO}"\n'}
 
 
-def config(folder: Path, name: str = "routewright.yaml", port: int = 9411, more: str = "") -> None:
+def config(folder: Path, name: str = "routewright.yaml", more: str = "") -> None:
     """Writes a config; `more` is added at its end."""
     folder.mkdir(parents=True, exist_ok=True)
     facts = {"python": sys.executable, "root": _lab.ROOT}
+    *ports, last = _lab.free_ports(len(VARIANTS) + 1)
     experts = [
-        SMALL.format(name=one, port=port + k, options=options, more=flags, **facts) + PROMPTS[name]
-        for k, (one, (options, flags)) in enumerate(VARIANTS.items())
+        SMALL.format(name=one, port=port, options=options, more=flags, **facts) + PROMPTS[name]
+        for port, (one, (options, flags)) in zip(ports, VARIANTS.items(), strict=True)
     ]
-    larger = LARGER.format(port=port + len(VARIANTS), **facts)
+    larger = LARGER.format(port=last, **facts)
     text = "version: 1\nexperts:\n" + "".join(experts) + larger + more
     (folder / name).write_text(text, encoding="utf-8")
 
 
-def writer(port: int) -> str:
+def writer() -> str:
     """The config entry of an expert that writes longer texts."""
-    return WRITER.format(port=port, python=sys.executable, root=_lab.ROOT)
+    return WRITER.format(port=_lab.free_ports(1)[0], python=sys.executable, root=_lab.ROOT)
 
 
-def asked(folder: Path, rows: int, verified: int, verdicts: int = 8) -> None:
+def asked(folder: Path, rows: int, verified: int, verdicts: int = VERDICTS) -> None:
     """Writes `answers.parquet` of all rows and, of the first `verified` ones, a table for each
     prompt and number of verdicts. Nothing in the journal is asked again."""
     lines = [json.dumps(row) for row in questions.questions(rows)]
@@ -122,7 +125,7 @@ def table_of(config: str, verdicts: int) -> str:
 # --- what its own signals say about its answers ------------------------------------------------
 
 
-def signals(folder: Path, verdicts: int = 8) -> dict[str, tuple[Array, Array]]:
+def signals(folder: Path, verdicts: int = VERDICTS) -> dict[str, tuple[Array, Array]]:
     """Confidences (n,) in greedy's answers by every signal, with the scores (n,) of the answers.
 
     A verification without a readable verdict counts as confidence 0, as it does in service.
@@ -190,7 +193,7 @@ def show_signals(folder: Path) -> None:
     shares = {
         f"{WORDED[name]}, k = {k}": verdict_facts(folder, table_of(name, k))["readable"]
         for name in PROMPTS
-        for k in (1, 8)
+        for k in (1, VERDICTS)
     }
     for name, (confidence, score) in signals(folder).items():
         weights = np.random.default_rng(0).integers(0, len(score), (REPLICATES, len(score)))
@@ -220,24 +223,20 @@ def verdict_facts(folder: Path, out: str) -> dict[str, float]:
 def show_lifts(folder: Path) -> None:
     """Cross-validated ΔIBC of greedy before `larger`, with the verifications at their cost."""
     answers = pl.read_parquet(folder / "answers.parquet")
-    mean = {name: float(answers[f"cost::{name}"].mean() or 0) for name in ("greedy", "larger")}
-    title = f"ΔIBC, greedy then larger; larger costs {mean['larger'] / mean['greedy']:.0f} answers"
-    table = Table(title=title)
-    for head in ("verifier", "costs, in answers", "best ΔIBC (95 %)", "mean ΔIBC", "at, US$/1k"):
-        table.add_column(head)
+    small = float(answers["cost::greedy"].mean())  # type: ignore[arg-type]
+    table = Table(title=f"ΔIBC (95 %), cross-validated, if larger costs {RATIOS} answers of greedy")
+    for head in ("verifier", "it costs, in answers", "rows", *(f"{r}" for r in RATIOS)):
+        table.add_column(head, no_wrap=True)
     for name, outcomes, cascade in _cascades(folder):
-        router = automix.fit(outcomes, cascade, only="threshold")
-        found = automix.Comparison(**router.card["automix"]["compared"][0])
-        price = _price(outcomes, cascade) / mean["greedy"]
-        best, average = (
-            f"{value:+.0f} ({low:+.0f} … {high:+.0f})"
-            for value, (low, high) in (
-                (found.lift, found.lift_ci),
-                (found.mean_lift, found.mean_lift_ci),
-            )
-        )
-        table.add_row(name, f"{price:.1f}", best, average, f"{1000 * found.cost:.4f}")
-    Console(width=120).print(table)
+        cells = [f"{_price(outcomes, cascade) / small:.1f}", str(len(outcomes))]
+        for ratio in RATIOS:
+            prices = {"greedy": small, "larger": ratio * small}
+            router = automix.fit(outcomes, cascade, only="threshold", prices=prices)
+            found = automix.Comparison(**router.card["automix"]["compared"][0])
+            low, high = found.lift_ci
+            cells.append(f"{found.lift:+.0f} ({low:+.0f} … {high:+.0f})")
+        table.add_row(name, *cells)
+    Console(width=130).print(table)
 
 
 def _cascades(folder: Path) -> Iterator[tuple[str, Outcomes, automix.Cascade]]:
@@ -245,7 +244,7 @@ def _cascades(folder: Path) -> Iterator[tuple[str, Outcomes, automix.Cascade]]:
     answers = pl.read_parquet(folder / "answers.parquet")
     larger = answers.select("id", "^.*::larger$")
     for config_name in PROMPTS:
-        for k in (1, 8):
+        for k in (1, VERDICTS):
             frame = pl.read_parquet(folder / f"{table_of(config_name, k)}.parquet")
             frame = frame.select(pl.exclude("^.*::larger$")).join(larger, on="id")
             if "verify::greedy" not in frame.columns:
@@ -267,7 +266,7 @@ def _cascades(folder: Path) -> Iterator[tuple[str, Outcomes, automix.Cascade]]:
 
 def _in_one_request(folder: Path, config_name: str, frame: pl.DataFrame) -> pl.DataFrame:
     """With `n: 8`, as the gateway asks, the prompt is paid for once."""
-    facts = verdict_facts(folder, table_of(config_name, 8))
+    facts = verdict_facts(folder, table_of(config_name, VERDICTS))
     asked, said = 0.02 * facts["in_tokens"], 0.04 * facts["out_tokens"]
     share = (asked + 8 * said) / (8 * (asked + said))
     return frame.with_columns(pl.col("verify_cost::greedy") * share)

@@ -26,7 +26,6 @@ from routewright.types import Query
 
 POOL = ("greedy", "warm", "larger")
 START, ASKED, ROUNDS = 60, 20, 2  # rows; queries of a round, of which five times as many are drawn
-PORT = 9421
 
 
 def main() -> None:
@@ -38,8 +37,8 @@ def main() -> None:
 
 
 def play(folder: Path, answers: Path, start: int, asked: int, rounds: int) -> None:
-    expert.config(folder, port=PORT, more=expert.writer(PORT + 9))
-    shutil.copy(expert.FOLDER / "questions.jsonl", folder / "questions.jsonl")
+    expert.config(folder, more=expert.writer())
+    shutil.copy(answers.parent / "questions.jsonl", folder / "questions.jsonl")
     frame = pl.read_parquet(answers)
     train = frame.filter(pl.col("split") == "train")
     train[:start].write_parquet(folder / "start.parquet")

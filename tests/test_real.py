@@ -64,7 +64,7 @@ def test_a_launched_language_model_answers_and_verifies_itself(answers, capsys):
 
 def test_a_language_model_learns_to_defer(answers, build):
     frame = pl.read_parquet(answers / "answers.parquet")
-    found = dedicated.deferring(frame, build, seeds=1, tuned=0)
+    found = dedicated.deferring(frame, build, 1, 1, ["gate head, frozen"])
     frozen, oracle = found["gate head, frozen"][0], found["oracle"][0]
     assert frozen.shape == oracle.shape
     assert oracle[2] >= frozen[2]  # nobody defers better than an oracle

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,25 @@ def routewright(folder: Path, *words: str, output: bool = True) -> str:
     if done.returncode:
         raise SystemExit(f"it ended with {done.returncode}: {done.stdout or ''}")
     return done.stdout or ""
+
+
+@contextmanager
+def gateway(folder: Path, config: str) -> Iterator[str]:
+    """The address of a gateway that serves the config, until the end of the context."""
+    [port] = free_ports(1)
+    command = [sys.executable, "-m", "routewright.cli.main", "serve", config, "--port", str(port)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    with (folder / "gateway.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+    try:
+        while process.poll() is None:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def cached(path: Path, make: Callable[[], Any]) -> Any:

@@ -30,7 +30,7 @@ from routewright.registry import find
 from routewright.types import Array, Query
 
 SEEDS = int(os.environ.get("SEEDS", 3))
-TUNED = int(os.environ.get("TUNED", 1))  # seeds for which adapters are trained, too
+TRAINED = int(os.environ.get("TRAINED", 1))  # seeds for which dedicated models are trained, too
 SHARES = (0.3, 0.5, 0.7)
 NAME = "greedy"
 FROZEN = {"kind": "gate", "tune": "frozen", "head_rate": 1e-2, "batch": 32, "epochs": 20}
@@ -51,18 +51,23 @@ def main() -> None:
     if not table.exists():
         expert.asked(expert.FOLDER, expert.ROWS, expert.VERIFIED)
     frame = pl.read_parquet(table)
-    deferring(frame, _lab.BUILD / "dedicated", SEEDS, TUNED)
+    deferring(frame, _lab.BUILD / "dedicated", SEEDS, TRAINED)
     growing(frame, _lab.BUILD / "dedicated")
 
 
 # --- answer or defer -------------------------------------------------------------------------
 
 
-def deferring(frame: pl.DataFrame, folder: Path, seeds: int, tuned: int) -> dict[str, Array]:
-    """Figures by who decides, (seeds, figures); every one is kept in `folder`."""
+def deferring(
+    frame: pl.DataFrame, folder: Path, seeds: int, trained: int, only: Sequence[str] = tuple(KINDS)
+) -> dict[str, Array]:
+    """Figures by who decides, (seeds, figures); what was trained is kept in `folder`.
+
+    A model of each kind of `only` is trained for the first `trained` seeds.
+    """
     found: dict[str, list[list[float]]] = {}
     for seed in range(seeds):
-        kinds = [name for name in KINDS if seed < tuned or name == "gate head, frozen"]
+        kinds = only if seed < trained else ()
         for name, figures in _compared(frame, folder / str(seed), seed, kinds).items():
             found.setdefault(name, []).append(figures)
     table = Table(title=f"{len(frame) // 2} lessons, {len(frame) - len(frame) // 2} held out")
@@ -73,7 +78,7 @@ def deferring(frame: pl.DataFrame, folder: Path, seeds: int, tuned: int) -> dict
     for name, rows in found.items():
         table.add_row(name, str(len(rows)), *(f"{x:.3f}" for x in np.mean(rows, axis=0)))
     Console(width=120).print(table)
-    for name in ("gate head, frozen", "log-probability"):
+    for name in ("probe of its state", "log-probability"):
         gaps = [
             ours[-3] - prompt[-3]
             for ours, prompt in zip(found[name], found["prompt only, stack"], strict=True)
@@ -89,7 +94,10 @@ def _compared(
     order = np.random.default_rng(seed).permutation(len(frame))
     train, dev = frame[order[: len(frame) // 2]], frame[order[len(frame) // 2 :]]
     own = dev[f"score::{NAME}"].to_numpy().astype(float)
+    known = train[f"score::{NAME}"].to_numpy() >= 0.5
+    seen = states(frame, folder.parent / "states.safetensors")[order]
     doubts = _prompt_only(train, dev, folder) | {
+        "probe of its state": -_probe(seen[: len(train)], known, seen[len(train) :]),
         "log-probability": -dev[f"logprob::{NAME}"].fill_null(-9.0).to_numpy(),
         "random": np.random.default_rng(seed).random(len(own)),
         "oracle": 1 - own,
@@ -136,6 +144,39 @@ def _figures(doubts: Array, scores: Array, own: Array) -> list[float]:
     shares = [float(curve[round(share * n)]) for share in SHARES]
     owned = ownership(doubts, scores, right, 0.95)
     return [float(scores.mean()), *shares, float(auc(doubts, 1 - own)), float(lift), owned]
+
+
+def states(frame: pl.DataFrame, path: Path) -> Array:
+    """The base's state (n, width) at the end of every prompt, read once."""
+    from safetensors.numpy import load_file, save_file
+
+    if not path.exists():
+        import torch
+
+        base = language_models.body(
+            language_models.open_base(str(_lab.smollm2()), causal_head=True)
+        )
+        messages = [item.query.messages for item in _items(frame)]
+        prompts = [language_models.prompt(base, one) for one in messages]
+        ids = language_models.tokens(base, prompts, 256)
+        rows = []
+        with torch.inference_mode():
+            for row in _lab.each("states of the prompts", ids, len(ids)):
+                rows.append(base.model(torch.tensor([row])).last_hidden_state[0, -1].numpy())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"states": np.stack(rows)}, path)
+    return np.asarray(load_file(path)["states"], dtype=np.float64)
+
+
+def _probe(seen: Array, right: Any, fresh: Array) -> Array:
+    """A logistic regression on states: log-odds of a right answer, (n,)."""
+    from sklearn.linear_model import LogisticRegressionCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    search = LogisticRegressionCV(Cs=np.logspace(-5, 0, 8), cv=5, scoring="roc_auc", max_iter=2000)
+    model = make_pipeline(StandardScaler(), search).fit(seen, right)
+    return np.asarray(model.decision_function(fresh))
 
 
 def _prompt_only(train: pl.DataFrame, dev: pl.DataFrame, folder: Path) -> dict[str, Array]:

@@ -6,10 +6,12 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import polars as pl
 from rich.console import Console
@@ -20,10 +22,13 @@ from routewright import metrics, prompts
 from routewright.answers import equivalence
 from routewright.data.outcomes import Outcomes
 from routewright.data.outcomes import read as read_outcomes
+from routewright.data.queries import Item
 from routewright.fitting import automix
+from routewright.grading.graders.auto import Auto
 from routewright.metrics import auc
-from routewright.types import Array
+from routewright.types import Array, Query
 
+LIVE = 40  # questions asked through the gateway
 VERDICTS = 8  # of several verifications
 REPLICATES = 1000
 RATIOS = (10, 50, 200)  # cost of an answer of the larger model, in answers of the small one
@@ -285,6 +290,65 @@ def _price(outcomes: Outcomes, cascade: automix.Cascade) -> float:
     return float(trials.verifying.mean())
 
 
+# --- served ---------------------------------------------------------------------------------------
+
+POLICIES = """\
+policies:
+  fitted: {strategy: auto, router: router, max_cost_fraction: 0.5}
+  verified: {strategy: automix, options: {ladder: [greedy, larger], samples: 8}}
+default_policy: fitted
+server: {store: none}
+"""
+
+
+def live(folder: Path, n: int = LIVE) -> dict[str, dict[str, float]]:
+    """A router fitted on `train`, and AutoMix, asked `n` questions of `dev` through a gateway."""
+    fitted = ("--experts", "greedy,warm,larger", "--strategy", "auto")
+    if not (folder / "router").exists():
+        _lab.routewright(folder, "fit", "answers.parquet", "--out", "router", *fitted)
+    print(_lab.routewright(folder, "evaluate", "router", "answers.parquet"))
+    config(folder, "serve.yaml", more=POLICIES)
+    rows = pl.read_parquet(folder / "answers.parquet").filter(pl.col("split") == "dev")[:n]
+    table = Table(title=f"{len(rows)} questions of dev through the gateway")
+    for head in ("policy", "right", "answered by greedy", "US$/1k", "seconds, median"):
+        table.add_column(head)
+    found = {}
+    with _lab.gateway(folder, "serve.yaml") as url, httpx.Client(timeout=600) as client:
+        for policy in ("fitted", "verified"):
+            replies = [_asked(client, url, policy, prompt) for prompt in rows["prompt"]]
+            items = [Item(Query.of(p), r) for p, r in rows.select("prompt", "reference").rows()]
+            right = [
+                Auto().grade(i, one["text"]).score for i, one in zip(items, replies, strict=True)
+            ]
+            found[policy] = {
+                "right": float(np.mean(right)),
+                "small": float(np.mean([one["expert"] == "greedy" for one in replies])),
+                "cost": 1000 * float(np.mean([one["cost"] for one in replies])),
+                "seconds": float(np.median([one["seconds"] for one in replies])),
+            }
+            figures = found[policy]
+            shares = (f"{figures[key]:.2f}" for key in ("right", "small"))
+            table.add_row(policy, *shares, f"{figures['cost']:.4f}", f"{figures['seconds']:.1f}")
+            print(policy, "paths:", sorted({one["path"] for one in replies})[:6])
+    Console(width=110).print(table)
+    return found
+
+
+def _asked(client: httpx.Client, url: str, policy: str, prompt: str) -> dict[str, Any]:
+    body = {"model": policy, "messages": [{"role": "user", "content": prompt}]}
+    began = time.perf_counter()
+    reply = client.post(f"{url}/v1/chat/completions", json=body)
+    reply.raise_for_status()
+    head = reply.headers
+    return {
+        "text": reply.json()["choices"][0]["message"]["content"],
+        "expert": head["x-routewright-expert"],
+        "path": head["x-routewright-path"],
+        "cost": float(head["x-routewright-cost"]),
+        "seconds": time.perf_counter() - began,
+    }
+
+
 def main() -> None:
     if sentence := _lab.absent():
         return print(sentence)
@@ -292,6 +356,7 @@ def main() -> None:
     show_answers(FOLDER)
     show_signals(FOLDER)
     show_lifts(FOLDER)
+    live(FOLDER)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ TRAINED = int(os.environ.get("TRAINED", 1))  # seeds for which dedicated models 
 SHARES = (0.3, 0.5, 0.7)
 NAME = "greedy"
 FROZEN = {"kind": "gate", "tune": "frozen", "head_rate": 1e-2, "batch": 32, "epochs": 20}
-LORA = {"learning_rate": 5e-4, "head_rate": 1e-2, "batch": 8, "epochs": 2}
+LORA = {"learning_rate": 1e-3, "head_rate": 1e-2, "batch": 8, "epochs": 1}
 KINDS: dict[str, dict[str, Any]] = {
     "gate head, frozen": FROZEN,
     "gate head, LoRA": {"kind": "gate", **LORA},

@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,11 @@ from routewright.metrics import auc
 from routewright.types import Array, Query
 
 LIVE = 40  # questions asked through the gateway
-VERDICTS = 8  # of several verifications
 REPLICATES = 1000
 RATIOS = (10, 50, 200)  # cost of an answer of the larger model, in answers of the small one
 FOLDER = _lab.BUILD / "expert"
-ROWS, VERIFIED = 480, 160  # questions, and those whose answers are verified
+ROWS = 480
+VERIFIED = {1: 96, 8: 64}  # verdicts ▶ questions whose answers are verified so often
 SMALL = """\
   - name: {name}
     base_url: http://127.0.0.1:{port}/v1
@@ -99,23 +99,25 @@ def writer() -> str:
     return WRITER.format(port=_lab.free_ports(1)[0], python=sys.executable, root=_lab.ROOT)
 
 
-def asked(folder: Path, rows: int, verified: int, verdicts: int = VERDICTS) -> None:
-    """Writes `answers.parquet` of all rows and, of the first `verified` ones, a table for each
-    prompt and number of verdicts. Nothing in the journal is asked again."""
+def asked(
+    folder: Path, rows: int, verified: Mapping[int, int], configs: Iterable[str] = tuple(PROMPTS)
+) -> None:
+    """Writes `answers.parquet` of all rows, and a table for each prompt and number of verdicts,
+    of as many rows as `verified` says. Nothing in a journal is asked again."""
     lines = [json.dumps(row) for row in questions.questions(rows)]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "questions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     words = ("questions.jsonl", "--logprobs", "--concurrency", "8")
     config(folder)
     _interview(folder, "routewright.yaml", *words, out="answers")
-    for name in PROMPTS:
+    for name in configs:
         config(folder, name)
-        for k in (1, verdicts):
-            out = table_of(name, k)
+        for k, n in verified.items():
+            out = f"{name.removesuffix('.yaml')}-{k}"
             journal = folder / f"{out}.journal.jsonl"  # the answers, and this run's verdicts
             if not journal.exists():
                 shutil.copy(folder / "answers.journal.jsonl", journal)
-            more = ("--only", "greedy", "--limit", str(verified), "--verify", str(k))
+            more = ("--only", "greedy", "--limit", str(n), "--verify", str(k))
             _interview(folder, name, *words, *more, out=out)
 
 
@@ -123,14 +125,17 @@ def _interview(folder: Path, config: str, *words: str, out: str) -> None:
     _lab.routewright(folder, "interview", config, *words, "--out", f"{out}.parquet", output=False)
 
 
-def table_of(config: str, verdicts: int) -> str:
-    return f"{config.removesuffix('.yaml')}-{verdicts}"
+def verifications(folder: Path) -> Iterator[tuple[str, int, Path]]:
+    """The prompt, the number of verdicts and the table of every run with verifications."""
+    for name, words in WORDED.items():
+        for path in sorted(folder.glob(f"{name.removesuffix('.yaml')}-*.parquet")):
+            yield words, int(path.stem.rpartition("-")[2]), path
 
 
 # --- what its own signals say about its answers ------------------------------------------------
 
 
-def signals(folder: Path, verdicts: int = VERDICTS) -> dict[str, tuple[Array, Array]]:
+def signals(folder: Path) -> dict[str, tuple[Array, Array]]:
     """Confidences (n,) in greedy's answers by every signal, with the scores (n,) of the answers.
 
     A verification without a readable verdict counts as confidence 0, as it does in service.
@@ -144,13 +149,11 @@ def signals(folder: Path, verdicts: int = VERDICTS) -> dict[str, tuple[Array, Ar
         "agreement with longer and warm": (_agreement(np.array(texts, object).T), known),
         "domain's mean (other half)": (_by_domain(answers), known),
     }
-    for config_name in PROMPTS:
-        for k in (1, verdicts):
-            table = pl.read_parquet(folder / f"{table_of(config_name, k)}.parquet")
-            name = f"{WORDED[config_name]}, k = {k}"
-            values = table["verify::greedy"] if "verify::greedy" in table.columns else None
-            share = np.zeros(len(table)) if values is None else values.fill_null(0.0).to_numpy()
-            found[name] = (share, table["score::greedy"].to_numpy())
+    for words, k, path in verifications(folder):
+        table = pl.read_parquet(path)
+        values = table["verify::greedy"] if "verify::greedy" in table.columns else None
+        share = np.zeros(len(table)) if values is None else values.fill_null(0.0).to_numpy()
+        found[f"{words}, k = {k}"] = (share, table["score::greedy"].to_numpy())
     return found
 
 
@@ -196,9 +199,8 @@ def show_signals(folder: Path) -> None:
     for head in ("signal", "rows", "AUC", "readable verdicts"):
         table.add_column(head)
     shares = {
-        f"{WORDED[name]}, k = {k}": verdict_facts(folder, table_of(name, k))["readable"]
-        for name in PROMPTS
-        for k in (1, VERDICTS)
+        f"{words}, k = {k}": verdict_facts(path)["readable"]
+        for words, k, path in verifications(folder)
     }
     for name, (confidence, score) in signals(folder).items():
         weights = np.random.default_rng(0).integers(0, len(score), (REPLICATES, len(score)))
@@ -210,9 +212,9 @@ def show_signals(folder: Path) -> None:
     Console(width=110).print(table)
 
 
-def verdict_facts(folder: Path, out: str) -> dict[str, float]:
+def verdict_facts(table: Path) -> dict[str, float]:
     """The share of readable verdicts, and mean tokens of a verification, from its journal."""
-    text = (folder / f"{out}.journal.jsonl").read_text(encoding="utf-8")
+    text = table.with_suffix(".journal.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.rstrip("\0").splitlines() if '"answered"' in line]
     checks = [line["answer"] for line in lines if line["answer"]["kind"] == "verify"]
     return {
@@ -248,18 +250,15 @@ def _cascades(folder: Path) -> Iterator[tuple[str, Outcomes, automix.Cascade]]:
     pair = ("greedy", "larger")
     answers = pl.read_parquet(folder / "answers.parquet")
     larger = answers.select("id", "^.*::larger$")
-    for config_name in PROMPTS:
-        for k in (1, VERDICTS):
-            frame = pl.read_parquet(folder / f"{table_of(config_name, k)}.parquet")
-            frame = frame.select(pl.exclude("^.*::larger$")).join(larger, on="id")
-            if "verify::greedy" not in frame.columns:
-                continue
-            name = f"{WORDED[config_name]}, k = {k}"
-            frame = frame.with_columns(pl.col("verify::greedy").fill_null(0.0))
-            yield name, _read(frame, pair), automix.Cascade(pair)
-            if k > 1:
-                once = _in_one_request(folder, config_name, frame)
-                yield f"{name}, in one request", _read(once, pair), automix.Cascade(pair)
+    for words, k, path in verifications(folder):
+        frame = pl.read_parquet(path).select(pl.exclude("^.*::larger$")).join(larger, on="id")
+        if "verify::greedy" not in frame.columns:
+            continue  # no verdict was readable
+        frame = frame.with_columns(pl.col("verify::greedy").fill_null(0.0))
+        yield f"{words}, k = {k}", _read(frame, pair), automix.Cascade(pair)
+        if k > 1:
+            once = _in_one_request(frame, k, verdict_facts(path))
+            yield f"{words}, k = {k} in one request", _read(once, pair), automix.Cascade(pair)
     free = answers.with_columns(
         pl.col("logprob::greedy").fill_null(-9.0).exp().alias("verify::greedy"),
         pl.lit(0.0).alias("verify_cost::greedy"),
@@ -269,11 +268,10 @@ def _cascades(folder: Path) -> Iterator[tuple[str, Outcomes, automix.Cascade]]:
     yield "agreement", _read(answers, (*pair, *agree)), automix.Cascade(pair, agree)
 
 
-def _in_one_request(folder: Path, config_name: str, frame: pl.DataFrame) -> pl.DataFrame:
-    """With `n: 8`, as the gateway asks, the prompt is paid for once."""
-    facts = verdict_facts(folder, table_of(config_name, VERDICTS))
+def _in_one_request(frame: pl.DataFrame, k: int, facts: Mapping[str, float]) -> pl.DataFrame:
+    """With `n: k`, as the gateway asks, the prompt is paid for once."""
     asked, said = 0.02 * facts["in_tokens"], 0.04 * facts["out_tokens"]
-    share = (asked + 8 * said) / (8 * (asked + said))
+    share = (asked + k * said) / (k * (asked + said))
     return frame.with_columns(pl.col("verify_cost::greedy") * share)
 
 

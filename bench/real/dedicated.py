@@ -94,7 +94,7 @@ def _compared(
     order = np.random.default_rng(seed).permutation(len(frame))
     train, dev = frame[order[: len(frame) // 2]], frame[order[len(frame) // 2 :]]
     own = dev[f"score::{NAME}"].to_numpy().astype(float)
-    known = train[f"score::{NAME}"].to_numpy() >= 0.5
+    known = train[f"score::{NAME}"].to_numpy()
     seen = states(frame, folder.parent / "states.safetensors")[order]
     doubts = _prompt_only(train, dev, folder) | {
         "probe of its state": -_probe(seen[: len(train)], known, seen[len(train) :]),
@@ -169,14 +169,13 @@ def states(frame: pl.DataFrame, path: Path) -> Array:
 
 
 def _probe(seen: Array, right: Any, fresh: Array) -> Array:
-    """A logistic regression on states: log-odds of a right answer, (n,)."""
-    from sklearn.linear_model import LogisticRegressionCV
+    """A ridge regression on states: the expected score of the answer, (n,)."""
+    from sklearn.linear_model import RidgeCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    search = LogisticRegressionCV(Cs=np.logspace(-5, 0, 8), cv=5, scoring="roc_auc", max_iter=2000)
-    model = make_pipeline(StandardScaler(), search).fit(seen, right)
-    return np.asarray(model.decision_function(fresh))
+    model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 6, 13))).fit(seen, right)
+    return np.asarray(model.predict(fresh))
 
 
 def _prompt_only(train: pl.DataFrame, dev: pl.DataFrame, folder: Path) -> dict[str, Array]:

@@ -163,7 +163,8 @@ WORDED = {"routewright.yaml": "few-shot self-verification", "yes-or-no.yaml": "y
 def _agreement(texts: Any) -> Array:
     """The share of the other columns (n, e − 1) that say the same as the first."""
     labels = equivalence.labels("auto", texts)
-    return (labels[:, 1:] == labels[:, :1]).mean(axis=1)
+    readable = labels[:, :1] >= 0
+    return ((labels[:, 1:] == labels[:, :1]) & readable).mean(axis=1)
 
 
 def _by_domain(answers: pl.DataFrame) -> Array:

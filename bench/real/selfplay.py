@@ -25,7 +25,7 @@ from routewright.router.router import Router
 from routewright.types import Query
 
 POOL = ("greedy", "warm", "larger")
-START, ASKED, ROUNDS = 60, 20, 2  # rows; queries of a round, of which five times as many are drawn
+START, ASKED, ROUNDS = 60, 10, 2  # rows; queries of a round, of which five times as many are drawn
 
 
 def main() -> None:

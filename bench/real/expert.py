@@ -232,19 +232,26 @@ def show_lifts(folder: Path) -> None:
     """Cross-validated ΔIBC of greedy before `larger`, with the verifications at their cost."""
     answers = pl.read_parquet(folder / "answers.parquet")
     small = float(answers["cost::greedy"].mean())  # type: ignore[arg-type]
-    table = Table(title=f"ΔIBC (95 %), cross-validated, if larger costs {RATIOS} answers of greedy")
-    for head in ("verifier", "it costs, in answers", "rows", *(f"{r}" for r in RATIOS)):
-        table.add_column(head, no_wrap=True)
+    table = Table(title="ΔIBC in percent (95 %), cross-validated, by the price of a larger answer")
+    heads = (*(f"best threshold, × {r}" for r in RATIOS), f"always verified, × {RATIOS[1]}")
+    for head in ("verifier", "costs, in answers", "rows", *heads):
+        table.add_column(head)
     for name, outcomes, cascade in _cascades(folder):
         cells = [f"{_price(outcomes, cascade) / small:.1f}", str(len(outcomes))]
-        for ratio in RATIOS:
+        rules = [("threshold", ratio) for ratio in RATIOS] + [("self_consistency", RATIOS[1])]
+        for rule, ratio in rules:
             prices = {"greedy": small, "larger": ratio * small}
-            router = automix.fit(outcomes, cascade, only="threshold", prices=prices)
-            found = automix.Comparison(**router.card["automix"]["compared"][0])
-            low, high = found.lift_ci
-            cells.append(f"{found.lift:+.0f} ({low:+.0f} … {high:+.0f})")
+            router = automix.fit(outcomes, cascade, only=rule, prices=prices)
+            cells.append(_lift(automix.Comparison(**router.card["automix"]["compared"][0])))
         table.add_row(name, *cells)
-    Console(width=130).print(table)
+    Console(width=140).print(table)
+
+
+def _lift(found: automix.Comparison) -> str:
+    if np.isnan(found.lift):
+        return "never pays"  # the best threshold asks one of the two models at once
+    low, high = found.lift_ci
+    return f"{found.lift:+.0f} ({low:+.0f} … {high:+.0f})"
 
 
 def _cascades(folder: Path) -> Iterator[tuple[str, Outcomes, automix.Cascade]]:
@@ -255,7 +262,10 @@ def _cascades(folder: Path) -> Iterator[tuple[str, Outcomes, automix.Cascade]]:
         frame = pl.read_parquet(path).select(pl.exclude("^.*::larger$")).join(larger, on="id")
         if "verify::greedy" not in frame.columns:
             continue  # no verdict was readable
-        frame = frame.with_columns(pl.col("verify::greedy").fill_null(0.0))
+        paid = pl.col("verify_cost::greedy")  # unknown where no verdict was readable
+        frame = frame.with_columns(
+            pl.col("verify::greedy").fill_null(0.0), paid.fill_null(paid.mean())
+        )
         yield f"{words}, k = {k}", _read(frame, pair), automix.Cascade(pair)
         if k > 1:
             once = _in_one_request(frame, k, verdict_facts(path))

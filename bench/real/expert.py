@@ -86,7 +86,8 @@ def config(folder: Path, name: str = "routewright.yaml", more: str = "") -> None
     facts = {"python": sys.executable, "root": _lab.ROOT}
     *ports, last = _lab.free_ports(len(VARIANTS) + 1)
     experts = [
-        SMALL.format(name=one, port=port, options=options, more=flags, **facts) + PROMPTS[name]
+        SMALL.format(name=one, port=port, options=options, more=flags, **facts)
+        + PROMPTS.get(name, "")
         for port, (one, (options, flags)) in zip(ports, VARIANTS.items(), strict=True)
     ]
     larger = LARGER.format(port=last, **facts)

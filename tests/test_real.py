@@ -23,7 +23,7 @@ from bench.real import dedicated, expert, predictor, questions, selfplay, zooter
 def answers(tmp_path_factory) -> Path:
     """The tables of an interview of launched servers, with verifications of some answers."""
     folder = tmp_path_factory.mktemp("expert")
-    expert.asked(folder, rows=24, verified={1: 8, 2: 8})
+    expert.asked(folder, rows=24, verified={1: 4, 2: 4})
     return folder
 
 
@@ -56,7 +56,7 @@ def test_a_launched_language_model_answers_and_verifies_itself(answers, capsys):
     assert 0 < table["score::greedy"].mean() < 1
     assert (table["logprob::greedy"] <= 0).all()
     found = expert.signals(answers)
-    assert {len(confidence) for confidence, _ in found.values()} == {8, 24}
+    assert {len(confidence) for confidence, _ in found.values()} == {4, 24}
     assert all(c.min() >= 0 and c.max() <= 1 for n, (c, _) in found.items() if "k =" in n)
     expert.show_answers(answers)
     assert "greedy" in capsys.readouterr().out

@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
 from routewright import prompts
 from routewright.errors import (
@@ -18,7 +20,7 @@ from routewright.errors import (
     UpstreamTimeout,
 )
 from routewright.experts.client import Client
-from routewright.experts.spending import capped, input_bound
+from routewright.experts.spending import bound, capped, input_bound
 from routewright.sandbox.model import TinyLM
 from routewright.types import Answer, Ask, Expert, Query
 from upstream import (
@@ -403,3 +405,10 @@ def test_money_for_exactly_one_token_covers_it(size):
     body = {"messages": [{"role": "user", "content": "x" * size}]}
     least = expert.highest_price(input_bound(body), 0) + expert.price(0, 1)
     assert capped(body, expert, least)["max_tokens"] == 1
+
+
+@given(tokens=st.integers(1, 1_000_000), price=st.floats(0.01, 1000), size=st.integers(1, 500))
+def test_money_for_a_request_leaves_its_limit_as_it_is(tokens: int, price: float, size: int):
+    body = {"messages": asked("x" * size), "max_tokens": tokens}
+    expert = Expert("e", input_per_mtok=price / 3, output_per_mtok=price)
+    assert capped(body, expert, bound(body, expert))["max_tokens"] == tokens

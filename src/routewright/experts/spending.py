@@ -63,7 +63,7 @@ def capped(
     """
     input_cost = expert.highest_price(input_bound(body, native), 0)
     left, per_token = dollars - input_cost, expert.price(0, body.get("n") or 1)
-    rounding = 1e-9 * dollars  # of floats, so that money for exactly one token covers it
+    rounding = 1e-9 * dollars  # of floats, so that money for exactly so many tokens covers them
     if left + rounding < per_token or left + rounding < 0:
         raise NotAdmissible(
             expert.name,
@@ -71,7 +71,7 @@ def capped(
         )
     if per_token == 0:
         return dict(body)
-    affordable = max(1, int(left / per_token * (1 - 1e-9)))
+    affordable = max(1, int((left + rounding) / per_token))
     keys = [key for key in LIMITS if body.get(key) is not None] or [LIMITS[0]]
     caps = {key: min(body.get(key) or affordable, affordable) for key in keys}
     return {**body, **caps}

@@ -23,7 +23,7 @@ from bench.real import dedicated, expert, predictor, questions, selfplay, zooter
 def answers(tmp_path_factory) -> Path:
     """The tables of an interview of launched servers, with verifications of some answers."""
     folder = tmp_path_factory.mktemp("expert")
-    expert.asked(folder, rows=24, verified={1: 4, 2: 4})
+    expert.asked(folder, rows=40, verified={1: 4, 2: 4})
     return folder
 
 
@@ -56,7 +56,7 @@ def test_a_launched_language_model_answers_and_verifies_itself(answers, capsys):
     assert 0 < table["score::greedy"].mean() < 1
     assert (table["logprob::greedy"] <= 0).all()
     found = expert.signals(answers)
-    assert {len(confidence) for confidence, _ in found.values()} == {4, 24}
+    assert {len(confidence) for confidence, _ in found.values()} == {4, 40}
     assert all(c.min() >= 0 and c.max() <= 1 for n, (c, _) in found.items() if "k =" in n)
     expert.show_answers(answers)
     assert "greedy" in capsys.readouterr().out
@@ -86,7 +86,7 @@ def test_zooters_head_stands_on_minilm(few, build):
 
 
 def test_self_play_with_a_small_generator_never_hands_over_a_worse_router(answers, build):
-    selfplay.play(build / "play", answers / "answers.parquet", start=12, asked=2, rounds=1)
+    selfplay.play(build / "play", answers / "answers.parquet", start=20, asked=2, rounds=1)
     rounds = [
         json.loads(line) for line in (build / "play/play/rounds.jsonl").read_text().splitlines()
     ]

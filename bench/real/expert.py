@@ -73,7 +73,7 @@ VARIANTS = {  # three honest ones of the same weights
     "longer": ("{temperature: 0, max_tokens: 48}", ""),  # and as many lines as it likes
     "warm": (f"{{temperature: 1, seed: 1, {LINE}}}", " --context 256"),  # a quarter of it
 }
-YES_OR_NO = (  # its verdicts are readable: half a dozen prompts were tried by hand
+YES_OR_NO = (  # its verdicts are readable: the most readable of four that were tried by hand
     "Question: {question}\\nProposed answer: {answer}\\n\\n"
     "Is the proposed answer correct? Reply with yes or no."
 )

@@ -47,7 +47,7 @@ class Study:
     arms: tuple[str, ...]
 
 
-# Ten epochs of the head are the best of 3, 10 and 30 by halves of `train`.
+# The best of six settings of epochs, rate and head, by halves of 600 rows of `train`.
 FROZEN = {"tune": "frozen", "epochs": 10, "head_rate": 1e-3, "batch": 32}
 ARMS = {
     "stack": Arm("stack"),

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import builtins
 import contextlib
 import inspect
 import io
@@ -118,7 +119,7 @@ def example(folder: Path) -> None:
 def run(page: Path, whole: Path, folder: Path, url: str) -> list[str]:
     """Runs a page's blocks in a copy of the example; what went wrong."""
     shutil.copytree(whole, folder)
-    names: dict[str, object] = {"__name__": page.stem}
+    names: dict[str, object] = {"__name__": page.stem, "__builtins__": builtins}
     here, problems = Path.cwd(), []
     os.chdir(folder)
     try:

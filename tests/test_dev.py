@@ -98,7 +98,8 @@ def test_the_lock_names_packages_and_no_address():
         ("| an idea | it holds | trust us |", "no test is named"),
     ],
 )
-def test_a_promise_names_a_test_that_exists(row, problem):
+def test_a_promise_names_a_test_that_exists(row, problem, monkeypatch):
+    monkeypatch.syspath_prepend(DEV)
     page = f"| a client | what follows | test |\n|---|---|---|\n{row}\n\nmore\n"
     problems = module("check_docs")._untested(page)
     assert [text.startswith(problem) for text in problems] == ([True] if problem else [])

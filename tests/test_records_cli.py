@@ -161,6 +161,7 @@ def test_spend_decisions_and_export_agree_with_what_the_upstreams_counted(
             assert web.keys() == app.keys() == {"name", "key"}
             wait_until(lambda: not is_let_in(client_of()))
             clients = [client_of(web["key"]), client_of(app["key"])]
+            wait_until(lambda: all(map(is_let_in, clients)))
             for number, client in enumerate(clients * 3):
                 ask(client, f"What is {number} and two?")
                 ask(client, f"What is {number} and three?", stream=True)

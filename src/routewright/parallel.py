@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -60,6 +65,53 @@ def spread(
         if isinstance(result, RoutewrightError):
             raise result
         yield int(row["place"]), result
+
+
+def in_order(function: Callable[[T], R], parts: Iterable[T], engine: str = "local") -> Iterator[R]:
+    """The results of a function on parts, in their order, made by processes on all cores.
+
+    On this machine, memory holds a few parts at a time, so that there may be any number; a
+    single part stays in this process. The function must be importable. Raises what it raises.
+    """
+    if engine != "local":
+        results = dict(spread(function, list(parts), engine))
+        yield from (results[place] for place in sorted(results))
+        return
+    parts = iter(parts)
+    first = list(islice(parts, 2))
+    cores = os.cpu_count() or 1
+    if len(first) < 2 or cores == 1:
+        yield from map(function, chain(first, parts))
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
+    with ProcessPoolExecutor(cores, context, initializer=_without_signals) as pool:
+        running: deque[Future[R]] = deque()
+        try:
+            for part in chain(first, parts):
+                running.append(pool.submit(function, part))
+                if len(running) > 2 * cores:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _without_signals() -> None:
+    """Leaves Ctrl-C to the process that started this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def batches(rows: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The rows in lists of a size, the last one perhaps shorter.
+
+    >>> list(batches(range(5), 2))
+    [[0, 1], [2, 3], [4]]
+    """
+    rows = iter(rows)
+    while batch := list(islice(rows, size)):
+        yield batch
 
 
 def _attempt(function: Callable[[T], R], part: T) -> R | RoutewrightError:

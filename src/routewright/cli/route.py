@@ -5,6 +5,8 @@ from __future__ import annotations
 import json as json_module
 import math
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +18,8 @@ from routewright.cli.fit import DropDuplicates
 from routewright.data import text
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from routewright.router.frontier import OperatingPoint
 
 
@@ -99,23 +103,47 @@ def _write_decisions(
     """Writes a table with one row per query: the expert to ask and all predictions."""
     from collections import Counter
 
-    import polars as pl
-
     from routewright.data import outcomes, tasks
     from routewright.errors import BadInput
-    from routewright.router import explanation
+    from routewright.router import query_sets
+    from routewright.router.router import Router
 
     if out is None or out.suffix != ".parquet" or text is not None:
         raise BadInput("--queries needs --out FILE.parquet and no text")
-    batch = [item.query for item in tasks.read(queries, drop_duplicates=drop_duplicates)]
-    rows = explanation.explain_all(router, point, batch, latency_price, engine)
-    outcomes.save(pl.DataFrame(rows, infer_schema_length=None), out)
-    shares = dict(Counter(row["expert"] for row in rows).most_common())
+    shares: Counter[str] = Counter()
+    with _progress() as show:
+
+        def parts() -> Iterator[pl.DataFrame]:
+            items = tasks.stream(queries, drop_duplicates=drop_duplicates)
+            asked = (item.query for item in items)
+            for part in query_sets.route(router, point, asked, latency_price, engine):
+                shares.update(part["expert"].to_list())
+                show(shares.total())
+                yield part
+
+        outcomes.save_parts(parts(), query_sets.schema(Router.load(router)), out)
+    asked_first = dict(shares.most_common())
     if json:
-        typer.echo(json_module.dumps({"queries": len(rows), "asked_first": shares}))
+        typer.echo(json_module.dumps({"queries": shares.total(), "asked_first": asked_first}))
         return
-    summary = ", ".join(f"{name} {count}" for name, count in shares.items())
-    typer.echo(f"'{out}': {len(rows)} queries; asked first: {summary}")
+    summary = ", ".join(f"{name} {count}" for name, count in asked_first.items())
+    typer.echo(f"'{out}': {shares.total()} queries; asked first: {summary}")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int], None]]:
+    """Shows how many queries are routed, and how many in a second; yields a function to call with
+    the number so far."""
+    import time
+
+    console, began = Console(stderr=True), time.monotonic()
+    with console.status("routing queries") as status:
+
+        def show(count: int) -> None:
+            rate = count / (time.monotonic() - began)
+            status.update(f"{count:,} queries routed, {rate:,.0f} a second")
+
+        yield show
 
 
 def _show(facts: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from pathlib import Path
@@ -360,6 +360,41 @@ def save(frame: pl.DataFrame, path: Path) -> None:
             frame.write_ndjson(partial)
         else:
             write_parquet(frame, partial)
+
+
+def save_parts(
+    parts: Iterable[pl.DataFrame], schema: Mapping[str, pl.DataType], path: Path
+) -> None:
+    """Writes tables of the same columns to one file, as `save` does; memory holds one at a time."""
+    with files.replacing(path) as partial:
+        write_parts(parts, schema, partial)
+
+
+def write_parts(
+    parts: Iterable[pl.DataFrame], schema: Mapping[str, pl.DataType], path: Path
+) -> None:
+    """Writes tables of the same columns to one file. Raises OSError, and what `parts` raises."""
+    from polars.io.plugins import register_io_source
+
+    failures: list[BaseException] = []
+
+    def batches(*_: Any) -> Iterator[pl.DataFrame]:
+        try:
+            yield from parts
+        except BaseException as error:  # which Polars would tell as one of its own
+            failures.append(error)
+            raise
+
+    frame = register_io_source(batches, schema=schema)
+    try:
+        if path.suffix == ".jsonl":
+            frame.sink_ndjson(path)
+        else:
+            frame.sink_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        if failures:
+            raise failures[0] from None
+        raise OSError(str(error).rpartition("IO error: ")[2]) from error
 
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:

@@ -82,6 +82,34 @@ def read(
     return distinct(items, f"'{path}'", drop_duplicates)
 
 
+def stream(path: Path, *, drop_duplicates: bool = False) -> Iterator[Item]:
+    """The items of a file as `read` gives them, one at a time: of each, only two numbers stay in
+    memory. JSONL and Parquet files may be larger than that.
+
+    Raises BadTable when it comes to the row.
+    """
+    ids: dict[int, int] = {}  # the hash of an id ▶ that of its question
+    questions: set[int] = set()
+    count = kept = 0
+    is_checked = False
+    for _, item in _items(path, "", "public", to_ask=True):
+        count += 1
+        name, question = hash(item.query.id), hash(_question(item))
+        is_doubtful = ids.get(name, question) != question or (name in ids and not drop_duplicates)
+        if is_doubtful and not is_checked:
+            read(path, drop_duplicates=drop_duplicates)  # raises for rows that ask different things
+            is_checked = True
+        if name in ids or (drop_duplicates and question in questions):
+            continue
+        ids[name], kept = question, kept + 1
+        questions.add(question)
+        yield item
+    if not count:
+        raise BadTable(f"'{path}' has no queries")
+    rows.tell_dropped(count - kept, f"'{path}'")
+    _tell_others(kept - len(questions), f"'{path}'")
+
+
 def distinct(
     items: Sequence[tuple[str, Item]], source: str, drop_duplicates: bool = False
 ) -> list[Item]:
@@ -89,15 +117,19 @@ def distinct(
     if drop_duplicates:
         items = _without_duplicates(items, source)
     rows.check_distinct((place, item.query) for place, item in items)
-    others = len(items) - len({_question(item) for _, item in items})
-    if others:
+    _tell_others(len(items) - len({_question(item) for _, item in items}), source)
+    return [item for _, item in items]
+
+
+def _tell_others(number: int, source: str) -> None:
+    """Warns that so many queries of the `source` ask the same as another."""
+    if number:
         warnings.warn(
-            f"{source}: {'1 query asks' if others == 1 else f'{others} queries ask'} the same as"
+            f"{source}: {'1 query asks' if number == 1 else f'{number} queries ask'} the same as"
             " another under an id of its own; --drop-duplicates keeps the first of each",
             DataWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
-    return [item for _, item in items]
 
 
 def _without_duplicates(items: Sequence[tuple[str, Item]], source: str) -> list[tuple[str, Item]]:
@@ -245,32 +277,31 @@ def records(path: Path, infinite: bool = False) -> Iterator[tuple[str, dict[str,
 
 
 def _jsonl(path: Path, infinite: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    text = source.text(path)
-    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
-        place = f"'{path}' line {number}"
+    for number, line in enumerate(source.lines(path), start=1):
         if line.strip():
-            yield place, _object(line, place, text, path, infinite)
+            place = f"'{path}' line {number}"
+            yield place, _object(line, place, path, infinite)
 
 
-def _object(line: str, place: str, text: str, path: Path, infinite: bool) -> dict[str, Any]:
+def _object(line: str, place: str, path: Path, infinite: bool) -> dict[str, Any]:
     try:
         row = source.parse(line, infinite)
     except (ValueError, RecursionError) as error:
-        advice = "" if line.strip()[-1] not in "[{,}]" else _whole_file(text, path)
+        advice = "" if line.strip()[-1] not in "[{,}]" else _whole_file(path)
         raise BadTable(f"{place} is not JSON: {error}{advice}") from error
     if isinstance(row, list):
-        raise BadTable(f"{place} is not an object but a list{_whole_file(text, path)}")
+        raise BadTable(f"{place} is not an object but a list{_whole_file(path)}")
     if not isinstance(row, dict):
         raise BadTable(f"{place} is not an object with a `prompt` or `messages`")
     return row
 
 
-def _whole_file(text: str, path: Path) -> str:
+def _whole_file(path: Path) -> str:
     """The way out for a file that holds one JSON value, or objects over several lines."""
-    if text.lstrip().startswith("["):
+    first = next((line for line in source.lines(path) if line.strip()), "")
+    if first.lstrip().startswith("["):
         return f"; '{path}' holds a list: name it .json, or write one object a line"
-    lines = f"`jq -c . {path.name}`"
-    return f"; write each object in one line ({lines} does so)"
+    return f"; write each object in one line (`jq -c . {path.name}` does so)"
 
 
 def _json(path: Path, infinite: bool) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -291,10 +322,10 @@ def _json(path: Path, infinite: bool) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _parquet(path: Path, _: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    frame = parquet.read(path)
     # The file may be an outcome table: its columns about experts are not part of the queries.
-    frame = frame.select(column for column in frame.columns if "::" not in column)
-    for number, row in enumerate(frame.iter_rows(named=True), start=1):
+    parts = parquet.parts(path, lambda column: "::" not in column)
+    rows = (row for frame in parts for row in frame.iter_rows(named=True))
+    for number, row in enumerate(rows, start=1):
         yield f"'{path}' row {number}", row
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import shlex
 import sys
 import zlib
-from functools import cache
+from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,31 @@ def content(path: Path) -> bytes:
     if len(data) > most:
         raise BadTable(f"'{path}' holds more than {most >> 30} GiB of text, too much")
     return data
+
+
+def lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, one at a time, so that the file may be larger than memory.
+
+    Raises BadTable as `text` does, at the line.
+    """
+    parquet.check_regular(path)
+    most = files.memory() // 4
+    opened, errors = _opener(path)
+    try:
+        with opened(path, "rb") as file, io.TextIOWrapper(file, encoding="utf-8-sig") as reader:
+            for line in iter(partial(reader.readline, most), ""):
+                if len(line) == most:
+                    raise BadTable(f"'{path}' has a line of more than {most >> 30} GiB, too much")
+                if "\0" in line:
+                    text(path)  # raises if it is UTF-16
+                yield line
+    except UnicodeDecodeError:
+        text(path)  # raises, and names the line
+        raise
+    except errors as error:
+        raise BadTable(f"'{path}' is damaged: {error}") from error
+    except OSError as error:
+        raise BadTable(f"'{path}' cannot be read: {error.strerror}") from error
 
 
 def _opener(path: Path) -> tuple[Any, tuple[type[Exception], ...]]:

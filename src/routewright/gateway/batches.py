@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, fields
 from threading import Lock
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 
+from routewright.router.predicted import PredictedRouter
 from routewright.router.router import Router
 from routewright.strategies.mix import Mix
 from routewright.strategies.single import Single
@@ -104,32 +105,6 @@ class BatchingRouter(Router):
         ends = np.cumsum(sizes).tolist()
         for request, size, end in zip(batch, sizes, ends, strict=True):
             request.prediction = prediction.take(slice(end - size, end))
-
-
-@dataclass(frozen=True)
-class PredictedRouter(Router):
-    """A router that has predicted one query already, so that its strategies need not wait for it
-    again."""
-
-    light: ClassVar[bool] = True  # strategies that choose by it need no thread
-
-    source: Router | None = None
-    query: Query | None = None
-    prediction: Prediction | None = None
-
-    @classmethod
-    def of(cls, source: Router, query: Query, prediction: Prediction) -> Self:
-        router = object.__new__(cls)  # dozens of fields for every request take their time
-        router.__dict__.update(source.__dict__, source=source, query=query, prediction=prediction)
-        return router
-
-    def predict(self, queries: Sequence[Query]) -> Prediction:
-        predicted = None if self.query is None else self.query.messages
-        # The query may have got limits meanwhile, which are no part of what is predicted.
-        if self.prediction and len(queries) == 1 and queries[0].messages is predicted:
-            return self.prediction
-        assert self.source is not None
-        return self.source.predict(queries)
 
 
 def chooses(strategy: Strategy) -> bool:

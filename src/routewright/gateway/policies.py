@@ -14,12 +14,13 @@ from typing import Any
 from routewright.config import Config, PolicyConfig
 from routewright.config.policies import EXPERT_OPTIONS
 from routewright.errors import BadConfig, BadInput, NotAdmissible
-from routewright.gateway.batches import BatchingRouter, PredictedRouter, chooses, foreseeing
+from routewright.gateway.batches import BatchingRouter, chooses, foreseeing
 from routewright.gateway.body import MAX_NAME
 from routewright.gateway.errors import BadRequest
 from routewright.gateway.pacing import Pace, Pacer, Pacers
 from routewright.gateway.turn_price import TurnPrice
 from routewright.router.frontier import OperatingPoint
+from routewright.router.predicted import PredictedRouter
 from routewright.router.router import Router
 from routewright.strategies import build, is_light
 from routewright.strategies._recorded import Recorded, Run, run
@@ -65,7 +66,7 @@ class Policy:
         if self.pacer is None or self.router is None:
             return self, None
         pace = self.pacer.begin(query, price=query.price)
-        router = PredictedRouter.of(self.router, query, pace.prediction)
+        router = PredictedRouter.of(self.router, [query], pace.prediction)
         return replace(self, router=router).at(pace.point), pace
 
     async def foreseen(self, query: Query, run: Callable[..., Awaitable[Any]]) -> Policy:
@@ -74,7 +75,7 @@ class Policy:
         if not isinstance(self.router, BatchingRouter) or not chooses(self.strategy):
             return self
         prediction = await self.router.foresee(query, run)
-        router = PredictedRouter.of(self.router, query, prediction)
+        router = PredictedRouter.of(self.router, [query], prediction)
         return changed(self, router=router, strategy=foreseeing(self.strategy, router))
 
     def at(self, point: OperatingPoint) -> Policy:

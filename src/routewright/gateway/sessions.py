@@ -26,13 +26,13 @@ from routewright.drive import at_once
 from routewright.experts.limits import strictest
 from routewright.experts.providers._messages_request import tool_id
 from routewright.gateway.accounting import LONG
-from routewright.gateway.batches import PredictedRouter
 from routewright.gateway.body import ChatRequest
 from routewright.gateway.policies import DIRECT, Policy, WithinLimits
 from routewright.gateway.records import Records
 from routewright.gateway.turn_price import TurnCost
 from routewright.gateway.windows import Windows
 from routewright.records.keys import Key
+from routewright.router.predicted import PredictedRouter
 from routewright.strategies._fixed_mix import unfamiliar
 from routewright.strategies.fallback import with_fallback
 from routewright.strategies.single import Single
@@ -376,7 +376,7 @@ def _in_proportion(policy: Policy, query: Query) -> Policy:
     if _history(query) < LEAST_CACHED:
         return policy
     belief = router.predict([_alone(query)])
-    return replace(policy, router=PredictedRouter.of(router, query, belief)).at(point)
+    return replace(policy, router=PredictedRouter.of(router, [query], belief)).at(point)
 
 
 def _alone(query: Query) -> Query:
@@ -420,7 +420,7 @@ def _priced(
     must = windows.worth(one.experts, one.quality - price * cost)
     if not must.any() and not _alive(state, experts):
         return None
-    known = PredictedRouter.of(router, query, replace(belief, cost=(cost + must / price)[None]))
+    known = PredictedRouter.of(router, [query], replace(belief, cost=(cost + must / price)[None]))
     return Single(known, price, policy.latency_price)
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, func, literal, select, tuple_
 
 from routewright import files
 from routewright.data import outcomes, rows
-from routewright.errors import BadInput, needs
+from routewright.errors import BadInput
 from routewright.records import schema
 from routewright.types import DATA_CLASSES, Query
 
@@ -56,15 +56,12 @@ def write(
     `pool` names the experts of the config: their propensities are written even if they were never
     asked. `progress` is told the number of rows so far. Raises BadInput.
     """
-    with needs("an outcome table"):
-        from polars.io.plugins import register_io_source
-
     outcomes.check_ending(out)
     experts = asked(connection, since)
     schema_of = columns(experts, [*experts, *(name for name in pool if name not in experts)])
     summary = Summary()
 
-    def batches(*_: Any) -> Iterator[pl.DataFrame]:
+    def batches() -> Iterator[pl.DataFrame]:
         for frame in _frames(connection, since, experts, schema_of, summary):
             progress(summary.rows)
             yield frame
@@ -73,22 +70,10 @@ def write(
     with files.replacing(out) as partial:
         if is_new:
             partial.chmod(0o600)  # it holds texts of clients
-        _sink(register_io_source(batches, schema=schema_of), partial, out.suffix)
+        outcomes.write_parts(batches(), schema_of, partial)
         if not summary.rows:
             raise BadInput("no recorded decision of that time was answered: ask for a longer time")
     return summary
-
-
-def _sink(frame: pl.LazyFrame, path: Path, ending: str) -> None:
-    from polars.exceptions import PolarsError
-
-    try:
-        if ending == ".jsonl":
-            frame.sink_ndjson(path)
-        else:
-            frame.sink_parquet(path)
-    except PolarsError as error:
-        raise OSError(str(error).rpartition("IO error: ")[2]) from error
 
 
 def count(connection: Connection, since: float) -> int:

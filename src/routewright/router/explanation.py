@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-from routewright import parallel
 from routewright.errors import BadInput
 from routewright.policies import values
 from routewright.router.frontier import OperatingPoint
@@ -102,11 +99,7 @@ def explain(
     seconds is asked, whatever the point's strategy is, because the frontier ignores latency. Raises
     BadInput if the router knows no latencies.
     """
-    if latency_price and not router.knows_latency:
-        raise BadInput(
-            "a latency price needs latencies, and the router knows none: fit on a table with"
-            " latency::EXPERT columns"
-        )
+    check_latency(router, latency_price)
     prediction = router.predict([query]).take(0)
     value = values(prediction, point.price, latency_price)
     rows = [
@@ -128,34 +121,13 @@ def explain(
     }
 
 
-def explain_all(
-    router: Path,
-    point: OperatingPoint,
-    queries: Sequence[Query],
-    latency_price: float = 0.0,
-    engine: str = "local",
-) -> list[dict[str, Any]]:
-    """One row per query: the first asks of the router in a folder, and its forecasts."""
-    explain_part = partial(_explain_part, router.absolute(), point, latency_price)
-    parts = dict(parallel.spread(explain_part, parallel.in_parts(queries, engine), engine))
-    return [row for place in sorted(parts) for row in parts[place]]
-
-
-def _explain_part(
-    router: Path, point: OperatingPoint, latency_price: float, queries: Sequence[Query]
-) -> list[dict[str, Any]]:
-    loaded = Router.load(router)
-    rows = []
-    for query in queries:
-        explanation = explain(loaded, point, query, latency_price)
-        row = {"id": query.id, "expert": explanation["expert"], "asks": explanation["asks"]}
-        for expert in sorted(
-            explanation["experts"], key=lambda row: loaded.experts.index(row["expert"])
-        ):
-            row |= {f"quality::{expert['expert']}": expert["quality"]}
-            row |= {f"cost::{expert['expert']}": expert["cost"]}
-        rows.append(row)
-    return rows
+def check_latency(router: Router, latency_price: float) -> None:
+    """Raises BadInput for a latency price if the router knows no latencies."""
+    if latency_price and not router.knows_latency:
+        raise BadInput(
+            "a latency price needs latencies, and the router knows none: fit on a table with"
+            " latency::EXPERT columns"
+        )
 
 
 def _plan_with_latency(latency_price: float) -> str:

@@ -7,6 +7,7 @@ data from a hub. Without network access, tasks whose data is on this machine sti
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -41,8 +42,8 @@ def read(
 
     Raises BadInput if a task has no queries, and the errors of `queries.read`.
     """
-    tool, _, task = queries.partition("=")
-    if not task or tool not in names():
+    tool, task = _tool(queries)
+    if tool is None:
         return query_sets.read(
             Path(queries), split=split, data_class=data_class, drop_duplicates=drop_duplicates
         )
@@ -52,3 +53,16 @@ def read(
     places = [(f"'{queries}' query {number}", item) for number, item in enumerate(items, start=1)]
     items = query_sets.distinct(places, f"'{queries}'", drop_duplicates)
     return [replace(one, query=replace(one.query, data_class=data_class)) for one in items]
+
+
+def stream(queries: str, *, drop_duplicates: bool = False) -> Iterator[Item]:
+    """The items that `read` gives, one at a time; those of a file are read one at a time, too."""
+    if _tool(queries)[0] is None:
+        return query_sets.stream(Path(queries), drop_duplicates=drop_duplicates)
+    return iter(read(queries, drop_duplicates=drop_duplicates))
+
+
+def _tool(queries: str) -> tuple[str | None, str]:
+    """The tool and its task, or None for a file."""
+    tool, _, task = queries.partition("=")
+    return (tool, task) if task and tool in names() else (None, queries)

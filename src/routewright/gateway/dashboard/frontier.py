@@ -16,7 +16,6 @@ from starlette.responses import Response
 from routewright import files
 from routewright.config.goals import with_goal
 from routewright.errors import BadInput, RoutewrightError
-from routewright.gateway.batches import PredictedRouter
 from routewright.gateway.dashboard.keys import check_admin
 from routewright.gateway.dashboard.picture import Chart, Dot, chart
 from routewright.gateway.dashboard.reading import reading
@@ -32,6 +31,7 @@ from routewright.records import overview
 from routewright.router.explanation import first_experts
 from routewright.router.frontier import OperatingPoint
 from routewright.router.goals import GOALS, alike, goal_of, reachable
+from routewright.router.predicted import PredictedRouter
 from routewright.types import Conversation, Prediction, Query
 
 RECENT = 8  # decisions that serve as examples
@@ -289,7 +289,7 @@ def _first(policy: Policy, point: OperatingPoint, row: Mapping[str, Any]) -> tup
     prediction = Prediction(names, quality, spread, cost, latency, trust)
     if not np.isfinite(prediction.quality).any():
         raise BadInput("the record has no forecasts")
-    router = PredictedRouter.of(policy.router, query, prediction)
+    router = PredictedRouter.of(policy.router, [query], prediction)
     return first_experts(router.strategy_at(point), query)
 
 

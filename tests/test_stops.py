@@ -347,6 +347,17 @@ def test_a_signal_while_python_ends_does_not_change_the_exit_code(sign: signal.S
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_ctrl_c_within_code_made_from_a_text_leaves_the_exit_code(tmp_path: Path):
+    program = """from routewright.cli import main
+main.app = lambda: exec("raise KeyboardInterrupt")
+main.run()
+"""
+    (tmp_path / "program.py").write_text(program)
+    words = [sys.executable, "-m", "program"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
+
+
 def test_ctrl_c_twice_ends_a_training_and_says_how_to_continue(base: Path, tmp_path: Path):
     items = [
         Item(Query.of(q.text, id=q.id), None if n % 2 else q.answer, facts={"failure": n % 2})

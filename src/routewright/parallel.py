@@ -84,7 +84,7 @@ def in_order(function: Callable[[T], R], parts: Iterable[T], engine: str = "loca
         yield from map(function, chain(first, parts))
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
-    with ProcessPoolExecutor(cores, context, initializer=_without_signals) as pool:
+    with ProcessPoolExecutor(cores, context, initializer=_begin_process) as pool:
         running: deque[Future[R]] = deque()
         try:
             for part in chain(first, parts):
@@ -98,9 +98,12 @@ def in_order(function: Callable[[T], R], parts: Iterable[T], engine: str = "loca
                 future.cancel()
 
 
-def _without_signals() -> None:
-    """Leaves Ctrl-C to the process that started this one."""
+def _begin_process() -> None:
+    """Leaves Ctrl-C to the process that started this one, and the other cores to its others."""
+    from threadpoolctl import threadpool_limits
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threadpool_limits(1)
 
 
 def batches(rows: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -210,7 +210,7 @@ for group in (dedicate, keys, db):
 def run() -> None:
     """The entry point: exit code 2 for an error that the user can fix, 130 after Ctrl-C."""
     warnings.showwarning = _note
-    atexit.register(_ignore_signals)
+    atexit.register(_keep_exit_code)
     try:
         app()
     except RoutewrightError as error:
@@ -230,15 +230,17 @@ def run() -> None:
         sys.exit(130)
 
 
-def _ignore_signals() -> None:
-    """Lets a signal that comes while Python ends not change the exit code, which says more.
+def _keep_exit_code() -> None:
+    """Lets no signal change the exit code, which says more.
 
     Python gives every signal with a handler its default back at its very end; ignored ones it
-    leaves ignored.
+    leaves ignored. And where Ctrl-C has interrupted code that was made from a text, as
+    `dataclasses` makes it, Python remembers that until the next such code, and ends by SIGINT.
     """
     if threading.current_thread() is threading.main_thread():
         for sign in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sign, signal.SIG_IGN)
+        eval("None")  # noqa: S307
 
 
 def _note(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

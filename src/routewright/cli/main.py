@@ -10,6 +10,8 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,37 +20,7 @@ from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
 from routewright import __version__, files
-from routewright.cli.add_expert import add_expert
 from routewright.cli.asking import EXIT_INTERRUPTED, exit_at_once
-from routewright.cli.calibrate import calibrate
-from routewright.cli.chat import chat
-from routewright.cli.check import check
-from routewright.cli.compare import compare
-from routewright.cli.convert import convert
-from routewright.cli.db import app as db
-from routewright.cli.decisions import decisions
-from routewright.cli.dedicate import app as dedicate
-from routewright.cli.demo import demo
-from routewright.cli.diversify import diversify
-from routewright.cli.doctor import doctor
-from routewright.cli.evaluate import evaluate
-from routewright.cli.experts import experts
-from routewright.cli.export import export
-from routewright.cli.fit import fit
-from routewright.cli.init import init
-from routewright.cli.interview import interview
-from routewright.cli.keys import app as keys
-from routewright.cli.prices import prices
-from routewright.cli.pull import pull
-from routewright.cli.push import push
-from routewright.cli.regrade import regrade
-from routewright.cli.reward import reward
-from routewright.cli.route import route
-from routewright.cli.select import select
-from routewright.cli.selfplay import selfplay
-from routewright.cli.serve import serve
-from routewright.cli.spend import spend
-from routewright.cli.tag import tag
 from routewright.errors import BadConfig, DataWarning, MissingExtra, RoutewrightError, extra_of
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -58,6 +30,10 @@ PYTHON_WARNING = warnings.showwarning
 
 class Verbs(TyperGroup):
     """The verbs; one whose packages are not installed says which extra installs them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = Commands()  # type: ignore[assignment]  # nothing adds to it
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -168,43 +144,42 @@ def _example(name: str) -> str:
     return f"Example: {EXAMPLES[name]}"
 
 
-for command in (
-    demo,
-    init,
-    doctor,
-    chat,
-    serve,
-    experts,
-    check,
-    prices,
-    convert,
-    interview,
-    regrade,
-    tag,
-    diversify,
-    reward,
-    fit,
-    evaluate,
-    compare,
-    calibrate,
-    route,
-    push,
-    pull,
-    select,
-    add_expert,
-    selfplay,
-    spend,
-    decisions,
-    export,
-):
-    app.command(cls=Verb, epilog=_example(command.__name__.replace("_", "-")))(command)
-for group in (dedicate, keys, db):
+class Commands(Mapping[str, Any]):
+    """The commands by their names; each is imported when it is used, as most start no other."""
+
+    def __init__(self) -> None:
+        self._names = tuple(dict.fromkeys(name.partition(" ")[0] for name in EXAMPLES))
+        self._made: dict[str, Any] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._made:
+            self._made[name] = _command(name)
+        return self._made[name]
+
+
+def _command(name: str) -> Any:
+    """The command of the file that is named after it: its `app`, or the function of that name."""
+    file = name.replace("-", "_")
+    module = import_module(f"routewright.cli.{file}")
+    group = getattr(module, "app", None)
+    if group is None:
+        single = typer.Typer(add_completion=False)
+        single.command(name, cls=Verb, epilog=_example(name))(getattr(module, file))
+        return typer.main.get_command(single)
     for subcommand in group.registered_commands:
         assert subcommand.callback is not None
         subcommand.cls = Verb
-        name = subcommand.name or subcommand.callback.__name__
-        subcommand.epilog = _example(f"{group.info.name} {name}")
-    app.add_typer(group)
+        verb = subcommand.name or subcommand.callback.__name__
+        subcommand.epilog = _example(f"{name} {verb}")
+    return typer.main.get_group(group)
 
 
 def run() -> None:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -43,7 +44,6 @@ from routewright.gateway.middleware import (
     WebPages,
 )
 from routewright.gateway.models import model, models
-from routewright.gateway.openapi import openapi
 from routewright.gateway.permissions import check_policy, permitted
 from routewright.gateway.responses import StoredResponse, list_input_items, responses
 from routewright.gateway.services import Services
@@ -166,6 +166,13 @@ async def ready(request: Request) -> Response:
         body = {"status": "starting", "waiting_for": pending}
         return JSONResponse(body, 503, {"retry-after": "1"})
     return JSONResponse({"status": "ready"})
+
+
+async def openapi(request: Request) -> Response:
+    """Describes every address in the terms of OpenAPI 3.2."""
+    from routewright.gateway.openapi import document  # no other request needs its models
+
+    return JSONResponse(await run_in_threadpool(document, request.app.routes))
 
 
 async def metrics(request: Request) -> Response:

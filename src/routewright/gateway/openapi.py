@@ -14,8 +14,6 @@ from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 from starlette.schemas import BaseSchemaGenerator
 
@@ -167,11 +165,6 @@ OPERATIONS = {
     ("get", "/metrics"): Operation(None, errors=(401,)),
     ("get", "/openapi.json"): Operation(Open),
 }
-
-
-async def openapi(request: Request) -> Response:
-    """Describes every address in the terms of OpenAPI 3.2."""
-    return JSONResponse(document(request.app.routes))
 
 
 def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 DEV_EXTRAS := any-llm,browser,dev,train,fast,graders,lm,maths,otel,pii,postgres,ray,static,sentence
 # Compiling all that is installed takes longer than compiling what is imported, once, when it is.
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+# Many tests wait for processes and sockets: two for every core keep the cores busy.
+WORKERS = $(shell $(BIN)/python -c "import os; print(min(2 * (os.cpu_count() or 1), 8))")
 SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -16,7 +18,7 @@ demo: $(VENV)/.installed
 	$(BIN)/routewright demo $(if $(ONCE),--once)
 
 test: $(VENV)/.installed-dev postgresql node browser models
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal --durations 30
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --durations 30
 
 postgresql:  ## install Debian's server for the tests; where that is not possible, say why and go on
 	@sh dev/install_postgresql.sh

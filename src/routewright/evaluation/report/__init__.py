@@ -1,7 +1,8 @@
-"""`routewright evaluate --html`: one page that shows whether a router, or a config, pays, and why.
+"""`evaluate --html`, `compare --html` and `card --html`: one page that shows whether a router, or a
+config, pays, and why.
 
-Every figure on the page is measured on the evaluated rows. If a gain is not proven, the head of the
-page says so. The page needs no network and no script, and names no folder of this machine.
+Every figure of an evaluation is measured on the evaluated rows. If a gain is not proven, the head
+of the page says so. The page needs no network and no script, and names no folder of this machine.
 """
 
 from __future__ import annotations
@@ -14,13 +15,21 @@ from routewright import __version__
 from routewright.data import text
 from routewright.data.outcomes import Fingerprints
 from routewright.errors import BadInput
+from routewright.evaluation import card as cards
+from routewright.evaluation import plots
 from routewright.evaluation.compare import Comparison
 from routewright.evaluation.evaluate import drawn_whole
 from routewright.evaluation.figures import Evaluation
 from routewright.evaluation.policies import Judged, goal_of
 from routewright.evaluation.report import pictures, words
 from routewright.evaluation.report.audit import Audit, audit
-from routewright.evaluation.report.headline import headline, of_comparison, of_policy, tone_of
+from routewright.evaluation.report.headline import (
+    headline,
+    of_card,
+    of_comparison,
+    of_policy,
+    tone_of,
+)
 from routewright.evaluation.report.study import Study
 from routewright.evaluation.report.tables import (
     domain_rows,
@@ -171,7 +180,35 @@ def render_comparison(
     )
 
 
+def render_card(facts: Mapping[str, Any], command: str | None = None) -> str:
+    """The card of a router as one HTML file; `facts` is what `card --json` writes."""
+    domains = sorted((facts["data"]["domains"] or {}).items(), key=lambda one: (-one[1], one[0]))
+    return _filled(
+        "card.html",
+        priced=plots.priced(facts),
+        card=facts,
+        headline=of_card(facts),
+        sentences=list(cards.in_words(facts)),
+        picture=pictures.of_card(facts),
+        domains=domains,
+        verdict_of=words.verdict_of,
+        command=command,
+    )
+
+
 def _page(name: str, evaluation: Evaluation, priced: bool, **values: Any) -> str:
+    return _filled(
+        name,
+        priced=priced,
+        replicates=len(evaluation.weights),
+        drawn_whole=drawn_whole(evaluation.outcomes),
+        small_domain=text.TOO_FEW,
+        domains_shown=DOMAINS_SHOWN,
+        **values,
+    )
+
+
+def _filled(name: str, **values: Any) -> str:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     environment = Environment(
@@ -183,15 +220,7 @@ def _page(name: str, evaluation: Evaluation, priced: bool, **values: Any) -> str
     )
     for show in FILTERS:
         environment.filters[show.__name__] = show
-    page: str = environment.get_template(name).render(
-        priced=priced,
-        replicates=len(evaluation.weights),
-        drawn_whole=drawn_whole(evaluation.outcomes),
-        version=__version__,
-        small_domain=text.TOO_FEW,
-        domains_shown=DOMAINS_SHOWN,
-        **values,
-    )
+    page: str = environment.get_template(name).render(version=__version__, **values)
     return page.strip() + "\n"
 
 

@@ -250,3 +250,44 @@ def _rows(outcomes: Outcomes) -> Tile:
         proof = f"of {different:,} questions, {'which are ' if few else 'which '}{proof}"
     tone = "bad" if few else "open" if different < text.FEW else ""
     return Tile("evidence", f"{rows:,} rows" if rows != 1 else "1 row", proof, tone)
+
+
+# --- a card ----------------------------------------------------------------------------------
+
+
+def of_card(card: Mapping[str, Any]) -> Headline:
+    """The head of a card: what a policy with `max_cost_fraction: 0.5` serves, in the fit's
+    cross-validation, or what the best point reaches where costs are not known."""
+    half, names = card["at_cost_fraction"]["0.5"], card["experts"]
+    of = f"for each query, this router chooses among {len(names)} experts."
+    best = max(card["curve"], key=lambda point: point["quality"], default=None)
+    shown = half or best
+    if shown is None:
+        return Headline(
+            "", "–", "it has no operating points: fit it again", of.capitalize(), (), ()
+        )
+    if half is None or card["unproven"]:
+        number, gain, verdict = f"{points(shown['quality'])} %", "quality that is expected", ""
+    else:
+        number, verdict = signed(half["gain"]), verdict_of(half["gain_ci"])
+        gain = _gain(half["gain_ci"], FIXED_MIX)
+    return Headline(verdict, number, gain, of.capitalize(), _card_tiles(card, shown), ())
+
+
+def _card_tiles(card: Mapping[str, Any], shown: Mapping[str, Any]) -> tuple[Tile, ...]:
+    outside, learned = card["left_out"], card["learned"]
+    elsewhere = Tile("on other topics", "–", "not measured", "open")
+    if outside is not None:
+        tone = {"gain": "good", "unproven": "open", "loss": "bad"}[verdict_of(outside["gain_ci"])]
+        note = "points, learned there too" if outside["pays"] else "points: the fixed mix is served"
+        elsewhere = Tile("on other topics", signed(outside["gain"]), note, tone)
+    return (
+        Tile("quality", f"{points(shown['quality'])} %", between(shown["quality_ci"])),
+        Tile(
+            "US$ per 1,000",
+            dollars(shown["cost"]),
+            f"{percent(shown['cost_fraction'])} of the most expensive expert's",
+        ),
+        Tile("learned points", f"{learned['points']} of {learned['of']}", "a fixed mix elsewhere"),
+        elsewhere,
+    )

@@ -12,7 +12,6 @@ from matplotlib.image import imread
 from routewright.router.router import Router
 from test_report import Page
 
-
 BEGINNINGS = {"svg": b"<svg", "pdf": b"%PDF", "png": b"\x89PNG"}
 
 

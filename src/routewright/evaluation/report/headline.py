@@ -291,3 +291,53 @@ def _card_tiles(card: Mapping[str, Any], shown: Mapping[str, Any]) -> tuple[Tile
         Tile("learned points", f"{learned['points']} of {learned['of']}", "a fixed mix elsewhere"),
         elsewhere,
     )
+
+
+# --- an interview and its like ---------------------------------------------------------------
+
+
+def of_interview(summary: Mapping[str, Any], experts: Sequence[Any]) -> Headline:
+    """The head of the report about an interview: the best expert, and what everything took."""
+    graded = [row for row in experts if row.quality is not None]
+    best = max(graded, key=lambda row: row.quality, default=None)
+    number, gain = "–", "no answer has a grade"
+    if best is not None:
+        number = f"{points(best.quality)} %"
+        gain = f"{between(best.interval)} has {best.name}, the best expert on these queries"
+    answers, failed = sum(row.answers for row in experts), sum(row.failed for row in experts)
+    whole = "complete" if summary["complete"] else "answers are missing: run the same command again"
+    return Headline(
+        "",
+        number,
+        gain,
+        f"{len(experts)} experts were asked {summary['queries']:,} queries.",
+        (
+            Tile("spent", f"US$ {summary['cost']:.4f}", "by all runs with this journal"),
+            Tile("answers", f"{answers:,}", whole, "" if summary["complete"] else "open"),
+            Tile("failed", f"{failed:,}", "asks without an answer", "open" if failed else ""),
+        ),
+        (),
+    )
+
+
+def of_rounds(rounds: Sequence[Mapping[str, Any]], kept: int, verdict: str) -> Headline:
+    """The head of the report about a self-play: what the round that is kept gains."""
+    first, last = rounds[0], rounds[-1]
+    chosen = next(one for one in rounds if one["number"] == kept)
+    number, gain = "–", "was not measured: name a held-out table"
+    if first["quality"] is not None and chosen["quality"] is not None:
+        number = signed(chosen["quality"] - first["quality"])
+        gain = "percentage points on the held-out table, compared with the start"
+    asked = sum(one["asked"] for one in rounds)
+    return Headline(
+        "",
+        number,
+        gain,
+        verdict,
+        (
+            Tile("quality", f"{points(chosen['quality'])} %", "of the router that is kept"),
+            Tile("spent", f"US$ {last['spent']:.4f}", "in all rounds"),
+            Tile("asked", f"{asked:,}", "new queries"),
+        ),
+        (),
+    )

@@ -52,6 +52,7 @@ PAGES = {  # of commands whose page has another name
     "fit": "routers",
     "evaluate": "report",
     "compare": "report",
+    "card": "report",
     "calibrate": "routers",
     "route": "routers",
     **dict.fromkeys(("push", "pull"), "integrations"),

@@ -23,6 +23,7 @@ from routewright.data import outcomes, queries
 from routewright.data.journal import read
 from routewright.errors import BadTable
 from routewright.interview import interview as study
+from test_report import Page
 from upstream import Busy, Upstream, drop, hang, running, status, wait_until
 
 PROMPTS = [f"What is {n} + {n}?" for n in range(30)]
@@ -116,6 +117,23 @@ def test_answers_can_be_recorded_without_grades(place):
     assert table.answers[3].tolist() == ["It makes 6"] * 3
     with pytest.raises(BadTable, match="no score is known"):
         outcomes.read(place / "t.parquet")
+
+
+def test_a_report_says_what_every_expert_did_and_what_went_wrong(place):
+    good, bad, odd = Upstream(says=right), Upstream(says="no idea"), Upstream(says="<b>2</b>")
+    odd.faults = [status(400)] * 2
+    with serving(good, bad, odd):
+        configure(place, good=good, bad=bad, odd=odd)
+        summary, _ = interview(place, html="report.html")
+    page = Page((place / "report.html").read_text())
+    assert not page.fetched
+    assert "script" not in page.tags
+    assert "100.0 % (" in page.text
+    assert "has good, the best expert" in page.text
+    assert f"US$ {summary['cost']:.4f}" in page.text
+    assert f"failed {sum(summary['experts']['odd']['failed'].values())}" in page.text
+    assert "failed: " in page.text
+    assert str(place) not in page.text
 
 
 def test_every_expert_answers_every_query_and_the_table_can_be_learnt_from(place):

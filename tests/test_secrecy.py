@@ -269,7 +269,7 @@ ASKS: dict[str, list[Words]] = {  # commands that ask experts, or could
 }
 # Commands that ask nobody, because they have no config and so know no expert, ...
 NO_CONFIG = {
-    *("calibrate", "convert", "demo", "pull", "push", "regrade", "select"),
+    *("calibrate", "card", "convert", "demo", "pull", "push", "regrade", "select"),
     *("dedicate train", "dedicate grow", "dedicate calibrate"),
 }
 # ... or that send only what a client or the user sends (test_gateway_privacy.py, test_chat.py),

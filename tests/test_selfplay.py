@@ -25,6 +25,7 @@ from routewright.router.router import Router
 from routewright.sandbox.skills import questions
 from routewright.types import Query
 from test_interview import serving
+from test_report import Page
 from upstream import Upstream, wait_until
 
 
@@ -95,6 +96,10 @@ def test_every_round_leaves_queries_table_router_report_and_a_line(place: Path, 
     kept = max(more, key=lambda done: done["quality"])
     assert Router.load(out / "router").fact("data", "rows") == kept["rows"]
     assert f"| {kept['number']} (kept) | {kept['rows']} |" in (out / "rounds.md").read_text()
+    page = Page((out / "rounds.html").read_text())
+    assert not page.fetched
+    assert f"{kept['number'] or 'start'} kept {kept['rows']} " in page.text
+    assert f"{100 * kept['quality']:.1f} %" in page.text
 
 
 def test_a_grader_that_teaches_nonsense_leaves_the_start_in_force(place: Path, tmp_path: Path):

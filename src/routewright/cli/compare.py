@@ -16,12 +16,15 @@ from routewright.cli.evaluate import (
     Html,
     Json,
     Options,
+    PictureFile,
     Seed,
     WithoutDomain,
     as_json,
+    check_picture,
     command_line,
     dearest_of,
     dollars,
+    save_picture,
     short_path,
 )
 from routewright.cli.fit import DropDuplicates, Tables
@@ -48,6 +51,7 @@ def compare(
     drop_duplicates: DropDuplicates = False,
     json: Json = None,
     html: Html = None,
+    picture: PictureFile = None,
     seed: Seed = 0,
 ) -> None:
     """Compare two routers or policies on the same rows: which differences are proven?"""
@@ -55,7 +59,8 @@ def compare(
     from routewright.errors import BadInput
     from routewright.evaluation.compare import Comparison
 
-    options = Options(split, drop_duplicates, without_domain, seed, json, html)
+    options = Options(split, drop_duplicates, without_domain, seed, json, html, picture)
+    check_picture(picture)
     rows = outcomes.read(tables, split=split, drop_duplicates=drop_duplicates)
     with Console(stderr=True).status("comparing"):
         if len({_key(name) for name in (a, b)}) == 1:
@@ -73,6 +78,10 @@ def compare(
 
         command = command_line("compare", [one.name, other.name], tables, options)
         files.write(html, render_comparison(comparison, figures, command))
+    if picture is not None:
+        from routewright.evaluation.report import pictures
+
+        save_picture(pictures.of_comparison(comparison, figures), picture)
     if str(json) == "-":
         typer.echo(written)
         return

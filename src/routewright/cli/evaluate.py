@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from routewright.data.outcomes import Outcomes
     from routewright.evaluation.figures import Evaluation
     from routewright.evaluation.policies import Judged
+    from routewright.evaluation.report.pictures import Picture
     from routewright.router.router import Router
 
 
@@ -36,6 +37,10 @@ Json = Annotated[
     typer.Option(help="Write the figures to this file; `-` prints them and nothing else."),
 ]
 Html = Annotated[Path | None, typer.Option(help="Write a report to this file.")]
+PictureFile = Annotated[
+    Path | None,
+    typer.Option(help="Draw cost and quality to this file, for a paper: .svg, .pdf or .png."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of the bootstrap.")]
 
 
@@ -48,6 +53,7 @@ class Options(NamedTuple):
     seed: int
     json: Path | None
     html: Path | None
+    picture: Path | None
     robustness: bool = False
 
 
@@ -68,6 +74,7 @@ def evaluate(
     drop_duplicates: DropDuplicates = False,
     json: Json = None,
     html: Html = None,
+    picture: PictureFile = None,
     seed: Seed = 0,
     robustness: Annotated[
         bool,
@@ -84,7 +91,8 @@ def evaluate(
     from routewright.evaluation.report.audit import audit
     from routewright.router.router import Router
 
-    options = Options(split, drop_duplicates, without_domain, seed, json, html, robustness)
+    options = Options(split, drop_duplicates, without_domain, seed, json, html, picture, robustness)
+    check_picture(picture)
     if router.is_file() or router.suffix in (".yaml", ".yml"):
         _judge(router, tables, policy, options)
         return
@@ -105,6 +113,11 @@ def evaluate(
         command = command_line("evaluate", [short_path(router)], tables, options)
         files.write(html, render(measured, figures, command, seen=seen))
         typer.echo(f"wrote '{html}'", err=True)
+    if picture is not None:
+        from routewright.evaluation.report import pictures
+        from routewright.evaluation.report.study import Study
+
+        save_picture(pictures.cost_quality(Study(measured, measured.to_json())), picture)
     if str(json) == "-":
         typer.echo(written)
         return
@@ -128,6 +141,25 @@ def _robustness(router: Router, rows: Outcomes, options: Options) -> dict[str, A
         return robustness.robustness(
             router, rows, without_domain=options.without_domain, seed=options.seed
         )
+
+
+def check_picture(path: Path | None) -> None:
+    """Raises BadInput, before anything is measured, for a picture that cannot be drawn."""
+    if path is not None:
+        from routewright.evaluation import canvas
+
+        canvas.check_ending(path)
+
+
+def save_picture(drawn: Picture | None, path: Path) -> None:
+    """Writes the wide form of a picture; raises BadInput if there is none, for want of costs."""
+    from routewright.errors import BadInput
+    from routewright.evaluation import canvas
+
+    if drawn is None:
+        raise BadInput(f"'{path}' cannot be drawn: the table has no costs")
+    canvas.save(drawn.wide, path)
+    typer.echo(f"wrote '{path}'", err=True)
 
 
 def short_path(path: Path) -> str:
@@ -176,16 +208,23 @@ def _judge(path: Path, tables: list[Path], policy: str | None, options: Options)
         )
         figures = judge(config, rows, judged)
     written = as_json(figures, options.json)
-    if options.html is not None:
-        from routewright.evaluation.report import render_policies
+    if options.html is not None or options.picture is not None:
+        from routewright.evaluation.report import pictures, render_policies
+        from routewright.evaluation.report.study import Study
 
         first = first_of(config, judged)
-        command = command_line("evaluate", [short_path(path)], tables, options, policy)
         with Console(stderr=True).status("drawing"):
             curve = _curve(first, rows, options)
+        if options.html is not None:
+            command = command_line("evaluate", [short_path(path)], tables, options, policy)
             page = render_policies(judged, first, figures, path.name, command, curve=curve)
-        files.write(options.html, page)
-        typer.echo(f"wrote '{options.html}'", err=True)
+            files.write(options.html, page)
+            typer.echo(f"wrote '{options.html}'", err=True)
+        if options.picture is not None:
+            dearest = Study(first.evaluation, first.evaluation.to_json()).most_expensive
+            points = None if curve is None else curve[1]
+            drawn = pictures.of_policies(judged, figures, dearest, points)
+            save_picture(drawn, options.picture)
     if str(options.json) == "-":
         typer.echo(written)
     else:

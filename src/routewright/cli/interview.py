@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from routewright import files
 from routewright.cli.asking import EXIT_INTERRUPTED, WaitColumn, watch
 from routewright.cli.fit import DropDuplicates
 from routewright.cli.regrade import show_audits, takes
@@ -92,6 +93,9 @@ def interview(
     ] = False,
     drop_duplicates: DropDuplicates = False,
     json: Annotated[bool, typer.Option(help="Print the summary as JSON.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a report about the interview to this file.")
+    ] = None,
 ) -> None:
     """Ask every expert every query; resume after an interruption, and pay nothing twice.
 
@@ -161,6 +165,11 @@ def interview(
     if answered:
         write(items, result.cells, out, order=list(experts), data_class=data_class)
     summary = {**summarise(result, account), "graders": counts}
+    if html is not None:
+        from routewright.evaluation.report import render_interview
+
+        files.write(html, render_interview(summary, queries, str(out)))
+        errors.print(f"wrote '{html}'", markup=False)
     if json:
         typer.echo(json_module.dumps(summary))
     else:

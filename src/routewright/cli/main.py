@@ -57,7 +57,7 @@ class Verb(TyperCommand):
     """A verb; it looks whether its results can be written before it does anything."""
 
     def invoke(self, ctx: Any) -> Any:
-        names = ["out", "html", "json", *(["folder"] if self.name == "demo" else [])]
+        names = ["out", "html", "json", "picture", *(["folder"] if self.name == "demo" else [])]
         for name in names:
             path = ctx.params.get(name)
             if isinstance(path, Path) and str(path) != "-":
@@ -113,6 +113,7 @@ EXAMPLES = {
     "fit": "routewright fit outcomes.parquet --out router",
     "evaluate": "routewright evaluate router outcomes.parquet --html report.html",
     "compare": "routewright compare old new outcomes.parquet --html comparison.html",
+    "card": "routewright card router --html card.html",
     "calibrate": "routewright calibrate router --max-cost-fraction 0.5",
     "route": 'routewright route router "What is 2 + 2?" --explain',
     "push": "routewright push router hf://my-team/router",

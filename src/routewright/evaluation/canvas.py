@@ -1,4 +1,5 @@
-"""Matplotlib's figures as SVG text that follows the light or dark scheme of its page.
+"""Matplotlib's figures as SVG text that follows the light or dark scheme of its page, and as files
+for a paper.
 
 Only this module imports Matplotlib, when it is used. The same figure gives the same bytes.
 """
@@ -8,8 +9,11 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from routewright import files
+from routewright.errors import BadInput
 from routewright.evaluation.labels import SIZE
 
 if TYPE_CHECKING:
@@ -29,6 +33,16 @@ INKS = {
     "#060606": ("mix", "#b35900", "#f0a040"),
 }
 INK, MUTED, RULE, PAGE, ROUTER, MIX = INKS
+
+
+ENDINGS = (".svg", ".pdf", ".png")  # of pictures on request
+PRINT_DPI = 300  # of PNG
+
+
+class Drawing(str):
+    """A figure as SVG text to include in a page."""
+
+    figure: Figure
 
 
 def style() -> Any:
@@ -93,7 +107,7 @@ def cost_axis(axes: Axes, log: bool) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def to_svg(figure: Figure, name: str, title: str) -> str:
+def to_svg(figure: Figure, name: str, title: str) -> Drawing:
     """SVG to include in a page: without prolog and metadata, with the picture's name in its ids."""
     buffer = io.StringIO()
     with warnings.catch_warnings():
@@ -112,7 +126,49 @@ def to_svg(figure: Figure, name: str, title: str) -> str:
     svg = svg.replace("<svg", f'<svg class="picture" role="img" aria-label="{title}"', 1)
     for ink, (variable, light, _) in INKS.items():
         svg = svg.replace(ink, f"var(--{variable}, {light})")
-    return svg.strip()
+    drawing = Drawing(svg.strip())
+    drawing.figure = figure
+    return drawing
+
+
+def check_ending(path: Path) -> None:
+    """Raises BadInput for a picture of a kind that cannot be drawn."""
+    if path.suffix.lower() not in ENDINGS:
+        raise BadInput(f"'{path}' must end in {', '.join(ENDINGS)}")
+
+
+def save(drawing: Drawing, path: Path) -> None:
+    """Writes a drawing as the kind of picture that the file's ending names: SVG follows the
+    reader's colour scheme, PDF and PNG are in the light one. Raises BadInput."""
+    check_ending(path)
+    if path.suffix.lower() == ".svg":
+        files.write(path, standalone(drawing))
+        return
+    _print_inks(drawing.figure)
+    content = io.BytesIO()
+    kind = path.suffix.lower().removeprefix(".")
+    no_date = {"CreationDate": None} if kind == "pdf" else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # glyphs that the fonts lack are no problem
+        drawing.figure.savefig(
+            content, format=kind, dpi=PRINT_DPI, facecolor="white", metadata=no_date
+        )
+    files.write(path, content.getvalue())
+
+
+def _print_inks(figure: Figure) -> None:
+    """Gives everything in a figure the colours of a light page."""
+    from matplotlib.colors import to_hex, to_rgba_array
+
+    for artist in figure.findobj():
+        for name in ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor"):
+            ask, tell = (getattr(artist, f"{verb}_{name}", None) for verb in ("get", "set"))
+            if ask is None or tell is None:
+                continue
+            colours = to_rgba_array(ask())
+            inks = [INKS.get(to_hex(colour)) for colour in colours]
+            if len(inks) == 1 and inks[0] is not None and colours[0, 3]:
+                tell((inks[0][1], colours[0, 3]))
 
 
 def standalone(svg: str) -> str:

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from routewright import files
 from routewright.evaluation import canvas
-from routewright.evaluation.canvas import INK, MIX, MUTED, PAGE, ROUTER, RULE
+from routewright.evaluation.canvas import INK, MIX, MUTED, PAGE, ROUTER, RULE, Drawing
 from routewright.evaluation.labels import SIZE, Label, annotate, short
 from routewright.types import Array
 
@@ -81,10 +80,11 @@ class Panel:
 
 
 def curve(figures: Mapping[str, Any], path: Path | str) -> None:
-    """Writes the cost–quality picture of the figures of `evaluate --json` to an SVG file."""
+    """Writes the cost–quality picture of the figures of `evaluate --json` to an SVG, PDF or PNG
+    file. Raises BadInput for other endings."""
     marks = _gains(figures)
-    svg = cost_quality(figures, marks=marks) if priced(figures) else quality_bars(figures)
-    files.write(Path(path), canvas.standalone(svg))
+    drawing = cost_quality(figures, marks=marks) if priced(figures) else quality_bars(figures)
+    canvas.save(drawing, Path(path))
 
 
 def _gains(figures: Mapping[str, Any]) -> list[Mark]:
@@ -116,7 +116,7 @@ def cost_quality(
     gains: Array | None = None,
     *,
     narrow: bool = False,
-) -> str:
+) -> Drawing:
     """All experts, the references, the router's curve and the policies, over cost; below them the
     paired gain over the fixed mix with its interval.
 
@@ -177,7 +177,9 @@ def cost_quality(
         )
 
 
-def comparison(figures: Mapping[str, Any], curves: Sequence[Array], *, narrow: bool = False) -> str:
+def comparison(
+    figures: Mapping[str, Any], curves: Sequence[Array], *, narrow: bool = False
+) -> Drawing:
     """Two routers or policies over cost, and below them their paired difference with its interval.
 
     `figures` is what `compare --json` writes; a curve (2, k) holds cost (US$ per query) and quality
@@ -380,7 +382,7 @@ class _Bar(NamedTuple):
 
 def quality_bars(
     figures: Mapping[str, Any], shuffled: float | None = None, *, narrow: bool = False
-) -> str:
+) -> Drawing:
     """Quality of every expert, of the router at λ = 0 and of every policy, for tables without
     costs."""
     names = list(figures["experts"])
@@ -423,7 +425,7 @@ def quality_bars(
         return canvas.to_svg(figure, name, "Quality of every expert and of what is served")
 
 
-def shares(costs: Array, parts: Array, colours: Sequence[str], *, narrow: bool = False) -> str:
+def shares(costs: Array, parts: Array, colours: Sequence[str], *, narrow: bool = False) -> Drawing:
     """The share of queries that each expert gets along the curve, as stacked areas.
 
     `costs` (k,) are in US$ per query. The rows of `parts` (k, e) sum to 1; the cheapest expert is
@@ -457,7 +459,7 @@ def palette(peaks: Sequence[float]) -> list[str]:
     return [own.get(m, OTHERS) for m in range(len(peaks))]
 
 
-def reliability(panels: Sequence[Panel], *, narrow: bool = False) -> str:
+def reliability(panels: Sequence[Panel], *, narrow: bool = False) -> Drawing:
     """Mean score over mean forecast, one small diagram per expert."""
     most = 2 if narrow else 4
     columns = min(most, len(panels))

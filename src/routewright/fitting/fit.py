@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -176,7 +177,11 @@ def fit_each(
             else:
                 points = tuple(replace(point, unproven=True) for point in points)
                 facts["unproven"] = assumption
-            card = {"fit_seconds": round(time.monotonic() - began, 1), **facts}
+            card = {
+                "fit_seconds": round(time.monotonic() - began, 1),
+                "option_style": option_style and strategy == "auto",
+                **facts,
+            }
             routers[strategy] = replace(
                 router,
                 evidence=evidence,
@@ -587,6 +592,9 @@ def _card(
             "sha256": outcomes.digest,
             "split": outcomes.split,
             "rows": len(outcomes),
+            "prompts": len(np.unique(fingerprints(outcomes.queries))),
+            "domains": dict(Counter(domain for domain in outcomes.domains if domain)),
+            "cost": float(np.nansum(outcomes.cost)),  # US$ that the recorded answers took
         },
         "encoder": encoder,
         "predictor": predictor,

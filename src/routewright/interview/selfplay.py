@@ -516,6 +516,7 @@ class Play:
         self.rounds.append(done)
         self._keep()
         files.write(self.folder / "rounds.md", table(self.rounds, self.settings))
+        files.write(self.folder / "rounds.html", page(self.rounds, self.settings))
         return done
 
     # --- the folder ---------------------------------------------------------------------------
@@ -622,6 +623,14 @@ def table(rounds: Sequence[Round], settings: Settings) -> str:
     if rounds and rounds[-1].stopped:
         lines.append(f"\nStopped: {rounds[-1].stopped}.")
     return "\n".join(lines) + "\n"
+
+
+def page(rounds: Sequence[Round], settings: Settings) -> str:
+    """The rounds as a page of HTML."""
+    from routewright.evaluation.report import render_rounds
+
+    facts = [asdict(done) for done in rounds]
+    return render_rounds(facts, best(rounds).number, settings.at, verdict(rounds))
 
 
 def _or_nan(value: float | None) -> float:

@@ -1,7 +1,8 @@
-"""`routewright evaluate --html`: one page that shows whether a router, or a config, pays, and why.
+"""The pages of `--html`: whether a router, or a config, pays, and why; and what an interview or a
+self-play did.
 
-Every figure on the page is measured on the evaluated rows. If a gain is not proven, the head of the
-page says so. The page needs no network and no script, and names no folder of this machine.
+Every figure of an evaluation is measured on the evaluated rows. If a gain is not proven, the head
+of the page says so. The page needs no network and no script, and names no folder of this machine.
 """
 
 from __future__ import annotations
@@ -10,17 +11,29 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from routewright import __version__
 from routewright.data import text
 from routewright.data.outcomes import Fingerprints
 from routewright.errors import BadInput
+from routewright.evaluation import card as cards
+from routewright.evaluation import plots
 from routewright.evaluation.compare import Comparison
 from routewright.evaluation.evaluate import drawn_whole
 from routewright.evaluation.figures import Evaluation
 from routewright.evaluation.policies import Judged, goal_of
 from routewright.evaluation.report import pictures, words
 from routewright.evaluation.report.audit import Audit, audit
-from routewright.evaluation.report.headline import headline, of_comparison, of_policy, tone_of
+from routewright.evaluation.report.headline import (
+    headline,
+    of_card,
+    of_comparison,
+    of_interview,
+    of_policy,
+    of_rounds,
+    tone_of,
+)
 from routewright.evaluation.report.study import Study
 from routewright.evaluation.report.tables import (
     domain_rows,
@@ -29,6 +42,7 @@ from routewright.evaluation.report.tables import (
     mistakes,
     robustness_rows,
 )
+from routewright.metrics.sampling import wilson
 
 DOMAINS_SHOWN = 20
 FILTERS = (
@@ -171,7 +185,108 @@ def render_comparison(
     )
 
 
+def render_card(facts: Mapping[str, Any], command: str | None = None) -> str:
+    """The card of a router as one HTML file; `facts` is what `card --json` writes."""
+    domains = sorted((facts["data"]["domains"] or {}).items(), key=lambda one: (-one[1], one[0]))
+    return _filled(
+        "card.html",
+        priced=plots.priced(facts),
+        card=facts,
+        headline=of_card(facts),
+        sentences=list(cards.in_words(facts)),
+        picture=pictures.of_card(facts),
+        domains=domains,
+        verdict_of=words.verdict_of,
+        command=command,
+    )
+
+
+class ExpertRow(NamedTuple):
+    """What an expert did in an interview."""
+
+    name: str
+    quality: float | None
+    interval: tuple[float, float] | None
+    cost: float | None
+    latency: float | None
+    answers: int
+    failed: int
+    ungraded: int
+    cut_off: int
+
+
+def render_interview(summary: Mapping[str, Any], source: str, out: str) -> str:
+    """The report about an interview; `summary` is what `interview --json` prints, `source` the
+    query set and `out` the table."""
+    experts = [_expert_row(name, facts) for name, facts in summary["experts"].items()]
+    problems = [
+        {"expert": name, "reason": f"{kind}: {why}", "count": count}
+        for name, facts in summary["experts"].items()
+        for kind in ("failed", "ungraded")
+        for why, count in facts[kind].items()
+    ]
+    checks = [
+        {**answer, "expert": name, "score": score, "reference": " / ".join(answer["reference"])}
+        for name, facts in summary["experts"].items()
+        for kind, score in (("missed", 0), ("long", 1))
+        for answer in facts["audit"][kind]
+    ]
+    return _filled(
+        "interview.html",
+        headline=of_interview(summary, experts),
+        summary=summary,
+        experts=experts,
+        problems=problems,
+        checks=checks,
+        source=source,
+        out=out,
+    )
+
+
+def _expert_row(name: str, facts: Mapping[str, Any]) -> ExpertRow:
+    interval = None
+    if facts["quality"] is not None:
+        low, high = wilson(np.array([facts["quality"]]), np.array([float(facts["graded"])]))
+        interval = float(low[0]), float(high[0])
+    return ExpertRow(
+        name=name,
+        quality=facts["quality"],
+        interval=interval,
+        cost=facts["cost"],
+        latency=facts["latency"],
+        answers=facts["answers"],
+        failed=sum(facts["failed"].values()),
+        ungraded=sum(facts["ungraded"].values()),
+        cut_off=facts["cut_off"],
+    )
+
+
+def render_rounds(rounds: Sequence[Mapping[str, Any]], kept: int, at: float, verdict: str) -> str:
+    """The report about the rounds of a self-play; the router of round `kept` is handed over, and
+    quality is measured at the cost fraction `at`."""
+    return _filled(
+        "rounds.html",
+        headline=of_rounds(rounds, kept, verdict),
+        rounds=rounds,
+        kept=kept,
+        at=at,
+        stopped=rounds[-1]["stopped"],
+    )
+
+
 def _page(name: str, evaluation: Evaluation, priced: bool, **values: Any) -> str:
+    return _filled(
+        name,
+        priced=priced,
+        replicates=len(evaluation.weights),
+        drawn_whole=drawn_whole(evaluation.outcomes),
+        small_domain=text.TOO_FEW,
+        domains_shown=DOMAINS_SHOWN,
+        **values,
+    )
+
+
+def _filled(name: str, **values: Any) -> str:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     environment = Environment(
@@ -183,15 +298,7 @@ def _page(name: str, evaluation: Evaluation, priced: bool, **values: Any) -> str
     )
     for show in FILTERS:
         environment.filters[show.__name__] = show
-    page: str = environment.get_template(name).render(
-        priced=priced,
-        replicates=len(evaluation.weights),
-        drawn_whole=drawn_whole(evaluation.outcomes),
-        version=__version__,
-        small_domain=text.TOO_FEW,
-        domains_shown=DOMAINS_SHOWN,
-        **values,
-    )
+    page: str = environment.get_template(name).render(version=__version__, **values)
     return page.strip() + "\n"
 
 

@@ -250,3 +250,94 @@ def _rows(outcomes: Outcomes) -> Tile:
         proof = f"of {different:,} questions, {'which are ' if few else 'which '}{proof}"
     tone = "bad" if few else "open" if different < text.FEW else ""
     return Tile("evidence", f"{rows:,} rows" if rows != 1 else "1 row", proof, tone)
+
+
+# --- a card ----------------------------------------------------------------------------------
+
+
+def of_card(card: Mapping[str, Any]) -> Headline:
+    """The head of a card: what a policy with `max_cost_fraction: 0.5` serves, in the fit's
+    cross-validation, or what the best point reaches where costs are not known."""
+    half, names = card["at_cost_fraction"]["0.5"], card["experts"]
+    of = f"for each query, this router chooses among {len(names)} experts."
+    best = max(card["curve"], key=lambda point: point["quality"], default=None)
+    shown = half or best
+    if shown is None:
+        return Headline(
+            "", "–", "it has no operating points: fit it again", of.capitalize(), (), ()
+        )
+    if half is None or card["unproven"]:
+        number, gain, verdict = f"{points(shown['quality'])} %", "quality that is expected", ""
+    else:
+        number, verdict = signed(half["gain"]), verdict_of(half["gain_ci"])
+        gain = _gain(half["gain_ci"], FIXED_MIX)
+    return Headline(verdict, number, gain, of.capitalize(), _card_tiles(card, shown), ())
+
+
+def _card_tiles(card: Mapping[str, Any], shown: Mapping[str, Any]) -> tuple[Tile, ...]:
+    outside, learned = card["left_out"], card["learned"]
+    elsewhere = Tile("on other topics", "–", "not measured", "open")
+    if outside is not None:
+        tone = {"gain": "good", "unproven": "open", "loss": "bad"}[verdict_of(outside["gain_ci"])]
+        note = "points, learned there too" if outside["pays"] else "points: the fixed mix is served"
+        elsewhere = Tile("on other topics", signed(outside["gain"]), note, tone)
+    return (
+        Tile("quality", f"{points(shown['quality'])} %", between(shown["quality_ci"])),
+        Tile(
+            "US$ per 1,000",
+            dollars(shown["cost"]),
+            f"{percent(shown['cost_fraction'])} of the most expensive expert's",
+        ),
+        Tile("learned points", f"{learned['points']} of {learned['of']}", "a fixed mix elsewhere"),
+        elsewhere,
+    )
+
+
+# --- an interview and its like ---------------------------------------------------------------
+
+
+def of_interview(summary: Mapping[str, Any], experts: Sequence[Any]) -> Headline:
+    """The head of the report about an interview: the best expert, and what everything took."""
+    graded = [row for row in experts if row.quality is not None]
+    best = max(graded, key=lambda row: row.quality, default=None)
+    number, gain = "–", "no answer has a grade"
+    if best is not None:
+        number = f"{points(best.quality)} %"
+        gain = f"{between(best.interval)} has {best.name}, the best expert on these queries"
+    answers, failed = sum(row.answers for row in experts), sum(row.failed for row in experts)
+    whole = "complete" if summary["complete"] else "answers are missing: run the same command again"
+    return Headline(
+        "",
+        number,
+        gain,
+        f"{len(experts)} experts were asked {summary['queries']:,} queries.",
+        (
+            Tile("spent", f"US$ {summary['cost']:.4f}", "by all runs with this journal"),
+            Tile("answers", f"{answers:,}", whole, "" if summary["complete"] else "open"),
+            Tile("failed", f"{failed:,}", "asks without an answer", "open" if failed else ""),
+        ),
+        (),
+    )
+
+
+def of_rounds(rounds: Sequence[Mapping[str, Any]], kept: int, verdict: str) -> Headline:
+    """The head of the report about a self-play: what the round that is kept gains."""
+    first, last = rounds[0], rounds[-1]
+    chosen = next(one for one in rounds if one["number"] == kept)
+    number, gain = "–", "was not measured: name a held-out table"
+    if first["quality"] is not None and chosen["quality"] is not None:
+        number = signed(chosen["quality"] - first["quality"])
+        gain = "percentage points on the held-out table, compared with the start"
+    asked = sum(one["asked"] for one in rounds)
+    return Headline(
+        "",
+        number,
+        gain,
+        verdict,
+        (
+            Tile("quality", f"{points(chosen['quality'])} %", "of the router that is kept"),
+            Tile("spent", f"US$ {last['spent']:.4f}", "in all rounds"),
+            Tile("asked", f"{asked:,}", "new queries"),
+        ),
+        (),
+    )

@@ -10,6 +10,7 @@ import numpy as np
 from routewright.config import PolicyConfig
 from routewright.evaluation import figures as measures
 from routewright.evaluation import plots
+from routewright.evaluation.canvas import Drawing
 from routewright.evaluation.compare import Comparison
 from routewright.evaluation.figures import HALF, Evaluation, served
 from routewright.evaluation.labels import short
@@ -28,11 +29,11 @@ BIN_ROWS = 20  # least rows per bin; small tables have fewer bins
 class Picture(NamedTuple):
     """A picture as SVG, for wide pages and for telephones."""
 
-    wide: str
-    narrow: str
+    wide: Drawing
+    narrow: Drawing
 
 
-def _both(draw: Callable[[bool], str]) -> Picture:
+def _both(draw: Callable[[bool], Drawing]) -> Picture:
     return Picture(draw(False), draw(True))
 
 
@@ -78,6 +79,14 @@ def of_comparison(comparison: Comparison, figures: Mapping[str, Any]) -> Picture
     sides = [comparison.means(side) for side in (comparison.a, comparison.b)]
     curves = [np.array([costs[0], qualities[0]]) for costs, qualities in sides]
     return _both(lambda narrow: plots.comparison(figures, curves, narrow=narrow))
+
+
+def of_card(card: Mapping[str, Any]) -> Picture | None:
+    """A router's operating points as its fit measured them; None without costs or points."""
+    if not (plots.priced(card) and card["curve"]):
+        return None
+    gains = np.array([[point["gain"], *point["gain_ci"]] for point in card["curve"]], float).T
+    return _both(lambda narrow: plots.cost_quality(card, gains=gains, narrow=narrow))
 
 
 def mark(

@@ -128,6 +128,7 @@ def test_a_key_changes_nothing(gateway, web):
         ("/dashboard/keys", {"name": "mine", "admin": "yes"}),
         ("/dashboard/keys/web/rotate", {}),
         ("/dashboard/keys/web/budget", {"day": "1000"}),
+        ("/dashboard/keys/web/limits", {"rpm": "1000"}),
         ("/dashboard/keys/batch/revoke", {"name": "batch"}),
         ("/dashboard/frontier/write", {"policy": "thrifty", "point": "0"}),
     ):
@@ -330,6 +331,39 @@ def test_a_budget_and_a_key_are_made_as_the_admin_api_makes_them(gateway, admin)
         reply = admin.post("/dashboard/keys", **wrong)
         assert reply.status_code in (400, 409)
         assert 'role="alert"' in reply.text
+
+
+def test_limits_are_changed_as_the_admin_api_changes_them(gateway, admin):
+    header = {"authorization": f"Bearer {dashboard.ADMIN}"}
+    place = f"{gateway.url}/admin/keys/limited"
+    admin.post("/dashboard/keys", name="limited", rpm="30", experts="abacus", day="2")
+
+    def row():
+        rows = httpx.get(f"{gateway.url}/admin/keys", headers=header).json()["data"]
+        return next(row for row in rows if row["name"] == "limited")
+
+    form = {"rpm": "", "tpm": "5000", "experts": "", "data_classes": "public"}
+    assert admin.post("/dashboard/keys/limited/limits", **form).status_code == 303
+    assert (row()["rpm"], row()["tpm"]) == (None, 5000)
+    assert (row()["experts"], row()["data_classes"]) == (None, ["public"])
+    assert row()["budget"] == {"day": 2.0, "month": None}, "what is not named stays"
+    changed = httpx.patch(place, headers=header, json={"experts": ["sage"], "budget": None})
+    assert changed.json() == row()
+    assert (row()["experts"], row()["tpm"], row()["budget"]["day"]) == (["sage"], 5000, None)
+    page = admin.get("/dashboard/keys/limited").text
+    assert 'name="tpm" inputmode="numeric" placeholder="no limit" value="5000"' in page
+    for body, status in (
+        ({"rpm": 0}, 400),
+        ({"name": "other"}, 400),
+        ({"experts": ["nobody"]}, 422),
+    ):
+        assert httpx.patch(place, headers=header, json=body).status_code == status
+    reply = admin.post("/dashboard/keys/limited/limits", experts="nobody")
+    assert reply.status_code == 422
+    assert "nobody" in reply.text
+    httpx.delete(place, headers=header)
+    assert httpx.patch(place, headers=header, json={"rpm": 5}).status_code == 409
+    assert httpx.patch(f"{place}x", headers=header, json={"rpm": 5}).status_code == 404
 
 
 def test_a_point_is_written_into_the_config_and_served(gateway, admin):

@@ -246,6 +246,38 @@ def test_a_revoked_key_is_refused_and_a_rotated_one_changes(config, command):
         assert row["revoked"]
 
 
+def test_limits_that_change_hold_without_a_new_key(config, command, routewright):
+    upstream = Upstream()
+    with in_thread(upstream):
+        path = config(upstream, upstream)
+        key = command("keys", "create", "web", "--rpm", "1000", "--json")["key"]
+        with serving(path) as client_of:
+            ask(client_of(key))
+            command("keys", "change", "web", "--experts", "large", "--concurrency", "2")
+
+            def refusal() -> int:
+                try:
+                    ask(client_of(key), model="small")
+                except openai.APIStatusError as error:
+                    return error.status_code
+                return 200
+
+            wait_until(lambda: refusal() == 403)
+            command("keys", "change", "web", "--experts", "none", "--rpm", "none")
+            wait_until(lambda: refusal() == 200)
+        [row] = command("keys", "list", "--json")
+        assert (row["experts"], row["rpm"], row["concurrency"]) == (None, None, 2)
+    for words, said in (
+        ((), "name a limit"),
+        (("--rpm", "many"), "many"),
+        (("--rpm", "0"), "rpm cannot be 0"),
+        (("--experts", "nobody"), "nobody"),
+        (("--data-classes", "secret"), "secret"),
+    ):
+        code, _, error = routewright("keys", "change", "web", *words, "--config", path)
+        assert (code, said in error) == (2, True), error
+
+
 def test_a_budget_set_while_the_gateway_runs_stops_a_team(config, command):
     upstream = Upstream()
     with in_thread(upstream):

@@ -276,7 +276,7 @@ NO_CONFIG = {
 # ask a question of their own, write a config, or start a process.
 STORE = {  # these read a config, and ask nobody: they work on its store
     *(f"db {verb}" for verb in ("check", "prune", "upgrade")),
-    *(f"keys {verb}" for verb in ("budget", "create", "list", "revoke", "rotate")),
+    *(f"keys {verb}" for verb in ("budget", "change", "create", "list", "revoke", "rotate")),
     *("decisions", "export", "spend"),
 }
 OTHERS = {"serve", "dedicate serve", "experts", "chat", "doctor", "init", "prices"}

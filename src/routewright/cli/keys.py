@@ -43,6 +43,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+NONE = "none"  # takes a limit away
 Name = Annotated[str, typer.Argument(help="The name of the key.")]
 
 
@@ -200,6 +201,64 @@ def _limits(row: dict[str, Any]) -> str:
     if row["expires_at"] is not None:
         parts.append(f"until {minute_of(row['expires_at'])} UTC")
     return "; ".join(parts)
+
+
+Amount = Annotated[str | None, typer.Option(help="A whole number, or `none` for no limit.")]
+Members = Annotated[str | None, typer.Option(help="Names between commas, or `none` to allow all.")]
+
+
+@app.command()
+def change(
+    name: Name,
+    rpm: Amount = None,
+    tpm: Amount = None,
+    concurrency: Amount = None,
+    experts: Members = None,
+    policies: Members = None,
+    data_classes: Members = None,
+    expires: Annotated[
+        str | None,
+        typer.Option(help="How long it is valid from now on, as in 90d; `none`: for ever."),
+    ] = None,
+    config: ConfigFile = CONFIG,
+) -> None:
+    """Change limits of a key; those that are left out stay, and so does its secret.
+
+    Running gateways know them within two seconds. `keys budget` changes what it may spend.
+    """
+    from routewright.config import load
+    from routewright.records import keys
+
+    amounts = {"rpm": rpm, "tpm": tpm, "concurrency": concurrency}
+    members = {"experts": experts, "policies": policies, "data_classes": data_classes}
+    limits: dict[str, Any] = {
+        **{limit: _amount(text, limit) for limit, text in amounts.items() if text is not None},
+        **{
+            limit: None if text == NONE else names(text, f"--{limit.replace('_', '-')}")
+            for limit, text in members.items()
+            if text is not None
+        },
+    }
+    if expires is not None:
+        end = None if expires == NONE else time.time() + seconds(expires, "--expires")
+        limits["expires_at"] = end
+    if not limits:
+        raise BadInput("name a limit to change, such as --rpm 120")
+    settings = load(config)
+    keys.check_members("expert", limits.get("experts"), [e.name for e in settings.experts])
+    keys.check_members("policy", limits.get("policies"), list(settings.policies))
+    with _writing(config) as connection:
+        keys.change(connection, name, **limits)
+    typer.echo(f"The limits of the key '{name}' are changed.")
+
+
+def _amount(text: str, limit: str) -> int | None:
+    """A limit; None if it is taken away. Raises BadInput."""
+    if text == NONE:
+        return None
+    if not (text.isascii() and text.isdigit()) or len(text) > 10:
+        raise BadInput(f"--{limit} cannot be '{text[:40]}': give a whole number, or none")
+    return int(text)
 
 
 @app.command()

@@ -133,6 +133,7 @@ EXAMPLES = {
     "keys create": "routewright keys create web --budget 5/day --rpm 60 --team search",
     "keys list": "routewright keys list",
     "keys revoke": "routewright keys revoke web",
+    "keys change": "routewright keys change web --rpm 120 --experts none",
     "keys rotate": "routewright keys rotate web --keep-old 1h",
     "keys budget": "routewright keys budget --team search 100/month",
     "db upgrade": "routewright db upgrade",

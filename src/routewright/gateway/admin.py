@@ -63,6 +63,21 @@ class KeyBody(BaseModel):
     admin: StrictBool = False
 
 
+class LimitsBody(BaseModel):
+    """The limits of a key that change: null takes a limit away, and what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    budget: BudgetBody | None = None
+    experts: list[str] | None = None
+    policies: list[str] | None = None
+    data_classes: list[Literal["public", "internal", "restricted"]] | None = None
+    rpm: Limit | None = None
+    tpm: Limit | None = None
+    concurrency: Limit | None = None
+    expires_in_days: Annotated[float, Field(gt=0, le=36500), NUMBER] | None = None
+
+
 class RotationBody(BaseModel):
     """For how long the old secret stays valid."""
 
@@ -105,16 +120,11 @@ async def create_key(request: Request) -> Response:
 
 async def make_key(request: Request, body: KeyBody) -> str:
     """Stores a key and returns it; raises BadRequest."""
-    services = request.state.services
-    try:
-        keys.check_members("expert", body.experts, list(services.experts))
-        keys.check_members("policy", body.policies, list(services.policies.by_name))
-    except BadInput as error:
-        raise BadRequest(str(error), status=422, code="no_such_member") from error
+    _check_members(request, body)
     days = body.expires_in_days
     limits = {
         **body.model_dump(include={"owner", "team", "rpm", "tpm", "concurrency", "admin"}),
-        **{name: _tuple(getattr(body, name)) for name in ("experts", "policies", "data_classes")},
+        **{name: _tuples(getattr(body, name)) for name in ("experts", "policies", "data_classes")},
         "tags": tuple(body.tags),
         "expires_at": None if days is None else time.time() + days * 86400,
     }
@@ -122,6 +132,44 @@ async def make_key(request: Request, body: KeyBody) -> str:
     return await _writing(
         request, lambda connection: keys.create(connection, body.name, budget, **limits)
     )
+
+
+def _check_members(request: Request, body: KeyBody | LimitsBody) -> None:
+    """Raises BadRequest (422) for an expert or a policy that does not exist."""
+    services = request.state.services
+    try:
+        keys.check_members("expert", body.experts, list(services.experts))
+        keys.check_members("policy", body.policies, list(services.policies.by_name))
+    except BadInput as error:
+        raise BadRequest(str(error), status=422, code="no_such_member") from error
+
+
+async def change_key(request: Request) -> Response:
+    """Changes limits of a key, on every gateway of the store within two seconds."""
+    body = await read(request, MAX_BODY, validated(LimitsBody))
+    name = request.path_params["name"]
+    await limit_key(request, name, body)
+    now = time.time()
+    rows = await _reading(request, lambda connection: keys_as_rows(connection, now))
+    return JSONResponse(next(row for row in rows if row["name"] == name))
+
+
+async def limit_key(request: Request, name: str, body: LimitsBody) -> None:
+    """Changes the limits that a body names; raises BadRequest."""
+    _check_members(request, body)
+    given = body.model_fields_set
+    limits = {limit: _tuples(getattr(body, limit)) for limit in given & set(keys.CHANGEABLE)}
+    if "expires_in_days" in given:
+        days = body.expires_in_days
+        limits["expires_at"] = None if days is None else time.time() + days * 86400
+
+    def write(connection: Connection) -> None:
+        keys.change(connection, name, **limits)
+        if "budget" in given:
+            budget = Budget() if body.budget is None else body.budget.budget()
+            keys.set_budget(connection, keys.named(connection, name).account, budget)
+
+    await _writing(request, write)
 
 
 async def rotate_key(request: Request) -> Response:
@@ -154,6 +202,13 @@ class Keys(HTTPEndpoint):
 
     get = staticmethod(list_keys)
     post = staticmethod(create_key)
+
+
+class OneKey(HTTPEndpoint):
+    """A key: one address with two methods."""
+
+    patch = staticmethod(change_key)
+    delete = staticmethod(revoke_key)
 
 
 async def list_budgets(request: Request) -> Response:
@@ -255,8 +310,8 @@ def _row(key: Key, spent: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def _tuple(names: list[str] | None) -> tuple[str, ...] | None:
-    return None if names is None else tuple(names)
+def _tuples(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _list(value: object) -> object:

@@ -93,7 +93,7 @@ def build(
             Route("/admin/reload", reload, methods=["POST"]),
             Route("/admin/policies", admin.list_policies),
             Route("/admin/keys", admin.Keys),
-            Route("/admin/keys/{name}", admin.revoke_key, methods=["DELETE"]),
+            Route("/admin/keys/{name}", admin.OneKey),
             Route("/admin/keys/{name}/rotate", admin.rotate_key, methods=["POST"]),
             Route("/admin/decisions", admin.list_decisions),
             Route("/admin/spend", admin.show_spend),

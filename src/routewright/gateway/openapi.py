@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute
 from starlette.schemas import BaseSchemaGenerator
 
 from routewright import __version__
-from routewright.gateway.admin import BudgetBody, KeyBody, Period, RotationBody, Sums
+from routewright.gateway.admin import BudgetBody, KeyBody, LimitsBody, Period, RotationBody, Sums
 from routewright.gateway.body import Open
 from routewright.gateway.feedback import Score
 from routewright.gateway.messages_body import CountBody, MessagesBody
@@ -39,6 +39,7 @@ from routewright.gateway.shapes import (
     InputItems,
     KeyMade,
     KeyRevoked,
+    KeyRow,
     KeyRows,
     MessageEvent,
     ModelInEitherShape,
@@ -148,6 +149,9 @@ OPERATIONS = {
     ("get", "/admin/policies"): Operation(PolicyRows, errors=(401,)),
     ("get", "/admin/keys"): Operation(KeyRows, errors=(401, 404, 503)),
     ("post", "/admin/keys"): Operation(KeyMade, KeyBody, (*READING, 401, 404, 409, 422, 503)),
+    ("patch", "/admin/keys/{name}"): Operation(
+        KeyRow, LimitsBody, (*READING, 401, 404, 409, 422, 503)
+    ),
     ("delete", "/admin/keys/{name}"): Operation(KeyRevoked, errors=(400, 401, 404, 503)),
     ("post", "/admin/keys/{name}/rotate"): Operation(
         KeyMade, RotationBody, (*READING, 401, 404, 409, 503)

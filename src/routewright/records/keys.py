@@ -25,6 +25,7 @@ PREFIX = "rw-"
 TOKEN = re.compile(r"rw-(?P<id>[0-9a-f]{12})-(?P<secret>[\w-]{43})", re.ASCII)
 NAME = re.compile(r"[\w.@:+-]{1,64}", re.ASCII)
 PERIODS = ("day", "month")
+CHANGEABLE = ("rpm", "tpm", "concurrency", "experts", "policies", "data_classes", "expires_at")
 KINDS = ("key", "team", "owner")  # of accounts
 
 
@@ -143,6 +144,21 @@ def rotate(connection: Connection, name: str, keep_old: float = 0.0) -> str:
     connection.execute(update(schema.keys).where(schema.keys.c.id == key.id).values(values))
     _changed(connection)
     return f"{PREFIX}{key.id}-{secret}"
+
+
+def change(connection: Connection, name: str, **limits: Any) -> None:
+    """Replaces limits of a key, of those in CHANGEABLE; None allows everything.
+
+    Raises BadInput if a limit cannot be used, or the key was revoked.
+    """
+    key = named(connection, name)
+    if key.revoked_at is not None:
+        raise Revoked(f"the key '{name}' was revoked: create another one")
+    check(replace(key, **limits))
+    if limits:
+        values = {limit: _plain(value) for limit, value in limits.items()}
+        connection.execute(update(schema.keys).where(schema.keys.c.id == key.id).values(values))
+        _changed(connection)
 
 
 def revoke(connection: Connection, name: str) -> None:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from routewright.gateway import admin, forecasts
-from routewright.gateway.admin import BudgetBody, KeyBody, RotationBody
+from routewright.gateway.admin import BudgetBody, KeyBody, LimitsBody, RotationBody
 from routewright.gateway.body import validated
 from routewright.gateway.dashboard.reading import reading
 from routewright.gateway.dashboard.signins import Viewer
@@ -91,13 +91,26 @@ async def _show(request: Request, problem: str = "", status: int = 200) -> Respo
         return forecasts.of_budgets(connection, [key] if key else [], now, own)
 
     budgets = await reading(request, read)
+    services = request.state.services
     return await page(
-        request, "key.html", status, row=row, budgets=budgets, problem=problem, kept=KEPT, now=now
+        request,
+        "key.html",
+        status,
+        row=row,
+        budgets=budgets,
+        problem=problem,
+        kept=KEPT,
+        now=now,
+        names={
+            "policies": list(services.policies.by_name),
+            "experts": list(services.experts),
+            "data_classes": DATA_CLASSES,
+        },
     )
 
 
 async def change(request: Request) -> Response:
-    """Sets the budget of a key, gives it a new secret, or revokes it."""
+    """Sets the budget or the limits of a key, gives it a new secret, or revokes it."""
     check_admin(request)
     name, action = request.path_params["name"], request.path_params["action"]
     fields = request.state.form
@@ -105,6 +118,9 @@ async def change(request: Request) -> Response:
         if action == "budget":
             budget = validated(BudgetBody)(_numbers(fields, ("day", "month")))
             await admin.replace_budget(request, "key", name, budget)
+            return to(request, f"/dashboard/keys/{name}")
+        if action == "limits":
+            await admin.limit_key(request, name, validated(LimitsBody)(_limits(fields)))
             return to(request, f"/dashboard/keys/{name}")
         if action == "rotate":
             seconds = {"keep_old_seconds": KEPT.get(fields.get("keep", ""), 0.0)}
@@ -140,6 +156,14 @@ def _key_body(fields: dict[str, str]) -> dict[str, Any]:
         **lists,
         **_numbers(fields, NUMBERS),
     }
+
+
+def _limits(fields: dict[str, str]) -> dict[str, Any]:
+    """The body of `PATCH /admin/keys/NAME` that a form means: an empty field is no limit."""
+    names = ("experts", "policies", "data_classes")
+    lists = {name: _names(fields[name]) if fields.get(name) else None for name in names}
+    numbers = ("rpm", "tpm", "concurrency")
+    return {**lists, **dict.fromkeys(numbers), **_numbers(fields, numbers)}
 
 
 def _names(text: str) -> list[str]:

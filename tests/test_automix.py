@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from routewright import checks
+from routewright.answers.evidence import UNSURE
 from routewright.cli.main import app
 from routewright.data import outcomes
 from routewright.drive import replay
@@ -21,7 +22,7 @@ from routewright.fitting import automix
 from routewright.fitting.automix import Cascade
 from routewright.router.router import Router
 from routewright.strategies import build
-from routewright.strategies._recorded import Recorded
+from routewright.strategies._recorded import Recorded, replayed, verifications
 from routewright.strategies.automix import Automix
 from routewright.types import Answer, Query
 from tables import swept_as_replayed, write
@@ -157,6 +158,36 @@ def test_no_verdict_counts_as_no_confidence_and_says_so():
     assert "no verdict of small could be read, which counts as 0" in decision.because
     failed = {key: answer for key, answer in RECORD.items() if key != ("small", "verify")}
     assert "could not be verified" in replay(Automix(("small", "large")), ASKED, failed).because
+
+
+@pytest.fixture
+def mute(tmp_path):
+    """Outcomes in which no verdict about a third of small's answers can be read."""
+    frame, third = table(120), pl.Series(np.arange(120) % 3 == 0)
+    frame = frame.with_columns(
+        pl.when(third).then(None).otherwise("verify::small").alias("verify::small"),
+        pl.lit(1).alias("verdicts::small"),
+        pl.lit(0.002).alias("verify_cost::small"),
+    )
+    return outcomes.read(write(tmp_path, frame), split="all"), third.to_numpy()
+
+
+def test_unreadable_verdicts_of_a_table_count_as_when_a_plan_runs(mute):
+    rows, third = mute
+    strategy, large = Automix(("small", "large")), rows.experts.index("large")
+    ran, again = strategy.over(Recorded(rows)), replayed(strategy, Recorded(rows))
+    assert np.allclose(ran.cost, again.cost)
+    assert np.array_equal(ran.asked, again.asked)
+    assert (ran.asked[third, large] == 1).all()
+    assert automix.fit(rows, Cascade(("small", "large"))).fact("automix")["rows"] == len(rows)
+
+
+def test_unreadable_verdicts_are_paid_for_where_answers_are_weighed(mute):
+    rows, third = mute
+    small = np.full(len(rows), rows.experts.index("small"))
+    found = verifications(rows, small)
+    assert (found.cost == 0.002).all()
+    assert np.array_equal(found.confidence == UNSURE, third)
 
 
 def test_if_the_large_model_fails_the_doubted_answer_is_better_than_none():

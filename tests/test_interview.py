@@ -303,6 +303,23 @@ def test_a_dry_run_says_what_its_minutes_are_estimated_from(routewright, tmp_pat
     assert "without any, 250 tokens long, at 50 tokens a second or the config's `latency`" in shown
 
 
+def test_verdicts_that_nobody_can_read_are_recorded_with_their_cost(place):
+    def mute(body) -> str:
+        return "Hm." if "Verdict" in str(body["messages"]) else right(body)
+
+    upstream = Upstream(says=mute)
+    with serving(upstream):
+        configure(place, small=upstream)
+        interview(place, "--verify", 2)
+    table = outcomes.read(place / "t.parquet")
+    assert upstream.requests == 30 * 3
+    assert "verify" not in table.measures
+    assert set(table.measures["verdicts"][:, 0]) == {2.0}
+    assert (table.measures["verify_cost"] > 0).all()
+    check = table.record(0)["small", "verify"]
+    assert (check.confidence, check.cost) == (None, table.measures["verify_cost"][0, 0])
+
+
 def test_verifications_and_samples_become_columns(place):
     def unsteady(body) -> str:
         return "no idea" if body.get("seed") == 2 else right(body)

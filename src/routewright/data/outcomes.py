@@ -268,7 +268,9 @@ class Outcomes:
                 reward=self._cell("reward", row, m) if "reward" in self.measures else score,
                 cost=self._cell("reward_cost", row, m) or 0.0,
             )
-            if (confidence := self._cell("verify", row, m)) is not None:
+            confidence = self._cell("verify", row, m)
+            # Verdicts without a confidence arrived, and none of them could be read.
+            if confidence is not None or self._cell("verdicts", row, m) is not None:
                 verify_cost = self._cell("verify_cost", row, m)
                 answers[expert, "verify"] = Answer(
                     expert,

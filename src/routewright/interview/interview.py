@@ -100,6 +100,7 @@ class Cell:
         confidences = [check.confidence for check in self.checks if check.confidence is not None]
         if confidences:
             values["verify"] = math.fsum(confidences) / len(confidences)
+        if any(check.status == "ok" for check in self.checks):  # also if none can be read
             values["verify_cost"] = total_cost(self.checks)
             values["verdicts"] = len(self.checks)
         return {name: value for name, value in values.items() if not _unknown(value)}

@@ -305,7 +305,7 @@ def recorded(
 class Verifications(NamedTuple):
     """Recorded verifications of n answers."""
 
-    confidence: Array  # (n,) 0..1; UNSURE where no verification is recorded
+    confidence: Array  # (n,) 0..1; UNSURE where none is recorded, or no verdict could be read
     cost: Array  # (n,) US$; counted as `Outcomes.record` does
 
 
@@ -321,8 +321,10 @@ def verifications(outcomes: Outcomes, experts: Indices) -> Verifications:
 
     confidence, cost = cells("verify"), cells("verify_cost")
     cost = np.where(np.isfinite(cost), cost, outcomes.charges[place])
-    available = (experts != NOBODY) & np.isfinite(cells("score")) & np.isfinite(confidence)
-    return Verifications(np.where(available, confidence, UNSURE), np.where(available, cost, 0.0))
+    arrived = np.isfinite(confidence) | np.isfinite(cells("verdicts"))  # these may be unreadable
+    available = (experts != NOBODY) & np.isfinite(cells("score")) & arrived
+    confidence = np.where(available & np.isfinite(confidence), confidence, UNSURE)
+    return Verifications(confidence, np.where(available, cost, 0.0))
 
 
 def with_verifications(replies: Replies, outcomes: Outcomes, experts: Indices) -> Replies:

@@ -256,9 +256,7 @@ def observations_of(
     """
     about = About.of(outcomes.queries)
     if not agree:
-        if "verify" not in outcomes.measures:
-            raise BadInput("self-verification needs columns verify::EXPERT; the table has none")
-        table = outcomes.pool(ladder).measures["verify"]
+        table = _confidence(outcomes.pool(ladder))
         return [Observations(table[:, rung], about) for rung in range(len(ladder) - 1)]
     if outcomes.answers is None:
         raise BadInput("agreement needs columns answer::EXPERT; the table has none")
@@ -276,6 +274,17 @@ def observations_of(
             replace(observation, share=np.where(complete, observation.share, np.nan))
         )
     return observations
+
+
+def _confidence(outcomes: Outcomes) -> Array:
+    """The recorded confidence of each expert in its answers, (n, e); 0 where verdicts arrived and
+    none could be read, as when a plan runs. Raises BadInput if the table has no verifications."""
+    unknown = np.full_like(outcomes.score, np.nan)
+    verdicts = outcomes.measures.get("verdicts", unknown)
+    if "verify" not in outcomes.measures and not np.isfinite(verdicts).any():
+        raise BadInput("self-verification needs columns verify::EXPERT; the table has none")
+    confidence = outcomes.measures.get("verify", unknown)
+    return np.where(np.isnan(confidence) & np.isfinite(verdicts), 0.0, confidence)
 
 
 def _verifying(outcomes: Outcomes, ladder: Sequence[str], agree: Sequence[str]) -> Array:

@@ -25,7 +25,8 @@ from upstream import Upstream, break_off, drop, expert, hang, running, status
 
 HI = Query.of("hi there my friend")  # five tokens
 BACKED = {"default": {"strategy": "fixed", "options": {"expert": "small"}, "fallback": ["large"]}}
-HASTY = {"retries": 0, "timeout": 0.2}
+HASTY = {"retries": 0, "timeout": 0.2}  # for an upstream that never answers
+PATIENT = {"retries": 0, "timeout": 600}
 GARBAGE = reply(b"<h1>hello</h1>", 200, "text/html")
 CUT = reply(b'data: {"choices": [{"delta": {"role": "assistant"}}]}\n\n', kind="text/event-stream")
 
@@ -37,9 +38,9 @@ async def with_usage(upstream, request, body):
 
 def failed(fault, stream=False, **traits):
     """What an ask that meets a fault leaves behind: its failed answer."""
-    upstream = Upstream(faults=[fault])
+    upstream, haste = Upstream(faults=[fault]), HASTY if fault is hang else PATIENT
     with pytest.raises((UpstreamError, DeadlineExceeded)) as failure:
-        live(Fixed("a"), upstream, stream=stream, **{**HASTY, **traits})
+        live(Fixed("a"), upstream, stream=stream, **{**haste, **traits})
     (answer,) = failure.value.spent
     assert answer.status == "failed"
     assert failure.value.cost == answer.cost
@@ -66,7 +67,7 @@ def test_a_stream_that_breaks_before_its_first_word_is_billed():
 def test_a_stream_that_breaks_is_billed_for_its_words():
     upstream = Upstream(faults=[break_off])
     with pytest.raises(StreamBroken) as failure:
-        live(Fixed("a"), upstream, stream=True, **HASTY)
+        live(Fixed("a"), upstream, stream=True, **PATIENT)
     (answer,) = failure.value.spent
     assert answer.estimated
     assert answer.cost == pytest.approx((5 * 1.0 + 1 * 2.0) / 1e6)
@@ -139,6 +140,34 @@ def test_a_try_that_is_cancelled_costs_the_tries_before_it_as_well():
     (bill,) = failure.value.spent
     assert bill.cost >= 2 * 5 / 1e6
     assert bill.estimated
+
+
+@pytest.mark.parametrize("counted", ["all", "the first"])
+def test_choices_that_a_server_does_not_count_are_estimated(counted):
+    """llama.cpp reports the tokens of the first of `n` choices alone."""
+    verdict = "The answer is consistent with the question: correct"  # eight words, 51 characters
+
+    async def counts_the_first(upstream, request, body):
+        message = {"role": "assistant", "content": verdict}
+        choices = [{"index": i, "message": message, "finish_reason": "stop"} for i in range(8)]
+        usage = {"prompt_tokens": 100, "completion_tokens": 10}
+        return web.json_response({"id": "up", "choices": choices, "usage": usage})
+
+    faults = [counts_the_first] if counted == "the first" else []
+    upstream = Upstream(says=verdict, many=True, faults=faults)
+    check = Ask("a", "verify", of=Answer("a", "4"), samples=8)
+
+    async def run():
+        async with running(upstream), Client([expert(upstream.expert("a"))]) as client:
+            return await client.ask(check, HI)
+
+    answer = asyncio.run(run())
+    assert (upstream.requests, len(answer.choices)) == (1, 8)
+    if counted == "all":
+        assert (answer.output_tokens, answer.estimated) == (8 * 8, False)
+    else:
+        assert (answer.output_tokens, answer.estimated) == (10 + 7 * 13, True)
+        assert answer.cost == pytest.approx((100 + 2 * 101) / 1e6)
 
 
 def test_verifications_cost_their_failed_verdicts_too():

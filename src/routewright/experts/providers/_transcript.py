@@ -31,6 +31,7 @@ MOST_TEXT = 64 << 20  # characters of a streamed answer
 EMPTY: tuple[Any, ...] = (None, "", [], {})
 UNFINISHED = {"", "null", "none"}  # finish reasons that some upstreams write for "not yet"
 # The fields of a completion and of its choice that are read; all others are passed on unread.
+MOST_CHARACTERS = 8  # of a token, in the mean of a text
 READ = {"id", "object", "created", "model", "choices", "usage", "error", "routewright"}
 READ_OF_CHOICE = {
     "index",
@@ -103,16 +104,23 @@ def _is_batch(texts: Any) -> bool:
 
 
 def _with_choices(call: Call, first: Answer, choices: Sequence[Mapping[str, Any]]) -> Answer:
-    """The first choice; if the request asked for several, with the texts and tokens of all."""
+    """The first choice; if the request asked for several, with the texts and tokens of all.
+
+    Some servers, as llama.cpp's, report the tokens of the first choice alone: the others are
+    estimated where the report is less than what all texts must have taken.
+    """
     if not call.body.get("n"):
         return first
     texts = tuple(content_text(_message(choice)) for choice in choices)
-    more = sum(tokens(text) for text in texts[1:]) if first.estimated else 0
+    least = sum(max(1, len(text) // MOST_CHARACTERS) for text in texts if text)
+    misses = first.estimated or first.output_tokens < least
+    more = sum(tokens(text) for text in texts[1:]) if misses else 0
     return replace(
         first,
         choices=texts,
         output_tokens=first.output_tokens + more,
         cost=first.cost + call.expert.price(0, more),
+        estimated=first.estimated or more > 0,
     )
 
 

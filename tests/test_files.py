@@ -158,7 +158,7 @@ def write_new(kind: str, path: str, can_swap: str) -> None:
     if not int(can_swap):
         files._exchange = lambda one, other: False
     with TemporaryDirectory() as rehearsal:  # imports what is imported late
-        WRITERS[kind].write(NEW, Path(rehearsal) / "rehearsal.parquet")
+        WRITERS[kind].write(NEW, Path(rehearsal) / WRITERS[kind].name)
     os.kill(os.getpid(), BEGIN)
     WRITERS[kind].write(NEW, Path(path))
 

@@ -25,7 +25,7 @@ from routewright.records.store import Store
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
-Usd = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False), NUMBER]
+Usd = Annotated[float, Field(ge=0, lt=1e12, allow_inf_nan=False), NUMBER]
 Limit = Annotated[int, Field(gt=0, lt=2**31), NUMBER]
 Name = Annotated[str, Field(pattern=f"^{keys.NAME.pattern}$")]
 MAX_BODY = 64 * 1024

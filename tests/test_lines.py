@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from routewright.cli.main import EXAMPLES, app
+from routewright.cli.quiet import LONG, quiet
 from routewright.gateway.server import listen
 from upstream import Upstream, in_thread, status
 
@@ -117,6 +118,42 @@ def test_no_color_and_quiet_are_obeyed(tmp_path):
             ask(url)
             process.terminate()
             assert process.communicate(timeout=600)[0] == b""
+
+
+def test_every_long_command_can_be_quiet():
+    """design: progress, `--json` and `--quiet`; LONG names a verb of a group by its last word."""
+    assert {name.split()[-1] for name in commands()} >= set(LONG)
+    for name, command in commands().items():
+        flags = [flag for option in command.params for flag in option.opts]
+        if name.split()[-1] in LONG and name != "serve":
+            assert "--quiet" in flags, name
+
+
+def test_a_quiet_command_says_nothing_but_its_json_and_what_is_wrong(
+    routewright, outcome_table, tmp_path
+):
+    words = ("fit", outcome_table, "--predictor", "prior", "--encoder", "surface")
+    assert routewright(*words, "--out", tmp_path / "a", "-q") == (0, "", "")
+    assert (tmp_path / "a" / "router.json").exists()
+    code, said, _ = routewright("evaluate", tmp_path / "a", outcome_table, "--json", "-", "--quiet")
+    assert code == 0
+    assert json.loads(said)["n"] > 0
+    file = tmp_path / "figures.json"
+    words = ("evaluate", tmp_path / "a", outcome_table, "--json", file, "--quiet")
+    assert routewright(*words) == (0, "", "")
+    assert json.loads(file.read_text())["n"] > 0
+    code, said, error = routewright("fit", tmp_path / "none.parquet", "--out", tmp_path / "b", "-q")
+    assert (code, said) == (2, "")
+    assert "none.parquet" in error
+
+
+def test_warnings_reach_a_quiet_reader(capsys):
+    with quiet(keeps_output=False):
+        print("some words")
+        print("progress", file=sys.stderr)
+        print("Warning: mind this", file=sys.stderr)
+        assert not sys.stderr.isatty()
+    assert tuple(capsys.readouterr()) == ("", "Warning: mind this\n")
 
 
 def test_a_pipe_gets_json(tmp_path):

@@ -21,6 +21,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from routewright import __version__, files
 from routewright.cli.asking import EXIT_INTERRUPTED, exit_at_once
+from routewright.cli.quiet import LONG, flag, quiet
 from routewright.errors import BadConfig, DataWarning, MissingExtra, RoutewrightError, extra_of
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -54,7 +55,13 @@ FOLDERS = ("fit", "add-expert", "selfplay", "train", "grow", "pull")  # whose --
 
 
 class Verb(TyperCommand):
-    """A verb; it looks whether its results can be written before it does anything."""
+    """A verb; it looks whether its results can be written before it does anything. Those that take
+    long have `--quiet`."""
+
+    def __init__(self, name: str | None, **settings: Any) -> None:
+        super().__init__(name, **settings)
+        if name in LONG:
+            self.params.append(flag())
 
     def invoke(self, ctx: Any) -> Any:
         names = ["out", "html", "json", "picture", *(["folder"] if self.name == "demo" else [])]
@@ -63,6 +70,10 @@ class Verb(TyperCommand):
             if isinstance(path, Path) and str(path) != "-":
                 is_folder = name == "folder" or (name == "out" and self.name in FOLDERS)
                 files.check_writable(path, folder=is_folder)
+        if self.name in LONG and ctx.params.pop("quiet"):
+            printed = ctx.params.get("json")  # a flag, or a file in which `-` stands for the output
+            with quiet(keeps_output=printed is True or str(printed) == "-"):
+                return super().invoke(ctx)
         return super().invoke(ctx)
 
 

@@ -366,6 +366,37 @@ def test_limits_are_changed_as_the_admin_api_changes_them(gateway, admin):
     assert httpx.patch(f"{place}x", headers=header, json={"rpm": 5}).status_code == 404
 
 
+def test_the_admin_api_sets_the_goal_of_a_policy_as_the_slider_does(gateway, admin):
+    header = {"authorization": f"Bearer {dashboard.ADMIN}"}
+    place, before = f"{gateway.url}/admin/policies/thrifty", gateway.config.read_text()
+
+    def point() -> dict[str, float]:
+        rows = httpx.get(f"{gateway.url}/admin/policies", headers=header).json()["data"]
+        return next(row["operating_point"] for row in rows if row["name"] == "thrifty")
+
+    dearer = point()["usd"]
+    body = {"goal": "max_cost_fraction", "value": 0.3}
+    reply = httpx.put(place, headers=header, json=body)
+    assert reply.json() == {"object": "policy", "name": "thrifty", **body}
+    assert gateway.config.read_text() == before.replace(
+        "max_cost_fraction: 0.5", "max_cost_fraction: 0.3"
+    )
+    assert point()["usd"] < dearer
+    written = gateway.config.read_text()
+    for wrong, status in (
+        ({"goal": "min_quality", "value": 7}, 409),  # out of reach
+        ({"goal": "price", "value": 1}, 400),
+        ({"goal": "max_cost", "value": -1}, 400),
+    ):
+        assert httpx.put(place, headers=header, json=wrong).status_code == status
+        assert gateway.config.read_text() == written
+    assert httpx.put(f"{place}x", headers=header, json=body).status_code == 404
+    assert httpx.put(place, json=body).status_code == 401
+    again = {"goal": "max_cost_fraction", "value": 0.5}
+    assert httpx.put(place, headers=header, json=again).status_code == 200
+    assert gateway.config.read_text() == before
+
+
 def test_a_point_is_written_into_the_config_and_served(gateway, admin):
     page = admin.get("/dashboard/frontier?policy=thrifty&point=2").text
     goal = re.search(r"max_cost_fraction: [\d.e-]+", html.unescape(page))[0]

@@ -16,6 +16,8 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from routewright import files
+from routewright.config.goals import with_goal
 from routewright.errors import BadInput
 from routewright.gateway.body import NUMBER, read, validated
 from routewright.gateway.errors import BadRequest
@@ -84,6 +86,16 @@ class RotationBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     keep_old_seconds: Annotated[float, Field(ge=0, le=30 * 86400), NUMBER] = 0.0
+
+
+class GoalBody(BaseModel):
+    """What a policy must reach: at most US$ a query, at most a share of the cost of the most
+    expensive expert, or at least a quality."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    goal: Literal["max_cost", "max_cost_fraction", "min_quality"]
+    value: Annotated[float, Field(gt=0, lt=1e12, allow_inf_nan=False), NUMBER]
 
 
 class Period(BaseModel):
@@ -261,6 +273,34 @@ async def list_policies(request: Request) -> Response:
             }
         )
     return JSONResponse({"object": "list", "data": rows})
+
+
+async def set_goal(request: Request) -> Response:
+    """Writes the goal of a policy into the config, and reads the config again."""
+    body = await read(request, MAX_BODY, validated(GoalBody))
+    name, policies = request.path_params["name"], request.state.services.policies
+    if name not in policies.by_name or policies.by_name[name].router is None:
+        message = f"no policy '{name[:80]}' has a router: there are {', '.join(policies.by_name)}"
+        raise BadRequest(message, status=404, code="policy_not_found")
+    await write_goal(request, name, body.goal, body.value)
+    return JSONResponse({"object": "policy", "name": name, **body.model_dump()})
+
+
+async def write_goal(request: Request, policy: str, goal: str, value: float) -> None:
+    """Writes a goal into the config's file and reloads it; raises BadRequest (409) if that cannot
+    be served, and leaves the file as it was."""
+    path = request.state.services.config.file
+    if path is None:
+        raise BadRequest("this gateway's config is no file to write into", status=409)
+    before = await asyncio.to_thread(path.read_text, "utf-8")
+    try:
+        text = with_goal(before, policy, goal, value)
+        await asyncio.to_thread(files.write, path, text)
+        await request.app.state.lifecycle.reload()
+    except BadInput as error:
+        if await asyncio.to_thread(path.read_text, "utf-8") != before:
+            await asyncio.to_thread(files.write, path, before)
+        raise BadRequest(f"{path.name} stays as it was: {error}", status=409) from error
 
 
 async def list_decisions(request: Request) -> Response:

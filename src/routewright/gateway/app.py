@@ -92,6 +92,7 @@ def build(
             Route("/metrics", metrics),
             Route("/admin/reload", reload, methods=["POST"]),
             Route("/admin/policies", admin.list_policies),
+            Route("/admin/policies/{name}", admin.set_goal, methods=["PUT"]),
             Route("/admin/keys", admin.Keys),
             Route("/admin/keys/{name}", admin.OneKey),
             Route("/admin/keys/{name}/rotate", admin.rotate_key, methods=["POST"]),

@@ -18,7 +18,15 @@ from starlette.routing import BaseRoute
 from starlette.schemas import BaseSchemaGenerator
 
 from routewright import __version__
-from routewright.gateway.admin import BudgetBody, KeyBody, LimitsBody, Period, RotationBody, Sums
+from routewright.gateway.admin import (
+    BudgetBody,
+    GoalBody,
+    KeyBody,
+    LimitsBody,
+    Period,
+    RotationBody,
+    Sums,
+)
 from routewright.gateway.body import Open
 from routewright.gateway.feedback import Score
 from routewright.gateway.messages_body import CountBody, MessagesBody
@@ -35,6 +43,7 @@ from routewright.gateway.shapes import (
     Embeddings,
     EmbeddingsBody,
     ErrorBody,
+    GoalSet,
     Health,
     InputItems,
     KeyMade,
@@ -147,6 +156,7 @@ OPERATIONS = {
     ("post", "/v1/feedback"): Operation(Receipt, Score, (*READING, 401, 404, 409, 503)),
     ("post", "/admin/reload"): Operation(Reloaded, errors=(400, 401)),
     ("get", "/admin/policies"): Operation(PolicyRows, errors=(401,)),
+    ("put", "/admin/policies/{name}"): Operation(GoalSet, GoalBody, (*READING, 401, 404, 409)),
     ("get", "/admin/keys"): Operation(KeyRows, errors=(401, 404, 503)),
     ("post", "/admin/keys"): Operation(KeyMade, KeyBody, (*READING, 401, 404, 409, 422, 503)),
     ("patch", "/admin/keys/{name}"): Operation(

@@ -499,6 +499,15 @@ class Reloaded(Open):
     needs_restart: list[str] = Field(description="Changed keys that need a restart.")
 
 
+class GoalSet(Open):
+    """The goal that a policy has now."""
+
+    object: Literal["policy"]
+    name: str
+    goal: str
+    value: float
+
+
 class KeyMade(Open):
     """A key, which is shown here and nowhere else."""
 

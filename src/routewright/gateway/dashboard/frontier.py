@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -13,9 +12,8 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from routewright import files
-from routewright.config.goals import with_goal
 from routewright.errors import BadInput, RoutewrightError
+from routewright.gateway.admin import write_goal
 from routewright.gateway.dashboard.keys import check_admin
 from routewright.gateway.dashboard.picture import Chart, Dot, chart
 from routewright.gateway.dashboard.reading import reading
@@ -96,18 +94,9 @@ async def write(request: Request) -> Response:
     policy = _policy(request, await _routed(request), fields.get("policy"))
     place, point = _place_of(services, policy, fields.get("point"))
     goal = await services.run(_goal, services, policy, point)
-    path = services.config.file
-    if goal is None or path is None:
+    if goal is None:
         raise BadRequest("no goal of a policy in routewright.yaml chooses this point")
-    before = await asyncio.to_thread(path.read_text, "utf-8")
-    try:
-        text = with_goal(before, policy.name, *goal)
-        await asyncio.to_thread(files.write, path, text)
-        await request.app.state.lifecycle.reload()
-    except BadInput as error:
-        if await asyncio.to_thread(path.read_text, "utf-8") != before:
-            await asyncio.to_thread(files.write, path, before)
-        raise BadRequest(f"{path.name} stays as it was: {error}", status=409) from error
+    await write_goal(request, policy.name, *goal)
     return to(request, "/dashboard/frontier", policy=policy.name, point=str(place), written="yes")
 
 

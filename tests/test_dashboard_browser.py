@@ -133,6 +133,7 @@ def test_a_streamed_answer_arrives_from_two_policies(visit, gateway):
 def test_the_slider_previews_a_point_and_one_click_serves_it(visit, gateway):
     page = visit()
     page.get_by_role("link", name="Frontier").click()
+    page.wait_for_url("**/frontier")  # and until its scripts have run
     slider = page.get_by_role("slider")
     before, place = slider.get_attribute("aria-valuetext"), int(slider.input_value())
     expect(page.locator("#point")).to_contain_text("the same")

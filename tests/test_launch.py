@@ -398,6 +398,77 @@ def test_stop_ends_the_server_of_an_expert_that_the_config_no_longer_has(launche
     assert left(tmp_path) == []
 
 
+def edited(path: Path, new: Path, **changes: object) -> Path:
+    """Writes the config of `path`, whose expert has changed so, to `new`."""
+    said = yaml.safe_load(path.read_text())
+    said["experts"][0] |= changes
+    said["policies"]["default"]["options"]["expert"] = said["experts"][0]["name"]
+    new.write_text(yaml.safe_dump(said))
+    return new
+
+
+def test_stop_finds_an_orphan_whose_folder_no_expert_names_any_more(launched, tmp_path):
+    elsewhere = tmp_path / "models"
+    elsewhere.mkdir()
+    path = launched(folder=str(elsewhere))
+    experts("start", path)
+    assert len(left(elsewhere)) == 1
+    launch = yaml.safe_load(path.read_text())["experts"][0]["launch"]
+    del launch["folder"]
+    experts("stop", edited(path, path, name="other", launch=launch))
+    assert left(elsewhere) == []
+
+
+@pytest.fixture
+def neighbours(launched, tmp_path):
+    """Two configs in one folder, whose expert of one name is served at two ports."""
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        url = f"http://127.0.0.1:{held.getsockname()[1]}/v1"
+    path = launched()
+    other = edited(path, tmp_path / "other.yaml", base_url=url)
+    yield path, other
+    experts("stop", other)
+
+
+def test_configs_of_one_folder_keep_their_servers_apart(neighbours, tmp_path):
+    path, other = neighbours
+    experts("start", path)
+    first = row(path)
+    assert experts("start", other).exit_code == 0
+    assert len({first["pid"], row(other)["pid"]}) == 2
+    assert row(path) | {"seconds": 0} == first | {"seconds": 0}
+    experts("stop", edited(other, other, name="renamed"))  # sweeps what is its own alone
+    assert row(path)["state"] == "running"
+    assert len(left(tmp_path)) == 1
+
+
+def test_a_server_of_another_config_with_the_same_command_is_used_and_not_stopped(
+    launched, tmp_path
+):
+    path = launched()
+    other = edited(path, tmp_path / "other.yaml")
+    experts("start", path)
+    assert experts("start", other).exit_code == 0
+    assert row(other)["pid"] == row(path)["pid"]
+    assert "own/small runs on: routewright.yaml started it" in experts("stop", other).stderr
+    assert row(path)["state"] == "running"
+    experts("stop", path)
+    assert row(other)["state"] == "absent"
+
+
+def test_a_server_that_an_earlier_version_started_is_found(launched, tmp_path):
+    path = launched()
+    experts("start", path)
+    [record] = tmp_path.glob(".routewright/experts/*/server.json")
+    fields = json.loads(record.read_text())
+    del fields["config"]
+    record.write_text(json.dumps(fields))
+    other = path.rename(tmp_path / "other.yaml")
+    assert row(other)["state"] == "running"
+    assert experts("stop", other).exit_code == 0
+    assert left(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

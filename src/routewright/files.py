@@ -33,6 +33,11 @@ RENAME_EXCHANGE = 2
 ATTEMPTS, PAUSE = 100, 0.01  # of a reader, while a folder is not in its place; seconds between
 
 
+def relative(path: Path, folder: Path) -> str:
+    """The path of a file from a folder; links among the folders that lead to them do not matter."""
+    return os.path.relpath(path.parent.resolve() / path.name, folder.resolve())
+
+
 # --- writing -------------------------------------------------------------------------------
 
 

@@ -41,6 +41,7 @@ class Launch:
 
     command: tuple[str, ...]  # a process that stays in the foreground
     folder: str = "."  # its working directory; its record and log are in .routewright/experts/
+    config: str = ""  # the config's file, relative to `folder`; empty: a config that is no file
     env: Mapping[str, str] = field(default_factory=dict, repr=False)  # added to the environment
     start: Literal["demand", "serve"] = "demand"
     ready: str | None = None  # the path that returns 200 when it is ready; None: launch.PATHS

@@ -63,7 +63,7 @@ def experts(
     elif action is Action.stop:
         _stop(servers, console)
         if not names:
-            _sweep(config.parent, set(launched), console)
+            _sweep(config, servers, console)
     statuses = asyncio.run(_statuses(servers))
     if json:
         typer.echo(dumps({"experts": [_row(status) for status in statuses]}, indent=2))
@@ -98,13 +98,16 @@ def _stop(servers: list[Server], console: Console) -> None:
 
     with console.status(f"stopping {', '.join(server.name for server in servers)}"):
         asyncio.run(stop_all())
+    for server in servers:
+        if server.foreign and server.alive():
+            console.print(f"{server.name} runs on: {server.foreign} started it", markup=False)
 
 
-def _sweep(folder: Path, names: set[str], console: Console) -> None:
+def _sweep(config: Path, servers: list[Server], console: Console) -> None:
     """Stops the servers of experts that are no longer in the config."""
     from routewright.experts.launch import end, orphans
 
-    for _, record in orphans(folder, names):
+    for record in orphans(config, {server.folder for server in servers}):
         if end(record, grace=10):
             console.print(f"stopped {record.name}, which is no longer in the config", markup=False)
 

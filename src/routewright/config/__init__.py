@@ -29,7 +29,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from routewright import registry
+from routewright import files, registry
 from routewright.config import shape as config_shape
 from routewright.config.document import Document, Loc, Problem, read
 from routewright.config.rules import RULES, without_key
@@ -179,13 +179,15 @@ class LaunchConfig(Section):
         default=10.0, description="Seconds between the request to stop and the kill."
     )
 
-    def launch(self, base_url: str, folder: Path) -> Launch:
+    def launch(self, base_url: str, folder: Path, file: Path | None = None) -> Launch:
         """The `Launch` of the expert, with the command split into words and the port filled in."""
         port = str(urlsplit(base_url).port or "")
         fields = self.model_dump(exclude={"command", "folder"})
         words = shlex.split(self.command)
         command = tuple(word.replace("{port}", port) for word in words)
-        return Launch(command, folder=str((folder / self.folder).absolute()), **fields)
+        own_folder = (folder / self.folder).absolute()
+        config = "" if file is None else files.relative(file, own_folder)
+        return Launch(command, folder=str(own_folder), config=config, **fields)
 
 
 class WindowConfig(Section):
@@ -340,10 +342,12 @@ class ExpertConfig(Section):
         default=None, description="How Routewright starts the server of the expert."
     )
 
-    def expert(self, folder: Path = Path(), proxy: Secret | None = None) -> Expert:
+    def expert(
+        self, folder: Path = Path(), proxy: Secret | None = None, file: Path | None = None
+    ) -> Expert:
         """The `Expert` that strategies and clients use.
 
-        `folder` is that of the file, and `proxy` the server's. A server that Routewright launches
+        `folder` is that of the `file`, and `proxy` the server's. A server that Routewright launches
         is on this machine, so that proxy does not hold for it.
         """
         own = {"api_key", "model", "base_url", "launch", "price_list", "proxy", "deployments"}
@@ -357,7 +361,7 @@ class ExpertConfig(Section):
             model=self.model or self.name,
             base_url=self.base_url or default_url,
             api_key=self.api_key.get_secret_value() if self.api_key else None,
-            launch=self.launch.launch(self.base_url or "", folder) if self.launch else None,
+            launch=self.launch.launch(self.base_url or "", folder, file) if self.launch else None,
             proxy=proxy.get_secret_value() if proxy else None,
             deployments=tuple(entry.deployment() for entry in self.deployments),
             window=self.window.window() if self.window else None,
@@ -634,7 +638,7 @@ class Config(Section):
     def experts_by_name(self) -> dict[str, Expert]:
         """The experts of the file, by name."""
         proxy = self.server.proxy
-        return {entry.name: entry.expert(self.folder, proxy) for entry in self.experts}
+        return {entry.name: entry.expert(self.folder, proxy, self.file) for entry in self.experts}
 
 
 @dataclass(frozen=True)
@@ -678,7 +682,7 @@ def experts(path: Path) -> dict[str, Expert]:
     data = result.document.data
     proxy = ServerConfig.model_validate(data.get("server") or {}).proxy
     entries = (ExpertConfig.model_validate(entry) for entry in data["experts"])
-    return {entry.name: entry.expert(path.parent, proxy) for entry in entries}
+    return {entry.name: entry.expert(path.parent, proxy, path) for entry in entries}
 
 
 def default_data_class(path: Path) -> DataClass:

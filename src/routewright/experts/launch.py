@@ -1,10 +1,13 @@
 """Starts the servers of launched experts, waits until they can answer, and stops them with all
 their processes.
 
-A server has a folder with its record and its log, and every process of the server has the record's
-token in its environment. So another process of Routewright finds the server again, even after a
-`kill -9`: to start it a second time returns the one that runs, and to stop it also ends children
-that outlived their parent.
+A server has a folder with its record and its log, and every process of the server has that folder
+and the record's token in its environment. So another process of Routewright finds the server again,
+even after a `kill -9`: to start it a second time returns the one that runs, and to stop it also
+ends children that outlived their parent.
+
+Configs that name an expert alike have a folder each. One of them uses the server that another has
+started with the very same command, and does not stop it.
 """
 
 from __future__ import annotations
@@ -17,16 +20,17 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import quote, urlsplit
 
 from routewright import files
 from routewright.errors import BadInput
-from routewright.types import Expert
+from routewright.types import Expert, Launch
 
 if TYPE_CHECKING:
     import psutil
@@ -43,6 +47,8 @@ State: TypeAlias = Literal[
 Owner: TypeAlias = Literal["gateway", "user"]
 
 VARIABLE = "ROUTEWRIGHT_LAUNCH"  # the environment variable with the token
+PLACE = "ROUTEWRIGHT_LAUNCH_FOLDER"  # and the one with the folder of the record
+FIRST = ("", "routewright.yaml")  # configs whose servers have folders without a config's name
 FOLDER = Path(".routewright") / "experts"
 PATHS = ("/health", "/models")  # of the host and of base_url; the first that is not 404 counts
 LOG_BYTES = 10 * 2**20  # a larger log is renamed to log.1 at the next start
@@ -66,6 +72,7 @@ class Record:
     ready: float | None = None  # when it could answer for the first time
     ended: Literal["stopped", "failed"] | None = None
     why: str = ""
+    config: str | None = None  # as in Launch; None: an earlier version started it
 
 
 @dataclass(frozen=True)
@@ -89,11 +96,22 @@ class Server:
         self.expert = expert
         self.launch = expert.launch
         self.name = expert.name
-        self.folder = Path(self.launch.folder) / FOLDER / quote(expert.name, safe="")
-        self.log = self.folder / "log"
+        self.folder = place(self.launch, expert.name)
         self._process: subprocess.Popen[bytes] | None = None
 
     # --- state --------------------------------------------------------------------------------
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+    @property
+    def foreign(self) -> str | None:
+        """The config that started the server, relative to its folder; None if it was our own."""
+        record = self.record()
+        if record is None or record.config in (None, self.launch.config):
+            return None
+        return record.config
 
     def record(self) -> Record | None:
         return read(self.folder)
@@ -178,6 +196,7 @@ class Server:
     def start(self, owner: Owner) -> Record:
         """Starts the server unless it runs already; raises BadInput if it cannot. May block."""
         try:
+            self.folder = place(self.launch, self.name)
             self.folder.mkdir(parents=True, exist_ok=True)
             with _locked(self.folder):
                 return self._start(owner)
@@ -221,6 +240,7 @@ class Server:
         if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
             self.log.replace(self.folder / "log.1")
         token, command = uuid.uuid4().hex, self.launch.command
+        marks = {VARIABLE: token, PLACE: str(self.folder)}
         with self.log.open("ab") as log:
             log.write(f"--- {time.strftime('%F %T')} {command[0]}\n".encode())
             log.flush()
@@ -228,7 +248,7 @@ class Server:
                 self._process = subprocess.Popen(
                     command,
                     cwd=self.launch.folder,
-                    env={**os.environ, **self.launch.env, VARIABLE: token},
+                    env={**os.environ, **self.launch.env, **marks},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -241,7 +261,8 @@ class Server:
                     " correct `launch.command`"
                 ) from error
         pid = self._process.pid
-        record = Record(self.name, pid, token, command, owner, _start_time(pid) or time.time())
+        began, config = _start_time(pid) or time.time(), self.launch.config
+        record = Record(self.name, pid, token, command, owner, began, config=config)
         try:
             _write(self.folder, record)
         except BadInput as error:
@@ -272,11 +293,12 @@ class Server:
         return status
 
     def stop(self, ended: Literal["stopped", "failed"] = "stopped", why: str = "") -> bool:
-        """Ends every process of the server and returns whether there was one.
+        """Ends every process of the server and returns whether there was one. A server that
+        another config started is left as it is.
 
         Blocks for up to `launch.grace` seconds.
         """
-        if (record := self.record()) is None:
+        if (record := self.record()) is None or self.foreign is not None:
             return False
         with _locked(self.folder):
             return self._end(record, ended, why)
@@ -290,12 +312,53 @@ class Server:
         return existed
 
 
-def orphans(folder: Path, names: set[str]) -> Iterator[tuple[Path, Record]]:
-    """The servers with a record below a folder whose experts are not among the names."""
-    for path in sorted((folder / FOLDER).glob("*/")):
-        record = read(path)
-        if record is not None and record.name not in names:
-            yield path, record
+def place(launch: Launch, name: str) -> Path:
+    """The folder of a server: its config's own, or that of a server with the same command that
+    another config has started and that still runs."""
+    root, label = Path(launch.folder) / FOLDER, quote(name, safe="")
+    own = root / label
+    if launch.config not in FIRST:
+        own = root / f"{label}@{_label(launch.config)}"
+    for folder in (own, root / label, *sorted(root.glob(f"{label}@*/"))):
+        record = read(folder)
+        if record is None or record.ended is not None or record.command != launch.command:
+            continue
+        if _is_alive(record):
+            return folder
+    return own
+
+
+def _label(config: str) -> str:
+    """The file's name; with a digest of the path if the file is in another folder."""
+    file = quote(Path(config).name, safe="")
+    return (
+        file
+        if file == quote(config, safe="")
+        else f"{file}-{sha256(config.encode()).hexdigest()[:8]}"
+    )
+
+
+def orphans(config: Path, used: Container[Path]) -> Iterator[Record]:
+    """The servers that this config started and that are in none of the folders in use, wherever
+    they are; of those that an earlier version started, the ones beside the config."""
+    beside = config.parent.absolute() / FOLDER
+    for folder in sorted({*beside.glob("*/"), *_places()}):
+        record = read(folder)
+        if record is None or folder in used:
+            continue
+        own = record.config == files.relative(config, folder.parents[2])
+        if own or (record.config is None and folder.parent == beside):
+            yield record
+
+
+def _places() -> Iterator[Path]:
+    """The folders of all servers of this user that have a process."""
+    import psutil
+
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.uids().real == os.getuid() and (path := process.environ().get(PLACE)):
+                yield Path(path)
 
 
 def end(record: Record, grace: float) -> bool:

@@ -60,6 +60,7 @@ def table(n: int = 800, seed: int = 0, noise: float = 0.15) -> pl.DataFrame:
         rows[f"answer::{name}"] = [f"The answer is ({letters[i]})." for i in said]
         sure = np.clip(0.3 + 0.4 * right + rng.normal(0, noise, n), 0, 1)
         rows[f"verify::{name}"] = (np.round(sure * 8) / 8).astype(np.float64)
+        rows[f"logprob::{name}"] = np.log(0.05 + 0.9 * sure)
     return pl.DataFrame(rows)
 
 
@@ -99,6 +100,7 @@ VARIANTS = {
         },
     },
     "agreement": {"ladder": ["small", "large"], "agree": ["middle"]},
+    "log-probability": {"ladder": ["small", "middle", "large"], "verifier": "logprob"},
     "nobody looked at": {"ladder": ["small", "large"], "policy": {"expert": "small"}},
 }
 
@@ -188,6 +190,26 @@ def test_unreadable_verdicts_are_paid_for_where_answers_are_weighed(mute):
     found = verifications(rows, small)
     assert (found.cost == 0.002).all()
     assert np.array_equal(found.confidence == UNSURE, third)
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "kept", "words"),
+    [
+        ((-0.1, -0.3), True, "small gave its words a probability of 82 %; small's answer is kept"),
+        ((-0.9, -0.7), False, "small gave its words a probability of 45 %; large answers"),
+        (None, False, "small told no log-probability, which counts as 0; large answers"),
+    ],
+)
+def test_an_answer_is_kept_by_its_own_log_probability_at_no_further_cost(logprobs, kept, words):
+    record = {**RECORD, "small": replace(RECORD["small"], logprobs=logprobs)}
+    decision = replay(Automix(("small", "large"), verifier="logprob"), ASKED, record)
+    assert decision.because == words
+    assert decision.cost == (1.0 if kept else 51.0)
+
+
+def test_agreement_and_log_probability_are_two_verifiers():
+    with pytest.raises(BadInput, match="leave out one of them"):
+        Automix(("small", "large"), agree=("x",), verifier="logprob")
 
 
 def test_if_the_large_model_fails_the_doubted_answer_is_better_than_none():
@@ -441,6 +463,23 @@ def test_one_command_fits_and_the_others_work_with_its_router(path, tmp_path: Pa
     assert run("route", out, "what?").output.strip() == "small"
 
 
+def test_log_probabilities_are_fitted_on_and_are_free(path, tmp_path: Path):
+    out, words = tmp_path / "router", ("--option", "ladder=small,large")
+    logprob = (*words, "--option", "verifier=logprob")
+    fit = run("fit", path, "--out", out, "--strategy", "automix_threshold", *logprob)
+    assert fit.exit_code == 0, fit.output
+    assert "trusted by the mean probability of its tokens, which is free" in fit.output
+    assert "AutoMix (threshold): ΔIBC +" in run("evaluate", out, path).output
+    calibrated = " ".join(run("calibrate", out, "--max-cost-fraction", "0.4").output.split())
+    assert "ask large if the mean probability of its tokens is below" in calibrated
+    router, rows = Router.load(out), outcomes.read(path, split="train")
+    specs = [point.spec for point in router.frontier]
+    assert any("logprob" in json.dumps(spec) for spec in specs)
+    paid = automix.fit(rows, Cascade(("small", "large")), only="threshold")
+    lifts = [one.fact("automix")["compared"][0]["lift"] for one in (router, paid)]
+    assert lifts[0] > lifts[1]  # the same knowledge, but verifications have a cost
+
+
 def test_a_single_meta_verifier_and_a_ladder_by_name(path, tmp_path: Path):
     fit = run(
         *("fit", path, "--out", tmp_path / "r", "--strategy", "automix_pomdp"),
@@ -468,8 +507,13 @@ def test_a_single_meta_verifier_and_a_ladder_by_name(path, tmp_path: Path):
         (["--ladder", "small,large", "--small", "small"], "not both"),
         (
             ["--small", "small", "--large", "large", "--verifier", "vote"],
-            "choose verify, verify=K, or agreement",
+            "choose verify, verify=K, logprob, or agreement",
         ),
+        (
+            ["--ladder", "small,large", "--verifier", "logprob", "--costs", "verify=1"],
+            "comes with the answer",
+        ),
+        (["--ladder", "small,large", "--verifier", "logprob", "--agree", "x"], "option agree goes"),
         (
             ["--small", "small", "--large", "large", "--costs", "small"],
             "costs takes NAME=USD",

@@ -100,6 +100,13 @@ def recorded(decision) -> dict:
     }
 
 
+async def decided(strategy, upstreams):
+    async with running(*upstreams.values()):
+        experts = [expert(up.expert(name)) for name, up in upstreams.items()]
+        async with Client(experts) as client:
+            return await decide(strategy, QUESTION, experts, client)
+
+
 @pytest.mark.parametrize("verdict", ["correct", "incorrect", "who knows"])
 def test_a_live_decision_is_the_replayed_one(verdict):
     def small(body):
@@ -108,17 +115,23 @@ def test_a_live_decision_is_the_replayed_one(verdict):
     upstreams = {"small": Upstream(says=small, many=True), "large": Upstream(says="(A)")}
     strategy = Automix(("small", "large"), samples=3)
 
-    async def run():
-        async with running(*upstreams.values()):
-            experts = [expert(up.expert(name)) for name, up in upstreams.items()]
-            async with Client(experts) as client:
-                return await decide(strategy, QUESTION, experts, client)
-
-    live = asyncio.run(run())
+    live = asyncio.run(decided(strategy, upstreams))
     both = [Expert("small"), Expert("large")]
     again = replay(strategy, QUESTION, recorded(live), both)
     assert (live.path, live.because, live.cost) == (again.path, again.because, again.cost)
     assert live.answer.expert == ("small" if verdict == "correct" else "large")
+
+
+@pytest.mark.parametrize("logprob", [-0.1, -2.0, None])
+def test_a_live_decision_by_log_probability_is_the_replayed_one(logprob):
+    upstreams = {"small": Upstream(says="It is (B)", logprob=logprob), "large": Upstream(says="A")}
+    strategy = Automix(("small", "large"), verifier="logprob")
+    live = asyncio.run(decided(strategy, upstreams))
+    again = replay(strategy, QUESTION, recorded(live), [Expert("small"), Expert("large")])
+    assert (live.path, live.because, live.cost) == (again.path, again.because, again.cost)
+    assert live.path == ("small" if logprob == -0.1 else "small>large")
+    assert [body["logprobs"] for body in upstreams["small"].bodies] == [True]
+    assert not any("logprobs" in body for body in upstreams["large"].bodies)
 
 
 def test_a_fitted_committee_is_asked_side_by_side_and_the_answer_streams_when_it_is_final(tmp_path):

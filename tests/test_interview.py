@@ -303,6 +303,16 @@ def test_a_dry_run_says_what_its_minutes_are_estimated_from(routewright, tmp_pat
     assert "without any, 250 tokens long, at 50 tokens a second or the config's `latency`" in shown
 
 
+def test_a_log_probability_that_is_no_number_is_not_taken_for_certainty(place):
+    told = {"unsure": -0.5, "above": 0.1, "absurd": -1e9, "mute": None}
+    upstreams = {name: Upstream(says=right, logprob=value) for name, value in told.items()}
+    with serving(*upstreams.values()):
+        configure(place, **upstreams)
+        interview(place, "--logprobs", limit=1)
+    [row] = pl.read_parquet(place / "t.parquet").to_dicts()
+    assert [row.get(f"logprob::{name}") for name in told] == [-0.5, 0.0, None, None]
+
+
 def test_verdicts_that_nobody_can_read_are_recorded_with_their_cost(place):
     def mute(body) -> str:
         return "Hm." if "Verdict" in str(body["messages"]) else right(body)

@@ -261,21 +261,11 @@ def _cascades(folder: Path) -> Iterator[tuple[str, Outcomes, automix.Cascade]]:
     larger = answers.select("id", "^.*::larger$")
     for words, k, path in verifications(folder):
         frame = pl.read_parquet(path).select(pl.exclude("^.*::larger$")).join(larger, on="id")
-        if "verify::greedy" not in frame.columns:
-            continue  # no verdict was readable
-        paid = pl.col("verify_cost::greedy")  # unknown where no verdict was readable
-        frame = frame.with_columns(
-            pl.col("verify::greedy").fill_null(0.0), paid.fill_null(paid.mean())
-        )
         yield f"{words}, k = {k}", _read(frame, pair), automix.Cascade(pair)
         if k > 1:
             once = _in_one_request(frame, k, verdict_facts(path))
             yield f"{words}, k = {k} in one request", _read(once, pair), automix.Cascade(pair)
-    free = answers.with_columns(
-        pl.col("logprob::greedy").fill_null(-9.0).exp().alias("verify::greedy"),
-        pl.lit(0.0).alias("verify_cost::greedy"),
-    )
-    yield "log-probability", _read(free, pair), automix.Cascade(pair)
+    yield "log-probability", _read(answers, pair), automix.Cascade(pair, verifier="logprob")
     agree = ("longer", "warm")
     yield "agreement", _read(answers, (*pair, *agree)), automix.Cascade(pair, agree)
 
@@ -306,17 +296,25 @@ POLICIES = """\
 policies:
   fitted: {strategy: auto, router: router, max_cost_fraction: 0.5}
   verified: {strategy: automix, options: {ladder: [greedy, larger], samples: 8}}
+  logprob: {strategy: single, router: automix, max_cost_fraction: 0.5}
 default_policy: fitted
 server: {store: none}
 """
 
 
 def live(folder: Path, n: int = LIVE) -> dict[str, dict[str, float]]:
-    """A router fitted on `train`, and AutoMix, asked `n` questions of `dev` through a gateway."""
+    """A router fitted on `train`, and AutoMix by verdicts and by log-probabilities, asked `n`
+    questions of `dev` through a gateway."""
     fitted = ("--experts", "greedy,warm,larger", "--strategy", "auto")
     if not (folder / "router").exists():
         _lab.routewright(folder, "fit", "answers.parquet", "--out", "router", *fitted)
-    print(_lab.routewright(folder, "evaluate", "router", "answers.parquet"))
+    if not (folder / "automix").exists():
+        options = ("ladder=greedy,larger", "verifier=logprob")
+        words = [word for option in options for word in ("--option", option)]
+        automixed = ("answers.parquet", "--out", "automix", "--strategy", "automix", *words)
+        print(_lab.routewright(folder, "fit", *automixed))
+    for router in ("router", "automix"):
+        print(_lab.routewright(folder, "evaluate", router, "answers.parquet"))
     config(folder, "serve.yaml", more=POLICIES)
     rows = pl.read_parquet(folder / "answers.parquet").filter(pl.col("split") == "dev")[:n]
     table = Table(title=f"{len(rows)} questions of dev through the gateway")
@@ -324,7 +322,7 @@ def live(folder: Path, n: int = LIVE) -> dict[str, dict[str, float]]:
         table.add_column(head)
     found = {}
     with _lab.gateway(folder, "serve.yaml") as url, httpx.Client(timeout=600) as client:
-        for policy in ("fitted", "verified"):
+        for policy in ("fitted", "verified", "logprob"):
             replies = [_asked(client, url, policy, prompt) for prompt in rows["prompt"]]
             items = [Item(Query.of(p), r) for p, r in rows.select("prompt", "reference").rows()]
             right = [

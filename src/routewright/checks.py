@@ -106,12 +106,17 @@ def queries(n: int = 12) -> list[Query]:
 
 
 def record(query: Query) -> Record:
-    """Answers, verifications and rewards of every expert, different for each query."""
+    """Answers with log-probabilities, verifications and rewards of every expert, different for each
+    query."""
     answers: dict[str | tuple[str, str], Answer] = {}
     for m, expert in enumerate(EXPERTS):
         score = float((query.lot * 97 + m * 0.3) % 1 > 0.4)
         answers[expert] = Answer(
-            expert, f"{expert} says {query.id}", cost=0.1 * (m + 1), score=score
+            expert,
+            f"{expert} says {query.id}",
+            cost=0.1 * (m + 1),
+            score=score,
+            logprobs=(-((query.lot * 17 + m * 0.3) % 1),),
         )
         answers[expert, "judge"] = Answer(
             expert, kind="judge", reward=(query.lot * 31 + m * 0.4) % 1, cost=0.01
@@ -278,6 +283,7 @@ def table(many: Sequence[Query]) -> Outcomes:
     measures = {
         "score": np.array([[a.score for a in row] for row in answers], np.float64),
         "cost": np.array([[a.cost for a in row] for row in answers]),
+        "logprob": np.array([[a.logprob for a in row] for row in answers]),
         "verify": cells("verify", "confidence"),
         "verify_cost": cells("verify", "cost"),
         "reward": cells("judge", "reward"),

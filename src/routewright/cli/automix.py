@@ -39,7 +39,7 @@ class Options:
     small: str | None = None  # the expert that answers first
     large: str | None = None  # the one that is asked where that pays
     ladder: str | None = None  # A,B,C, cheapest first, in place of the two
-    verifier: str | None = None  # `verify`, `verify=K` verdicts, or `agreement`
+    verifier: str | None = None  # `verify`, `verify=K` verdicts, `logprob`, or `agreement`
     agree: str | None = None  # X,Y whose answers are compared, or how many to choose
     costs: str | None = None  # small=1,large=50,verify=1 in place of the table's
 
@@ -79,12 +79,15 @@ def cascade(rows: Outcomes, options: Options) -> Cascade:
     check_names(models, rows.experts)
     verifier = options.verifier or ("agreement" if agree else "verify")
     kind, _, samples = verifier.partition("=")
+    if agree and kind in ("verify", "logprob"):
+        raise BadInput("option agree goes with verifier=agreement")
+    if verifier == "logprob":
+        return Cascade(tuple(models), verifier="logprob")
     if kind == "verify" and ((samples.isdigit() and int(samples) > 0) or not samples):
-        if agree:
-            raise BadInput("option agree goes with verifier=agreement")
         return Cascade(tuple(models), samples=int(samples or rows.verdicts or SAMPLES))
     if verifier != "agreement":
-        raise BadInput(f"verifier '{verifier}' is unknown: choose verify, verify=K, or agreement")
+        choices = "verify, verify=K, logprob, or agreement"
+        raise BadInput(f"verifier '{verifier}' is unknown: choose {choices}")
     if agree is None or agree.isdigit():
         return Cascade(tuple(models), committee(rows, models, int(agree or SAMPLES)))
     members = _listed(agree)
@@ -138,6 +141,8 @@ def report(router: Router, out: Any) -> None:
         console.print(f"ΔIBC is undefined: {why}.")
     if facts["agree"]:
         console.print(f"answers are compared with those of {', '.join(facts['agree'])}")
+    if facts["verifier"] == "logprob":
+        console.print("an answer is trusted by the mean probability of its tokens, which is free")
     console.print(
         f"The router follows '{facts['meta_verifier']}' at {served(router)} of"
         f" {len(router.frontier)} operating points, the fixed mix elsewhere;"

@@ -25,7 +25,13 @@ from routewright.fitting import fit as fitting
 from routewright.prediction.predictors import Folds, folds
 from routewright.router import frontier
 from routewright.router.router import Router
-from routewright.strategies.automix import Automix, observations_of, run_policy, trials_of
+from routewright.strategies.automix import (
+    Automix,
+    Verifier,
+    observations_of,
+    run_policy,
+    trials_of,
+)
 from routewright.types import Array
 
 FOLDS = 5
@@ -48,6 +54,7 @@ class Cascade:
     agree: tuple[str, ...] = ()  # empty: each expert verifies its own answers
     answers: Kind = "auto"  # the kind of comparison of answers
     samples: int = SAMPLES  # verdicts per self-verification
+    verifier: Verifier = "verify"
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -102,7 +109,9 @@ def fit(
     cost of verifying one answer. Raises BadTable or BadInput, naming what the table lacks.
     """
     began = time.monotonic()
-    Automix(cascade.ladder, agree=cascade.agree)  # raises BadInput if the two do not fit together
+    Automix(
+        cascade.ladder, agree=cascade.agree, verifier=cascade.verifier
+    )  # raises BadInput if the two do not fit together
     check_names(cascade.experts, outcomes.experts)
     priced = table_prices(cascade, prices or {})
     table = outcomes.pool(cascade.experts).at_prices(**priced).costed()
@@ -144,6 +153,7 @@ def fit(
             "ladder": list(cascade.ladder),
             "agree": list(cascade.agree),
             "answers": cascade.answers,
+            "verifier": cascade.verifier,
             "meta_verifier": chosen,
             "rows": len(complete),
             "compared": [row._asdict() for row in comparisons],
@@ -191,14 +201,14 @@ def observe(
 ) -> tuple[meta.Trials, list[Observations], NDArray[np.bool_]]:
     """The complete rows of a table as trials, their observations, and the mask (n,) of these rows.
     Raises BadTable if there are too few."""
-    observations = observations_of(outcomes, cascade.ladder, cascade.agree, cascade.answers)
-    trials = trials_of(outcomes, cascade.ladder, cascade.agree, observations)
+    observations = observations_of(outcomes, cascade)
+    trials = trials_of(outcomes, cascade, observations)
     usable = trials.complete
     if usable.sum() < MIN_ROWS:
         raise BadTable(
             f"of {len(outcomes)} rows {usable.sum()} hold what AutoMix needs (scores of"
             f" {', '.join(cascade.experts)}"
-            + ("" if cascade.agree else " and verify:: of all but the last")
+            + ("" if cascade.agree else f" and {cascade.verifier}:: of all but the last")
             + f"); at least {MIN_ROWS} are needed"
         )
     return trials.rows(usable), [observation.rows(usable) for observation in observations], usable
@@ -307,6 +317,8 @@ def table_prices(cascade: Cascade, prices: Mapping[str, float]) -> dict[str, dic
     verify = prices.get("verify")
     if verify is None:
         return {"answer": answer, "verify": {}}
+    if cascade.verifier == "logprob":
+        raise BadInput("a log-probability comes with the answer: leave `verify` out of the costs")
     if cascade.agree:
         share = verify / len(cascade.agree)
         return {"answer": {**answer, **dict.fromkeys(cascade.agree, share)}, "verify": {}}
@@ -417,6 +429,8 @@ def as_strategy(
     }
     if cascade.agree:
         spec |= {"agree": list(cascade.agree), "answers": cascade.answers}
+    elif cascade.verifier == "logprob":
+        spec |= {"verifier": "logprob"}
     else:
         spec |= {"samples": cascade.samples}
     if fitted.evidence:
@@ -443,6 +457,8 @@ def in_words(policy: Mapping[str, Any], cascade: Cascade, evidence: bool) -> str
         edges, children = [-edge for edge in edges[::-1]], children[::-1]
     elif cascade.agree:
         what = f"the share of {len(cascade.agree)} others that agree"
+    elif cascade.verifier == "logprob":
+        what = "the mean probability of its tokens"
     else:
         what = "its own verification"
     steps = []

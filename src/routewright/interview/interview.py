@@ -94,7 +94,7 @@ class Cell:
             values |= {"text": first.content} if values["answer"] != first.content else {}
             values |= {"cost": first.cost, "latency": first.latency}
             values |= {"in_tokens": first.input_tokens, "out_tokens": first.output_tokens}
-            values |= {"logprob": min(0.0, first.logprob)} if first.logprobs else {}
+            values["logprob"] = min(first.logprob, 0.0)  # NaN stays NaN in this order
         elif failures:
             values["cost"] = math.fsum(failures)
         confidences = [check.confidence for check in self.checks if check.confidence is not None]

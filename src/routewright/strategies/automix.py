@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from pydantic import Field
@@ -24,6 +25,9 @@ if TYPE_CHECKING:  # reading tables needs Polars, serving does not
     from routewright.data.outcomes import Outcomes
 
 
+# What an expert says of its own answer: verdicts on it, or the log-probabilities of its tokens.
+Verifier: TypeAlias = Literal["verify", "logprob"]
+
 MOST_SAMPLES = 100  # verdicts of one verification
 MOST_DOMAINS = 5000  # of the evidence, which needs memory for their square
 
@@ -33,10 +37,11 @@ class Automix:
     """Follows a meta-verifier's policy on the confidence in each answer (arXiv 2310.12963).
 
     `ladder` names the models, cheapest first. The confidence is the share of `samples`
-    self-verifications that say "correct" or, with `agree`, the share of those experts whose
-    answers are equivalent (compared as `answers`, see docs/automix.md); with `evidence`, the
-    policy decides by the expected gain of climbing. `routewright fit --strategy automix` writes
-    `policy`; without one, an answer is kept if its confidence is above one half.
+    self-verifications that say "correct"; with `verifier: logprob`, the mean probability that the
+    model gave the tokens of its answer; or, with `agree`, the share of those experts whose answers
+    are equivalent (compared as `answers`, see docs/automix.md). With `evidence`, the policy decides
+    by the expected gain of climbing. `routewright fit --strategy automix` writes `policy`; without
+    one, an answer is kept if its confidence is above one half.
     """
 
     ladder: tuple[str, ...]
@@ -44,6 +49,7 @@ class Automix:
     samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] = 8
     agree: tuple[str, ...] = ()
     answers: Kind = "auto"
+    verifier: Verifier = "verify"
     evidence: Sequence[Mapping[str, Any]] = ()  # `observations.Linear`, for every rung but the last
 
     def __post_init__(self) -> None:
@@ -51,6 +57,8 @@ class Automix:
             raise BadInput("automix needs a ladder of two experts or more, cheapest first")
         if both := set(self.ladder) & set(self.agree):
             raise BadInput(f"'{min(both)}' cannot both answer and verify: leave it out of `agree`")
+        if self.agree and self.verifier == "logprob":
+            raise BadInput("automix has `agree` and `verifier: logprob`: leave out one of them")
         if self.policy:
             self._check_policy()
         if self.evidence:
@@ -109,7 +117,8 @@ class Automix:
                     answer, *rest = yield from self._with_others(expert, query)
                     others = tuple(rest)
                 else:
-                    answer = yield Ask(expert)
+                    options = {"logprobs": True} if self.verifier == "logprob" else {}
+                    answer = yield Ask(expert, options=options)
             except (UpstreamError, NotAdmissible) as error:
                 failure = failure or error
                 node = {"expert": above[0]} if above else None
@@ -147,7 +156,10 @@ class Automix:
                 f"{100 * observations.share[0]:.0f} % of {arrivals} agree with {answer.expert}"
             )
         else:
-            share, description = yield from self._verify(answer)
+            if self.verifier == "logprob":
+                share, description = _own_probability(answer)
+            else:
+                share, description = yield from self._verify(answer)
             observations = Observations(np.array([share]), about)
         rung = self.ladder.index(answer.expert)
         if not self.evidence:
@@ -198,16 +210,24 @@ class Automix:
         ladder, agree, outcomes = tuple(self.ladder), tuple(self.agree), rows.outcomes
         observations = rows.cached(
             "observations",
-            (ladder, agree, self.answers),
-            lambda: observations_of(outcomes, ladder, agree, self.answers),
+            (ladder, agree, self.answers, self.verifier),
+            lambda: observations_of(outcomes, self),
         )
-        trials = trials_of(outcomes, ladder, agree, observations, self._linear)
+        trials = trials_of(outcomes, self, observations, self._linear)
         policy = metaverifiers.with_places(self.policy or self._default_policy, ladder)
         ran = run_policy(policy, trials, len(agree))
         return ran._replace(
             asked=rows.widen(ran.asked, (*ladder, *agree)),
             undecided=~trials.complete | rows.limited,
         )
+
+
+def _own_probability(answer: Answer) -> tuple[float, str]:
+    """The mean probability of an answer's tokens, and the same in words."""
+    if math.isnan(answer.logprob):
+        return 0.0, f"{answer.expert} told no log-probability, which counts as 0"
+    share = math.exp(min(0.0, answer.logprob))
+    return share, f"{answer.expert} gave its words a probability of {100 * share:.0f} %"
 
 
 def _ascending(edges: Any) -> bool:
@@ -227,10 +247,22 @@ def run_policy(policy: metaverifiers.Node, trials: metaverifiers.Trials, agree: 
     return Run(score, cost, asked.astype(np.float64))
 
 
+class Verified(Protocol):
+    """A ladder, and how the answers of its rungs are verified."""
+
+    @property
+    def ladder(self) -> tuple[str, ...]: ...
+    @property
+    def agree(self) -> tuple[str, ...]: ...
+    @property
+    def answers(self) -> Kind: ...
+    @property
+    def verifier(self) -> Verifier: ...
+
+
 def trials_of(
     outcomes: Outcomes,
-    ladder: Sequence[str],
-    agree: Sequence[str],
+    cascade: Verified,
     observations: Sequence[Observations],
     evidence: Sequence[Linear] = (),
 ) -> metaverifiers.Trials:
@@ -242,33 +274,31 @@ def trials_of(
             for line, observation in zip(evidence, observations, strict=True)
         ]
         shares = np.where(np.isfinite(shares), -np.column_stack(gains), np.nan)
-    quality = outcomes.pool(ladder).score
-    cost = np.where(np.isfinite(quality), _charges(outcomes, ladder), np.nan)
-    return metaverifiers.Trials(quality, cost, _verifying(outcomes, ladder, agree), shares)
+    quality = outcomes.pool(cascade.ladder).score
+    cost = np.where(np.isfinite(quality), _charges(outcomes, cascade.ladder), np.nan)
+    return metaverifiers.Trials(quality, cost, _verifying(outcomes, cascade), shares)
 
 
-def observations_of(
-    outcomes: Outcomes, ladder: Sequence[str], agree: Sequence[str], answers: Kind
-) -> list[Observations]:
+def observations_of(outcomes: Outcomes, cascade: Verified) -> list[Observations]:
     """Observations of each rung but the last, on every row; an unknown share is NaN.
 
-    Raises BadInput if the table has no `verify::` columns or no `answer::` columns.
+    Raises BadInput if the table has no `verify::` columns, no `logprob::` or no `answer::`.
     """
-    about = About.of(outcomes.queries)
+    about, agree, rungs = About.of(outcomes.queries), cascade.agree, cascade.ladder[:-1]
     if not agree:
-        table = _confidence(outcomes.pool(ladder))
-        return [Observations(table[:, rung], about) for rung in range(len(ladder) - 1)]
+        confidence = _probability if cascade.verifier == "logprob" else _confidence
+        return [Observations(shares, about) for shares in confidence(outcomes.pool(rungs)).T]
     if outcomes.answers is None:
         raise BadInput("agreement needs columns answer::EXPERT; the table has none")
     members = outcomes.pool(agree)
     arrived = np.isfinite(members.score)
     observations = []
-    for expert in ladder[:-1]:
+    for expert in rungs:
         column = outcomes.pool([expert])
         assert column.answers is not None
         assert members.answers is not None
         texts = np.hstack([column.answers, members.answers])
-        observation = agreement(equivalence.labels(answers, texts), arrived, about)
+        observation = agreement(equivalence.labels(cascade.answers, texts), arrived, about)
         complete = np.isfinite(column.score[:, 0]) & arrived.all(axis=1)
         observations.append(
             replace(observation, share=np.where(complete, observation.share, np.nan))
@@ -287,15 +317,32 @@ def _confidence(outcomes: Outcomes) -> Array:
     return np.where(np.isnan(confidence) & np.isfinite(verdicts), 0.0, confidence)
 
 
-def _verifying(outcomes: Outcomes, ladder: Sequence[str], agree: Sequence[str]) -> Array:
+def _probability(outcomes: Outcomes) -> Array:
+    """The mean probability of the tokens of each expert's answers, (n, e); 0 where an answer came
+    without, as when a plan runs. Raises BadInput if the table has none of an expert."""
+    unknown = np.full_like(outcomes.score, np.nan)
+    logprob = outcomes.measures.get("logprob", unknown)
+    for name, column in zip(outcomes.experts, logprob.T, strict=True):
+        if not np.isfinite(column).any():
+            raise BadInput(
+                f"verifier logprob needs the column logprob::{name}; the table has no value of it:"
+                " `interview --logprobs` records it where the endpoint tells log-probabilities"
+            )
+    probability = np.exp(np.minimum(logprob, 0.0))
+    return np.where(np.isnan(probability) & np.isfinite(outcomes.score), 0.0, probability)
+
+
+def _verifying(outcomes: Outcomes, cascade: Verified) -> Array:
     """US$ of verifying the answer of each rung but the last, (n, N − 1)."""
-    rungs = outcomes.pool(ladder[:-1])
-    if agree:  # they are asked once, together with the first rung
-        cost = np.zeros((len(outcomes), len(ladder) - 1))
-        cost[:, 0] = _charges(outcomes, agree).sum(axis=1)
+    rungs = outcomes.pool(cascade.ladder[:-1])
+    cost = np.zeros(rungs.score.shape)
+    if cascade.agree:  # they are asked once, together with the first rung
+        cost[:, 0] = _charges(outcomes, cascade.agree).sum(axis=1)
+        return cost
+    if cascade.verifier == "logprob":  # it comes with the answer
         return cost
     recorded_cost = rungs.measures.get("verify_cost", np.full_like(rungs.cost, np.nan))
-    return np.where(np.isfinite(recorded_cost), recorded_cost, _charges(outcomes, ladder[:-1]))
+    return np.where(np.isfinite(recorded_cost), recorded_cost, _charges(outcomes, rungs.experts))
 
 
 def _charges(outcomes: Outcomes, experts: Sequence[str]) -> Array:

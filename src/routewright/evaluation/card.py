@@ -17,6 +17,7 @@ from routewright.data.outcomes import Outcomes, fingerprints
 from routewright.evaluation.figures import FRACTIONS
 from routewright.router.router import Router, finite
 
+CHANCE = 0.5  # the AUC of forecasts that know nothing
 FEW_ROWS = 400  # below, a plain vote is hard to beat
 
 
@@ -168,8 +169,9 @@ def _limits(card: Mapping[str, Any]) -> Iterator[str]:
         yield f"{rows} rows are few: {text.provable(rows)}."
     if method["option_style"]:
         yield "It reads how multiple-choice options are written, which may mislead elsewhere."
-    if names := [name for name, one in experts.items() if (one["auc"] or 0.5) < 0.5]:
-        yield f"Its forecasts of {text.listed(names)} are worse than chance (AUC below 0.5)."
+    aucs = {name: one["auc"] for name, one in experts.items() if one["auc"] is not None}
+    if names := [name for name, auc in aucs.items() if auc <= CHANCE]:
+        yield f"Its forecasts of {text.listed(names)} are no better than chance (AUC)."
     if method["prices"]:
         yield f"Prices of {text.listed(list(method['prices']))} replaced the recorded costs."
     if not method["knows_latency"]:

@@ -223,7 +223,7 @@ async def test_a_kill_loses_no_charge_and_leaves_no_half_of_a_decision(tmp_path,
     store = store_of(url)
     key = make(store, "web", month=1.0)
     upstream = Upstream(delay=0.002)
-    async with running(upstream), session() as http:
+    async with running(upstream), session() as http, asyncio.timeout(600):
         gateway = Gateway(config(tmp_path, url, upstream.expert("small")))
         seen = set()
         for kill in range(KILLS if url.startswith("sqlite") else KILLS // 4):
@@ -239,8 +239,11 @@ async def test_a_kill_loses_no_charge_and_leaves_no_half_of_a_decision(tmp_path,
                     if code == 200 and (n % 2 or "[DONE]" in text):
                         seen.add(headers["x-routewright-decision-id"])
 
+            before = len(seen)
             clients = [asyncio.create_task(client(n)) for n in range(16)]
-            await asyncio.sleep(0.2 + 0.037 * kill)
+            while len(seen) == before:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.037 * kill)
             await asyncio.to_thread(gateway.kill)
             await asyncio.gather(*clients)
         await asyncio.to_thread(gateway.start)

@@ -503,7 +503,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.set_yticks([0, 50, 100])
     axes.tick_params(labelbottom=True)
     axes.set_title(panel.title, loc="left", fontsize=SIZE, pad=14)
-    axes.text(0, 1.035, panel.note, transform=axes.transAxes, fontsize=SIZE - 1, color=MUTED)
+    axes.text(0, 1.035, panel.note, transform=axes.transAxes, fontsize=SIZE, color=MUTED)
 
 
 # --- axes ----------------------------------------------------------------------------------

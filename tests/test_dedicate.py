@@ -18,6 +18,7 @@ import polars as pl
 import pytest
 import yaml
 
+import extras
 from routewright import dedicated
 from routewright.cli import main
 from routewright.config import load
@@ -32,7 +33,7 @@ from routewright.sandbox.skills import Question, grade, questions
 from routewright.types import Query
 from upstream import asked, config_of, front
 
-pytest.importorskip("peft", reason="needs the extra 'lm'")
+extras.require("peft", "needs the extra 'lm'")
 
 RATES = ["--learning-rate", "1e-3", "--head-rate", "3e-2", "--batch", "32", "--rank", "4"]
 QUICK = {"learning_rate": 1e-3, "head_rate": 3e-2, "batch": 32, "epochs": 4, "rank": 4}

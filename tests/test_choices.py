@@ -32,6 +32,10 @@ def seen(text: str) -> dict[str, float]:
         ("R. Crusoe has 2 goats.\nA. yes\nB. no", ["yes", "no"]),
         ("What is 1?\nA. 1\nB. 2\nC. 3\nWhat is 9?\nA. 8\nB. 9", ["8", "9"]),  # the last list
         ("What is 1?\nA. 1\nB. 2\nA: ", ["1", "2\nA:"]),  # no list begins there
+        ("which?\na. seven\nb. green", ["seven", "green"]),  # in lower case
+        ("Which?\n(a) seven\n(b) green", ["seven", "green"]),
+        ("Which?\nA. one of:\na) x\nb) y\nB. none", ["one of:\na) x\nb) y", "none"]),
+        ("Which?\nA. seven\nb. green", []),
         (with_options("Which?", [f"no. {n}" for n in range(26)]), None),
         ("Q: Is it A. or B. here?", []),
         ("Q: Who?\nA: ", []),
@@ -86,7 +90,8 @@ def test_long_texts_of_any_kind_are_read(part: str, length: int):
 
 
 def test_a_router_keeps_the_features_that_it_was_fitted_on(tmp_path):
-    """Those of earlier versions counted every line that looks like an option."""
+    """Those of the first version counted every line that looks like an option, and those of the
+    second saw none in lower case."""
     text = "Who found it?\nI. Newton\nQ: why?\n"
     mean, deviation = np.zeros(len(surface.NAMES)), np.ones(len(surface.NAMES))
     arrays = {"mean": mean, "deviation": deviation}
@@ -96,3 +101,6 @@ def test_a_router_keeps_the_features_that_it_was_fitted_on(tmp_path):
     assert [e.encode([Query.of(text)])[0, place] for e in (earlier, present)] == [1.0, 0.0]
     again = surface.Surface.load(earlier.options(), arrays)
     assert again.encode([Query.of(text)])[0, place] == 1.0
+    for version, has_options in ((2, 0.0), (surface.VERSION, 1.0)):
+        one = surface.Surface.load({"version": version}, arrays)
+        assert one.encode([Query.of("which?\na. seven\nb. green")])[0, place] == has_options

@@ -6,25 +6,30 @@ import re
 from collections.abc import Sequence
 
 LONGEST = 400  # characters of an option that are kept
-_MARK = re.compile(r"^[^\S\n]*+\(?([A-Z])[.):](?:[^\S\n]|$)", re.MULTILINE)
+_MARK = re.compile(r"^[^\S\n]*+\(?([A-Za-z])[.):](?:[^\S\n]|$)", re.MULTILINE)
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def marks(text: str) -> list[re.Match[str]]:
-    """The letters that mark the options of a question, each at the start of a line.
+def marks(text: str, first: str = "Aa") -> list[re.Match[str]]:
+    """The letters that mark the options of a question, each at the start of a line, in either case.
 
-    If the text has several lists of options, the last one that runs from A to at least B counts;
-    the result is empty if there is none. Takes time linear in the length of the text.
+    If the text has several lists of options, the last one that runs from A to at least B, or from a
+    to b, counts; the result is empty if there is none. `first` are the letters that may begin a
+    list. Takes time linear in the length of the text.
 
     >>> [mark[1] for mark in marks("(A) seven\\n(B) green\\nWhy?\\nA: think first")]
     ['A', 'B']
+    >>> [mark[1] for mark in marks("which is a colour?\\na. seven\\nb. green")]
+    ['a', 'b']
     """
     options: list[re.Match[str]] = []
-    run: list[re.Match[str]] = []
+    runs: dict[str, list[re.Match[str]]] = {letter: [] for letter in first}
     for mark in _MARK.finditer(text):
-        if mark[1] == "A":
-            run = [mark]
-        elif run and ord(mark[1]) == ord("A") + len(run):
+        letter = mark[1]
+        start = "a" if letter.islower() else "A"
+        if letter in runs:
+            runs[letter] = [mark]
+        elif (run := runs.get(start)) and ord(letter) == ord(start) + len(run):
             run.append(mark)
             options = run
     return options

@@ -35,7 +35,7 @@ NAMES = (
 )
 LEAST_DEVIATION = 1e-9
 CLIP = 4.0  # standard deviations
-VERSION = 2  # 1: every line that looks like an option counted as one
+VERSION = 3  # 1: every line that looks like an option counted as one; 2: none in lower case did
 _LINE = re.compile(r"^[^\S\n]*+\(?[A-Z][.):]\s", re.MULTILINE)
 
 
@@ -79,7 +79,8 @@ class Surface:
 
 def features(text: str, version: int = VERSION) -> list[float]:
     """The raw values, in the order of NAMES. The stem is what precedes the listed options."""
-    listed = marks(text) if version > 1 else list(_LINE.finditer(text))
+    first = "A" if version == 2 else "Aa"
+    listed = marks(text, first) if version > 1 else list(_LINE.finditer(text))
     options = len(listed)
     first = _after_text(text, listed[0].start()) if listed else len(text)
     stem, choices = text[:first], text[first:]

@@ -76,7 +76,9 @@ class Writer:
     """Writes steps in the order in which they are submitted. `tick` is called every second, in the
     thread, with the store.
 
-    `submit` and `close` may be called from any thread; futures belong to `loop`.
+    `submit` and `close` may be called from any thread; futures belong to `loop`. What one turn of
+    the loop submits is handed over at its end, so that one transaction writes it: a busy loop would
+    otherwise hand over, and write, step by step.
     """
 
     def __init__(
@@ -90,11 +92,15 @@ class Writer:
         self.state = State()
         self._tick = tick
         self._queue: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        self._gathered: deque[Entry] = deque()  # in this turn of the loop
         self._kept: deque[Entry] = deque()  # that wait for a store that fails
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="records", daemon=True)
+        self._loop_thread: int | None = None
 
     def start(self) -> None:
+        """Starts the thread; to be called by the one that runs the loop."""
+        self._loop_thread = threading.get_ident()
         self._thread.start()
 
     def submit(self, step: Step, future: asyncio.Future[Verdict] | None = None) -> None:
@@ -102,11 +108,23 @@ class Writer:
         if future is None and isinstance(step, End | Keep) and self._queue.qsize() >= MOST_WAITING:
             self.state.dropped += 1
             return
-        self._queue.put(Entry(step, future))
+        entry = Entry(step, future)
+        if threading.get_ident() != self._loop_thread:
+            self._queue.put(entry)
+            return
+        if not self._gathered:
+            self.loop.call_soon(self._hand_over)
+        self._gathered.append(entry)
+
+    def _hand_over(self) -> None:
+        with suppress(IndexError):  # none is left; a closing gateway may hand over beside the loop
+            while True:
+                self._queue.put(self._gathered.popleft())
 
     def close(self, seconds: float = 10.0) -> None:
         """Writes what waits, for at most so many seconds."""
         self._closing.set()
+        self._hand_over()
         self._queue.put(None)
         self._thread.join(seconds)
         if waiting := self.state.waiting + self._queue.qsize():

@@ -12,7 +12,7 @@ WORKERS = $(shell $(BIN)/python -c "import os; print(min(2 * (os.cpu_count() or 
 SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test postgresql node browser models screenshots fuzz check site package lock sbom format docs api tutorial bench sandbox clean
+.PHONY: demo test postgresql node browser models screenshots fuzz check site package lock sbom format docs notebook api tutorial bench sandbox clean
 
 demo: $(VENV)/.installed
 	$(BIN)/routewright demo $(if $(ONCE),--once)
@@ -63,6 +63,9 @@ format: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev  ## write the parts of docs/ that are generated
 	$(BIN)/python dev/check_docs.py --write
+
+notebook: $(VENV)/.installed-dev  ## run the notebooks of docs/notebooks, and keep what they print
+	$(BIN)/python dev/run_notebooks.py
 
 api: $(VENV)/.installed-dev  ## accept the public API as it is now: dev/api.json
 	$(BIN)/python dev/check_api.py --write

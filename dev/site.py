@@ -1,15 +1,18 @@
-"""A hook of MkDocs: the pages outside docs/, links into the source tree, llms.txt, and the Markdown
-source of every page beside it, for agents."""
+"""A hook of MkDocs: the pages outside docs/, notebooks as pages, links into the source tree,
+llms.txt, and the Markdown source of every page beside it, for agents."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
+NOTEBOOKS = ROOT / "docs" / "notebooks"
 OUTSIDE = {  # of docs/: their place in the site
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
@@ -23,10 +26,10 @@ SUMMARY = (
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds the pages that lie outside docs/."""
-    for name, page in OUTSIDE.items():
-        text = (ROOT / name).read_text(encoding="utf-8")
-        files.append(File.generated(config, page, content=text))
+    """Adds the pages that lie outside docs/, and those that are notebooks."""
+    notebooks = (f"notebooks/{path.stem}.md" for path in NOTEBOOKS.glob("*.ipynb"))
+    for page in (*OUTSIDE.values(), *notebooks):
+        files.append(File.generated(config, page, content=_text(page)))
     return files
 
 
@@ -62,15 +65,32 @@ def on_post_build(config: Any) -> None:
             lines += [f"## {title}", ""]
             for page in pages:
                 place = page if isinstance(page, str) else next(iter(page.values()))
-                source = _source(place)
-                heading = source.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+                text = _text(place)
+                heading = text.partition("\n")[0].removeprefix("# ")
                 lines.append(f"- [{heading}]({place})")
                 (site / place).parent.mkdir(parents=True, exist_ok=True)
-                (site / place).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+                (site / place).write_text(text, encoding="utf-8")
             lines.append("")
     (site / "llms.txt").write_text("\n".join(lines), encoding="utf-8")
 
 
-def _source(place: str) -> Path:
+def _text(place: str) -> str:
+    """The Markdown of a page of the site."""
     outside = {page: name for name, page in OUTSIDE.items()}
-    return ROOT / outside.get(place, f"docs/{place}")
+    source = ROOT / outside.get(place, f"docs/{place}")
+    notebook = source.with_suffix(".ipynb")
+    if notebook.exists():
+        return "\n\n".join(_parts(json.loads(notebook.read_text(encoding="utf-8"))["cells"])) + "\n"
+    return source.read_text(encoding="utf-8")
+
+
+def _parts(cells: list[dict[str, Any]]) -> Iterator[str]:
+    """The cells of a notebook and what they gave, as Markdown."""
+    for cell in cells:
+        source = "".join(cell["source"])
+        yield source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```"
+        for output in cell.get("outputs", ()):
+            if "text" in output:
+                yield f"```text\n{''.join(output['text'])}```"
+            elif svg := output["data"].get("image/svg+xml"):
+                yield f"<div>{''.join(svg)}</div>"

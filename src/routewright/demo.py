@@ -8,12 +8,13 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from routewright import files
 from routewright.config import Config, load
@@ -30,6 +31,7 @@ from routewright.router.router import Router
 from routewright.sandbox.skills import Question, questions
 from routewright.types import Query
 
+Result = TypeVar("Result")
 LEARN, CHECK = 400, 300  # questions for `train` and for `dev`
 ENCODER = "lexical+surface"  # because the gateway's queries have no domain
 HALF = "0.5"
@@ -126,8 +128,18 @@ def ask_everybody(
             return await interview.Interview(items, experts, client, graders, on_cell=on_cell).run()
 
     order = [expert.name for expert in experts]
-    interview.write(items, asyncio.run(run()), folder.table, order)
+    interview.write(items, _complete(run()), folder.table, order)
     return outcomes.read(folder.table)
+
+
+def _complete(work: Coroutine[Any, Any, Result]) -> Result:
+    """What a coroutine returns; in a notebook, whose thread has a loop already, by another one."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 def _item(question: Question, split: str) -> Item:

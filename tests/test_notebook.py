@@ -1,0 +1,43 @@
+"""The notebook runs as it stands, and prints what it shows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat", reason="needs nbclient, which `make test` installs")
+
+NOTEBOOKS = Path(__file__).parent.parent / "docs" / "notebooks"
+NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
+
+
+def outputs(notebook) -> list[list[str]]:
+    """The kinds of what each cell of code gave, and the texts that it printed."""
+    return [
+        [output.get("text") or " ".join(sorted(output["data"])) for output in cell.outputs]
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    ]
+
+
+def words(text: str) -> str:
+    return " ".join(NUMBER.sub("#", text).split())
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in NOTEBOOKS.glob("*.ipynb")))
+def test_a_notebook_prints_what_it_shows(name, monkeypatch):
+    from nbclient import NotebookClient
+
+    monkeypatch.delenv("ROUTEWRIGHT_TABLE", raising=False)
+    stored = nbformat.read(NOTEBOOKS / name, as_version=4)
+    shown = outputs(stored)
+    assert any(shown)
+    resources = {"metadata": {"path": str(NOTEBOOKS)}}
+    ran = outputs(NotebookClient(stored, timeout=600, resources=resources).execute())
+    for before, now in zip(shown, ran, strict=True):
+        assert [words(text) for text in now] == [words(text) for text in before]
+        for one, other in zip(now, before, strict=True):
+            figures = [list(map(float, NUMBER.findall(text))) for text in (one, other)]
+            assert figures[0] == pytest.approx(figures[1], rel=0.15, abs=1.5)

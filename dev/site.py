@@ -42,9 +42,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     def lead(match: re.Match[str]) -> str:
         target = (source.parent / match[2]).resolve()
         name = target.relative_to(ROOT).as_posix()
-        if target.suffix not in (".md", ".svg", ".png") or not target.exists():
+        if target.suffix not in (".md", ".ipynb", ".svg", ".png") or not target.exists():
             return f"](#{_END}"
-        inside = OUTSIDE.get(name, name.removeprefix("docs/"))
+        inside = OUTSIDE.get(name, name.removeprefix("docs/").replace(".ipynb", ".md"))
         up = "../" * place.count("/")
         return f"{match[1]}{up}{inside}{match[3]}"
 

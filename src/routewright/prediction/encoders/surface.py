@@ -79,8 +79,8 @@ class Surface:
 
 def features(text: str, version: int = VERSION) -> list[float]:
     """The raw values, in the order of NAMES. The stem is what precedes the listed options."""
-    first = "A" if version == 2 else "Aa"
-    listed = marks(text, first) if version > 1 else list(_LINE.finditer(text))
+    beginnings = "A" if version == 2 else "Aa"
+    listed = marks(text, beginnings) if version > 1 else list(_LINE.finditer(text))
     options = len(listed)
     first = _after_text(text, listed[0].start()) if listed else len(text)
     stem, choices = text[:first], text[first:]

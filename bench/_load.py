@@ -18,6 +18,7 @@ import numpy as np
 
 WRITTEN = re.compile(rb"t=(\d+) ")  # when the upstream wrote a chunk, in ns
 END = b"0\r\n\r\n"
+STREAM_SECONDS = 60.0  # of one measure of streams
 
 LUA = """
 local bodies = {%s}
@@ -150,7 +151,7 @@ async def _stream(target: Target, prompt: str, chunks: int, gap: int) -> Reader:
     request = ("\r\n".join(lines) + "\r\n\r\n").encode() + body
     loop, place = asyncio.get_running_loop(), (url.hostname or "", url.port or 80)
     _, reader = await loop.create_connection(lambda: Reader(request), *place)
-    await asyncio.wait_for(reader.done, 120)
+    await reader.done
     return reader
 
 
@@ -168,7 +169,8 @@ class Streams:
 
 
 def streams(target: Target, prompts: Sequence[str], live: int = 64) -> Streams:
-    return asyncio.run(_streams(target, prompts, live))
+    """Raises AssertionError if chunks are lost, TimeoutError after STREAM_SECONDS."""
+    return asyncio.run(asyncio.wait_for(_streams(target, prompts, live), STREAM_SECONDS))
 
 
 async def _streams(target: Target, prompts: Sequence[str], live: int) -> Streams:

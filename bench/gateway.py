@@ -95,13 +95,15 @@ def _wholes(targets: Sequence[Target]) -> dict[tuple[str, int], list[Whole]]:
 def _streams(targets: Sequence[Target]) -> dict[str, list[Streams]]:
     texts = peers.prompts(64)
     found: dict[str, list[Streams]] = {}
+    able = list(targets)
     for _ in range(ROUNDS):
-        for target in targets:
+        for target in list(able):
             try:
                 found.setdefault(target.name, []).append(streams(target, texts))
             except (AssertionError, OSError) as error:
-                print(f"{target.name}, streams: skipped, {error or type(error).__name__}")
-    return found
+                print(f"{target.name}, streams: skipped, {str(error) or type(error).__name__}")
+                able.remove(target)
+    return {name: measures for name, measures in found.items() if measures}
 
 
 # --- tables --------------------------------------------------------------------------------

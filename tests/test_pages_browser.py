@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 
 import pytest
 
 import chromium
+from routewright.evaluation.report import render_rounds
+from routewright.interview import selfplay
 
 LEGIBLE = 10.0  # px, of the smallest letters of a picture
 LETTERS = """() => [...document.querySelectorAll('svg.picture text')]
@@ -24,6 +27,8 @@ def made(routewright, router_folder, outcome_table, tmp_path):
         page = tmp_path / f"{command}.html"
         if command == "interview":
             return interviewed(routewright, tmp_path, page)
+        if command == "selfplay":
+            return played(page)
         routers = [router_folder]
         if command == "compare":
             routers.append(shutil.copytree(router_folder, tmp_path / "another"))
@@ -53,7 +58,18 @@ def interviewed(routewright, place, page):
     return page
 
 
-@pytest.mark.parametrize("command", ["evaluate", "compare", "card", "interview"])
+def played(page):
+    """The page of three rounds of self-play, which take minutes."""
+    facts = asdict(selfplay.Round(0, stopped=None))
+    rounds = [
+        {**facts, "number": n, "quality": quality, "quality_ci": (quality - 0.04, quality + 0.03)}
+        for n, quality in enumerate((0.81, 0.84, 0.83))
+    ]
+    page.write_text(render_rounds(rounds, 1, 0.5, "Kept: round 1."))
+    return page
+
+
+@pytest.mark.parametrize("command", ["evaluate", "compare", "card", "interview", "selfplay"])
 def test_a_page_fits_can_be_read_and_asks_nothing_of_the_network(made, command):
     page_file = made(command)
     with chromium.running() as browser:

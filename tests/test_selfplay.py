@@ -100,6 +100,10 @@ def test_every_round_leaves_queries_table_router_report_and_a_line(place: Path, 
     assert not page.fetched
     assert f"{kept['number'] or 'start'} kept {kept['rows']} " in page.text
     assert f"{100 * kept['quality']:.1f} %" in page.text
+    low, high = kept["quality_ci"]
+    assert low <= kept["quality"] <= high
+    assert f"({100 * low:.1f} to {100 * high:.1f})" in page.text
+    assert page.tags.count("svg") == 2, "the quality of the rounds, for wide and for narrow pages"
 
 
 def test_a_grader_that_teaches_nonsense_leaves_the_start_in_force(place: Path, tmp_path: Path):

@@ -451,6 +451,37 @@ def shares(costs: Array, parts: Array, colours: Sequence[str], *, narrow: bool =
         return canvas.to_svg(figure, name, "Share of queries that each expert gets, over cost")
 
 
+def rounds(
+    numbers: Sequence[int],
+    quality: Array,
+    interval: Array,
+    kept: int,
+    *,
+    narrow: bool = False,
+) -> Drawing:
+    """The quality of the router of every round of a self-play, with its interval.
+
+    `quality` (k,) and `interval` (2, k) are 0..1; round `kept` is the one that is handed over.
+    """
+    reach = 100 * np.maximum(np.abs(interval - quality), 0.0)
+    with canvas.style():
+        figure, axes = canvas.axes(2.6, right=0.3, top=0.35, width=_width(narrow))
+        style: dict[str, Any] = {"color": ROUTER, "capsize": 4, "lw": 1.6, "elinewidth": 1.2}
+        axes.errorbar(numbers, 100 * quality, reach, fmt="o-", ms=4, **style)
+        place = list(numbers).index(kept)
+        axes.plot(kept, 100 * quality[place], "D", color=ROUTER, mec=PAGE, mew=0.8, ms=9, zorder=5)
+        axes.annotate(
+            "kept", (kept, 100 * quality[place]), (8, 6), textcoords="offset points", color=ROUTER
+        )
+        axes.set_xticks(numbers, ["start" if n == 0 else str(n) for n in numbers])
+        axes.set_xlim(min(numbers) - 0.4, max(numbers) + 0.6)
+        axes.set_xlabel("round")
+        title = "quality on the held-out table, % (95 %)"
+        axes.set_title(title, loc="left", color=MUTED, fontsize=SIZE + 1)
+        name = "rounds-narrow" if narrow else "rounds"
+        return canvas.to_svg(figure, name, "Quality of the router of every round")
+
+
 def palette(peaks: Sequence[float]) -> list[str]:
     """A colour per expert: the experts with the largest `peaks` get a colour of their own."""
     experts = [m for m, peak in enumerate(peaks) if peak > 0]

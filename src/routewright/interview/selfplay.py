@@ -89,6 +89,7 @@ class Round:
     number: int
     rows: int = 0  # rows that the router was fitted on
     quality: float | None = None  # on the held-out table, at the fixed cost
+    quality_ci: Sequence[float] | None = None  # its 95 % interval
     aiq: float | None = None
     gain: float = 0.0  # cross-validated gain over the zero router on the fitted rows
     spent: float = 0.0  # US$, so far
@@ -441,11 +442,11 @@ class Play:
 
     # --- inside a round -----------------------------------------------------------------------
 
-    async def _queries(self, place: Path, number: int) -> tuple[list[Item], dict[str, int]]:
+    async def _queries(self, place: Path, number: int) -> tuple[list[Item], dict[str, Any]]:
         """The queries of a round; they are chosen once and stored before any expert is asked."""
         path, counts_path = place / "queries.jsonl", place / "proposed.json"
         if path.exists():
-            counts: dict[str, int] = _read_settings(counts_path)
+            counts: dict[str, Any] = _read_settings(counts_path)
             return self._stored(path), counts
         s, seed = self.settings, _seed(self.settings.seed, number)
         earlier = outcomes.read(
@@ -473,7 +474,7 @@ class Play:
 
     def _new(
         self, proposed: Sequence[Item], earlier: Sequence[Query]
-    ) -> tuple[list[Item], dict[str, int]]:
+    ) -> tuple[list[Item], dict[str, Any]]:
         """The proposed items that overlap with no held-out, earlier or other proposed query."""
         s = self.settings
         queries = [item.query for item in proposed]
@@ -495,18 +496,20 @@ class Play:
 
     def _finish(self, done: Round, place: Path | None = None) -> Round:
         """Evaluates the router, writes the report and appends the round to the table."""
-        router, quality, aiq = self.router, None, None
+        router, quality, interval, aiq = self.router, None, None, None
         if self.held_out is not None:
             evaluation = evaluate(router, self.held_out)
             figures = evaluation.to_json()
             at = figures["at_cost_fraction"].get(f"{self.settings.at:g}")
-            quality, aiq = at and at["quality"], figures["aiq"]
+            quality, interval = at and at["quality"], at and at["quality_ci"]
+            aiq = figures["aiq"]
             if place is not None:
                 _report(evaluation, figures, router, place)
         done = replace(
             done,
             rows=int(router.fact("data", "rows")),
             quality=quality,
+            quality_ci=interval,
             aiq=aiq,
             gain=_or_nan(router.fact("gain_over_zero_router")),
             spent=self.spent(),

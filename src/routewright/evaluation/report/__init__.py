@@ -267,6 +267,7 @@ def render_rounds(rounds: Sequence[Mapping[str, Any]], kept: int, at: float, ver
     return _filled(
         "rounds.html",
         headline=of_rounds(rounds, kept, verdict),
+        picture=pictures.of_rounds(rounds, kept),
         rounds=rounds,
         kept=kept,
         at=at,

@@ -37,6 +37,17 @@ def _both(draw: Callable[[bool], Drawing]) -> Picture:
     return Picture(draw(False), draw(True))
 
 
+def of_rounds(rounds: Sequence[Mapping[str, Any]], kept: int) -> Picture | None:
+    """The quality of every round of a self-play; None where fewer than two were measured."""
+    measured = [one for one in rounds if one["quality"] is not None]
+    if len(measured) < 2:
+        return None
+    numbers = [int(one["number"]) for one in measured]
+    quality = np.array([one["quality"] for one in measured])
+    interval = np.array([one["quality_ci"] or 2 * [one["quality"]] for one in measured]).T
+    return _both(lambda narrow: plots.rounds(numbers, quality, interval, kept, narrow=narrow))
+
+
 def cost_quality(study: Study) -> Picture:
     control = study.control
     if not study.priced:

@@ -26,9 +26,16 @@ def serve(
             min=0, max=65535, help="Port; 0 takes a free one; default: that of the config."
         ),
     ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1, max=256, help="Processes that answer on the port; they share the store."
+        ),
+    ] = 1,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Show nothing but warnings and errors.")
     ] = False,
+    as_worker: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve a config to any OpenAI client until Ctrl-C or SIGTERM; SIGHUP reads the config again.
 
@@ -37,10 +44,13 @@ def serve(
     """
     from routewright.config import load
     from routewright.gateway.lines import log_to_stderr
-    from routewright.gateway.server import run
+    from routewright.gateway.server import run, run_worker
 
     settings = load(config)
     log_to_stderr(quiet)
+    if as_worker is not None:
+        run_worker(settings, as_worker, lambda: load(config))
+        return end()
     if not quiet:
         for line in settings.from_price_list:
             typer.echo(line)
@@ -51,6 +61,12 @@ def serve(
         if not quiet:
             typer.echo(welcome(settings, url))
 
+    if workers > 1:
+        from routewright.gateway import workers as several
+
+        several.check(settings, workers)
+        words = several.command(config, quiet)
+        raise typer.Exit(several.run(words, workers, host, port, ready))
     run(settings, host, port, ready, lambda: load(config))
     end()
 

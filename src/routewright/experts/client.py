@@ -46,7 +46,8 @@ class Client:
     stops the servers that the client started. `servers` maps the names of launched experts to
     their supervisors. `providers` (name ▶ instance) replaces the providers that would be built by
     name. `predecessors` are clients that may still be in use: this one shares their providers, the
-    servers that run unchanged, and what is known about the endpoints of unchanged experts.
+    servers that run unchanged, and what is known about the endpoints of unchanged experts. `need`
+    is as in `Supervisor`.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Client:
         experts: Iterable[Expert],
         providers: Mapping[str, Provider] | None = None,
         predecessors: Sequence[Client] = (),
+        need: Callable[[str], None] | None = None,
     ) -> None:
         self.experts = {expert.name: expert for expert in experts}
         self._providers: dict[str, Provider] = dict(providers or {})
@@ -69,7 +71,7 @@ class Client:
         self._refused_n: set[str] = set()  # experts whose endpoint refused several choices
         self._free = asyncio.Semaphore(connections().upstream)  # connections to experts
         self.servers = {
-            expert.name: Supervisor.succeeding(self.servers.get(expert.name), expert)
+            expert.name: Supervisor.succeeding(self.servers.get(expert.name), expert, need)
             for expert in self.experts.values()
             if expert.launch is not None
         }

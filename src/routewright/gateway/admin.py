@@ -296,7 +296,7 @@ async def write_goal(request: Request, policy: str, goal: str, value: float) -> 
     try:
         text = with_goal(before, policy, goal, value)
         await asyncio.to_thread(files.write, path, text)
-        await request.app.state.lifecycle.reload()
+        await request.app.state.lifecycle.reload_all()
     except BadInput as error:
         if await asyncio.to_thread(path.read_text, "utf-8") != before:
             await asyncio.to_thread(files.write, path, before)

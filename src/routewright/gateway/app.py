@@ -47,6 +47,7 @@ from routewright.gateway.models import model, models
 from routewright.gateway.permissions import check_policy, permitted
 from routewright.gateway.responses import StoredResponse, list_input_items, responses
 from routewright.gateway.services import Services
+from routewright.gateway.team import Team
 from routewright.gateway.tracing import Traces
 
 
@@ -54,14 +55,15 @@ def build(
     config: Config,
     load: Callable[[], Config] | None = None,
     loopback: bool | None = None,
+    team: Team | None = None,
 ) -> Starlette:
     """Builds the gateway for a config; raises BadInput if the config cannot be served.
 
     `load` reads the config again for a reload. `loopback` says whether only this machine reaches
-    the gateway; None: each connection tells. `state.lifecycle` of the application reloads and
-    closes its services.
+    the gateway; None: each connection tells. `team` has its other worker processes.
+    `state.lifecycle` of the application reloads and closes its services.
     """
-    lifecycle = Lifecycle(config, load)
+    lifecycle = Lifecycle(config, load, team)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -179,10 +181,13 @@ async def openapi(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Writes the metrics for Prometheus, without any text of queries or answers."""
     services: Services = request.state.services
-    return Response(services.counters.text(), media_type=CONTENT_TYPE_LATEST)
+    figures = services.counters.figures()
+    others = await request.app.state.lifecycle.team.gather("metrics", figures)
+    text = services.counters.text(others)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 async def reload(request: Request) -> Response:
     """Reads the config and its routers again; 400 with the reason if that is not possible."""
-    changed = await request.app.state.lifecycle.reload()
+    changed = await request.app.state.lifecycle.reload_all()
     return JSONResponse({"status": "reloaded", "needs_restart": changed})

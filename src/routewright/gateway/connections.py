@@ -29,6 +29,7 @@ HEAD_SECONDS = 20.0  # until the headers of a request are complete
 REST_SECONDS = 5.0  # that a client may go on sending a request which has been answered
 IDLE_SECONDS = 2.0  # after which a connection without a request may be closed for a new one
 PAUSE_SECONDS = 0.5  # without accepting connections, if this machine lacks something
+TURN_SECONDS = 0.002  # until a worker accepts again, so that others take their part of a burst
 BACKLOG = 2048  # connections that the kernel holds until they are accepted
 PROBES = ("/health", "/ready")  # answered even if there are too many connections
 
@@ -105,7 +106,8 @@ class Connections:
                 await asyncio.sleep(PAUSE_SECONDS)
                 continue
             self._open(connection)
-            await asyncio.sleep(0)  # others have their turn, too
+            # Others have their turn, too: here, and in other workers.
+            await asyncio.sleep(0 if self.lifecycle.team.is_alone else TURN_SECONDS)
 
     def _open(self, connection: socket.socket) -> None:
         self.open += 1

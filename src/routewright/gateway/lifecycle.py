@@ -19,15 +19,17 @@ from routewright.gateway.feedback import Feedback
 from routewright.gateway.makers import Makers
 from routewright.gateway.personal import Detector
 from routewright.gateway.policies import Policies
-from routewright.gateway.prometheus import Counters
+from routewright.gateway.prometheus import Counters, Figures
 from routewright.gateway.records import Records
 from routewright.gateway.services import Services
 from routewright.gateway.sessions import Sessions
 from routewright.gateway.slots import Slots
+from routewright.gateway.team import Team
 from routewright.gateway.tracing import Tracing
 from routewright.gateway.windows import Windows
 
 WARM_SECONDS = 2.0  # that the experts get to accept a connection before the gateway is ready
+ALL_SECONDS = 60.0  # that the other workers get to read the config again
 RELOAD_SECONDS = 5.0  # that a reload in progress gets when the gateway ends
 TRACES_SECONDS = 5.0  # that the last spans get to reach their collector
 THREADS = 32  # for the steps of strategies; while one predicts, the others wait for the next batch
@@ -52,11 +54,23 @@ class Lifecycle:
     cannot be served.
     """
 
-    def __init__(self, config: Config, load: Callable[[], Config] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        load: Callable[[], Config] | None = None,
+        team: Team | None = None,
+    ) -> None:
         self.stopping = False  # whether `/ready` tells load balancers to send no more requests
         self.counters = Counters()
         self.config = config
         self.tracing = Tracing() if config.server.traces else None
+        self.team = team or Team()
+        self.team.answers |= {
+            "reload": self._reload_for_others,
+            "metrics": self._figures,
+            "slots": self._slots,
+            "need": self._need,
+        }
         self._load = load
         self._policies = Policies(config)
         self._feedback = _feedback(config)
@@ -106,6 +120,29 @@ class Lifecycle:
         # A client that disconnects meanwhile does not leave it half done.
         return await asyncio.shield(asyncio.ensure_future(self._reload()))
 
+    async def reload_all(self) -> list[str]:
+        """The same for all workers of the gateway; the others begin when it has worked here."""
+        changed = await self.reload()
+        await self.team.gather("reload", seconds=ALL_SECONDS)
+        return changed
+
+    async def _reload_for_others(self, value: object) -> bool:
+        with suppress(BadInput):  # the log tells why
+            await self.reload()
+        return True
+
+    async def _figures(self, value: object) -> Figures:
+        return self.counters.figures()
+
+    async def _slots(self, value: object) -> list[int]:
+        slots = self.services.slots
+        return [slots.in_progress, slots.waiting, slots.running]
+
+    async def _need(self, expert: str) -> None:
+        """Runs the server of a launched expert for another worker."""
+        if self._living and (supervisor := self.services.client.servers.get(expert)) is not None:
+            supervisor.needed()
+
     async def _reload(self) -> list[str]:
         async with self._reloading:
             try:
@@ -140,6 +177,8 @@ class Lifecycle:
                 async with asyncio.timeout(RELOAD_SECONDS):
                     await stack.enter_async_context(self._reloading)
             await asyncio.gather(*self._closing, return_exceptions=True)
+            if self._living and self.services.client.servers:  # others may still ask them
+                await self.team.alone(self.config.server.drain_seconds + RELOAD_SECONDS)
             while self._living:
                 await self._close(self._living.pop(0))
             await self.records.close()
@@ -164,7 +203,11 @@ class Lifecycle:
     def _open(self, config: Config, policies: Policies, feedback: Feedback | None) -> None:
         experts = config.experts_by_name()
         old = [generation.services for generation in self._living]
-        client = Client(experts.values(), predecessors=[services.client for services in old])
+        client = Client(
+            experts.values(),
+            predecessors=[services.client for services in old],
+            need=self.team.need if self.team.number else None,
+        )
         servers = {id(server) for services in old for server in services.client.servers.values()}
         for supervisor in client.servers.values():
             if supervisor.launch.start == "serve" and id(supervisor) not in servers:

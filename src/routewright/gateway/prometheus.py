@@ -8,16 +8,25 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 from routewright.gateway import logs
 from routewright.gateway.pacing import Pacer
 from routewright.gateway.records import Records
 from routewright.types import Answer
 
+# Of one process, by metric: the samples with their names and labels.
+Figures: TypeAlias = dict[str, list[tuple[str, dict[str, str], float]]]
+
+# Metrics of the store, which every worker reads by itself.
+SHARED = tuple(
+    f"routewright_{name}" for name in ("budget_", "account_", "pace_", "store_up", "replicas")
+)
 OVERHEAD_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
 SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -102,6 +111,38 @@ class Kept(Collector):
             "Decisions that were not recorded, because the store could not be used.",
             value=state.dropped,
         )
+
+
+class Summed(Collector):
+    """The metrics of one gateway: its own, to which the figures of its other workers are added."""
+
+    def __init__(self, own: CollectorRegistry, others: Sequence[Figures]) -> None:
+        self.own, self.others = own, others
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self.own.collect():
+            for figures in self.others:
+                if samples := figures.get(metric.name):
+                    mine = {metric.name: [(s.name, s.labels, s.value) for s in metric.samples]}
+                    both = added(mine, {metric.name: samples})[metric.name]
+                    metric.samples = [Sample(*sample) for sample in both]
+            yield metric
+
+
+def added(first: Figures, second: Figures) -> Figures:
+    """The sums of figures; of times, when a metric began, the earlier one."""
+    sums: Figures = {}
+    for name in {**first, **second}:
+        values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        for sample, labels, value in (*first.get(name, ()), *second.get(name, ())):
+            place = sample, tuple(labels.items())
+            before = values.get(place)
+            if sample.endswith("_created"):
+                values[place] = value if before is None else min(before, value)
+            else:
+                values[place] = value + (before or 0.0)
+        sums[name] = [(sample, dict(labels), value) for (sample, labels), value in values.items()]
+    return sums
 
 
 class Counters:
@@ -211,6 +252,14 @@ class Counters:
             for name in sorted(self._deferring)
         }
 
-    def text(self) -> bytes:
-        """All counters in the text format of Prometheus."""
-        return generate_latest(self.registry)
+    def text(self, others: Sequence[Figures] = ()) -> bytes:
+        """All counters in the text format of Prometheus, with the figures of other workers."""
+        return generate_latest(Summed(self.registry, others))
+
+    def figures(self) -> Figures:
+        """What this process counts by itself; budgets, paces and the like are in the store."""
+        return {
+            metric.name: [(s.name, s.labels, s.value) for s in metric.samples]
+            for metric in self.registry.collect()
+            if not metric.name.startswith(SHARED)
+        }

@@ -26,6 +26,7 @@ from routewright.gateway.connections import BACKLOG, Connections, protocol
 from routewright.gateway.lifecycle import Lifecycle
 from routewright.gateway.logs import unblocked
 from routewright.gateway.middleware import HEADER_BYTES
+from routewright.gateway.team import Team
 
 CUT_SECONDS = 5.0  # that cut requests get to write their log lines and tell their clients
 SWITCH_SECONDS = 0.001  # that a thread may hold up the event loop; Python's default is 0.005
@@ -49,12 +50,33 @@ def run(
 
     Raises BadInput if the config cannot be served or the port is taken.
     """
+    with unblocked(), _no_hangup(), listen(host, port) as listener:
+        return _serve(config, listener, ready, load)
+
+
+def run_worker(config: Config, worker: str, load: Callable[[], Config]) -> None:
+    """Serves as one of several workers; `worker` has its number and the descriptors of the socket
+    that all of them accept from and of the one to their parent."""
+    number, shared, end = map(int, worker.split(","))
+    for descriptor in (shared, end):
+        os.set_inheritable(descriptor, False)
+    team = Team(number, socket.socket(fileno=end))
+    with unblocked(), _no_hangup(), socket.socket(fileno=shared) as listener:
+        _serve(config, listener, lambda url: team.is_ready(), load, team)
+
+
+def _serve(
+    config: Config,
+    listener: socket.socket,
+    ready: Callable[[str], None],
+    load: Callable[[], Config] | None,
+    team: Team | None = None,
+) -> Starlette:
     raise_limit()
     sys.setswitchinterval(SWITCH_SECONDS)
-    with unblocked(), _no_hangup(), listen(host, port) as listener:
-        app = build(config, load, loopback=is_loopback(listener.getsockname()[0]))
-        with suppress(KeyboardInterrupt):
-            Server(app, listener, ready).run()
+    app = build(config, load, loopback=is_loopback(listener.getsockname()[0]), team=team)
+    with suppress(KeyboardInterrupt):
+        Server(app, listener, ready).run()
     return app
 
 
@@ -106,6 +128,7 @@ class Server(uvicorn.Server):
             self.config.load()
         self.lifespan = self.config.lifespan_class(self.config)
         with self._handled(loop):
+            await self._join(self.lifecycle.team)
             await self.startup(sockets=[])
             self._clients.start(self._protocol)
             if not self.should_exit:
@@ -168,6 +191,16 @@ class Server(uvicorn.Server):
         finally:
             for number in handled:
                 loop.remove_signal_handler(number)
+
+    async def _join(self, team: Team) -> None:
+        """Stops when the parent of the workers says so, or has ended."""
+
+        async def stop(how: str) -> None:
+            if how == "cut" or not self._signals:
+                self._on_signal(signal.SIGTERM if how == "linger" else signal.SIGINT)
+
+        team.answers["stop"] = stop
+        await team.join()
 
     def _on_signal(self, number: signal.Signals) -> None:
         hangup = getattr(signal, "SIGHUP", None)

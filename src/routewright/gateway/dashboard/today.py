@@ -85,12 +85,15 @@ async def _live_values(request: Request) -> dict[str, Any]:
     def read(connection: Connection) -> list[dict[str, Any]]:
         return overview.decisions(connection, Filter(0.0, owners), None, LATEST)
 
-    slots = services.slots
+    own = services.slots
+    others = await request.app.state.lifecycle.team.gather("slots")
+    slots = [(own.in_progress, own.waiting, own.running), *others]
+    in_progress, waiting, most = (sum(column) for column in zip(*slots, strict=True))
     return {
         "latest": await reading(request, read) or [],
-        "in_progress": slots.in_progress,
-        "waiting": slots.waiting,
-        "most": slots.running,
+        "in_progress": in_progress,
+        "waiting": waiting,
+        "most": most,
         "skipped": services.breaker.skipped(),
         "store_is_down": services.records.store is not None and not services.records.state.is_up,
     }

@@ -46,7 +46,7 @@ SIZES = (1_000, 10_000, 100_000, 1_000_000)  # characters
 MOST_GROWTH = 40  # of the time for ten times the text: linear is 10, quadratic 100
 FLOOR = 5e-4  # seconds below which a measurement is noise
 LIMIT = 60  # seconds of processor time for one pattern or text
-MOST_TEXTS = int(os.environ.get("ROUTEWRIGHT_TEXTS", "100"))  # of one pattern
+MOST_TEXTS = int(os.environ.get("ROUTEWRIGHT_TEXTS", "300"))  # of one pattern
 SKIPPED = {"routewright.sandbox.train", "routewright.dedicated.network"}  # need torch
 # Functions whose pattern is made from what they are given, with patterns as they make them.
 BUILT = {

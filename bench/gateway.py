@@ -99,11 +99,13 @@ def _streams(targets: Sequence[Target]) -> dict[str, list[Streams]]:
     for _ in range(ROUNDS):
         for target in list(able):
             try:
-                found.setdefault(target.name, []).append(streams(target, texts))
+                measure = streams(target, texts)
             except (AssertionError, OSError) as error:
                 print(f"{target.name}, streams: skipped, {str(error) or type(error).__name__}")
                 able.remove(target)
-    return {name: measures for name, measures in found.items() if measures}
+            else:
+                found.setdefault(target.name, []).append(measure)
+    return found
 
 
 # --- tables --------------------------------------------------------------------------------
